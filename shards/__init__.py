@@ -1,0 +1,1 @@
+"""What a teacher said about images, on disk. Knows no student."""

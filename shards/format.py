@@ -1,0 +1,223 @@
+"""What is on disk: member names, dtypes, the manifest, and what is refused.
+
+A bank is a folder: `manifest.json` and one tar per block of about 1,000 samples,
+`train-000000.tar`, `test-000000.tar`, ... Each tar holds one group of columnar members:
+
+    000000.image.npy        uint8   (n, H, W, 3)
+    000000.label.npy        int64   (n,)
+    000000.params.npy       int64   (n, V, P)   stored draws of each view; unused columns are 0
+    000000.embedding.0.npy  float16 (n, V, D)   unit vectors; 0 is the teacher's index
+    000000.norm.0.npy       float32 (n, V)      their norms before normalisation
+    000000.key.json         list of n strings
+
+The V views of a split are the views of its arms one after the other; the manifest says which
+slice belongs to which arm. The manifest is written last and readers trust nothing else: a tar
+is opened only after its sha256 agrees. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+import tarfile
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shards.preprocess import Preprocess
+
+FORMAT = "shards/1"
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+MEMBER = re.compile(
+    r"(\d{6})\.(image|label|params|embedding\.\d+|norm\.\d+)\.npy|(\d{6})\.key\.json"
+)
+DTYPES = {"image": "|u1", "label": "<i8", "params": "<i8", "embedding": "<f2", "norm": "<f4"}
+RANKS = {"image": 4, "label": 1, "params": 3, "embedding": 3, "norm": 2}
+Array = NDArray[np.generic]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetRecord(Strict):
+    spec: str
+    identity: str
+    image_size: int
+    classes: tuple[str, ...]
+    train_samples: int | None
+    test_samples: int | None
+    counts: dict[str, int]
+
+
+class TeacherRecord(Strict):
+    spec: str
+    weights_sha256: str
+    dim: int
+    parameters: int
+    preprocess: Preprocess
+
+
+class ArmRecord(Strict):
+    """One arm of a split: its views are `start` to `stop` of the split's view axis."""
+
+    arm: str
+    columns: tuple[str, ...]
+    options: dict[str, str | float | int | bool]
+    start: int
+    stop: int
+
+
+class Plan(Strict):
+    """What determines a bank's bytes. `identity` names it."""
+
+    format: str = FORMAT
+    dataset: DatasetRecord
+    teachers: tuple[TeacherRecord, ...]
+    arms: dict[str, tuple[ArmRecord, ...]]
+    seed: int
+    shard_samples: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    precision: str
+
+    @property
+    def identity(self) -> str:
+        """sha256 of the canonical JSON: two banks with one identity hold the same samples."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class ShardRecord(Strict):
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(Strict):
+    plan: Plan
+    identity: str
+    shards: tuple[ShardRecord, ...]
+    created: dict[str, str]
+
+
+def arm_record(manifest: Manifest, split: str, arm: str) -> ArmRecord:
+    """Where `arm` lies in `split`. Errors: ValueError listing what the bank has."""
+    for record in manifest.plan.arms[split]:
+        if record.arm == arm:
+            return record
+    have = ", ".join(record.arm for record in manifest.plan.arms[split])
+    raise ValueError(f"arm `{arm}` is not in these shards' {split} split, which has: {have}")
+
+
+def parse_manifest(data: bytes, place: str) -> Manifest:
+    """JSON -> Manifest. Errors: ValueError naming the place and the field."""
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ValueError(f"{place}: {field}: {first['msg']}; build these shards again") from None
+    if manifest.plan.format != FORMAT:
+        raise ValueError(f"{place}: format {manifest.plan.format}, this code reads {FORMAT}")
+    if manifest.identity != manifest.plan.identity:
+        raise ValueError(
+            f"{place}: identity {manifest.identity[:12]} is not that of its plan "
+            f"({manifest.plan.identity[:12]}); the manifest was edited, build again"
+        )
+    return manifest
+
+
+def pack(index: int, arrays: dict[str, Array], keys: tuple[str, ...]) -> bytes:
+    """Columns -> the bytes of a tar, the same for the same columns (mtime 0, no owner)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, array in arrays.items():
+            part = io.BytesIO()
+            expected = np.dtype(DTYPES[name.split(".")[0]])
+            npy.write_array(part, np.ascontiguousarray(array, dtype=expected), version=(1, 0))
+            _add(tar, f"{index:06d}.{name}.npy", part.getvalue())
+        _add(tar, f"{index:06d}.key.json", json.dumps(list(keys)).encode())
+    return buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = len(data), 0, 0o644
+    tar.addfile(info, io.BytesIO(data))
+
+
+def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Bytes of a tar -> ({column: array}, keys). Arrays are views into `data`, read-only.
+
+    Errors: ValueError for a member outside the allow-list, a link, a size beyond the file, a
+    header that claims more than is there, columns of unequal length.
+    """
+    arrays: dict[str, Array] = {}
+    keys: tuple[str, ...] | None = None
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for info in tar:
+                match = MEMBER.fullmatch(info.name)
+                if not info.isreg() or match is None:
+                    raise ValueError(f"{place}: member `{info.name[:80]}` is refused")
+                end = info.offset_data + info.size
+                if info.size < 0 or end > len(data):
+                    raise ValueError(
+                        f"{place}: member `{info.name}` claims {info.size:,} bytes; the file "
+                        f"has {len(data):,}"
+                    )
+                body = memoryview(data)[info.offset_data : end]
+                if match[3] is not None:
+                    keys = parse_keys(bytes(body), f"{place}: {info.name}")
+                elif match[2] in arrays:
+                    raise ValueError(f"{place}: member `{info.name}` is there twice")
+                else:
+                    arrays[match[2]] = parse_npy(body, match[2], f"{place}: {info.name}")
+    except tarfile.TarError as error:
+        raise ValueError(f"{place}: not a readable tar ({error})") from None
+    if keys is None:
+        raise ValueError(f"{place}: no member `NNNNNN.key.json`; not one of our shards")
+    for name, array in arrays.items():
+        if array.shape[0] != len(keys):
+            raise ValueError(f"{place}: {name} has {array.shape[0]} rows for {len(keys)} keys")
+    return arrays, keys
+
+
+def parse_keys(body: bytes, place: str) -> tuple[str, ...]:
+    try:
+        value: object = json.loads(body)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(k, str) for k in value):  # pyright: ignore[reportUnknownVariableType]
+        raise ValueError(f"{place}: not a JSON list of strings")
+    return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def parse_npy(body: memoryview, column: str, place: str) -> Array:
+    """An .npy member -> array, checked against its column's dtype and rank before allocation."""
+    stream = io.BytesIO(bytes(body[:4096]))
+    try:
+        if npy.read_magic(stream) != (1, 0):
+            raise ValueError("not .npy version 1.0")
+        shape, fortran, dtype = npy.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    kind = column.split(".", maxsplit=1)[0]
+    if dtype != np.dtype(DTYPES[kind]) or len(shape) != RANKS[kind] or fortran:
+        raise ValueError(
+            f"{place}: {dtype} of shape {shape}, expected {np.dtype(DTYPES[kind])} with "
+            f"{RANKS[kind]} dimensions"
+        )
+    start = stream.tell()
+    if math.prod(shape) * dtype.itemsize != len(body) - start:
+        raise ValueError(
+            f"{place}: header claims shape {shape}, the member has {len(body):,} bytes"
+        )
+    return np.frombuffer(body, dtype=dtype, offset=start).reshape(shape)

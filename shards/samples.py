@@ -1,0 +1,63 @@
+"""Labelled uint8 images: what every data set gives, and what holds one in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive samples: images uint8 (N, H, W, 3), labels int64 (N,), keys (N,)."""
+
+    images_NHWC: np.ndarray
+    labels_N: np.ndarray
+    keys: tuple[str, ...]
+
+
+class Dataset(Protocol):
+    """What the build needs of a data set; `identity` is a sha256 of what it contains."""
+
+    spec: str
+    classes: tuple[str, ...]
+    image_size: int
+    identity: str
+
+    def count(self, split: str) -> int: ...
+    def keys(self, split: str) -> tuple[str, ...]: ...
+    def labels(self, split: str) -> np.ndarray: ...
+    def read(self, split: str, start: int, stop: int) -> Block: ...
+
+
+class ArrayDataset:
+    """A data set that is already in memory."""
+
+    def __init__(self, spec: str, classes: tuple[str, ...], splits: dict[str, Block]) -> None:
+        self.spec, self.classes, self._splits = spec, classes, splits
+        self.image_size = int(splits["train"].images_NHWC.shape[1])
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            block = splits[split]
+            digest.update(repr((split, block.images_NHWC.shape, classes)).encode())
+            digest.update(np.ascontiguousarray(block.images_NHWC).data)
+            digest.update(block.labels_N.astype("<i8").tobytes())
+        self.identity = digest.hexdigest()
+
+    def count(self, split: str) -> int:
+        return len(self._splits[split].keys)
+
+    def keys(self, split: str) -> tuple[str, ...]:
+        return self._splits[split].keys
+
+    def labels(self, split: str) -> np.ndarray:
+        return self._splits[split].labels_N
+
+    def read(self, split: str, start: int, stop: int) -> Block:
+        block = self._splits[split]
+        at = slice(start, stop)
+        return Block(block.images_NHWC[at], block.labels_N[at], block.keys[at])

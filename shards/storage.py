@@ -1,0 +1,205 @@
+"""Files that are either whole or not there, on a local disk or an object store (fsspec).
+
+A location is a path or a URL of an allowed scheme. Local writes go to a temporary sibling, are
+fsynced, renamed, and the folder is fsynced; an object store's put is atomic by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+REMOTE = ("s3", "gs", "https")
+
+
+def scheme_of(location: str) -> str:
+    """`file` for a path; otherwise an allowed scheme. Errors: ValueError for any other."""
+    head, colon, rest = location.partition(":")
+    if colon and (rest.startswith("//") or head == "pipe"):
+        if head not in (*REMOTE, "file"):
+            raise ValueError(
+                f"location `{location}`: scheme `{head}:` is refused; use a path, s3://, gs:// "
+                "or https://"
+            )
+        return head
+    return "file"
+
+
+def is_local(location: str) -> bool:
+    return scheme_of(location) == "file"
+
+
+def local_path(location: str) -> Path:
+    """The Path of a local location (`file://` prefix allowed)."""
+    return Path(location.removeprefix("file://"))
+
+
+def join(location: str, *parts: str) -> str:
+    return "/".join([location.rstrip("/"), *parts])
+
+
+def _remote(location: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(location)
+    except ImportError as error:
+        extra = {"s3": "aws", "gs": "gcp"}.get(scheme_of(location), "aws")
+        raise ValueError(
+            f"location `{location}`: {error}; install it with pip install '.[{extra}]'"
+        ) from None
+    return fs, path
+
+
+def read(location: str) -> bytes:
+    """The whole content. Errors: FileNotFoundError, OSError."""
+    if is_local(location):
+        return local_path(location).read_bytes()
+    fs, path = _remote(location)
+    return fs.cat_file(path)
+
+
+def exists(location: str) -> bool:
+    if is_local(location):
+        return local_path(location).exists()
+    fs, path = _remote(location)
+    fs.invalidate_cache()
+    return fs.exists(path)
+
+
+def names(location: str) -> list[str]:
+    """Sorted names inside a folder; empty when there is no such folder."""
+    if is_local(location):
+        path = local_path(location)
+        return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    fs, path = _remote(location)
+    fs.invalidate_cache()
+    if not fs.exists(path):
+        return []
+    return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in fs.ls(path, detail=False))
+
+
+def write(location: str, data: bytes) -> None:
+    """Publish `data` at `location`, whole or not at all.
+
+    Errors: OSError with bytes needed and bytes free when the disk is full; nothing stays behind.
+    """
+    if not is_local(location):
+        fs, path = _remote(location)
+        fs.pipe_file(path, data)
+        return
+    path = local_path(location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise full_disk(error, path, len(data)) from None
+
+
+def write_folder(location: str, files: dict[str, bytes]) -> None:
+    """Publish a folder whole: a temporary sibling renamed, or remotely the last file last."""
+    if not is_local(location):
+        for name, data in files.items():
+            write(join(location, name), data)
+        return
+    path = local_path(location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        for name, data in files.items():
+            with (partial / name).open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        sync_folder(partial)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise full_disk(error, path, sum(map(len, files.values()))) from None
+
+
+def full_disk(error: OSError, path: Path, needed: int) -> OSError:
+    """`error` itself, or, when space ran out, one that says how much is needed and free."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error
+    free = shutil.disk_usage(path.parent).free
+    return OSError(
+        error.errno, f"no space to write {path}: {needed:,} bytes needed, {free:,} bytes free"
+    )
+
+
+def write_json(location: str, value: Any) -> None:
+    write(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def delete(location: str) -> None:
+    """Remove a file or a whole folder, if there."""
+    if not is_local(location):
+        fs, path = _remote(location)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+    elif local_path(location).is_dir():
+        shutil.rmtree(local_path(location))
+    else:
+        local_path(location).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: str, what: str) -> Iterator[None]:
+    """Hold `folder` for one process. Errors: ValueError naming the holder, at once.
+
+    A local lock (flock): it ends with its process, however that ends. On an object store there
+    is no lock to take; there, runs are kept apart by their content-hashed names.
+    """
+    if not is_local(folder):
+        yield
+        return
+    path = local_path(folder) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+    except OSError as error:
+        raise ValueError(f"{what} {folder}: not writable ({error.strerror})") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            raise ValueError(
+                f"{what} {folder}: in use by {holder}; wait for it to end, or choose another folder"
+            ) from None
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        yield

@@ -1,0 +1,167 @@
+"""Teachers that open_clip builds: its registered models, and the embedded tiny CLIP."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import resources
+from typing import Any
+
+import open_clip
+import torch
+from safetensors.torch import load_file
+
+from shards.preprocess import KERNELS, Preprocess
+from shards.table import closest
+from shards.teachers import Teacher, weights_sha256
+
+RANDOM = "none"
+
+
+class ClipTeacher:
+    """Any open_clip model, frozen; embeddings are the image tower's output."""
+
+    def __init__(
+        self, spec: str, model: Any, preprocess: Preprocess, tokenizer: Any, device: str
+    ) -> None:
+        self.spec, self.preprocess = spec, preprocess
+        self._model = model.eval().requires_grad_(False).to(device)
+        self._tokenizer, self._device = tokenizer, device
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.weights_sha256 = weights_sha256(model.state_dict())
+        with torch.inference_mode():
+            blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=device)
+            self.dim = int(self._model.encode_image(blank).shape[1])
+
+    @torch.inference_mode()
+    def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self._model.encode_image(images_BCHW).float()
+
+    @torch.inference_mode()
+    def embed_text(self, texts: list[str]) -> torch.Tensor:
+        return self._model.encode_text(self._tokenizer(texts).to(self._device)).float()
+
+
+def _parse(argument: str) -> tuple[str, str]:
+    """`NAME:TAG` -> (NAME, TAG), both resolved against open_clip's lists."""
+    name, _, tag = argument.partition(":")
+    if not name or not tag:
+        raise ValueError(
+            f"teacher `open_clip:{argument}`: write open_clip:NAME:TAG, e.g. "
+            "open_clip:ViT-B-32:openai (TAG may be a checkpoint's path, or `none`)"
+        )
+    models = open_clip.list_models()
+    if name not in models:
+        near = closest(name, models).split(" valid:")[0].split("valid:")[0]
+        raise ValueError(
+            f"teacher `open_clip:{argument}`: unknown model `{name}`; {near}"
+            "open_clip.list_models() lists all"
+        )
+    known = open_clip.list_pretrained_tags_by_model(name)
+    if tag != RANDOM and not open_clip.is_pretrained_cfg(name, tag) and not os.path.isfile(tag):
+        raise ValueError(
+            f"teacher `open_clip:{argument}`: `{tag}` is neither a file nor a tag of {name}; "
+            f"{closest(tag, [*known, RANDOM])}"
+        )
+    return name, tag
+
+
+def _preprocess(config: dict[str, Any], spec: str) -> Preprocess:
+    size = config["size"]
+    size = size if isinstance(size, int) else size[0]
+    kernel = config.get("interpolation", "bicubic")
+    if kernel not in KERNELS:
+        raise ValueError(f"teacher `{spec}`: interpolation {kernel}; known: {', '.join(KERNELS)}")
+    return Preprocess(
+        size=size, mean=tuple(config["mean"]), std=tuple(config["std"]), interpolation=kernel
+    )
+
+
+def open_registered(argument: str, device: str) -> Teacher:
+    """`NAME:TAG`. Random weights (`none`) are drawn from a fixed seed, with a warning."""
+    name, tag = _parse(argument)
+    spec = f"open_clip:{argument}"
+    quick_gelu = False
+    if tag == RANDOM:
+        print(
+            f"WARNING: teacher {spec} has RANDOM weights: good for trying the mechanics, "
+            "meaningless as a teacher",
+            file=sys.stderr,
+        )
+    elif open_clip.is_pretrained_cfg(name, tag):
+        # open_clip only warns when a tag was trained with QuickGELU and the model is not.
+        quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(0)
+            model = open_clip.create_model(
+                name,
+                pretrained=None if tag == RANDOM else tag,
+                force_quick_gelu=quick_gelu,
+                pretrained_text=False,
+                weights_only=True,
+            )
+    except (RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise ValueError(
+            f"teacher `{spec}`: {first}; without a network, give a checkpoint's path as the tag: "
+            f"open_clip:{name}:PATH"
+        ) from None
+    config = open_clip.get_model_preprocess_cfg(model)
+    tokenizer = open_clip.get_tokenizer(name)
+    return ClipTeacher(spec, model, _preprocess(config, spec), tokenizer, device)
+
+
+def missing_download(argument: str) -> str | None:
+    """A line that says what open_clip would have to download for `NAME:TAG`, or None."""
+    name, tag = _parse(argument)
+    if tag == RANDOM or not open_clip.is_pretrained_cfg(name, tag):
+        return None
+    config = open_clip.get_pretrained_cfg(name, tag)
+    hub = config.get("hf_hub", "")
+    if hub:
+        from huggingface_hub import try_to_load_from_cache
+
+        repository, file = os.path.split(hub)
+        names = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+        names += [n[:-4] + ".safetensors" for n in names if n.endswith((".bin", ".pth"))]
+        if any(isinstance(try_to_load_from_cache(repository, n), str) for n in names):
+            return None
+        return f"weights of {name} ({tag}) from the hub repository {repository}"
+    file = os.path.basename(config.get("url", ""))
+    cached = os.path.join(os.path.expanduser("~/.cache/clip"), file)
+    return None if os.path.isfile(cached) else f"weights of {name} ({tag}), file {file}"
+
+
+def _embedded_files() -> tuple[dict[str, Any], str]:
+    folder = resources.files("shards.embedded")
+    config = json.loads((folder / "config.json").read_text())
+    return config, str(folder / "weights.safetensors")
+
+
+def open_embedded(device: str) -> Teacher:
+    """The tiny CLIP that ships with the package (shards/embedded/CARD.md)."""
+    config, weights = _embedded_files()
+    with torch.random.fork_rng(devices=[]):
+        model = open_clip.CLIP(
+            embed_dim=config["embed_dim"],
+            vision_cfg=open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+            text_cfg=open_clip.CLIPTextCfg(**config["text_cfg"]),
+        )
+    state = {name: tensor.float() for name, tensor in load_file(weights).items()}
+    model.load_state_dict(state, strict=True)
+    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    preprocess = _preprocess(config["preprocess_cfg"], "embedded")
+    return ClipTeacher("embedded", model, preprocess, tokenizer, device)
+
+
+def configured_dim(spec: str) -> int:
+    """Embedding width by configuration, no weights touched."""
+    if spec == "embedded":
+        return int(_embedded_files()[0]["embed_dim"])
+    name, _ = _parse(spec.removeprefix("open_clip:"))
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise ValueError(f"teacher `{spec}`: open_clip has no configuration for {name}")
+    return int(config["embed_dim"])

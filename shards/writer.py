@@ -1,0 +1,104 @@
+"""Banks, written: shards one by one, each whole or not there; the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from shards import storage
+from shards.format import MANIFEST, PLAN, Manifest, Plan, ShardRecord, pack
+
+LOG = "shards.json"
+
+
+class BankWriter:
+    """Writes a bank into a folder and goes on where an earlier, killed build stopped.
+
+    `plan.json` comes first and says what is being built; `shards.json` lists the shards that
+    are published, with their sha256. A folder that holds another plan is refused.
+    """
+
+    def __init__(self, location: str, plan: Plan) -> None:
+        self.location, self.plan = location, plan
+        self._records: dict[str, ShardRecord] = {}
+        self._claim()
+
+    def _claim(self) -> None:
+        place = storage.join(self.location, PLAN)
+        if not storage.exists(place):
+            if storage.exists(storage.join(self.location, MANIFEST)):
+                raise ValueError(f"{self.location}: has a manifest but no {PLAN}; choose another")
+            storage.write(place, self.plan.model_dump_json(indent=1).encode())
+            return
+        there = json.loads(storage.read(place))
+        mine = json.loads(self.plan.model_dump_json())
+        if there != mine:
+            raise ValueError(
+                f"{self.location} holds other shards: {difference(there, mine)}; choose another "
+                "folder or delete this one"
+            )
+        log = storage.join(self.location, LOG)
+        if storage.exists(log):
+            for entry in json.loads(storage.read(log)):
+                record = ShardRecord.model_validate(entry)
+                if self._intact(record):
+                    self._records[record.name] = record
+
+    def _intact(self, record: ShardRecord) -> bool:
+        place = storage.join(self.location, record.name)
+        try:
+            return hashlib.sha256(storage.read(place)).hexdigest() == record.sha256
+        except FileNotFoundError:
+            return False
+
+    def has(self, split: str, index: int) -> bool:
+        return self._name(split, index) in self._records
+
+    @staticmethod
+    def _name(split: str, index: int) -> str:
+        return f"{split}-{index:06d}.tar"
+
+    def publish(
+        self, split: str, index: int, arrays: dict[str, np.ndarray], keys: tuple[str, ...]
+    ) -> None:
+        """Write one shard, then note it in the list of published shards."""
+        name = self._name(split, index)
+        data = pack(index, arrays, keys)
+        storage.write(storage.join(self.location, name), data)
+        self._records[name] = ShardRecord(
+            name=name,
+            split=split,
+            samples=len(keys),
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        listing = [self._records[n].model_dump() for n in sorted(self._records)]
+        storage.write_json(storage.join(self.location, LOG), listing)
+
+    def finish(self, created: dict[str, str]) -> Manifest:
+        """Write the manifest: from now on the bank can be read."""
+        manifest = Manifest(
+            plan=self.plan,
+            identity=self.plan.identity,
+            shards=tuple(self._records[name] for name in sorted(self._records)),
+            created=created,
+        )
+        text = manifest.model_dump_json(indent=1) + "\n"
+        storage.write(storage.join(self.location, MANIFEST), text.encode())
+        storage.delete(storage.join(self.location, LOG))
+        return manifest
+
+
+def difference(there: object, mine: object, path: str = "") -> str:
+    """The first field in which two JSON values differ, with both values."""
+    if isinstance(there, dict) and isinstance(mine, dict):
+        for name in sorted({*there, *mine}):
+            if there.get(name) != mine.get(name):
+                return difference(there.get(name), mine.get(name), f"{path}.{name}".strip("."))
+    if isinstance(there, list) and isinstance(mine, list) and len(there) == len(mine):
+        for i, (a, b) in enumerate(zip(there, mine, strict=True)):
+            if a != b:
+                return difference(a, b, f"{path}.{i}")
+    return f"{path} is {json.dumps(there)[:120]}, asked for {json.dumps(mine)[:120]}"

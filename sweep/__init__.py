@@ -1,0 +1,1 @@
+"""Many trials: grids, the schedule, tracking and the report."""

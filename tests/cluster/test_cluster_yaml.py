@@ -1,0 +1,249 @@
+"""cluster.yaml is valid and safe, and every rule that says so can fail. Nothing calls AWS."""
+
+import copy
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location("cluster_lint", Path(__file__).with_name("lint.py"))
+linter = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(linter)
+
+TEXT = (ROOT / "cluster.yaml").read_text()
+COMMENTS = "".join(line for line in TEXT.splitlines(keepends=True) if line.startswith("#"))
+HEAD, WORKER = ("available_node_types", "head"), ("available_node_types", "spot_gpu")
+HEAD_START, WORKER_START = ("head_start_ray_commands", 1), ("worker_start_ray_commands", 1)
+PROVIDER, SETUP, GONE = ("provider",), ("setup_commands",), object()
+HEAD_NODE, WORKER_NODE = (*HEAD, "node_config"), (*WORKER, "node_config")
+MARKET, MOUNTS = (*WORKER_NODE, "InstanceMarketOptions"), ("file_mounts",)
+
+
+@pytest.fixture
+def config():
+    # Dumped and loaded: no anchors, so that a change to one node is not a change to the other.
+    return yaml.safe_load(_dump(yaml.safe_load(TEXT)))
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository in which every mounted file exists, whatever this one lacks today."""
+    for local in yaml.safe_load(TEXT)["file_mounts"].values():
+        if not local.startswith("~"):
+            (tmp_path / local).touch()
+    return tmp_path
+
+
+def _dump(config):
+    return yaml.dump(copy.deepcopy(config), Dumper=_NoAliases)
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data):
+        return True
+
+
+def _prepared(config):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    return prepared
+
+
+def test_ray_prepares_and_validates_it(config, repository):
+    prepared = _prepared(config)
+    # Ray fills what is left out from its own template: nothing of it may have come in.
+    assert set(prepared) - set(config) <= {
+        *("docker", "cluster_synced_files", "file_mounts_sync_continuously", "rsync_filter")
+    }
+    assert prepared["head_setup_commands"] == config["setup_commands"]
+    assert prepared["worker_setup_commands"] == config["setup_commands"]
+    assert linter.lint(COMMENTS + _dump(prepared), repository) == []
+
+
+def test_rays_validation_is_not_skipped(config):
+    import jsonschema
+
+    with pytest.raises(jsonschema.ValidationError, match="idle_timeout_minute"):
+        _prepared({**config, "idle_timeout_minute": 5})
+
+
+def test_lint_finds_nothing():
+    assert linter.lint(TEXT, ROOT) == []
+
+
+def test_ec2_knows_every_parameter(config):
+    """Against EC2's own service model, nested keys and types too, where botocore is installed."""
+    pytest.importorskip("botocore")
+    from botocore.loaders import Loader
+    from botocore.model import ServiceModel
+    from botocore.validate import ParamValidator
+
+    ec2 = ServiceModel(Loader().load_service_model("ec2", "service-2"))
+    shape = ec2.operation_model("RunInstances").input_shape
+    assert set(linter.NODE_CONFIG) - {"SubnetIds"} <= set(shape.members)
+    for node in config["available_node_types"].values():
+        parameters = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
+        assert not ParamValidator().validate(parameters, shape).has_errors()
+
+
+def test_store_must_be_filled_in_before_anything_is_installed(config):
+    """The check that stops the head's setup: only a bucket name, in lower case, passes."""
+    write, check = config["setup_commands"][:2]
+    pattern = re.search(r"grep -q '([^']+)'", check).group(1)
+    store = re.search(r"s3://[^/]+", write).group()
+    assert re.search(pattern, write.replace(store, "s3://my-bucket"))
+    assert not re.search(pattern, write.replace(store, "s3://FILL-IN"))
+
+
+def test_what_pyproject_needs_is_mounted(config):
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    needed = {*(name.rstrip("*") for name in packages), project["project"]["readme"]}
+    assert needed | set(project["project"]["license-files"]) <= set(config["file_mounts"].values())
+    assert {"deepspeed", "aws"} <= set(project["project"]["optional-dependencies"])
+
+
+def test_ready_says_what_is_left(tmp_path):
+    token = tmp_path / "auth_token"
+    left = list(linter.not_ready("# FILL-IN\nimage: ami-FILL-IN\n", token))
+    assert left[0].startswith("line 2")
+    assert "missing" in left[1]
+    token.touch(0o644)
+    assert "chmod 600" in next(linter.not_ready("", token))
+    token.chmod(0o600)
+    assert list(linter.not_ready("", token)) == []
+
+
+# (rule that must object, where in the file, what stands there instead). GONE removes it; a function
+# is applied to what stands there.
+MUTATIONS = [
+    ("node_config_keys", (*WORKER_NODE, "InstanceMarketOption"), {"MarketType": "spot"}),
+    ("node_config_keys", (*MARKET, "SpotOptions", "InterruptionBehavior"), "terminate"),
+    ("node_config_keys", (*HEAD_NODE, "BlockDeviceMappings", 0, "Ebs", "Size"), 9),
+    ("spot", MARKET, GONE),
+    ("spot", MARKET, {"MarketType": "capacity-block"}),
+    ("spot", (*HEAD_NODE, "InstanceMarketOptions"), {"MarketType": "spot"}),
+    ("image", (*HEAD_NODE, "ImageId"), GONE),
+    ("image", (*WORKER_NODE, "ImageId"), "latest_dlami"),
+    ("image", (*WORKER_NODE, "ImageId"), "ami-another"),
+    ("ssh_user", ("auth", "ssh_user"), GONE),
+    ("ssh_user", ("auth",), GONE),
+    ("ssh_rule", (*HEAD_NODE, "SecurityGroupIds"), GONE),
+    ("ssh_rule", (*WORKER_NODE, "SecurityGroupIds"), []),
+    ("ssh_rule", (*HEAD_NODE, "NetworkInterfaces"), [{"Groups": ["sg-1"]}]),
+    ("ssh_rule", (*PROVIDER, "security_group"), {"IpPermissions": []}),
+    ("everywhere", (*PROVIDER, "note"), "0.0.0.0/0"),
+    ("everywhere", (*PROVIDER, "note"), "::/0"),
+    ("file_mounts", (*MOUNTS, "~/data"), "no-such-file"),
+    ("file_mounts", (*MOUNTS, "~/all"), "."),
+    ("file_mounts", (*MOUNTS, "~/above"), "../elsewhere"),
+    ("file_mounts", (*MOUNTS, "~/.aws/credentials"), "~/.aws/credentials"),
+    ("file_mounts", (*MOUNTS, "~/distilsweep/constraints.txt"), GONE),
+    ("head_runs_no_trial", (*HEAD, "resources"), {}),
+    ("head_runs_no_trial", (*HEAD, "resources"), {"CPU": 2}),
+    ("head_runs_no_trial", (*HEAD, "max_workers"), 1),
+    ("workers", (*WORKER, "min_workers"), 1),
+    ("workers", (*WORKER, "max_workers"), 0),
+    ("workers", (*WORKER, "max_workers"), 1000),
+    ("workers", (*WORKER, "resources"), {"CPU": 4}),
+    ("workers", ("max_workers",), 0),
+    ("workers", WORKER, GONE),
+    ("zones", (*PROVIDER, "availability_zone"), "us-west-2a"),
+    ("zones", (*PROVIDER, "availability_zone"), GONE),
+    ("zones", (*PROVIDER, "region"), "eu-west-1"),
+    ("no_stopped_nodes", (*PROVIDER, "cache_stopped_nodes"), GONE),
+    ("no_stopped_nodes", (*PROVIDER, "cache_stopped_nodes"), True),
+    ("idle_timeout", ("idle_timeout_minutes",), GONE),
+    ("idle_timeout", ("idle_timeout_minutes",), 600),
+    ("token", HEAD_START, lambda line: line.replace("RAY_AUTH_MODE=token", "")),
+    ("token", WORKER_START, lambda line: line.replace("=token", "=disabled")),
+    ("token", WORKER_START, lambda line: line.replace("export", "echo")),
+    ("token", (*MOUNTS, linter.TOKEN), GONE),
+    ("token", SETUP, lambda lines: [line for line in lines if "chmod" not in line]),
+    ("token", SETUP, lambda lines: [line.replace("chmod 600", "chmod 644") for line in lines]),
+    ("telemetry", HEAD_START, lambda line: line.replace("STATS_ENABLED=0", "STATS_ENABLED=1")),
+    ("telemetry", WORKER_START, lambda line: line.replace("RAY_USAGE_STATS_ENABLED=0", "")),
+    ("loopback", HEAD_START, lambda line: line.replace("127.0.0.1", "10.0.0.1")),
+    ("loopback", HEAD_START, lambda line: line.replace("--dashboard-host=127.0.0.1", "")),
+    ("loopback", HEAD_START, lambda line: line + " --dashboard-host ::"),
+    ("starts", HEAD_START, lambda line: re.sub(r"--autoscaling-config\S+", "", line)),
+    ("starts", HEAD_START, lambda line: line.replace("--head ", "")),
+    ("starts", WORKER_START, lambda line: re.sub(r"--address\S+", "", line)),
+    ("starts", WORKER_START, lambda line: line.replace("unset OMP_NUM_THREADS;", "")),
+    ("starts", ("worker_start_ray_commands",), GONE),
+    ("pinned", SETUP, lambda lines: [line.replace("-c constraints.txt", "") for line in lines]),
+    ("pinned", SETUP, lambda lines: [line.replace("deepspeed,", "") for line in lines]),
+    ("pinned", SETUP, lambda lines: [*lines, "pip install boto3"]),
+    ("pinned", SETUP, lambda lines: [*lines, "curl -O http://x/ray-3.0.0.dev0-cp310.whl"]),
+    ("pinned", SETUP, lambda lines: [*lines, "pip install -c constraints.txt https://x/y.whl"]),
+    ("pinned", SETUP, lambda lines: lines[:-1]),
+    ("pinned", SETUP, GONE),
+    ("pinned", ("head_setup_commands",), GONE),
+    ("isolation", ("docker",), {"image": "rayproject/ray", "container_name": "ray"}),
+    ("isolation", SETUP, lambda lines: [*lines, "chmod 666 /var/run/docker.sock"]),
+    ("isolation", (*WORKER_NODE, "MetadataOptions"), GONE),
+    ("isolation", (*HEAD_NODE, "IamInstanceProfile"), GONE),
+    ("isolation", (*HEAD_NODE, "BlockDeviceMappings", 0, "Ebs", "DeleteOnTermination"), False),
+    ("secrets", (*PROVIDER, "aws_credentials"), {"aws_access_key_id": "x"}),
+    ("secrets", (*PROVIDER, "note"), "AKIA" + "A" * 16),
+]
+
+
+def _put(config, path, value):
+    *parents, last = path
+    for key in parents:
+        config = config[key]
+    if value is GONE:
+        del config[last]
+    elif callable(value):
+        changed = value(copy.deepcopy(config[last]))
+        assert changed != config[last], "a mutation that changes nothing proves nothing"
+        config[last] = changed
+    else:
+        config[last] = value
+
+
+@pytest.mark.parametrize(("rule", "path", "value"), MUTATIONS)
+def test_each_rule_objects(rule, path, value, config, repository):
+    assert linter.lint(COMMENTS + _dump(config), repository) == []
+    _put(config, path, value)
+    assert rule in {name for name, _ in linter.lint(COMMENTS + _dump(config), repository)}
+
+
+# The same for the commands in the comments, which the user pastes.
+TEXT_MUTATIONS = [
+    ("ssh_rule", "--protocol tcp --port 22", "--protocol tcp --port 8265"),
+    ("ssh_rule", "--port 22", "--port 0-65535"),
+    ("ssh_rule", '/32"', '/8"'),
+    ("ssh_rule", "--source-group sg-...", "--cidr 10.0.0.0/8"),
+    ("everywhere", '/32"', '/0"'),
+    ("everywhere", "--source-group sg-...", "--cidr 0.0.0.0/0"),
+]
+
+
+@pytest.mark.parametrize(("rule", "old", "new"), TEXT_MUTATIONS)
+def test_each_rule_objects_to_the_comments(rule, old, new, repository):
+    assert old in COMMENTS
+    assert rule in {name for name, _ in linter.lint(TEXT.replace(old, new), repository)}
+
+
+def test_every_rule_is_mutated():
+    mutated = {rule for rule, *_ in MUTATIONS}
+    assert mutated == {rule.__name__ for rule in linter.RULES}
+
+
+def test_the_command_exits_nonzero_on_what_is_wrong(tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / "cluster.yaml", tmp_path)  # a repository that lacks every mounted file
+    monkeypatch.setattr(linter, "ROOT", tmp_path)
+    assert linter.main([]) == 1
+    assert "file_mounts constraints.txt: no such file" in capsys.readouterr().out

@@ -1,0 +1,112 @@
+"""Checkpoints: whole, verified, and free of pickle.
+
+A checkpoint is a folder `step-00000123`: safetensors for arrays, JSON for the rest, and last
+`manifest.json` with the sha256 of both. Locally it is made under a temporary name, fsynced and
+renamed; on an object store the manifest, written last, is what makes it count. The two newest
+are kept; a resume takes the newest that verifies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from shards import storage
+
+FORMAT = "checkpoint/1"
+KEPT = 2
+ARRAYS, RECORD, MANIFEST = "arrays.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a trial needs to go on: arrays by name, and plain values."""
+
+    step: int
+    arrays: dict[str, torch.Tensor]
+    values: dict[str, Any]
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Model, optimiser and random state as named arrays on the CPU."""
+    arrays = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            arrays[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+    arrays["rng/torch"] = torch.get_rng_state()
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+
+
+def restore(
+    arrays: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put back what `capture` took. Errors: RuntimeError when names or shapes differ."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
+    for name, tensor in arrays.items():
+        head, _, rest = name.partition("/")
+        parts[head][rest] = tensor
+    model.load_state_dict(parts["model"], strict=True)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        index, _, slot = name.partition("/")
+        state.setdefault(int(index), {})[slot] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    torch.set_rng_state(parts["rng"]["torch"])
+
+
+class Checkpoints:
+    """The checkpoints of one trial, in one folder; `owner` is the trial's identity."""
+
+    def __init__(self, location: str, owner: str) -> None:
+        self.location, self.owner = location, owner
+
+    def steps(self) -> list[int]:
+        """Steps of the visible checkpoints, ascending; whether they verify is not looked at."""
+        found = [n for n in storage.names(self.location) if n.startswith("step-")]
+        return sorted(int(name[5:]) for name in found if name[5:].isdigit())
+
+    def save(self, state: State) -> None:
+        """Publish, then remove all but the newest two. Errors: OSError; older ones stay."""
+        record = {"format": FORMAT, "owner": self.owner, "step": state.step} | state.values
+        files = {ARRAYS: save(state.arrays), RECORD: json.dumps(record).encode()}
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        files[MANIFEST] = json.dumps({"format": FORMAT, "sha256": sums}).encode()
+        storage.write_folder(self._place(state.step), files)
+        for step in self.steps()[:-KEPT]:
+            storage.delete(self._place(step))
+
+    def latest(self) -> State | None:
+        """The newest checkpoint that verifies; damaged ones are named and passed over."""
+        for step in reversed(self.steps()):
+            try:
+                return self._load(step)
+            except (ValueError, OSError) as error:
+                print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
+        return None
+
+    def clear(self) -> None:
+        storage.delete(self.location)
+
+    def _place(self, step: int) -> str:
+        return storage.join(self.location, f"step-{step:08d}")
+
+    def _load(self, step: int) -> State:
+        place = self._place(step)
+        manifest = json.loads(storage.read(storage.join(place, MANIFEST)))
+        files = {name: storage.read(storage.join(place, name)) for name in (ARRAYS, RECORD)}
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
+                raise ValueError(f"{place}/{name}: sha256 differs from the manifest's")
+        record = json.loads(files[RECORD])
+        for field, expected in (("format", FORMAT), ("owner", self.owner), ("step", step)):
+            if record.pop(field) != expected:
+                raise ValueError(f"{place}: {field} is not {expected}")
+        return State(step, load(files[ARRAYS]), record)

@@ -1,0 +1,138 @@
+"""TrialConfig: everything that determines a trial's result. Its hash is the trial's name."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from shards.arms import make_arm
+from shards.command import arguments_of
+from trainers.strict_yaml import parse
+
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+PROBE_NAMES = ("spectrum", "linear", "robustness", "infonce")
+
+
+class TrialConfig(BaseModel):
+    """One trial. Frozen, validated, in canonical spelling; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # What is looked at, and what the teacher said about it.
+    dataset: Text
+    image_size: Whole | None = Field(default=None, ge=1, le=4096)
+    train_samples: Whole | None = Field(default=None, ge=1)
+    test_samples: Whole | None = Field(default=None, ge=1)
+    teacher: Text
+    arm: Text = "clean"
+    views: Whole = Field(default=1, ge=1, le=4096)
+    data_seed: Whole = Field(default=0, ge=0)
+    # Who learns, from what input and by which loss.
+    student: Text
+    input: Literal["native", "teacher"] = "native"
+    objective: Text = "cosine"
+    infonce_weight: Number = Field(default=1.0, ge=0)
+    temperature: Number = Field(default=0.1, gt=0)
+    # How.
+    seed: Whole = Field(default=0, ge=0)
+    epochs: Whole = Field(default=5, ge=0, le=100_000)
+    batch_size: Whole = Field(default=64, ge=2)
+    lr: Number = Field(default=1e-3, gt=0)
+    engine: Text = "single"
+    ranks: Whole = Field(default=1, ge=1, le=1024)
+    threads: Whole = Field(default=1, ge=1, le=1024)
+    # What is measured at the end.
+    probes: tuple[Text, ...] = PROBE_NAMES
+    test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
+    test_views: Whole = Field(default=3, ge=1, le=64)
+
+    @field_validator("arm")
+    @classmethod
+    def _arm(cls, spec: str) -> str:
+        return make_arm(spec).spec
+
+    @field_validator("test_arms")
+    @classmethod
+    def _test_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(make_arm(spec).spec for spec in specs)
+
+    @field_validator("student")
+    @classmethod
+    def _student(cls, spec: str) -> str:
+        from trainers.students import canonical_student
+
+        return canonical_student(spec)
+
+    @field_validator("objective")
+    @classmethod
+    def _objective(cls, name: str) -> str:
+        from trainers.objectives import OBJECTIVES
+
+        _ = OBJECTIVES[name]
+        return name
+
+    @field_validator("engine")
+    @classmethod
+    def _engine(cls, name: str) -> str:
+        from trainers.engines import ENGINES
+
+        _ = ENGINES[name]
+        return name
+
+    @field_validator("probes")
+    @classmethod
+    def _probes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from trainers.probes import PROBES
+
+        for name in names:
+            _ = PROBES[name]
+        return names
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_view_of_clean(cls, fields: Any) -> Any:
+        """An arm without draws has one view, whatever was asked: the same trial, one name."""
+        try:
+            if not make_arm(fields.get("arm", "clean")).stochastic:
+                return {**fields, "views": 1}
+        except (ValueError, AttributeError):
+            pass  # the field's own validator says what is wrong
+        return fields
+
+    @model_validator(mode="after")
+    def _ranks(self) -> TrialConfig:
+        if self.engine == "single" and self.ranks != 1:
+            raise ValueError(f"ranks: {self.ranks} with engine `single`; choose 1, or engine `ddp`")
+        if self.batch_size % self.ranks:
+            low = self.batch_size // self.ranks * self.ranks
+            near = f"{low} or {low + self.ranks}" if low else str(self.ranks)
+            raise ValueError(
+                f"batch_size: {self.batch_size} is not divisible by {self.ranks} ranks; "
+                f"nearest: {near}"
+            )
+        return self
+
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def steps(self, train_samples: int) -> int:
+        """Optimiser steps in all (the last short batch of an epoch is dropped)."""
+        return self.epochs * math.floor(train_samples / self.batch_size)
+
+
+def make_config(fields: dict[str, Any], place: str = "") -> TrialConfig:
+    """Validate. Errors: ValueError, one line naming place, field, what was found, what is right."""
+    return arguments_of(TrialConfig, fields, place)
+
+
+def load_config(path: str) -> TrialConfig:
+    """A YAML file with the fields of TrialConfig. Errors: ValueError, OSError."""
+    return make_config(parse(Path(path).read_text(), path), path)

@@ -1,0 +1,65 @@
+"""ENGINES: where a trial's ranks run. The only place that knows ranks.
+
+An engine is entered once in each rank's process and left at the end. Models, objectives and
+probes never see it: the loop asks it to prepare the model and to gather the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, Self
+
+import torch
+from torch import nn
+
+from shards.table import Table
+
+
+class Engine(Protocol):
+    """One rank of a trial."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+
+    def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The forward function whose gradients agree on all ranks."""
+        ...
+
+    def share(self, index_B: torch.Tensor) -> torch.Tensor:
+        """This rank's equal part of a global batch of indices."""
+        ...
+
+    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
+        """All ranks' parts as the global batch, differentiable, in the order of `share`."""
+        ...
+
+
+def _single(device: torch.device) -> Engine:
+    from trainers.engines.single import Single
+
+    return Single(device)
+
+
+def _ddp(device: torch.device) -> Engine:
+    from trainers.engines.ddp import DDP
+
+    return DDP(device)
+
+
+ENGINES: Table[Callable[[torch.device], Engine]] = Table(
+    "engine", {"single": _single, "ddp": _ddp}
+)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is the first CUDA device when there is one. Errors: ValueError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device `{name}`: no CUDA device is available here; choose cpu")
+    return device

@@ -1,0 +1,54 @@
+"""DistributedDataParallel: gloo on CPU, nccl on GPU; ranks from the torchrun environment.
+
+Every rank computes the loss of the whole gathered batch. The backward pass of the gather sums
+what all ranks ask of a part; DDP then divides by the number of ranks: each parameter gets the
+gradient of the global loss exactly once. BatchNorm statistics are each rank's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn.parallel import DistributedDataParallel
+
+TIMEOUT = timedelta(minutes=5)
+
+
+class DDP:
+    def __init__(self, device: torch.device) -> None:
+        missing = [n for n in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if n not in os.environ]
+        if missing:
+            raise ValueError(
+                f"engine `ddp`: {', '.join(missing)} not set; start it with torchrun, or let "
+                "`python -m trainers.trial` start the ranks"
+            )
+        self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(device)
+        self.device = device
+
+    def __enter__(self) -> Self:
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        dist.destroy_process_group()
+
+    def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids)
+
+    def share(self, index_B: torch.Tensor) -> torch.Tensor:
+        return index_B.chunk(self.ranks)[self.rank]
+
+    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
+        return torch.cat(all_gather(part_BD.contiguous()))

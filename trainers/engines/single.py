@@ -1,0 +1,31 @@
+"""One process, one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import nn
+
+
+class Single:
+    rank, ranks = 0, 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        return model
+
+    def share(self, index_B: torch.Tensor) -> torch.Tensor:
+        return index_B
+
+    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
+        return part_BD

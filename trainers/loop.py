@@ -1,0 +1,93 @@
+"""The training loop: batch, forward, objective, backward, step, report, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from trainers.checkpoint import Checkpoints, State, capture, restore
+from trainers.config import TrialConfig
+from trainers.data import ResidentData, permutation
+from trainers.engines import Engine
+from trainers.objectives import Objective
+
+
+class Reporter(Protocol):
+    """Told once an epoch; `values` has step, epoch, loss (mean over the epoch), time_ms."""
+
+    def __call__(self, values: dict[str, Any]) -> None: ...
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite: the trial has an outcome, and running it again will not change it."""
+
+
+@dataclass
+class Saver:
+    """When to save: at the end of an epoch, once `seconds` have passed since the last save."""
+
+    checkpoints: Checkpoints
+    seconds: float = 30.0
+    clock: Callable[[], float] = time.monotonic
+    _last: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._last = self.clock()
+
+    def due(self) -> bool:
+        return self.clock() - self._last >= self.seconds
+
+    def save(self, state: State) -> None:
+        self.checkpoints.save(state)
+        self._last = self.clock()
+
+
+def train(
+    config: TrialConfig,
+    model: nn.Module,
+    objective: Objective,
+    data: ResidentData,
+    engine: Engine,
+    saver: Saver,
+    report: Reporter,
+) -> list[dict[str, Any]]:
+    """Train `model` in place; the curve, one row an epoch. Goes on from the newest checkpoint.
+
+    Errors: DivergedError naming the step when the loss is NaN or infinite.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    curve: list[dict[str, Any]] = []
+    saved = saver.checkpoints.latest()
+    if saved is not None:
+        restore(saved.arrays, model, optimizer)
+        curve = saved.values["curve"]
+    forward = engine.prepare(model)
+    model.train()
+    steps = len(data) // config.batch_size
+    for epoch in range(len(curve), config.epochs):
+        order_N = permutation(config.seed, epoch, len(data))
+        total = torch.zeros((), dtype=torch.float64, device=engine.device)
+        for step in range(steps):
+            index_B = order_N[step * config.batch_size : (step + 1) * config.batch_size]
+            images_BCHW, teacher_BD = data.batch(engine.share(index_B), epoch)
+            student_BD = engine.gather(forward(images_BCHW))
+            loss = objective(student_BD, engine.gather(teacher_BD), config)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        mean = float(total) / steps
+        if not torch.isfinite(total):
+            raise DivergedError(f"diverged in epoch {epoch + 1}: the mean loss is {mean}")
+        row = {"step": (epoch + 1) * steps, "epoch": epoch + 1, "loss": mean}
+        curve.append(row | {"time_ms": int(time.time() * 1000)})
+        if engine.rank == 0:
+            if saver.due() and epoch + 1 < config.epochs:
+                saver.save(State(row["step"], capture(model, optimizer), {"curve": curve}))
+            report(curve[-1])
+    return curve
