@@ -142,6 +142,18 @@ STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
 )
 
 
+def canonical_student(spec: str) -> str:
+    """One spelling a student: `width:1.0` -> `width:1`, `params:500K` -> `params:0.5M`."""
+    name, argument = split_spec(spec)
+    STUDENTS[name]
+    if match := re.fullmatch(f"({DECIMAL})([KM]?)", argument):
+        if name == "width" and not match[2]:
+            return f"width:{float(match[1]):g}"
+        if name == "params" and match[2]:
+            return f"params:{float(match[1]) * SUFFIXES[match[2]] / SUFFIXES['M']:g}M"
+    return spec
+
+
 def build_student(
     spec: str, embedding_dim: int, image_size: int, seed: int | None = None
 ) -> Student:

@@ -26,9 +26,9 @@ CARD = """# Model card: `embedded`
 A real, very small CLIP (open_clip format), trained from scratch by `shards/embedded/train.py`.
 It exists so that everything runs without a download; it knows handwritten digits and no more.
 
-- Architecture: ViT, {image_size} x {image_size} RGB, patch {patch_size}, {layers} layers of
-  width {width}; text transformer, {text_layers} layers of width {text_width}, {context} tokens,
-  open_clip's SimpleTokenizer; both project to {embed_dim} dimensions.
+- Image tower: ViT, {image_size} x {image_size} RGB, patch {patch_size}, {layers} layers of width {width}.
+- Text tower: transformer, {text_layers} layers of width {text_width}, {context} tokens, open_clip's
+  SimpleTokenizer. Both towers project to {embed_dim} dimensions.
 - Parameters: {image_parameters:,} in the image tower, {text_parameters:,} in the text tower
   (of these {token_parameters:,} in the token table, whose rows are zero for words it never saw).
 - Data: scikit-learn's digits (UCI), enlarged to 32 x 32: {train:,} train, {test:,} held out.
@@ -49,8 +49,9 @@ L2-normalised embeddings; p = s^2 / sum s^2; exp(-sum p ln p). Learned logit sca
 - sha256 of weights.safetensors: `{sha256}`
 - Remake: `python -m shards.embedded.train --out DIR` (two CPU threads, ten minutes or so; the same
   bits on the same machine with the same torch). Measure: `python -m shards.embedded.measure DIR`.
-- Limits: one data set of 8 x 8 scans; about fifty words; left and right matter, so mirrored
-  pictures are outside its training; photographs get an embedding that means nothing.
+- Limits: one data set of 8 x 8 scans, whose writers are on both sides of the split, so accuracy on
+  new writers is not known; about fifty words; mirrored pictures are outside its training;
+  photographs get an embedding that means nothing.
 """
 
 
@@ -123,7 +124,7 @@ def measure(folder: Path) -> dict:
         "scale": model.logit_scale.exp().item(),
         "image_parameters": image_parameters,
         "text_parameters": sum(p.numel() for p in model.parameters()) - image_parameters,
-        "token_parameters": model.token_embedding.weight.numel(),
+        "token_parameters": model.get_parameter("token_embedding.weight").numel(),
         "train": dataset.count("train"),
         "test": dataset.count("test"),
         "bytes": len(weights),

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from shards.datasets import open_dataset
 from shards.embedded.measure import FOLDER, build, card, measure, normalise
@@ -174,9 +174,9 @@ class Trainer:
         texts += [str(digit) for digit in range(10)]
         texts += [t.format(adjectives="", name="", clauses="") for t in TEMPLATES]
         used = self.tokenizer(texts).unique()
-        with torch.no_grad():
-            rows = self.model.token_embedding.weight[used].clone()
-            self.model.token_embedding.weight.zero_()[used] = rows
+        table = self.model.get_parameter("token_embedding.weight").data
+        rows = table[used].clone()
+        table.zero_()[used] = rows
 
     def _optimizer(self) -> torch.optim.Optimizer:
         groups: dict[bool, list] = {True: [], False: []}
@@ -249,8 +249,8 @@ def write(model: torch.nn.Module, config: dict, folder: Path) -> None:
     """fp16 weights, the config and the card of their measured figures."""
     folder.mkdir(parents=True, exist_ok=True)
     halves = {name: w.detach().half().contiguous() for name, w in model.state_dict().items()}
-    save_file(halves, folder / "weights.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "weights.safetensors").write_bytes(save(halves))
+    (folder / "config.json").write_text((FOLDER / "config.json").read_text())
     (folder / "CARD.md").write_text(card(measure(folder), config))
 
 

@@ -95,3 +95,10 @@ def embedding_dim(spec: str) -> int:
     from shards.teachers.clip import configured_dim
 
     return configured_dim(spec)
+
+
+def input_size(spec: str) -> int:
+    """Pixels a side of a teacher's input, from its configuration alone."""
+    from shards.teachers.clip import configured_size
+
+    return configured_size(spec)

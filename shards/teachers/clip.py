@@ -156,6 +156,15 @@ def open_embedded(device: str) -> Teacher:
     return ClipTeacher("embedded", model, preprocess, tokenizer, device)
 
 
+def configured_size(spec: str) -> int:
+    """Pixels a side of what the image tower takes, by configuration."""
+    if spec == "embedded":
+        return int(_embedded_files()[0]["preprocess_cfg"]["size"])
+    config = open_clip.get_model_config(_parse(spec.removeprefix("open_clip:"))[0]) or {}
+    size = config.get("vision_cfg", {}).get("image_size", 224)
+    return int(size if isinstance(size, int) else size[0])
+
+
 def configured_dim(spec: str) -> int:
     """Embedding width by configuration, no weights touched."""
     if spec == "embedded":

@@ -50,9 +50,7 @@ def _ddp(device: torch.device) -> Engine:
     return DDP(device)
 
 
-ENGINES: Table[Callable[[torch.device], Engine]] = Table(
-    "engine", {"single": _single, "ddp": _ddp}
-)
+ENGINES: Table[Callable[[torch.device], Engine]] = Table("engine", {"single": _single, "ddp": _ddp})
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -1,0 +1,40 @@
+"""PROBES: one file, one measurement, all taken from one FeatureBank.
+
+A probe yields (name, value): a number becomes a metric, a list an array of the record. The same
+probes measure the student and, as reference, the teacher. Another probe is a function in a file
+of its own and an entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from shards.table import Table
+from trainers.probes.features import FeatureBank
+from trainers.probes.infonce import infonce
+from trainers.probes.linear import linear
+from trainers.probes.robustness import robustness
+from trainers.probes.spectrum import spectrum
+
+Value = float | list[float]
+Probe = Callable[[FeatureBank], Iterator[tuple[str, Value]]]
+
+PROBES: Table[Probe] = Table(
+    "probe",
+    {"spectrum": spectrum, "linear": linear, "robustness": robustness, "infonce": infonce},
+)
+
+
+def run_probes(
+    names: tuple[str, ...], bank: FeatureBank, prefix: str
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Metrics and arrays, each name prefixed: `test/` for a student, `teacher/` for its teacher."""
+    metrics: dict[str, float] = {}
+    arrays: dict[str, list[float]] = {}
+    for probe in names:
+        for name, value in PROBES[probe](bank):
+            if isinstance(value, list):
+                arrays[f"{prefix}/{name}"] = value
+            else:
+                metrics[f"{prefix}/{name}"] = value
+    return metrics, arrays

@@ -1,0 +1,86 @@
+"""Which banks the trials of a sweep need, and which of them are there already."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from shards import storage
+from shards.build import Request
+from shards.format import MANIFEST, Manifest
+from shards.reader import load_manifest
+from trainers.config import TrialConfig
+from trainers.trial import check_bank
+
+
+@dataclass(frozen=True)
+class BankJob:
+    """One bank to build: `request` at `location`."""
+
+    request: Request
+    location: str
+
+
+def present_banks(store: str) -> dict[str, Manifest]:
+    """Finished banks under STORE/banks: {location: manifest}."""
+    root = storage.join(store, "banks")
+    places = [storage.join(root, name) for name in storage.names(root)]
+    return {p: load_manifest(p) for p in places if storage.exists(storage.join(p, MANIFEST))}
+
+
+def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
+    """Whether a bank holds everything the trial reads, the teacher under every test arm too."""
+    try:
+        check_bank(config, manifest, place)
+    except ValueError:
+        return False
+    have = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
+    clean = {"clean": 1}
+    need = {arm: config.test_views for arm in config.test_arms} | clean
+    return all(have.get(arm, 0) >= views for arm, views in need.items())
+
+
+def plan_banks(trials: list[TrialConfig], store: str) -> tuple[dict[str, str], list[BankJob]]:
+    """({trial identity: bank location}, banks still to build).
+
+    Trials that differ only in student, seed or arm share one bank; arms that an existing bank
+    holds are not computed again. The clean arm is in every bank, so its trials join any.
+    """
+    present = present_banks(store)
+    places: dict[str, str] = {}
+    groups: dict[Request, dict[int, list[TrialConfig]]] = {}
+    for config in trials:
+        for place, manifest in present.items():
+            if serves(config, manifest, place):
+                places[config.identity] = place
+                break
+        else:
+            views = 0 if config.arm == "clean" else config.views
+            groups.setdefault(_request(config, (), 1), {}).setdefault(views, []).append(config)
+    jobs: list[BankJob] = []
+    for by_views in groups.values():
+        clean = by_views.pop(0, [])
+        for views, members in by_views.items() or {1: []}.items():
+            arms = tuple(sorted({config.arm for config in members}))
+            request = _request((members or clean)[0], arms, views)
+            name = hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:16]
+            job = BankJob(request, storage.join(store, "banks", name))
+            jobs.append(job)
+            places |= {config.identity: job.location for config in [*members, *clean]}
+            clean = []
+    return places, jobs
+
+
+def _request(config: TrialConfig, arms: tuple[str, ...], views: int) -> Request:
+    return Request(
+        dataset=config.dataset,
+        teacher=config.teacher,
+        arms=arms,
+        views=views,
+        test_arms=config.test_arms,
+        test_views=config.test_views,
+        image_size=config.image_size,
+        train_samples=config.train_samples,
+        test_samples=config.test_samples,
+        seed=config.data_seed,
+    )

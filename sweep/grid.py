@@ -1,0 +1,144 @@
+"""YAML -> list of TrialConfig, strictly.
+
+name: demo                      # of the run folder and the MLflow experiment
+fixed: {dataset: digits, teacher: embedded, epochs: 6}      # any field of TrialConfig
+axes:
+  student: [width:1, width:2, width:4]
+  arm: [clean, noise:0.1]
+seeds: 3                        # 0, 1, 2; or a list
+exclude:                        # combinations left out
+  - {student: width:4, arm: clean}
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shards.table import closest
+from trainers.config import TrialConfig, make_config
+from trainers.strict_yaml import StrictLoader, parse
+
+LIMIT = 10_000
+KEYS = ("name", "fixed", "axes", "seeds", "exclude")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid as written: not yet multiplied out."""
+
+    name: str
+    fixed: dict[str, Any]
+    axes: dict[str, list[Any]]
+    seeds: list[int]
+    exclude: list[dict[str, Any]]
+    place: str
+
+
+def named_grids() -> dict[str, str]:
+    """The grids that ship with the project: {name: YAML text}."""
+    folder = resources.files("sweep.grids")
+    files = (f for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return {f.name.removesuffix(".yaml"): f.read_text() for f in files}
+
+
+def load_grid(name: str) -> Grid:
+    """A grid's name, or a YAML file's path. Errors: ValueError, one line."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if not Path(name).is_file():
+            raise ValueError(f"grid: no file `{name}`; named grids: {', '.join(named_grids())}")
+        return read_grid(Path(name).read_text(), name, Path(name).stem)
+    known = named_grids()
+    if name not in known:
+        raise ValueError(f"unknown grid `{name}`; {closest(name, list(known))}, or a YAML file")
+    return read_grid(known[name], f"grid {name}", name)
+
+
+def read_grid(text: str, place: str, name: str) -> Grid:
+    """YAML text -> Grid. Errors: ValueError naming the place and the key."""
+    raw = parse(text, place)
+    for key in raw:
+        if key not in KEYS:
+            raise ValueError(f"{place}: unknown key `{key}`; {closest(str(key), list(KEYS))}")
+    fixed, axes = raw.get("fixed") or {}, raw.get("axes") or {}
+    exclude = raw.get("exclude") or []
+    for key, value, kind in (
+        ("fixed", fixed, dict),
+        ("axes", axes, dict),
+        ("exclude", exclude, list),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(f"{place}: {key}: expected a {kind.__name__}, found `{value}`")
+    for axis, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{place}: axes.{axis}: expected a list with at least one value")
+        if axis in fixed:
+            raise ValueError(f"{place}: `{axis}` is both fixed and an axis; keep one")
+    if "seed" in fixed or "seed" in axes:
+        raise ValueError(f"{place}: `seed` is given by `seeds`: a count, or a list")
+    fields = list(TrialConfig.model_fields)
+    for field in [*fixed, *axes, *(f for entry in exclude for f in entry)]:
+        if field not in fields:
+            raise ValueError(f"{place}: unknown field `{field}`; {closest(str(field), fields)}")
+    seeds = _seeds(raw.get("seeds", 1), place)
+    return Grid(str(raw.get("name", name)), fixed, axes, seeds, exclude, place)
+
+
+def _seeds(value: Any, place: str) -> list[int]:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return list(range(value))
+    whole = isinstance(value, list) and all(type(s) is int and s >= 0 for s in value)
+    if whole and value and len(set(value)) == len(value):
+        return list(value)
+    raise ValueError(
+        f"{place}: seeds: a count of at least 1, or a list of distinct seeds; {value!r}"
+    )
+
+
+def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
+    """`--set FIELD=VALUE` fixes a field (an axis of that name goes); `--seeds N` takes 0 to N-1."""
+    fixed, axes = dict(grid.fixed), dict(grid.axes)
+    for setting in settings:
+        field, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write --set FIELD=VALUE")
+        if field not in TrialConfig.model_fields or field == "seed":
+            raise ValueError(
+                f"--set {setting}: unknown field `{field}`; "
+                f"{closest(field, list(TrialConfig.model_fields))}"
+            )
+        axes.pop(field, None)
+        try:
+            fixed[field] = yaml.load(text, Loader=StrictLoader)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"--set {setting}: {' '.join(str(error).split())}") from None
+    chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")
+    return replace(grid, fixed=fixed, axes=axes, seeds=chosen)
+
+
+def expand(grid: Grid) -> list[TrialConfig]:
+    """Every combination that is not excluded, each validated, without duplicates.
+
+    Errors: ValueError for an invalid combination, an empty grid or one above the limit.
+    """
+    count = len(grid.seeds)
+    for values in grid.axes.values():
+        count *= len(values)
+    if count > LIMIT:
+        raise ValueError(f"{grid.place}: {count:,} trials > limit of {LIMIT:,}; make axes shorter")
+    trials: dict[str, TrialConfig] = {}
+    for values in itertools.product(*grid.axes.values()):
+        point = grid.fixed | dict(zip(grid.axes, values, strict=True))
+        if any(all(point.get(k) == v for k, v in entry.items()) for entry in grid.exclude):
+            continue
+        for seed in grid.seeds:
+            config = make_config(point | {"seed": seed}, grid.place)
+            trials[config.identity] = config
+    if not trials:
+        raise ValueError(f"{grid.place}: 0 trials; every combination is excluded")
+    return list(trials.values())

@@ -1,0 +1,1 @@
+"""The grids that ship with the project."""

@@ -1,0 +1,173 @@
+"""MLflow, from the journal: each trial one run, each row once, and no step ever waits.
+
+One thread of the driver reads the journal behind the sweep and uploads. The offset up to which
+the tracking server has acknowledged is kept beside the journal. Lines may be sent again after a
+crash: a run is looked up by its tag before it is created, and a row that is sent twice has the
+same key, step, timestamp and value, which MLflow stores once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from sweep.journal import NAME, read_events
+
+TRIAL, SWEEP = "sweep.trial", "sweep.name"
+BATCH = 900
+
+
+def quiet() -> None:
+    """Telemetry off, and no retries that would hold a caller for minutes."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def default_uri(folder: Path) -> str:
+    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+
+
+class Tracker:
+    """Uploads one sweep's journal to one tracking server."""
+
+    def __init__(self, folder: Path, name: str, uri: str) -> None:
+        self.folder, self.name, self.uri = folder, name, uri
+        digest = hashlib.sha256(uri.encode()).hexdigest()[:8]
+        self._mark = folder / f".uploaded-{digest}"
+        self._runs: dict[str, str] = {}
+        self._client: Any = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self.error = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self, seconds: float = 30.0) -> bool:
+        """Upload what is left, for at most `seconds`; whether all of it arrived."""
+        self._stop.set()
+        self._thread.join(seconds)
+        return not self._thread.is_alive() and not self.error
+
+    def _follow(self) -> None:
+        delay = 1.0
+        while True:
+            last = self._stop.is_set()
+            try:
+                self._upload()
+                self.error, delay = "", 1.0
+            except Exception as error:  # whatever the client raises, the sweep goes on
+                self.error = " ".join(str(error).split())[:300] or type(error).__name__
+                delay = min(60.0, delay * 2)
+            if last:
+                return
+            self._stop.wait(delay)
+
+    def _offset(self) -> int:
+        return int(self._mark.read_text()) if self._mark.exists() else 0
+
+    def _upload(self) -> None:
+        """Everything behind the mark; metrics of a trial go together in batches."""
+        rows: dict[str, list[Any]] = {}
+        ends: dict[str, dict[str, Any]] = {}
+        end = start = self._offset()
+        for end, event in read_events(self.folder / NAME, start):
+            trial = event["trial"]
+            if event["event"] == "start":
+                self._run(trial, event["config"])
+            elif event["event"] == "epoch":
+                rows.setdefault(trial, []).extend(_metrics(event, event["values"], "train/"))
+            elif event["event"] == "result":
+                record = event["record"]
+                self._run(trial, record["config"])
+                metrics = record["metrics"] | record["teacher"]
+                step = record["curve"][-1]["step"] if record["curve"] else 0
+                at = event | {"step": step}
+                rows.setdefault(trial, []).extend(_metrics(at, metrics, ""))
+                ends[trial] = event
+            elif event["event"] == "failed":
+                self._run(trial, event["config"])
+                ends[trial] = event
+        if end == start:
+            return
+        for trial, metrics in rows.items():
+            for at in range(0, len(metrics), BATCH):
+                self._connect().log_batch(self._run(trial), metrics=metrics[at : at + BATCH])
+        for trial, event in ends.items():
+            self._end(trial, event)
+        partial = self._mark.with_suffix(".tmp")
+        partial.write_text(str(end))
+        partial.rename(self._mark)
+
+    def _end(self, trial: str, event: dict[str, Any]) -> None:
+        client, run = self._connect(), self._run(trial)
+        if event["event"] == "failed":
+            client.set_tag(run, "sweep.error", event["error"][:500])
+            client.set_terminated(run, "FAILED", end_time=event["time_ms"])
+            return
+        for group in ("student", "data", "environment"):
+            for name, value in event["record"][group].items():
+                client.set_tag(run, f"{group}.{name}", str(value))
+        client.set_terminated(run, "FINISHED", end_time=event["time_ms"])
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            from mlflow.tracking import MlflowClient
+
+            client = MlflowClient(self.uri)
+            found = client.get_experiment_by_name(self.name)
+            place = (self.folder.resolve() / "mlartifacts").as_uri()
+            self._experiment = (
+                found.experiment_id if found else client.create_experiment(self.name, place)
+            )
+            self._client = client
+            sweep = str(self.folder.resolve())
+            self._parent = self._find(SWEEP, sweep) or self._create(self.name, {SWEEP: sweep})
+        return self._client
+
+    def _find(self, tag: str, value: str) -> str | None:
+        query = f"tags.`{tag}` = '{value}'"
+        found = self._client.search_runs([self._experiment], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _create(self, name: str, tags: dict[str, str]) -> str:
+        return self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
+
+    def _run(self, trial: str, config: dict[str, Any] | None = None) -> str:
+        """The trial's run: known, found by its tag, or created with its parameters."""
+        client = self._connect()
+        if trial not in self._runs:
+            run = self._find(TRIAL, trial)
+            if run is None:
+                if config is None:
+                    raise ValueError(f"journal: trial {trial} reports before it starts")
+                name = f"{config['student']} {config['arm']} seed {config['seed']}"
+                tags = {TRIAL: trial, "mlflow.parentRunId": self._parent}
+                run = self._create(name, tags)
+            if config is not None:
+                from mlflow.entities import Param
+
+                params = [Param(key, str(value)[:500]) for key, value in config.items()]
+                client.log_batch(run, params=params)
+            self._runs[trial] = run
+        return self._runs[trial]
+
+
+def _metrics(event: dict[str, Any], values: dict[str, float], prefix: str) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(prefix + name, value, event["time_ms"], int(event["step"]))
+        for name, value in values.items()
+        if math.isfinite(value)
+    ]
