@@ -1,7 +1,4 @@
-"""Figures of a report: what the groups of one comparison look like, drawn as SVG by matplotlib.
-
-    style = style_of(group_records(records))       # one colour an arm, one marker a capacity
-    drawings = draw(groups, teacher, style)        # of groups that may be held against each other
+"""Figures of a report: the groups of one comparison, drawn as SVG by matplotlib.
 
 A figure whose numbers are missing from every record is left out. Equal input gives equal bytes:
 no date is written, and ids come from a fixed salt.
@@ -13,11 +10,12 @@ import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from sweep.summary import Group, Record, Stat, Teacher, arm_order, natural, severities
+from sweep.summary import Group, Record, Stat, Teacher, arm_order, severities
 
 # Okabe and Ito's colours, told apart with any colour vision; the yellow is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6A3D9A")
@@ -27,6 +25,7 @@ INK, FAINT, GRID = "#1c2733", "#8a94a0", "#e3e7ec"
 TEACHER = {"color": INK, "ls": "--", "lw": 1.4}
 GUIDE = {"color": FAINT, "ls": ":", "lw": 1.2}
 POINTS = 300  # of a loss curve: longer ones are averaged in blocks
+FIT = ("test/cosine_to_teacher", "test/rank/effective")
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "sweep.figures",
     "svg.fonttype": "path",
@@ -34,36 +33,26 @@ SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "axes.titlesize": 10.5,
     "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": GRID,
-    "legend.frameon": False,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
 }
 
 
 @dataclass(frozen=True)
 class Style:
-    """Colour and line by series (an arm, and its views where one arm has several) and marker by
-    capacity: the same in all figures of a report."""
+    """Colour and line by arm, marker by capacity: the same in all figures of a report."""
 
-    colours: dict[str, str]
-    lines: dict[str, str]
+    lines: dict[str, dict[str, Any]]
     markers: dict[str, str]
-    by_views: frozenset[str]
-
-    def series(self, group: Group) -> str:
-        arm = str(group.config["arm"])
-        return f"{arm} ({views_of(group)} views)" if arm in self.by_views else arm
 
     def line(self, group: Group) -> dict[str, Any]:
-        name = self.series(group)
-        return {"color": self.colours[name], "ls": self.lines[name]}
+        return self.lines[str(group.config["arm"])]
 
-    def marker(self, group: Group) -> str:
-        return self.markers[str(group.config["student"])]
+    def point(self, group: Group) -> dict[str, Any]:
+        marker = self.markers[str(group.config["student"])]
+        return {"color": self.line(group)["color"], "marker": marker}
 
 
 @dataclass(frozen=True)
@@ -77,29 +66,19 @@ class Drawing:
 
 def half_width(stat: Stat) -> float | None:
     """Half of the 95 % t interval of a mean, t(0.975, n - 1) sd / sqrt(n); None where n = 1."""
-    if stat.sd is None:
-        return None
     from scipy.stats import t
 
-    return float(t.ppf(0.975, stat.n - 1)) * stat.sd / math.sqrt(stat.n)
-
-
-def views_of(group: Group) -> Any:
-    """Distinct views of a sample that the student saw."""
-    return group.data.get("views_per_sample", group.config.get("views", "?"))
+    return float(t.ppf(0.975, stat.n - 1)) * stat.sd / math.sqrt(stat.n) if stat.sd else stat.sd
 
 
 def style_of(groups: Iterable[Group]) -> Style:
     """Made from all groups of a report at once."""
-    views: dict[str, set[str]] = {}
-    for group in groups:
-        views.setdefault(str(group.config["arm"]), set()).add(str(views_of(group)))
-    style = Style({}, {}, {}, frozenset(arm for arm in views if len(views[arm]) > 1))
-    for i, name in enumerate(sorted({style.series(group) for group in groups}, key=arm_order)):
-        style.colours[name] = COLOURS[i % len(COLOURS)]
-        style.lines[name] = LINES[i // len(COLOURS) % len(LINES)]
-    for capacity in _capacities(sorted(groups, key=lambda group: group.student["total"])):
-        style.markers[capacity] = MARKERS[len(style.markers) % len(MARKERS)]
+    style, groups = Style({}, {}), sorted(groups, key=lambda group: group.student["total"])
+    for i, arm in enumerate(_arms(groups)):
+        line = LINES[i // len(COLOURS) % len(LINES)]
+        style.lines[arm] = {"color": COLOURS[i % len(COLOURS)], "ls": line}
+    for i, capacity in enumerate(_capacities(groups)):
+        style.markers[capacity] = MARKERS[i % len(MARKERS)]
     return style
 
 
@@ -118,22 +97,20 @@ def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> 
     if not known:
         return None
     reference = teacher.metrics.get("teacher/rank/effective") if teacher else None
-    figure, axes = _panels(["from zero", "the students alone"], 2, 4.9, 3.6)
-    names = sorted({style.series(group) for group, _ in known}, key=arm_order)
+    figure, axes = _panels(["from zero", "the students alone"], 4.9, 3.6, share=False)
+    arms = _arms(group for group, _ in known)
     totals = sorted({group.student["total"] for group, _ in known})
     for axis in axes:
         for group, stat in known:
-            x = group.student["total"] * 1.04 ** (
-                names.index(style.series(group)) - (len(names) - 1) / 2
-            )
-            look = {"color": style.line(group)["color"], "marker": style.marker(group)}
-            seeds = _values(group, "test/rank/effective")
-            axis.plot([x] * len(seeds), seeds, ls="", ms=4, alpha=0.45, mec="none", **look)
+            dodge = 1.04 ** (arms.index(str(group.config["arm"])) - (len(arms) - 1) / 2)
+            x, look = group.student["total"] * dodge, style.point(group)
+            seeds = [record["metrics"].get(FIT[1], math.nan) for record in group.records]
+            axis.plot([x / 1.025] * group.n, seeds, ls="", ms=4, alpha=0.45, mec="none", **look)
             bar = half_width(stat)
             axis.errorbar(x, stat.mean, bar, ms=8, mec="white", capsize=4, lw=1.5, **look)
         axis.set(xscale="log", xlabel="parameters, trunk and head")
         axis.set_xlim(totals[0] / 1.25, totals[-1] * 1.25)
-        if all(b > 1.2 * a for a, b in zip(totals, totals[1:], strict=False)) and len(totals) < 7:
+        if len(totals) < 7 and all(b > 1.2 * a for a, b in pairwise(totals)):
             axis.set_xticks(totals, [_size(total) for total in totals])
         axis.xaxis.set_minor_formatter(lambda *_: "")
     if reference:
@@ -165,22 +142,26 @@ def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style
                 _percent_line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
             stats = {name: group.stat(f"test/{name}") for name in names.values()}
             means = {name: stat.mean for name, stat in stats.items() if stat}
-            marked = {"marker": style.marker(group), "ms": 6, "lw": 2}
-            _percent_line(axis, names, means, **marked, **style.line(group))
+            marked = style.line(group) | style.point(group)
+            _percent_line(axis, names, means, ms=6, lw=2, **marked)
             numbers = [f"{100 * means[m]:.0f} at {s:g}" for s, m in names.items() if m in means]
             words.append(f"{_label(group)}, {space}: {', '.join(numbers) or 'not measured'}")
         _percent_line(axis, names, own, **TEACHER)
         if chance := groups[0].data.get("chance"):
             axis.axhline(100 * chance, **GUIDE)
-        axis.set(ylim=(0, 102), xlabel="noise σ", xticks=list(names))
+        axis.set(ylim=(0, 102), xlabel="noise sigma", xticks=list(names))
     _legend(figure, groups, style, teacher=any(name.startswith("noise/") for name in own))
-    axes[0].set_ylabel("accuracy, %")
+    figure.supylabel("accuracy, %", fontsize="medium")
     return Drawing("noise", f"Accuracy, %, by noise: {'; '.join(words)}.", _svg(figure))
 
 
 def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
     """Cumulative share of variance against the number of principal directions."""
-    known = [(group, curve) for group in groups if (curve := _cumulative(_spectra(group)))]
+    held = [[(r.get("arrays") or {}).get("test/spectrum") for r in g.records] for g in groups]
+    curves = zip(
+        groups, (_cumulative(list(filter(None, spectra))) for spectra in held), strict=True
+    )
+    known = [(group, curve) for group, curve in curves if curve]
     if not known:
         return None
     own = _cumulative([teacher.spectrum]) if teacher and teacher.spectrum else []
@@ -194,7 +175,7 @@ def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) 
         axis.axhline(90, **GUIDE)
         axis.set(xscale="log", ylim=(0, 102), xlabel="principal directions")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes[0].set_ylabel("variance, cumulative %")
+    figure.supylabel("variance, cumulative %", fontsize="medium")
     _legend(figure, [group for group, _ in known], style, teacher=bool(own))
     words = [f"{_label(group)} {curve[:20][-1]:.0f}" for group, curve in known]
     words += [f"teacher {own[:20][-1]:.0f}"] if own else []
@@ -214,7 +195,7 @@ def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing
                 marker = "." if len(curve) == 1 else ""
                 axis.plot(*curve.T, lw=1.1, alpha=0.8, marker=marker, **style.line(group))
         axis.set_xlabel("step")
-    axes[0].set_ylabel("training loss")
+    figure.supylabel("training loss", fontsize="medium")
     _legend(figure, known, style)
     words = [f"{_label(g)} {np.mean([c[-1, 1] for c in curves[id(g)]]):.3f}" for g in known]
     return Drawing("loss", f"Training loss, at the end: {'; '.join(words)}.", _svg(figure))
@@ -222,23 +203,97 @@ def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing
 
 def rank_by_cosine(groups: list[Group], _: Teacher | None, style: Style) -> Drawing | None:
     """One point a trial: is a low rank no more than underfitting?"""
-    known, low, high = [], [math.inf] * 2, [-math.inf] * 2
-    figure, (axis,) = _panels([""], 1, 7.2, 3.9)
+    found = {}
+    figure, (axis,) = _panels([""], 7.2, 3.9)
     for group in groups:
-        for record in group.records:
-            pair = [
-                record["metrics"].get(f"test/{m}") for m in ("cosine_to_teacher", "rank/effective")
-            ]
-            if None in pair or not np.isfinite(pair).all():
-                continue
-            look = {"color": style.line(group)["color"], "marker": style.marker(group)}
-            axis.plot(*pair, ls="", ms=7.5, alpha=0.8, mec="white", **look)
-            low, high = np.minimum(low, pair), np.maximum(high, pair)
-            known.append(group)
-    if not known:
+        pairs = _finite([[record["metrics"].get(name) for name in FIT] for record in group.records])
+        if len(pairs):
+            found[id(group)] = pairs
+            axis.plot(*pairs.T, ls="", ms=7.5, alpha=0.8, mec="white", **style.point(group))
+    if not found:
         return None
     axis.set(xlabel="mean cosine to the teacher, test", ylabel="effective rank (variance)")
-    _legend(figure, known, style, markers=True)
-    alt = f"Effective rank, {low[1]:.1f} to {high[1]:.1f}, against cosine to the teacher, "
-    alt += f"{low[0]:.3f} to {high[0]:.3f}, of {len(known)} trials."
+    _legend(figure, [group for group in groups if id(group) in found], style, markers=True)
+    points = np.concatenate(list(found.values()))
+    (x, y), (to_x, to_y) = points.min(axis=0), points.max(axis=0)
+    alt = f"Effective rank ({y:.1f} to {to_y:.1f}) against cosine ({x:.3f} to {to_x:.3f})."
     return Drawing("underfitting", alt, _svg(figure))
+
+
+def _arms(groups: Iterable[Group]) -> list[str]:
+    return sorted({str(group.config["arm"]) for group in groups}, key=arm_order)
+
+
+def _capacities(groups: Iterable[Group]) -> list[str]:
+    return list(dict.fromkeys(str(group.config["student"]) for group in groups))
+
+
+def _of(groups: list[Group], student: str) -> list[Group]:
+    return [group for group in groups if str(group.config["student"]) == student]
+
+
+def _label(group: Group) -> str:
+    return f"{group.config['student']} {group.config['arm']}"
+
+
+def _size(total: float) -> str:
+    return f"{total / 1e6:.2f} M" if total >= 1e6 else f"{total / 1e3:.0f} k"
+
+
+def _cumulative(spectra: list[list[float]]) -> list[float]:
+    """Cumulative percentages of the mean spectrum; the shorter ones end in zeros."""
+    longest = max(map(len, spectra), default=0)
+    padded = [[*spectrum, *[0.0] * (longest - len(spectrum))] for spectrum in spectra]
+    return (100 * np.cumsum(np.mean(padded, axis=0))).tolist() if padded else []
+
+
+def _finite(rows: list[list[Any]]) -> np.ndarray:
+    """The rows, of two numbers each, without those that hold a None, a NaN or an infinity."""
+    array_N2 = np.array(rows, dtype=float).reshape(-1, 2)
+    return array_N2[np.isfinite(array_N2).all(axis=1)]
+
+
+def _curve(record: Record) -> np.ndarray:
+    """(points, 2): step and loss, averaged in blocks where there are many."""
+    points = _finite([[p.get("step"), p.get("loss")] for p in record.get("curve") or []])
+    blocks = np.array_split(points, max(1, min(len(points), POINTS)))
+    return np.array([block.mean(axis=0) for block in blocks if len(block)])
+
+
+def _percent_line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: Any) -> None:
+    pairs = [(x, values[name]) for x, name in names.items() if values.get(name) is not None]
+    axis.plot([x for x, _ in pairs], [100 * y for _, y in pairs], **look)
+
+
+def _panels(titles: list[str], width: float = 3.3, height: float = 2.9, share: bool = True) -> Any:
+    """A figure of panels of width x height inches, three a row at most, and its axes."""
+    from matplotlib.figure import Figure
+
+    across = min(3, len(titles))
+    rows = -(-len(titles) // across)
+    figure = Figure((max(width * across, 6.0), height * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, across, squeeze=False, sharey=share).ravel()
+    for axis, title in zip(grid, titles, strict=False):
+        axis.set_title(title, loc="left")
+    for axis in grid[len(titles) :]:
+        axis.remove()
+    return figure, list(grid[: len(titles)])
+
+
+def _legend(
+    figure: Any, groups: list[Group], style: Style, markers: bool = False, teacher: bool = False
+) -> None:
+    """Above the panels: arms by colour, capacities by marker, the teacher."""
+    from matplotlib.lines import Line2D
+
+    entries = [(arm, style.lines[arm] | {"lw": 3}) for arm in _arms(groups)]
+    for name in _capacities(groups) if markers else []:
+        entries.append((name, {"color": FAINT, "ls": "", "ms": 8, "marker": style.markers[name]}))
+    entries += [("teacher", TEACHER)] if teacher else []
+    handles = [Line2D([], [], label=name, **look) for name, look in entries]
+    figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4)
+
+
+def _svg(figure: Any) -> str:
+    figure.savefig(out := io.StringIO(), format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()

@@ -113,6 +113,9 @@ class _Events(tune.Callback):
     def __init__(self, tell: Callable[[str, str, dict[str, Any]], None]) -> None:
         self._tell = tell
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune saves its callbacks; this one only makes sense in this process
+
     @staticmethod
     def _identity(trial: Any) -> str:
         return make_config(trial.config["job"]["config"]).identity

@@ -26,7 +26,8 @@ CARD = """# Model card: `embedded`
 A real, very small CLIP (open_clip format), trained from scratch by `shards/embedded/train.py`.
 It exists so that everything runs without a download; it knows handwritten digits and no more.
 
-- Image tower: ViT, {image_size} x {image_size} RGB, patch {patch_size}, {layers} layers of width {width}.
+- Image tower: ViT, {image_size} x {image_size} RGB, patch {patch_size}, {layers} layers,
+  width {width}.
 - Text tower: transformer, {text_layers} layers of width {text_width}, {context} tokens, open_clip's
   SimpleTokenizer. Both towers project to {embed_dim} dimensions.
 - Parameters: {image_parameters:,} in the image tower, {text_parameters:,} in the text tower
