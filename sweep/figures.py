@@ -102,10 +102,10 @@ def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> 
     totals = sorted({group.student["total"] for group, _ in known})
     for axis in axes:
         for group, stat in known:
-            dodge = 1.04 ** (arms.index(str(group.config["arm"])) - (len(arms) - 1) / 2)
+            dodge = 1.06 ** (arms.index(str(group.config["arm"])) - (len(arms) - 1) / 2)
             x, look = group.student["total"] * dodge, style.point(group)
             seeds = [record["metrics"].get(FIT[1], math.nan) for record in group.records]
-            axis.plot([x / 1.025] * group.n, seeds, ls="", ms=4, alpha=0.45, mec="none", **look)
+            axis.plot([x / 1.02] * group.n, seeds, ls="", ms=4, alpha=0.45, mec="none", **look)
             bar = half_width(stat)
             axis.errorbar(x, stat.mean, bar, ms=8, mec="white", capsize=4, lw=1.5, **look)
         axis.set(xscale="log", xlabel="parameters, trunk and head")
@@ -286,7 +286,7 @@ def _legend(
     """Above the panels: arms by colour, capacities by marker, the teacher."""
     from matplotlib.lines import Line2D
 
-    entries = [(arm, style.lines[arm] | {"lw": 3}) for arm in _arms(groups)]
+    entries: list[Any] = [(arm, style.lines[arm] | {"lw": 3}) for arm in _arms(groups)]
     for name in _capacities(groups) if markers else []:
         entries.append((name, {"color": FAINT, "ls": "", "ms": 8, "marker": style.markers[name]}))
     entries += [("teacher", TEACHER)] if teacher else []

@@ -116,7 +116,7 @@ def read_run(run_dir: str | Path) -> Run:
             event, problem = {}, f"not JSON ({error}); expected one object a line"
         if problem and number < len(lines):
             raise ValueError(f"{path}:{number}: {problem}")
-        kind, trial = ("", "") if problem else (event.get("event"), event.get("trial"))
+        kind, trial = ("", "") if problem else (event.get("event"), str(event.get("trial")))
         if kind == "result":
             failures.pop(trial, None)
             records.pop(trial, None)  # so that it takes the last place
