@@ -32,7 +32,10 @@ from shards.format import TeacherRecord as TeacherEntry
 from shards.progress import Progress
 from shards.reader import load_manifest
 from shards.teachers import Teacher, open_teacher
+from shards.threads import one_core_each
 from shards.writer import BankWriter
+
+CPU_BATCH = 32  # images a core takes at a time; larger is no faster, and costs memory
 
 
 class Request(Strict):
@@ -107,6 +110,7 @@ def make_plan(request: Request, dataset: Dataset, teacher: Teacher) -> Plan:
 
 def build(request: Request, out: str, device: str = "cpu") -> Manifest:
     """Build, or finish, the bank at `out`. Errors: ValueError, OSError."""
+    _check_device(device)
     if storage.exists(storage.join(out, MANIFEST)):
         return _existing(request, out)
     with storage.exclusive(out, "bank"):
@@ -133,6 +137,14 @@ def build(request: Request, out: str, device: str = "cpu") -> Manifest:
                     done += (stop - at) * views
                     bar.update(done, f"{split} shard {index}")
         return writer.finish(_created(device, time.monotonic() - start))
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0][:120]
+        raise ValueError(f"device: `{device}` cannot be used ({first}); try cpu or cuda") from None
 
 
 def _existing(request: Request, out: str) -> Manifest:
@@ -217,13 +229,19 @@ def _embed(
     bar: Progress,
 ) -> np.ndarray:
     """One view of a block through the teacher, in fixed batches: float32 (N, D)."""
-    parts = []
-    for i in range(0, len(images_NCHW), plan.batch):
-        params_BP = torch.from_numpy(params_NP[i : i + plan.batch]).to(device)
-        pixels = arm.pixels(images_NCHW[i : i + plan.batch].to(device), params_BP)
+    step = min(plan.batch, CPU_BATCH) if torch.device(device).type == "cpu" else plan.batch
+
+    def one(i: int) -> torch.Tensor:
+        params_BP = torch.from_numpy(params_NP[i : i + step]).to(device)
+        pixels = arm.pixels(images_NCHW[i : i + step].to(device), params_BP)
         inputs = arm.normalised(teacher.preprocess(pixels), params_BP)
-        parts.append(teacher.embed(inputs).cpu())
-        bar.update(bar.done + len(params_BP))
+        return teacher.embed(inputs).cpu()
+
+    parts = []
+    with one_core_each(device) as each:
+        for part in each(one, range(0, len(images_NCHW), step)):
+            parts.append(part)
+            bar.update(bar.done + len(part))
     return torch.cat(parts).numpy()
 
 

@@ -13,6 +13,7 @@ exclude:                        # combinations left out
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -25,6 +26,7 @@ from trainers.config import TrialConfig, make_config
 from trainers.strict_yaml import StrictLoader, parse
 
 LIMIT = 10_000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KEYS = ("name", "fixed", "axes", "seeds", "exclude")
 
 
@@ -76,27 +78,39 @@ def read_grid(text: str, place: str, name: str) -> Grid:
             raise ValueError(f"{place}: {key}: expected a {kind.__name__}, found `{value}`")
     for axis, values in axes.items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{place}: axes.{axis}: expected a list with at least one value")
+            raise ValueError(
+                f"{place}: axes.{axis}: 0 trials; expected a list with at least one value, "
+                f"found `{values}`"
+            )
         if axis in fixed:
             raise ValueError(f"{place}: `{axis}` is both fixed and an axis; keep one")
     if "seed" in fixed or "seed" in axes:
         raise ValueError(f"{place}: `seed` is given by `seeds`: a count, or a list")
+    for entry in exclude:
+        if not isinstance(entry, dict) or not entry:
+            raise ValueError(f"{place}: exclude: expected {{field: value, ...}}, found `{entry}`")
     fields = list(TrialConfig.model_fields)
     for field in [*fixed, *axes, *(f for entry in exclude for f in entry)]:
         if field not in fields:
             raise ValueError(f"{place}: unknown field `{field}`; {closest(str(field), fields)}")
     seeds = _seeds(raw.get("seeds", 1), place)
-    return Grid(str(raw.get("name", name)), fixed, axes, seeds, exclude, place)
+    title = raw.get("name", name)
+    if not isinstance(title, str) or not NAME.fullmatch(title):
+        raise ValueError(f"{place}: name: `{title}`; use letters, digits, `.`, `_` and `-`")
+    return Grid(title, fixed, axes, seeds, exclude, place)
 
 
 def _seeds(value: Any, place: str) -> list[int]:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    if type(value) is int and value > LIMIT:
+        raise ValueError(f"{place}: seeds: {value:,} trials > limit of {LIMIT:,}")
+    if type(value) is int and value >= 1:
         return list(range(value))
     whole = isinstance(value, list) and all(type(s) is int and s >= 0 for s in value)
     if whole and value and len(set(value)) == len(value):
         return list(value)
     raise ValueError(
-        f"{place}: seeds: a count of at least 1, or a list of distinct seeds; {value!r}"
+        f"{place}: seeds: expected a count of at least 1, or a list of distinct seeds; "
+        f"found {value!r}"
     )
 
 
@@ -134,7 +148,9 @@ def expand(grid: Grid) -> list[TrialConfig]:
     trials: dict[str, TrialConfig] = {}
     for values in itertools.product(*grid.axes.values()):
         point = grid.fixed | dict(zip(grid.axes, values, strict=True))
-        if any(all(point.get(k) == v for k, v in entry.items()) for entry in grid.exclude):
+        if any(point | entry == point for entry in grid.exclude):
+            continue
+        if any(_same(point, point | entry, grid.place) for entry in grid.exclude):
             continue
         for seed in grid.seeds:
             config = make_config(point | {"seed": seed}, grid.place)
@@ -142,3 +158,11 @@ def expand(grid: Grid) -> list[TrialConfig]:
     if not trials:
         raise ValueError(f"{grid.place}: 0 trials; every combination is excluded")
     return list(trials.values())
+
+
+def _same(point: dict[str, Any], excluded: dict[str, Any], place: str) -> bool:
+    """Whether both are one trial in canonical spelling (`crop_flip` and `crop_flip:4` are)."""
+    try:
+        return make_config(point, place) == make_config(excluded, place)
+    except ValueError:
+        return False  # what is wrong with `point` is said where its trials are made

@@ -27,16 +27,18 @@ def read_events(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any
     if not path.exists():
         return
     with path.open("rb") as stream:
-        stream.seek(start)
-        for number, line in enumerate(stream, 1):
+        before = stream.read(start).count(b"\n")
+        for number, line in enumerate(stream, before + 1):
             if not line.endswith(b"\n"):
                 return
             start += len(line)
             try:
                 event = json.loads(line)
-            except ValueError:
+                _ = event["event"], event["trial"]
+            except (ValueError, KeyError, TypeError):
                 raise ValueError(
-                    f"{path}: line {number} is not JSON; remove that line, nothing else is lost"
+                    f"{path}: line {number} is not an event; remove that line, the same command "
+                    "restores it from the trial's own result"
                 ) from None
             yield start, event
 

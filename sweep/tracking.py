@@ -17,7 +17,8 @@ from typing import Any
 
 from sweep.journal import NAME, read_events
 
-TRIAL, SWEEP = "sweep.trial", "sweep.name"
+TRIAL, SWEEP, FOLDER, ERROR = "sweep.trial", "sweep.id", "sweep.folder", "sweep.error"
+PARENT = "mlflow.parentRunId"
 BATCH = 900
 
 
@@ -27,6 +28,7 @@ def quiet() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "RAY_USAGE_STATS_ENABLED": "0",
         "DO_NOT_TRACK": "1",
     }.items():
@@ -46,6 +48,8 @@ class Tracker:
         self._mark = folder / f".uploaded-{digest}"
         self._runs: dict[str, str] = {}
         self._client: Any = None
+        self._experiment = self._parent = ""
+        self._status = "RUNNING"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self.error = ""
@@ -53,8 +57,12 @@ class Tracker:
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self, seconds: float = 30.0) -> bool:
-        """Upload what is left, for at most `seconds`; whether all of it arrived."""
+    def finish(self, seconds: float = 30.0, status: str = "FINISHED") -> bool:
+        """Upload what is left, for at most `seconds`; whether all of it arrived.
+
+        `status` is what the sweep's own run ends as: FINISHED or FAILED.
+        """
+        self._status = status
         self._stop.set()
         self._thread.join(seconds)
         return not self._thread.is_alive() and not self.error
@@ -73,92 +81,106 @@ class Tracker:
                 return
             self._stop.wait(delay)
 
-    def _offset(self) -> int:
-        return int(self._mark.read_text()) if self._mark.exists() else 0
+    def _offset(self) -> tuple[int, str]:
+        """(bytes acknowledged, status of the sweep's run)."""
+        text = self._mark.read_text().split() if self._mark.exists() else []
+        return (int(text[0]), text[1]) if len(text) == 2 else (0, "")
+
+    def _acknowledge(self, end: int, status: str) -> None:
+        partial = self._mark.with_suffix(".tmp")
+        partial.write_text(f"{end} {status}")
+        partial.rename(self._mark)
 
     def _upload(self) -> None:
         """Everything behind the mark; metrics of a trial go together in batches."""
         rows: dict[str, list[Any]] = {}
         ends: dict[str, dict[str, Any]] = {}
-        end = start = self._offset()
-        for end, event in read_events(self.folder / NAME, start):
-            trial = event["trial"]
+        wanted, (start, status) = self._status, self._offset()
+        end = start
+        for offset, event in read_events(self.folder / NAME, start):
+            trial, end = event["trial"], offset
             if event["event"] == "start":
-                self._run(trial, event["config"])
+                self._run(trial, event)
             elif event["event"] == "epoch":
                 rows.setdefault(trial, []).extend(_metrics(event, event["values"], "train/"))
             elif event["event"] == "result":
                 record = event["record"]
-                self._run(trial, record["config"])
+                at = event | {"step": record["curve"][-1]["step"] if record["curve"] else 0}
                 metrics = record["metrics"] | record["teacher"]
-                step = record["curve"][-1]["step"] if record["curve"] else 0
-                at = event | {"step": step}
                 rows.setdefault(trial, []).extend(_metrics(at, metrics, ""))
                 ends[trial] = event
             elif event["event"] == "failed":
-                self._run(trial, event["config"])
+                self._run(trial, event)
                 ends[trial] = event
-        if end == start:
-            return
         for trial, metrics in rows.items():
             for at in range(0, len(metrics), BATCH):
                 self._connect().log_batch(self._run(trial), metrics=metrics[at : at + BATCH])
         for trial, event in ends.items():
             self._end(trial, event)
-        partial = self._mark.with_suffix(".tmp")
-        partial.write_text(str(end))
-        partial.rename(self._mark)
+        if wanted != "RUNNING" and (end > start or status != wanted):
+            self._connect().set_terminated(self._parent, wanted)
+            self._acknowledge(end, wanted)
+        elif end > start:
+            self._acknowledge(end, wanted)
 
     def _end(self, trial: str, event: dict[str, Any]) -> None:
         client, run = self._connect(), self._run(trial)
         if event["event"] == "failed":
-            client.set_tag(run, "sweep.error", event["error"][:500])
+            client.set_tag(run, ERROR, event["error"][:500])
             client.set_terminated(run, "FAILED", end_time=event["time_ms"])
             return
         for group in ("student", "data", "environment"):
             for name, value in event["record"][group].items():
-                client.set_tag(run, f"{group}.{name}", str(value))
+                client.set_tag(run, f"{group}.{name}", str(value)[:500])
+        if ERROR in client.get_run(run).data.tags:
+            client.delete_tag(run, ERROR)
         client.set_terminated(run, "FINISHED", end_time=event["time_ms"])
 
     def _connect(self) -> Any:
-        if self._client is None:
+        """The client, once the experiment and the sweep's own run are there."""
+        if not self._parent:
             from mlflow.tracking import MlflowClient
 
-            client = MlflowClient(self.uri)
+            self._client = client = MlflowClient(self.uri)
+            folder = self.folder.resolve()
             found = client.get_experiment_by_name(self.name)
-            place = (self.folder.resolve() / "mlartifacts").as_uri()
             self._experiment = (
-                found.experiment_id if found else client.create_experiment(self.name, place)
+                found.experiment_id
+                if found
+                else client.create_experiment(self.name, (folder / "mlartifacts").as_uri())
             )
-            self._client = client
-            sweep = str(self.folder.resolve())
-            self._parent = self._find(SWEEP, sweep) or self._create(self.name, {SWEEP: sweep})
+            sweep = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+            parent = self._find({SWEEP: sweep})
+            if parent:
+                client.update_run(parent, status="RUNNING")
+            self._parent = parent or self._create(self.name, {SWEEP: sweep, FOLDER: str(folder)})
         return self._client
 
-    def _find(self, tag: str, value: str) -> str | None:
-        query = f"tags.`{tag}` = '{value}'"
+    def _find(self, tags: dict[str, str]) -> str | None:
+        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
         found = self._client.search_runs([self._experiment], query, max_results=1)
         return found[0].info.run_id if found else None
 
-    def _create(self, name: str, tags: dict[str, str]) -> str:
-        return self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
+    def _create(self, name: str, tags: dict[str, str], time_ms: int | None = None) -> str:
+        run = self._client.create_run(self._experiment, time_ms, tags, name)
+        return run.info.run_id
 
-    def _run(self, trial: str, config: dict[str, Any] | None = None) -> str:
-        """The trial's run: known, found by its tag, or created with its parameters."""
+    def _run(self, trial: str, event: dict[str, Any] | None = None) -> str:
+        """The trial's run: known, found by its tags, or created from `event` with parameters."""
         client = self._connect()
         if trial not in self._runs:
-            run = self._find(TRIAL, trial)
-            if run is None:
-                if config is None:
-                    raise ValueError(f"journal: trial {trial} reports before it starts")
-                name = f"{config['student']} {config['arm']} seed {config['seed']}"
-                tags = {TRIAL: trial, "mlflow.parentRunId": self._parent}
-                run = self._create(name, tags)
-            if config is not None:
+            tags = {TRIAL: trial, PARENT: self._parent}
+            run = self._find(tags)
+            if event is not None:
                 from mlflow.entities import Param
 
+                config = event["config"]
+                name = f"{config['student']} {config['arm']} seed {config['seed']}"
+                run = run or self._create(name, tags, event["time_ms"])
                 params = [Param(key, str(value)[:500]) for key, value in config.items()]
                 client.log_batch(run, params=params)
+            if run is None:
+                raise ValueError(f"journal: trial {trial} reports before it starts")
             self._runs[trial] = run
         return self._runs[trial]
 

@@ -7,7 +7,14 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from shards.arms import make_arm
 from shards.command import arguments_of
@@ -32,7 +39,7 @@ class TrialConfig(BaseModel):
     teacher: Text
     arm: Text = "clean"
     views: Whole = Field(default=1, ge=1, le=4096)
-    data_seed: Whole = Field(default=0, ge=0)
+    data_seed: Whole = Field(default=0, ge=0, lt=2**63)
     # Who learns, from what input and by which loss.
     student: Text
     input: Literal["native", "teacher"] = "native"
@@ -40,7 +47,7 @@ class TrialConfig(BaseModel):
     infonce_weight: Number = Field(default=1.0, ge=0)
     temperature: Number = Field(default=0.1, gt=0)
     # How.
-    seed: Whole = Field(default=0, ge=0)
+    seed: Whole = Field(default=0, ge=0, lt=2**63)
     epochs: Whole = Field(default=5, ge=0, le=100_000)
     batch_size: Whole = Field(default=64, ge=2)
     lr: Number = Field(default=1e-3, gt=0)
@@ -57,10 +64,21 @@ class TrialConfig(BaseModel):
     def _arm(cls, spec: str) -> str:
         return make_arm(spec).spec
 
+    @field_validator("views")
+    @classmethod
+    def _one_view_of_clean(cls, views: int, info: ValidationInfo) -> int:
+        """An arm without draws has one view, whatever was asked: the same trial, one name."""
+        return views if make_arm(info.data.get("arm", "noise")).stochastic else 1
+
     @field_validator("test_arms")
     @classmethod
     def _test_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(make_arm(spec).spec for spec in specs)
+        return tuple(dict.fromkeys(make_arm(spec).spec for spec in specs))
+
+    @field_validator("infonce_weight")
+    @classmethod
+    def _no_minus_zero(cls, weight: float) -> float:
+        return weight + 0.0
 
     @field_validator("student")
     @classmethod
@@ -92,18 +110,7 @@ class TrialConfig(BaseModel):
 
         for name in names:
             _ = PROBES[name]
-        return names
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_view_of_clean(cls, fields: Any) -> Any:
-        """An arm without draws has one view, whatever was asked: the same trial, one name."""
-        try:
-            if not make_arm(fields.get("arm", "clean")).stochastic:
-                return {**fields, "views": 1}
-        except (ValueError, AttributeError):
-            pass  # the field's own validator says what is wrong
-        return fields
+        return tuple(dict.fromkeys(names))
 
     @model_validator(mode="after")
     def _ranks(self) -> TrialConfig:
@@ -130,9 +137,16 @@ class TrialConfig(BaseModel):
 
 def make_config(fields: dict[str, Any], place: str = "") -> TrialConfig:
     """Validate. Errors: ValueError, one line naming place, field, what was found, what is right."""
-    return arguments_of(TrialConfig, fields, place)
+    try:
+        return arguments_of(TrialConfig, fields, place)
+    except ValueError as error:  # a value with a line break is quoted in the message
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def load_config(path: str) -> TrialConfig:
     """A YAML file with the fields of TrialConfig. Errors: ValueError, OSError."""
-    return make_config(parse(Path(path).read_text(), path), path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return make_config(parse(text, path), path)

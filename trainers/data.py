@@ -15,7 +15,7 @@ from shards.rng import hash64
 
 def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
     """Sample order of an epoch, int64 (count,): a pure function of (seed, epoch)."""
-    word = int(hash64(np.uint64(seed), np.uint64(epoch))) >> 1
+    word = int(hash64(seed, epoch)) >> 1
     generator = torch.Generator().manual_seed(word)
     return torch.randperm(count, generator=generator)
 

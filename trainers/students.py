@@ -26,6 +26,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,11 @@ def _by_timm(argument: str, embedding_dim: int, image_size: int) -> Student:
             f"({str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'})"
         ) from None
     if features_BF.ndim != 2:
-        shape = tuple(features_BF.shape)
         raise ValueError(
-            f"student `timm:{argument}`: gives features of shape {shape} for one image; "
-            "choose a model that pools them to one vector"
+            f"student `timm:{argument}`: gives features of shape {tuple(features_BF.shape)} for "
+            "one image; choose a model that pools them to one vector"
         )
-    trunk = create()
-    return Student(trunk, nn.Sequential(nn.Linear(features_BF.shape[1], embedding_dim)))
+    return Student(create(), nn.Sequential(nn.Linear(features_BF.shape[1], embedding_dim)))
 
 
 STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
@@ -145,12 +144,12 @@ STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
 def canonical_student(spec: str) -> str:
     """One spelling a student: `width:1.0` -> `width:1`, `params:500K` -> `params:0.5M`."""
     name, argument = split_spec(spec)
-    STUDENTS[name]
-    if match := re.fullmatch(f"({DECIMAL})([KM]?)", argument):
-        if name == "width" and not match[2]:
-            return f"width:{float(match[1]):g}"
-        if name == "params" and match[2]:
-            return f"params:{float(match[1]) * SUFFIXES[match[2]] / SUFFIXES['M']:g}M"
+    _ = STUDENTS[name]
+    if name == "width" and re.fullmatch(DECIMAL, argument):
+        return f"width:{Decimal(argument).normalize():f}"
+    if name == "params" and (match := re.fullmatch(f"({DECIMAL})([KM])", argument)):
+        millions = Decimal(match[1]) * SUFFIXES[match[2]] / SUFFIXES["M"]
+        return f"params:{millions.normalize():f}M"
     return spec
 
 
@@ -198,8 +197,8 @@ class StudentSummary:
 def describe(spec: str, embedding_dim: int, image_size: int) -> StudentSummary:
     """Size and cost of a student from its shapes alone: milliseconds, no weight is drawn."""
     model = _skeleton(spec, embedding_dim, image_size)
-    macs = count_macs(model, image_size)
-    return StudentSummary(spec, count_parameters(model), macs, model.channels)
+    cost = count_macs(model, image_size)
+    return StudentSummary(spec, count_parameters(model), cost, model.channels)
 
 
 def _skeleton(spec: str, embedding_dim: int, image_size: int) -> Student:

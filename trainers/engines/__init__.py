@@ -6,6 +6,7 @@ probes never see it: the loop asks it to prepare the model and to gather the bat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol, Self
 
@@ -27,6 +28,10 @@ class Engine(Protocol):
 
     def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """The forward function whose gradients agree on all ranks."""
+        ...
+
+    def agree(self, value: int) -> int:
+        """The first rank's value, on every rank."""
         ...
 
     def share(self, index_B: torch.Tensor) -> torch.Tensor:
@@ -57,7 +62,12 @@ def choose_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device when there is one. Errors: ValueError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device `{name}`: choose auto, cpu, cuda or cuda:INDEX")
     device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    have = torch.cuda.device_count()
+    if device.type == "cuda" and not have:
         raise ValueError(f"device `{name}`: no CUDA device is available here; choose cpu")
+    if device.type == "cuda" and (device.index or 0) >= have:
+        raise ValueError(f"device `{name}`: there are {have}, counted from 0")
     return device

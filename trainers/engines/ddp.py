@@ -31,7 +31,7 @@ class DDP:
             )
         self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         self.device = device
 
@@ -45,7 +45,15 @@ class DDP:
 
     def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids)
+        # Over 3 or more ranks DDP re-buckets after its first backward pass, and sums in another
+        # order from then on: a resumed trial would differ in its last bits. This keeps the order.
+        fixed = self.ranks > 2
+        return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=fixed)
+
+    def agree(self, value: int) -> int:
+        box = torch.tensor(value, device=self.device)
+        dist.broadcast(box, src=0)
+        return int(box)
 
     def share(self, index_B: torch.Tensor) -> torch.Tensor:
         return index_B.chunk(self.ranks)[self.rank]

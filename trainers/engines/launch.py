@@ -1,33 +1,55 @@
 """Start the ranks of a trial on this machine and watch over them as one.
 
 The first rank reports on its standard output, one JSON object a line. When one rank dies, the
-others are ended; when this process dies, the kernel ends all of them.
+others are ended; when this process dies, the kernel ends all of them (on Linux).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 PREFIX = "@report "
+GRACE = 1.0  # seconds in which peers of a dead rank may show that they died of it
+# In the child, before any heavy import: die with the parent (PR_SET_PDEATHSIG = 1).
+BOOT = """\
+import ctypes, os, runpy, signal, sys
+parent = int(sys.argv.pop(1))
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("its parent is gone")
+runpy.run_module("trainers.trial", run_name="__main__", alter_sys=True)
+"""
+
+
+class RankError(RuntimeError):
+    """A rank ended badly; `code` is its exit status, negative for a signal."""
+
+    def __init__(self, rank: int, code: int, said: str) -> None:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        super().__init__(f"rank {rank} {how}: {said}")
+        self.rank, self.code, self.said = rank, code, said
 
 
 def report_line(values: dict[str, Any]) -> str:
     return PREFIX + json.dumps(values)
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def rank_of_environment() -> int | None:
+    """This process's rank when torchrun or `launch` started it, else None."""
+    return int(os.environ["RANK"]) if "RANK" in os.environ else None
 
 
 def free_port() -> int:
@@ -39,38 +61,35 @@ def free_port() -> int:
 def launch(ranks: int, arguments: list[str], report: Callable[[dict[str, Any]], None]) -> None:
     """Run `python -m trainers.trial ARGUMENTS` as `ranks` ranks until all have ended well.
 
-    Errors: RuntimeError with the last line of the first rank that failed.
+    Errors: RankError with the last line of the rank that failed first; all have ended by then.
     """
-    port, children, logs = free_port(), [], []
-    try:
-        for rank in range(ranks):
-            env = os.environ | {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-            log = tempfile.TemporaryFile("w+")
-            logs.append(log)
-            children.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "trainers.trial", *arguments],
+    port = free_port()
+    children: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
+        try:
+            for rank, log in enumerate(logs):
+                env = os.environ | {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(ranks),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                }
+                child = subprocess.Popen(
+                    [sys.executable, "-c", BOOT, str(os.getpid()), *arguments],
                     env=env,
-                    stdout=subprocess.PIPE if rank == 0 else log,
+                    stdout=log if rank else subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    preexec_fn=_die_with_parent,
                 )
-            )
-        _watch(children, logs, report)
-    finally:
-        for child in children:
-            if child.poll() is None:
+                children.append(child)
+            _watch(children, logs, report)
+        finally:
+            for child in children:
                 child.kill()
-            child.wait()
-        for log in logs:
-            log.close()
+            for child in children:
+                child.wait()
 
 
 def _watch(
@@ -78,22 +97,56 @@ def _watch(
     logs: list[IO[str]],
     report: Callable[[dict[str, Any]], None],
 ) -> None:
-    stdout = children[0].stdout
-    if stdout is None:
-        raise RuntimeError("rank 0 has no standard output")
-    selector = selectors.DefaultSelector()
-    selector.register(stdout, selectors.EVENT_READ)
-    open_pipe = True
-    while open_pipe or any(child.poll() is None for child in children):
-        if open_pipe and selector.select(timeout=0.2):
-            line = stdout.readline()
-            open_pipe = bool(line)
-            if line.startswith(PREFIX):
-                report(json.loads(line[len(PREFIX) :]))
-        elif not open_pipe:
-            time.sleep(0.05)
-        for rank, child in enumerate(children):
-            if child.poll():
-                logs[rank].seek(0)
-                lines = logs[rank].read().strip().splitlines() or ["no output"]
-                raise RuntimeError(f"rank {rank} ended with code {child.returncode}: {lines[-1]}")
+    """Pass the first rank's reports on until all ranks have ended."""
+    lines: SimpleQueue[str] = SimpleQueue()
+    stream = children[0].stdout
+    assert stream is not None
+    reader = threading.Thread(target=_read, args=(stream, lines), daemon=True)
+    reader.start()
+    while True:
+        alive = any(child.poll() is None for child in children)
+        if any(child.poll() for child in children):
+            raise _blame(children, logs)
+        if not alive:
+            reader.join(GRACE)  # a grandchild may hold the pipe open: do not wait for ever
+        try:
+            line = lines.get(timeout=0.1 if alive else 0)
+        except Empty:
+            if alive:
+                continue
+            return
+        if line.startswith(PREFIX):
+            report(json.loads(line[len(PREFIX) :]))
+
+
+def _read(stream: IO[str], lines: SimpleQueue[str]) -> None:
+    with stream:
+        for line in stream:
+            lines.put(line)
+
+
+def _blame(children: list[subprocess.Popen[str]], logs: list[IO[str]]) -> RankError:
+    """The rank to name: one killed by a signal, else the first seen to end badly.
+
+    A rank's death closes its connections, so its peers soon end badly too.
+    """
+    first = [rank for rank, child in enumerate(children) if child.poll()]
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end and any(child.poll() is None for child in children):
+        time.sleep(0.05)
+    failed = [rank for rank, child in enumerate(children) if child.poll()]
+    said = {rank: _last_line(logs[rank]) for rank in failed}
+    peers = ("onnection", "ProcessGroup", "Gloo", "NCCL")
+
+    def guilt(rank: int) -> tuple[bool, bool, bool]:
+        victim = any(word in said[rank] for word in peers)
+        return children[rank].returncode < 0, not victim, rank in first
+
+    rank = max(failed, key=guilt)
+    return RankError(rank, children[rank].returncode, said[rank])
+
+
+def _last_line(log: IO[str]) -> str:
+    log.seek(0)
+    lines = log.read().strip().splitlines() or ["it said nothing"]
+    return lines[-1].removeprefix("error: ")

@@ -24,6 +24,9 @@ class Single:
     def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         return model
 
+    def agree(self, value: int) -> int:
+        return value
+
     def share(self, index_B: torch.Tensor) -> torch.Tensor:
         return index_B
 

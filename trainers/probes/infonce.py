@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from trainers.probes.features import FeatureBank, Floats
 
@@ -15,11 +14,17 @@ CHUNK = 1024
 Matrix = NDArray[np.float64]
 
 
+def _logsumexp(logits_BN: Matrix) -> Matrix:
+    """log sum_j exp(logit_ij), float64 (B,), without overflow."""
+    top_B1 = logits_BN.max(axis=1, keepdims=True)
+    return np.log(np.exp(logits_BN - top_B1).sum(axis=1)) + top_B1[:, 0]
+
+
 def batch_infonce(x_BD: Floats, y_BD: Floats, temperature: float = TEMPERATURE) -> float:
     """mean_i [logsumexp_j(x_i y_j / t) - x_i y_i / t], nats, in [0, inf); ln B = nothing told."""
     x_wide, y_wide = x_BD.astype(np.float64), y_BD.astype(np.float64)
     logits_BB: Matrix = x_wide @ y_wide.T / temperature
-    return float(np.mean(logsumexp(logits_BB, axis=1) - np.diag(logits_BB)))
+    return float(np.mean(_logsumexp(logits_BB) - np.diag(logits_BB)))
 
 
 def paper_infonce(x_ND: Floats, y_ND: Floats) -> float:
@@ -38,7 +43,7 @@ def full_infonce(x_ND: Floats, y_ND: Floats) -> tuple[float, float]:
         own = np.arange(start, start + len(x_wide))
         cosine_BN: Matrix = x_wide @ y_wide.T
         positive_B = cosine_BN[np.arange(len(own)), own] / TEMPERATURE
-        losses.append(logsumexp(cosine_BN / TEMPERATURE, axis=1) - positive_B)
+        losses.append(_logsumexp(cosine_BN / TEMPERATURE) - positive_B)
         hits += int((cosine_BN.argmax(axis=1) == own).sum())
     return float(np.mean(np.concatenate(losses))), hits / len(x_ND)
 
@@ -83,6 +88,7 @@ def infonce(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     yield "infonce/full", loss
     yield "infonce/bound", float(np.log(len(x_ND))) - loss
     yield "infonce/retrieval1", hit
-    yield "alignment", float(((x_ND - y_ND) ** 2).sum(axis=1).mean())
+    difference_ND = x_ND.astype(np.float64) - y_ND
+    yield "alignment", float((difference_ND**2).sum(axis=1).mean())
     yield "uniformity", uniformity(x_ND)
     yield "uniformity/paper", paper_uniformity(x_ND)

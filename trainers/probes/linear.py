@@ -18,9 +18,11 @@ def classifier(bank: FeatureBank) -> Any:
     the last short batch of train; here every train sample is used.)
     """
     if "classifier" not in bank.cache:
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import (  # pyright: ignore[reportMissingTypeStubs]
+            LogisticRegression,
+        )
 
-        model = LogisticRegression(C=1.0, solver="lbfgs", max_iter=2000)
+        model: Any = LogisticRegression(C=1.0, solver="lbfgs", max_iter=2000)
         bank.cache["classifier"] = model.fit(bank.train_ND, bank.train_labels_N)
     return bank.cache["classifier"]
 

@@ -15,8 +15,8 @@ from trainers.probes.linear import accuracy, classifier
 
 
 def robustness(bank: FeatureBank) -> Iterator[tuple[str, float]]:
-    """For every corruption, averaged over its draws: accuracy, and cosine to the clean embedding."""
+    """For every corruption, averaged over draws: accuracy, and cosine to the clean embedding."""
     for name, noisy_VND in bank.noisy.items():
         scores = [accuracy(classifier(bank), x_ND, bank.test_labels_N) for x_ND in noisy_VND]
         yield f"{name}/accuracy", float(np.mean(scores))
-        yield f"{name}/cosine", float((noisy_VND * bank.test_ND).sum(axis=-1).mean())
+        yield f"{name}/cosine", float((noisy_VND.astype(np.float64) * bank.test_ND).sum(axis=-1).mean())

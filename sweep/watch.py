@@ -1,0 +1,84 @@
+"""What the driver hears of its trials: into the journal, onto the bar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shards.progress import Progress
+from sweep.journal import Journal
+from sweep.plan import trial_weight
+from trainers.config import TrialConfig
+from trainers.trial import finished
+
+TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
+
+
+class Watch:
+    """Called for every trial: `watch(identity, kind, values)`.
+
+    `kind` is start, epoch (step, epoch, loss, time_ms), finished or failed (error).
+    """
+
+    def __init__(self, journal: Journal, trials: list[TrialConfig], store: str) -> None:
+        self.journal, self.store = journal, store
+        self.trials = {config.identity: config for config in trials}
+        self.weights = {config.identity: trial_weight(config) for config in trials}
+        self.epochs: dict[str, int] = {}
+        self.ended: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.bar: Progress | None = None
+
+    def __call__(self, trial: str, kind: str, values: dict[str, Any]) -> None:
+        config = self.trials[trial]
+        fields = {"config": config.model_dump(mode="json")}
+        if kind == "start":
+            self.journal.append("start", trial, **fields)
+        elif kind == "epoch":
+            self.journal.append("start", trial, **fields)
+            self.epochs[trial] = max(self.epochs.get(trial, 0), values["epoch"])
+            self._epoch(trial, values)
+        elif kind == "finished":
+            self.adopt(config)
+        elif kind == "failed":
+            self.failed[trial] = values["error"]
+            self.ended.add(trial)
+            self.journal.append("failed", trial, **fields, **values)
+        self.show()
+
+    def adopt(self, config: TrialConfig) -> bool:
+        """Take a finished trial's result from the store into the journal."""
+        record = finished(self.store, config)
+        if record is None:
+            return False
+        trial = config.identity
+        self.ended.add(trial)
+        self.failed.pop(trial, None)
+        self.journal.append("start", trial, config=record["config"])
+        for row in record["curve"]:
+            self._epoch(trial, row)
+        self.journal.append("result", trial, record=record)
+        return True
+
+    def _epoch(self, trial: str, row: dict[str, Any]) -> None:
+        values = {"loss": row["loss"], "epoch": row["epoch"]}
+        at = {"step": row["step"], "time_ms": row["time_ms"]}
+        self.journal.append("epoch", trial, values=values, **at)
+
+    def done(self) -> float:
+        """How much of `total` is behind us."""
+        total = 0.0
+        for trial, weight in self.weights.items():
+            share = self.epochs.get(trial, 0) / max(1, self.trials[trial].epochs)
+            total += weight * (1.0 if trial in self.ended else TRAINING * share)
+        return total
+
+    def total(self) -> float:
+        return sum(self.weights.values())
+
+    def note(self) -> str:
+        note = f"{len(self.ended)}/{len(self.trials)} trials"
+        return note + (f", {len(self.failed)} failed" if self.failed else "")
+
+    def show(self) -> None:
+        if self.bar is not None:
+            self.bar.update(self.done(), self.note())

@@ -1,0 +1,74 @@
+"""README's ways of adding things work as printed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn  # noqa: F401
+from torch.nn.functional import normalize  # noqa: F401
+
+from shards.arms import ARMS, Arm, HorizontalFlip, make_arm  # noqa: F401 (README's names)
+from shards.datasets import DATASETS, open_dataset
+from shards.samples import ArrayDataset, Block  # noqa: F401
+from shards.teachers import TEACHERS, open_teacher
+from trainers.config import make_config
+from trainers.objectives import OBJECTIVES
+from trainers.probes import PROBES, run_probes
+from trainers.probes.features import FeatureBank, unit
+from trainers.students import STUDENTS, Student, build_student  # noqa: F401
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def snippets() -> dict[str, str]:
+    block = re.search(r"## Adding things.*?```python\n(.*?)```", README.read_text(), re.S)
+    assert block is not None
+    parts = re.split(r"^# an? ", block[1], flags=re.M)[1:]
+    return {part.split(":")[0]: part.split("\n", 1)[1] for part in parts}
+
+
+TABLES = (STUDENTS, OBJECTIVES, ARMS, PROBES, TEACHERS, DATASETS)
+
+
+@pytest.fixture
+def _tables():
+    """The real tables, put back afterwards."""
+    before = [dict(table) for table in TABLES]
+    yield
+    for table, entries in zip(TABLES, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+def test_each_addition_is_shown_in_five_lines():
+    assert list(snippets()) == ["student", "objective", "arm", "probe", "teacher", "data set"]
+    for name, code in snippets().items():
+        assert 1 <= len(code.strip().splitlines()) <= 5, name
+
+
+@pytest.mark.usefixtures("_tables")
+def test_the_additions_work_as_printed():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    block = Block(images, np.array([0, 1, 0, 1]), ("a", "b", "c", "d"))
+    scope = globals() | {"MyTeacher": lambda device: f"teacher on {device}", "classes": ("x", "y")}
+    for code in snippets().values():
+        exec(code.replace("Block(...)", "block"), scope | {"block": block})
+    config = make_config(
+        {"dataset": "mine", "teacher": "mine", "student": "flat:", "arm": "flip"}
+        | {"objective": "l1", "probes": ["mean_norm"]}
+    )
+    student = build_student(config.student, 5, 8, 0)
+    loss = OBJECTIVES["l1"](student(torch.ones(2, 3, 8, 8)), torch.eye(5)[:2], config)
+    assert loss.requires_grad
+    arm = make_arm("flip")
+    flipped = arm.pixels(torch.arange(2).view(1, 1, 1, 2).byte(), torch.tensor([[1]]))
+    assert flipped.flatten().tolist() == [1, 0]
+    bank = FeatureBank(
+        unit(np.eye(3)), np.arange(3), unit(np.eye(3)), np.arange(3), {}, unit(np.eye(3))
+    )
+    assert run_probes(config.probes, bank, "test")[0] == {"test/mean_norm": pytest.approx(3**-0.5)}
+    assert open_teacher("mine") == "teacher on cpu"
+    assert open_dataset("mine").count("test") == 4
