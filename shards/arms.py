@@ -95,7 +95,8 @@ class PixelNoise(Op):
         return words_NC.view(np.int64)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        normal = normal_fixed(params_BC[:, 0], images_BCHW[0].numel()).view(images_BCHW.shape)
+        normal = normal_fixed(params_BC[:, 0], images_BCHW.shape[1:].numel())
+        normal = normal.view(images_BCHW.shape)
         scale = round(self.sigma * 255 * (1 << SIGMA_BITS))
         bits = SIGMA_BITS + NORMAL_BITS
         shift = (normal * scale + (1 << (bits - 1))) >> bits
@@ -116,7 +117,8 @@ class NormalisedNoise(Op):
         return words_NC.view(np.int64)
 
     def normalised(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        normal = normal_fixed(params_BC[:, 0], images_BCHW[0].numel()).view(images_BCHW.shape)
+        normal = normal_fixed(params_BC[:, 0], images_BCHW.shape[1:].numel())
+        normal = normal.view(images_BCHW.shape)
         return images_BCHW + normal.to(images_BCHW.dtype) * (self.sigma / (1 << NORMAL_BITS))
 
 
@@ -209,13 +211,14 @@ def _noise_normalised(spec: str, strength: str) -> Arm:
 
 
 def _number(spec: str, text: str, default: float, low: float, high: float) -> float:
+    """The strength, to the six significant digits that a canonical spec writes."""
     try:
         value = float(text) if text else float(default)
     except ValueError:
         value = math.nan
     if not low <= value <= high:
         raise ValueError(f"arm `{spec}`: strength `{text}` must be a number in [{low}, {high}]")
-    return value
+    return abs(float(f"{value:g}"))  # abs: -0 is 0
 
 
 ARMS: Table[Callable[[str, str], Arm]] = Table(

@@ -32,7 +32,7 @@ from shards.format import TeacherRecord as TeacherEntry
 from shards.progress import Progress
 from shards.reader import load_manifest
 from shards.teachers import Teacher, open_teacher
-from shards.threads import one_core_each
+from shards.threads import check_device, one_core_each
 from shards.writer import BankWriter
 
 CPU_BATCH = 32  # images a core takes at a time; larger is no faster, and costs memory
@@ -110,7 +110,7 @@ def make_plan(request: Request, dataset: Dataset, teacher: Teacher) -> Plan:
 
 def build(request: Request, out: str, device: str = "cpu") -> Manifest:
     """Build, or finish, the bank at `out`. Errors: ValueError, OSError."""
-    _check_device(device)
+    check_device(device)
     if storage.exists(storage.join(out, MANIFEST)):
         return _existing(request, out)
     with storage.exclusive(out, "bank"):
@@ -137,14 +137,6 @@ def build(request: Request, out: str, device: str = "cpu") -> Manifest:
                     done += (stop - at) * views
                     bar.update(done, f"{split} shard {index}")
         return writer.finish(_created(device, time.monotonic() - start))
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0][:120]
-        raise ValueError(f"device: `{device}` cannot be used ({first}); try cpu or cuda") from None
 
 
 def _existing(request: Request, out: str) -> Manifest:

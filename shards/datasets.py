@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def _digits(argument: str, image_size: int | None) -> Dataset:
 
     _no_argument("digits", argument)
     side = image_size or 32
-    raw = load_digits()
+    raw: Any = load_digits()
     grey_N88 = np.round(raw.images * (255 / 16)).astype(np.uint8)
     labels_N = raw.target.astype(np.int64)
     big = [Image.fromarray(g).resize((side, side), Image.Resampling.BICUBIC) for g in grey_N88]

@@ -6,10 +6,14 @@ import hashlib
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shards.samples import SPLITS, Block
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 MAX_PIXELS = 64 * 1024 * 1024  # a picture that claims more is refused before it is decoded
 
@@ -45,6 +49,7 @@ class FolderDataset:
         self._labels: dict[str, np.ndarray] = {}
         for split in SPLITS:
             self._list(split)
+        self._fit = image_size is not None
         self.image_size = image_size or self._common_size()
         self.identity = self._identity()
 
@@ -66,14 +71,12 @@ class FolderDataset:
 
     def _common_size(self) -> int:
         """The one side all images share; probes the first of every class, read() checks all."""
-        from PIL import Image
-
         sizes: dict[tuple[int, int], Path] = {}
         for split in SPLITS:
             firsts = np.unique(self._labels[split], return_index=True)[1]
             for index in firsts:
-                with Image.open(self._files[split][index]) as image:
-                    sizes.setdefault(image.size, self._files[split][index])
+                file = self._files[split][index]
+                sizes.setdefault(open_image(file.read_bytes(), str(file)).size, file)
         (width, height), example = next(iter(sizes.items()))
         if len(sizes) > 1 or width != height:
             raise ValueError(
@@ -104,31 +107,58 @@ class FolderDataset:
         return Block(images, self._labels[split][start:stop], self.keys(split)[start:stop])
 
     def _decode(self, file: Path) -> np.ndarray:
-        return decode_image(file.read_bytes(), self.image_size, str(file))
+        rgb = decode_image(file.read_bytes(), str(file))
+        side = self.image_size
+        if not self._fit and rgb.size != (side, side):
+            raise ValueError(
+                f"dataset {self.spec}: images differ in size or are not square ({file} is "
+                f"{rgb.width}x{rgb.height}, others {side}x{side}); say --image-size S"
+            )
+        return np.asarray(fit(rgb, side))
 
 
-def decode_image(data: bytes, side: int, place: str) -> np.ndarray:
-    """Encoded bytes -> uint8 (side, side, 3). Refuses bombs, cuts and what is not an image."""
+def open_image(data: bytes, place: str) -> Picture:
+    """Read the header only. Refuses bombs and what is not an image."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(
-                    f"{place}: claims {width}x{height} pixels, more than {MAX_PIXELS:,}; refused"
-                )
-            rgb = image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{place}: {str(error).rstrip('.')}; refused") from None
+    except Exception as error:  # each format's parser has errors of its own
+        raise _unreadable(place, error) from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
         raise ValueError(
-            f"{place}: not a readable image ({error}); expected e.g. PNG or JPEG"
-        ) from None
-    if rgb.size != (side, side):
-        scale = side / min(width, height)
-        wide, high = max(side, round(width * scale)), max(side, round(height * scale))
-        left, top = (wide - side) // 2, (high - side) // 2
-        rgb = rgb.resize((wide, high), Image.Resampling.BICUBIC)
-        rgb = rgb.crop((left, top, left + side, top + side))
-    return np.asarray(rgb)
+            f"{place}: claims {width}x{height} pixels, more than {MAX_PIXELS:,}; refused"
+        )
+    return image
+
+
+def decode_image(data: bytes, place: str) -> Picture:
+    """Encoded bytes -> RGB picture. Refuses bombs, cuts and what is not an image."""
+    image = open_image(data, place)
+    try:
+        return image.convert("RGB")
+    except Exception as error:  # each format's decoder has errors of its own
+        raise _unreadable(place, error) from None
+
+
+def _unreadable(place: str, error: Exception) -> ValueError:
+    detail = str(error).split(" <_io")[0].split(" file <")[0]
+    return ValueError(f"{place}: not a readable image ({detail}); expected e.g. PNG or JPEG")
+
+
+def fit(rgb: Picture, side: int) -> Picture:
+    """Shorter side to `side` with the bicubic filter, then the centre `side` x `side`."""
+    from PIL import Image
+
+    if rgb.size == (side, side):
+        return rgb
+    scale = side / min(rgb.size)
+    wide, high = max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale))
+    left, top = (wide - side) // 2, (high - side) // 2
+    rgb = rgb.resize((wide, high), Image.Resampling.BICUBIC)
+    return rgb.crop((left, top, left + side, top + side))

@@ -93,10 +93,10 @@ class Plan(Strict):
 
 
 class ShardRecord(Strict):
-    name: str
-    split: str
-    samples: int
-    bytes: int
+    name: str = Field(pattern=r"^(train|test)-\d{6}\.tar$")
+    split: str = Field(pattern=r"^(train|test)$")
+    samples: int = Field(ge=1)
+    bytes: int = Field(ge=0)
     sha256: str
 
 
@@ -166,7 +166,7 @@ def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
             for info in tar:
                 match = MEMBER.fullmatch(info.name)
                 if not info.isreg() or match is None:
-                    raise ValueError(f"{place}: member `{info.name[:80]}` is refused")
+                    raise ValueError(f"{place}: member {info.name[:80]!r} is refused")
                 end = info.offset_data + info.size
                 if info.size < 0 or end > len(data):
                     raise ValueError(
@@ -174,10 +174,10 @@ def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
                         f"has {len(data):,}"
                     )
                 body = memoryview(data)[info.offset_data : end]
+                if match[2] in arrays or (match[3] is not None and keys is not None):
+                    raise ValueError(f"{place}: member `{info.name}` is there twice")
                 if match[3] is not None:
                     keys = parse_keys(bytes(body), f"{place}: {info.name}")
-                elif match[2] in arrays:
-                    raise ValueError(f"{place}: member `{info.name}` is there twice")
                 else:
                     arrays[match[2]] = parse_npy(body, match[2], f"{place}: {info.name}")
     except tarfile.TarError as error:
@@ -193,7 +193,7 @@ def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
 def parse_keys(body: bytes, place: str) -> tuple[str, ...]:
     try:
         value: object = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(k, str) for k in value):  # pyright: ignore[reportUnknownVariableType]
         raise ValueError(f"{place}: not a JSON list of strings")
@@ -207,13 +207,14 @@ def parse_npy(body: memoryview, column: str, place: str) -> Array:
         if npy.read_magic(stream) != (1, 0):
             raise ValueError("not .npy version 1.0")
         shape, fortran, dtype = npy.read_array_header_1_0(stream)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+    except Exception as error:  # a broken header makes NumPy's parser raise nearly anything
+        raise ValueError(f"{place}: not a readable .npy header ({error})") from None
     kind = column.split(".", maxsplit=1)[0]
-    if dtype != np.dtype(DTYPES[kind]) or len(shape) != RANKS[kind] or fortran:
+    if dtype != np.dtype(DTYPES[kind]) or len(shape) != RANKS[kind] or fortran or min(shape) < 0:
+        order = " in Fortran order" if fortran else ""
         raise ValueError(
-            f"{place}: {dtype} of shape {shape}, expected {np.dtype(DTYPES[kind])} with "
-            f"{RANKS[kind]} dimensions"
+            f"{place}: {dtype} of shape {shape}{order}, expected {np.dtype(DTYPES[kind])} with "
+            f"{RANKS[kind]} dimensions in C order"
         )
     start = stream.tell()
     if math.prod(shape) * dtype.itemsize != len(body) - start:

@@ -86,7 +86,8 @@ def _check(
     views = plan.arms[record.split][-1].stop
     side = plan.dataset.image_size
     n = record.samples
-    shapes = {"image": (n, side, side, 3), "label": (n,)}
+    width = max(len(arm.columns) for arm in plan.arms[record.split])
+    shapes = {"image": (n, side, side, 3), "label": (n,), "params": (n, views, width)}
     for i, teacher in enumerate(plan.teachers):
         shapes[f"embedding.{i}"] = (n, views, teacher.dim)
         shapes[f"norm.{i}"] = (n, views)
@@ -95,14 +96,15 @@ def _check(
             raise ValueError(f"shard {place}: column {name} is missing")
         if arrays[name].shape != shape:
             raise ValueError(f"shard {place}: {name} is {arrays[name].shape}, expected {shape}")
-    if len(keys) != n or "params" not in arrays:
-        raise ValueError(f"shard {place}: {len(keys)} keys, expected {n}, and a params column")
+    if len(keys) != n:
+        raise ValueError(f"shard {place}: {len(keys)} keys, expected {n}")
     classes = len(plan.dataset.classes)
     if arrays["label"].min() < 0 or arrays["label"].max() >= classes:
         raise ValueError(f"shard {place}: a label is outside 0 to {classes - 1}")
     for i in range(len(plan.teachers)):
         length_NV = np.linalg.norm(arrays[f"embedding.{i}"].astype(np.float32), axis=-1)
-        bad = ~(np.abs(length_NV - 1) < 5e-3) | ~(arrays[f"norm.{i}"] > 0)
+        norm_NV = arrays[f"norm.{i}"]
+        bad = ~(np.abs(length_NV - 1) < 5e-3) | ~((norm_NV > 0) & (norm_NV < np.inf))
         if bad.any():
             row = int(np.argwhere(bad)[0, 0])
             raise ValueError(

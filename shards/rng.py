@@ -32,7 +32,7 @@ def _mix_numpy(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def hash64(*words: np.ndarray | int) -> np.ndarray:
+def hash64(*words: np.ndarray | np.uint64 | int) -> np.ndarray:
     """Broadcast words (unsigned 64-bit) -> uint64 hash of the tuple, elementwise."""
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):

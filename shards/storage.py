@@ -94,7 +94,12 @@ def write(location: str, data: bytes) -> None:
     """
     if not is_local(location):
         fs, path = _remote(location)
-        fs.pipe_file(path, data)
+        try:
+            fs.pipe_file(path, data)
+        except NotImplementedError:
+            raise ValueError(
+                f"location `{location}`: https:// can only be read; write to a path, s3:// or gs://"
+            ) from None
         return
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)

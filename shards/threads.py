@@ -1,4 +1,4 @@
-"""Work spread over a CPU's cores without barriers: one thread a core, each computing alone."""
+"""Where a build computes: a device that works, and a CPU's cores used without barriers."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def one_core_each(device: str) -> Iterator[Callable[..., Iterator[Any]]]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # what threads made from now on start with
+
+
+def check_device(device: str) -> None:
+    """Errors: ValueError for a device that is not there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0][:120]
+        raise ValueError(f"device: `{device}` cannot be used ({first}); try cpu or cuda") from None

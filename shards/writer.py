@@ -26,6 +26,9 @@ class BankWriter:
         self._claim()
 
     def _claim(self) -> None:
+        for name in storage.names(self.location):
+            if name.startswith(".") and name.endswith(".tmp"):  # a killed build's half file
+                storage.delete(storage.join(self.location, name))
         place = storage.join(self.location, PLAN)
         if not storage.exists(place):
             if storage.exists(storage.join(self.location, MANIFEST)):

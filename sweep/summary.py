@@ -269,9 +269,10 @@ def table(records: Iterable[Record]) -> Table:
 
     Three severities fit in 80 columns; print more with `soft_wrap=True`, or rich crops the lines.
     """
-    records = list(records)
-    groups, noises = group_records(records), severities(records)
-    extra = columns(groups)
+    groups, noises = group_records(records := list(records)), severities(records)
+    by_arm = {(group.config["arm"], group.config.get("views")) for group in groups}
+    told = ["views"] if len(by_arm) == len(dict(by_arm)) else []  # the arm says it already
+    extra = [name for name in columns(groups) if name not in told]
     measures = [("rank/effective", "rank", 1, 1), ("linear/accuracy", "clean %", 100, 1)]
     measures += [(f"noise/{a}/{b}/accuracy", f"{a}\n{b} %", 100, 1) for a, b in noises]
     measures += [("infonce/paper", "Info\nNCE", 1, 2)]

@@ -57,11 +57,15 @@ def _open_clip(argument: str, device: str) -> Teacher:
     return open_registered(argument, device)
 
 
+def _no_argument(argument: str) -> None:
+    if argument:
+        raise ValueError(f"teacher `embedded:{argument}`: `embedded` takes no argument")
+
+
 def _embedded(argument: str, device: str) -> Teacher:
     from shards.teachers.clip import open_embedded
 
-    if argument:
-        raise ValueError(f"teacher `embedded:{argument}`: `embedded` takes no argument")
+    _no_argument(argument)
     return open_embedded(device)
 
 
@@ -84,6 +88,7 @@ def check_teacher(spec: str) -> str | None:
     name, argument = split_spec(spec)
     TEACHERS[name]
     if name != "open_clip":
+        _no_argument(argument)
         return None
     from shards.teachers.clip import missing_download
 
@@ -94,6 +99,7 @@ def embedding_dim(spec: str) -> int:
     """Width of a teacher's embeddings, from its configuration alone."""
     from shards.teachers.clip import configured_dim
 
+    TEACHERS[split_spec(spec)[0]]
     return configured_dim(spec)
 
 
@@ -101,4 +107,5 @@ def input_size(spec: str) -> int:
     """Pixels a side of a teacher's input, from its configuration alone."""
     from shards.teachers.clip import configured_size
 
+    TEACHERS[split_spec(spec)[0]]
     return configured_size(spec)

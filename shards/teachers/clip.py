@@ -53,7 +53,7 @@ def _parse(argument: str) -> tuple[str, str]:
         )
     models = open_clip.list_models()
     if name not in models:
-        near = closest(name, models).split(" valid:")[0].split("valid:")[0]
+        near = closest(name, models).split("valid:", maxsplit=1)[0]
         raise ValueError(
             f"teacher `open_clip:{argument}`: unknown model `{name}`; {near}"
             "open_clip.list_models() lists all"
@@ -94,7 +94,7 @@ def open_registered(argument: str, device: str) -> Teacher:
         quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             model = open_clip.create_model(
                 name,
                 pretrained=None if tag == RANDOM else tag,
@@ -102,14 +102,14 @@ def open_registered(argument: str, device: str) -> Teacher:
                 pretrained_text=False,
                 weights_only=True,
             )
-    except (RuntimeError, OSError) as error:
-        first = str(error).splitlines()[0][:200]
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # a checkpoint of other people's can provoke nearly anything
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
             f"teacher `{spec}`: {first}; without a network, give a checkpoint's path as the tag: "
             f"open_clip:{name}:PATH"
         ) from None
     config = open_clip.get_model_preprocess_cfg(model)
-    tokenizer = open_clip.get_tokenizer(name)
     return ClipTeacher(spec, model, _preprocess(config, spec), tokenizer, device)
 
 

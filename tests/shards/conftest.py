@@ -1,0 +1,88 @@
+"""A small real bank, built once, and the means to spoil a copy of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from shards.build import Request, build
+from shards.format import Manifest, pack, unpack
+
+REQUEST = Request(
+    dataset="digits",
+    teacher="embedded",
+    arms=("crop_flip", "noise"),
+    views=2,
+    test_arms=("noise",),
+    test_views=1,
+    train_samples=60,
+    test_samples=20,
+    shard_samples=25,
+)
+Rewrite = Callable[..., Manifest]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two OpenMP threads on two busy cores wait for each other 10 times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def request_60() -> Request:
+    return REQUEST
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bank") / "digits"
+    build(REQUEST, str(folder))
+    return folder
+
+
+@pytest.fixture
+def copy(bank: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bank, tmp_path / "copy"))
+
+
+@pytest.fixture
+def rewrite(copy: Path) -> Rewrite:
+    """Change one shard of the copy and give the manifest its new, valid size and sha256."""
+
+    def change(name: str, edit: Callable[[dict, list], None]) -> Manifest:
+        arrays, keys = unpack((copy / name).read_bytes(), name)
+        columns, names = {n: a.copy() for n, a in arrays.items()}, list(keys)
+        edit(columns, names)
+        data = pack(int(name[-10:-4]), columns, tuple(names))
+        (copy / name).write_bytes(data)
+        text = json.loads((copy / "manifest.json").read_text())
+        record = next(r for r in text["shards"] if r["name"] == name)
+        record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (copy / "manifest.json").write_text(json.dumps(text))
+        return Manifest.model_validate(text)
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """The message of the ValueError that a call must raise: one line, naming every `part`."""
+
+    def check(call: Callable[[], object], *parts: str) -> str:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            call()
+        text = str(caught.value)
+        assert "\n" not in text
+        assert not [part for part in parts if part not in text], text
+        return text
+
+    return check
