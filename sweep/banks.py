@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 from shards import storage
-from shards.build import Request
+from shards.build import Request, request_arguments
 from shards.format import MANIFEST, Manifest
 from shards.reader import load_manifest
 from trainers.config import TrialConfig
 from trainers.trial import check_bank
+
+# In the child, before any heavy import: die with the parent (PR_SET_PDEATHSIG = 1).
+BOOT = """\
+import ctypes, os, runpy, signal, sys
+parent = int(sys.argv.pop(1))
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("its parent is gone")
+runpy.run_module("shards.build", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,7 @@ def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
     except ValueError:
         return False
     have = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
-    clean = {"clean": 1}
-    need = {arm: config.test_views for arm in config.test_arms} | clean
+    need = dict.fromkeys(config.test_arms, config.test_views) | {"clean": 1}
     return all(have.get(arm, 0) >= views for arm, views in need.items())
 
 
@@ -84,3 +97,10 @@ def _request(config: TrialConfig, arms: tuple[str, ...], views: int) -> Request:
         test_samples=config.test_samples,
         seed=config.data_seed,
     )
+
+
+def build_bank(job: BankJob) -> int:
+    """`python -m shards.build` in a process that ends with this one; its exit code."""
+    arguments = request_arguments(job.request, job.location)
+    command = [sys.executable, "-c", BOOT, str(os.getpid()), *arguments]
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +104,12 @@ def teacher_seconds(spec: str) -> float:
     name, _, argument = spec.partition(":")
     if name == "open_clip":
         spec = f"open_clip:{argument.split(':')[0]}:none"
-    teacher = open_teacher(spec)
+    logging.disable(logging.WARNING)  # that its weights are random is no news here
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            teacher = open_teacher(spec)
+    finally:
+        logging.disable(logging.NOTSET)
     side = teacher.preprocess.size
     images_BCHW = torch.zeros(2, 3, side, side)
     return _seconds(lambda: teacher.embed(images_BCHW)) / 2

@@ -28,6 +28,7 @@ from trainers.strict_yaml import StrictLoader, parse
 LIMIT = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KEYS = ("name", "fixed", "axes", "seeds", "exclude")
+SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,18 @@ def read_grid(text: str, place: str, name: str) -> Grid:
     for key in raw:
         if key not in KEYS:
             raise ValueError(f"{place}: unknown key `{key}`; {closest(str(key), list(KEYS))}")
-    fixed, axes = raw.get("fixed") or {}, raw.get("axes") or {}
-    exclude = raw.get("exclude") or []
-    for key, value, kind in (
-        ("fixed", fixed, dict),
-        ("axes", axes, dict),
-        ("exclude", exclude, list),
-    ):
+    title = raw.get("name", name)
+    if not isinstance(title, str) or not NAME.fullmatch(title):
+        raise ValueError(f"{place}: name: `{title}`; use letters, digits, `.`, `_` and `-`")
+    fixed, axes, exclude = (raw.get(key) or kind() for key, kind in SECTIONS.items())
+    for (key, kind), value in zip(SECTIONS.items(), (fixed, axes, exclude), strict=True):
         if not isinstance(value, kind):
             raise ValueError(f"{place}: {key}: expected a {kind.__name__}, found `{value}`")
+    _check(fixed, axes, exclude, place)
+    return Grid(title, fixed, axes, _seeds(raw.get("seeds", 1), place), exclude, place)
+
+
+def _check(fixed: dict[str, Any], axes: dict[str, Any], exclude: list[Any], place: str) -> None:
     for axis, values in axes.items():
         if not isinstance(values, list) or not values:
             raise ValueError(
@@ -93,21 +97,17 @@ def read_grid(text: str, place: str, name: str) -> Grid:
     for field in [*fixed, *axes, *(f for entry in exclude for f in entry)]:
         if field not in fields:
             raise ValueError(f"{place}: unknown field `{field}`; {closest(str(field), fields)}")
-    seeds = _seeds(raw.get("seeds", 1), place)
-    title = raw.get("name", name)
-    if not isinstance(title, str) or not NAME.fullmatch(title):
-        raise ValueError(f"{place}: name: `{title}`; use letters, digits, `.`, `_` and `-`")
-    return Grid(title, fixed, axes, seeds, exclude, place)
 
 
 def _seeds(value: Any, place: str) -> list[int]:
-    if type(value) is int and value > LIMIT:
+    if isinstance(value, list):
+        whole = all(type(s) is int and s >= 0 for s in value)
+        if whole and value and len(set(value)) == len(value):
+            return list(value)
+    elif type(value) is int and value > LIMIT:
         raise ValueError(f"{place}: seeds: {value:,} trials > limit of {LIMIT:,}")
-    if type(value) is int and value >= 1:
+    elif type(value) is int and value >= 1:
         return list(range(value))
-    whole = isinstance(value, list) and all(type(s) is int and s >= 0 for s in value)
-    if whole and value and len(set(value)) == len(value):
-        return list(value)
     raise ValueError(
         f"{place}: seeds: expected a count of at least 1, or a list of distinct seeds; "
         f"found {value!r}"

@@ -51,7 +51,8 @@ class Journal:
         self._lock = threading.Lock()
         self._seen: set[tuple[str, str, int]] = set()
         end = 0
-        for end, event in read_events(self.path):
+        for offset, event in read_events(self.path):
+            end = offset
             self._seen.add(self._key(event))
         self._stream = self.path.open("ab")
         if self.path.stat().st_size > end:  # a line that a killed process left unfinished

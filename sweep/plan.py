@@ -8,6 +8,7 @@ import os
 import shutil
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +25,7 @@ from trainers.students import StudentSummary
 from trainers.students import describe as describe_student
 from trainers.trial import finished
 
+FIXED_SECONDS, START_SECONDS = 4.0, 10.0  # of a trial beside its training; of Ray and workers
 BYTES_A_PARAMETER = 4 * (1 + 2 * 3)  # the student, and two checkpoints with Adam's moments
 
 
@@ -75,23 +77,44 @@ def check_room(trials: list[TrialConfig], store: str) -> None:
     """Errors: OSError with bytes needed and free when a local store is too small."""
     if not storage.is_local(store):
         return
-    free = shutil.disk_usage(storage.local_path(store)).free
+    place = storage.local_path(store).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
     needed = bytes_needed(trials, store)
     if needed > free:
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
 
 
+def _pace(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
+    """Seconds a training sample of each trial takes on this machine's CPU."""
+    known: dict[tuple[Any, ...], float] = {}
+    found = {}
+    for config in trials:
+        side, dim = _side(config), embedding_dim(config.teacher)
+        key = (config.student, dim, side, config.threads)
+        if key not in known:
+            known[key] = student_seconds(config.student, dim, side, config.threads)
+        found[config] = known[key]
+    return found
+
+
+def guess(left: list[TrialConfig], cpus: int) -> str:
+    """A first ETA, before any epoch has ended: `, about 5:20`."""
+    work = sum(
+        (FIXED_SECONDS + pace * config.steps(size_of(config).train) * config.batch_size)
+        * min(cpus, config.ranks * config.threads)
+        for config, pace in _pace(left).items()
+    )
+    return f", about {clock(START_SECONDS + work / min(cpus, len(left)))}"
+
+
 def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
     """The dry run, for machines. Times are of this machine's CPU, from a short calibration."""
     fetch = downloads(trials)
-    rows = []
-    pace: dict[tuple[Any, ...], float] = {}
+    rows, pace = [], _pace(trials)
     for config in trials:
-        student, size, side = student_of(config), size_of(config), _side(config)
-        key = (config.student, config.teacher, side, config.threads)
-        if key not in pace:
-            dim = embedding_dim(config.teacher)
-            pace[key] = student_seconds(config.student, dim, side, config.threads)
+        student, size = student_of(config), size_of(config)
         rows.append(
             {
                 "id": config.identity,
@@ -103,7 +126,7 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
                 "parameters": student.parameters.total,
                 "macs": student.macs,
                 "finished": finished(store, config) is not None,
-                "seconds": pace[key] * config.steps(size.train) * config.batch_size,
+                "seconds": pace[config] * config.steps(size.train) * config.batch_size,
                 "config": config.model_dump(mode="json"),
             }
         )
@@ -133,9 +156,11 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
 
 def show(plan: dict[str, Any], console: Console) -> None:
     """The dry run, for people: one line a student and arm."""
-    table = Table(title=f"{len(plan['trials'])} trials")
-    for name in ("student", "arm", "seeds", "trunk", "head", "parameters", "MMAC", "finished"):
-        table.add_column(name, justify="left" if name in ("student", "arm") else "right")
+    table = Table(title=f"{len(plan['trials'])} trials", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("student", "arm"):
+        table.add_column(name, overflow="fold")
+    for name in ("seeds", "trunk", "head", "total", "MMAC", "done"):
+        table.add_column(name, justify="right", no_wrap=True)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in plan["trials"]:
         changing = {k: v for k, v in row["config"].items() if k != "seed"}
@@ -157,7 +182,7 @@ def show(plan: dict[str, Any], console: Console) -> None:
         request = bank["request"]
         arms = ", ".join(["clean", *request["arms"]])
         console.print(
-            f"bank to build: {request['dataset']} x {request['teacher']} ({arms}; "
+            f"to build: {request['dataset']} x {request['teacher']} ({arms}; "
             f"{request['views']} views), {bank['bytes']:,} bytes"
         )
     for line in plan["downloads"]:

@@ -13,24 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from shards import storage
-from shards.build import request_arguments
 from shards.command import command
 from shards.progress import Progress
-from sweep.banks import BankJob, plan_banks
+from sweep.banks import BankJob, build_bank, plan_banks
 from sweep.grid import expand, load_grid, override
 from sweep.journal import Journal
-from sweep.plan import check_room, describe, downloads, show, trial_weight
+from sweep.plan import check_room, describe, downloads, guess, show, trial_weight
 from sweep.tracking import Tracker, default_uri, quiet
+from sweep.watch import Watch
 from trainers.config import TrialConfig
-from trainers.trial import finished
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -53,7 +50,14 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--gpus-per-trial", type=float, metavar="F")
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: OUT/mlflow.db)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for name in ("cpus", "max_concurrent"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: {value}; at least 1")
+    if options.gpus_per_trial is not None and not options.gpus_per_trial >= 0:
+        raise ValueError(f"--gpus-per-trial: {options.gpus_per_trial}; 0 or more")
+    return options
 
 
 def build_banks(jobs: list[BankJob], options: argparse.Namespace) -> None:
@@ -65,67 +69,11 @@ def build_banks(jobs: list[BankJob], options: argparse.Namespace) -> None:
             print(f"building {job.location} on the cluster", file=sys.stderr)
             build_on_cluster(job.request, job.location, options.gpus_per_trial or 0)
             continue
-        arguments = request_arguments(job.request, job.location)
-        ran = subprocess.run(
-            [sys.executable, "-m", "shards.build", *arguments], stdout=subprocess.DEVNULL
-        )
-        if ran.returncode:
-            raise ValueError(f"the shards in {job.location} were not built (see above)")
-
-
-class Watch:
-    """Hears of every trial: writes the journal, moves the bar."""
-
-    def __init__(self, journal: Journal, trials: list[TrialConfig], store: str, bar: Progress):
-        self.journal, self.store, self.bar = journal, store, bar
-        self.trials = {config.identity: config for config in trials}
-        self.weights = {config.identity: trial_weight(config) for config in trials}
-        self.epochs: dict[str, int] = {}
-        self.ended: set[str] = set()
-        self.failed: dict[str, str] = {}
-
-    def __call__(self, trial: str, kind: str, values: dict[str, Any]) -> None:
-        config = self.trials[trial]
-        fields = {"config": config.model_dump(mode="json")}
-        if kind == "start":
-            self.journal.append("start", trial, **fields)
-        elif kind == "epoch":
-            self.journal.append("start", trial, **fields)
-            self.epochs[trial] = max(self.epochs.get(trial, 0), values["epoch"])
-            loss = {"loss": values["loss"], "epoch": values["epoch"]}
-            at = {"step": values["step"], "time_ms": values["time_ms"]}
-            self.journal.append("epoch", trial, values=loss, **at)
-        elif kind == "finished":
-            self.adopt(config)
-        elif kind == "failed":
-            self.failed[trial] = values["error"]
-            self.ended.add(trial)
-            self.journal.append("failed", trial, **fields, **values)
-        self._move()
-
-    def adopt(self, config: TrialConfig) -> bool:
-        """Take a finished trial's result from the store into the journal."""
-        record = finished(self.store, config)
-        if record is None:
-            return False
-        trial = config.identity
-        self.ended.add(trial)
-        self.failed.pop(trial, None)
-        self.journal.append("start", trial, config=record["config"])
-        for row in record["curve"]:
-            values = {"loss": row["loss"], "epoch": row["epoch"]}
-            at = {"step": row["step"], "time_ms": row["time_ms"]}
-            self.journal.append("epoch", trial, values=values, **at)
-        self.journal.append("result", trial, record=record)
-        return True
-
-    def _move(self) -> None:
-        done = 0.0
-        for trial, weight in self.weights.items():
-            share = self.epochs.get(trial, 0) / max(1, self.trials[trial].epochs)
-            done += weight * (1.0 if trial in self.ended else 0.9 * share)
-        note = f"{len(self.ended)}/{len(self.trials)} trials"
-        self.bar.update(done, note + (f", {len(self.failed)} failed" if self.failed else ""))
+        code = build_bank(job)
+        if code > 0:
+            raise SystemExit(code)  # the build has said what is wrong
+        if code:
+            raise ValueError(f"the build of {job.location} was ended by signal {-code}")
 
 
 def run_trials(
@@ -134,19 +82,19 @@ def run_trials(
     """Run what is not finished yet; {trial: error} of those that failed."""
     journal = Journal(folder)
     uri = options.tracking_uri or default_uri(folder)
-    tracker = Tracker(folder, folder.name, uri)
-    total = sum(trial_weight(config) for config in trials)
+    tracker = Tracker(folder, folder.resolve().name, uri)
+    watch = Watch(journal, trials, store)
     try:
-        with Progress("trials", total) as bar:
-            watch = Watch(journal, trials, store, bar)
-            left = [config for config in trials if not watch.adopt(config)]
-            bar.resume_at(sum(w for t, w in watch.weights.items() if t in watch.ended))
-            tracker.start()
-            if left:
-                _schedule(left, options, folder, store, watch)
+        left = [config for config in trials if not watch.adopt(config)]
+        tracker.start()
+        if left:
+            _schedule(left, options, folder, store, watch)
     finally:
         journal.close()
-    if not tracker.finish():
+    for config in left:
+        if config.identity not in watch.ended:
+            watch.failed[config.identity] = "ended without a result; the same command tries again"
+    if not tracker.finish(status="FAILED" if watch.failed else "FINISHED"):
         print(
             f"warning: MLflow at {uri} has not taken everything ({tracker.error or 'too slow'}); "
             "nothing is lost, the same command uploads the rest",
@@ -159,15 +107,20 @@ def _schedule(
     left: list[TrialConfig], options: argparse.Namespace, folder: Path, store: str, watch: Watch
 ) -> None:
     """Banks first, then the trials, the heaviest first so that the last ones are short."""
-    from sweep.schedule import Job, Resources, connected, run_jobs
+    from sweep.schedule import Job, Resources, check_fits, connected, run_jobs
 
-    places, banks = plan_banks(left, store)
     resources = Resources(
         options.address, options.cpus, options.gpus_per_trial, options.max_concurrent
     )
+    check_fits(left, resources)
+    places, banks = plan_banks(left, store)
     if not options.address:
         build_banks(banks, options)
-    with connected(resources):
+    bar = Progress("trials", watch.total())
+    bar.resume_at(watch.done())
+    bar.note = watch.note() + ("" if options.address else guess(left, resources.local_cpus()))
+    with bar, connected(resources, folder):
+        watch.bar = bar
         if options.address:
             build_banks(banks, options)
         jobs = [Job(c, places[c.identity]) for c in sorted(left, key=trial_weight, reverse=True)]

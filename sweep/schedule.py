@@ -8,6 +8,8 @@ the store, by its identity.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -17,12 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
 from shards.build import Request, build
+from sweep.tracking import quiet
 from trainers.config import TrialConfig, make_config
 from trainers.trial import run_trial
 
+Tell = Callable[[str, str, dict[str, Any]], None]
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record: no CSV, JSON, ...
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # or `fit` swallows Ctrl-C and returns as if all were well
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever `verbose` says
+}
 RETRIES = 3  # of a trial whose process or node died; its own errors are not tried again
 OBJECT_STORE = 100 * 1024 * 1024
 
@@ -44,33 +54,69 @@ class Resources:
     gpus_per_trial: float | None = None
     concurrent: int | None = None
 
+    def local_cpus(self) -> int:
+        return self.cpus or os.cpu_count() or 1
+
+
+def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
+    """A trial that this machine cannot hold would wait for ever; a cluster may still grow.
+
+    Errors: ValueError with what is asked and what is there.
+    """
+    if resources.address:
+        return
+    there = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+    if resources.local_cpus() > there["CPU"]:
+        raise ValueError(f"--cpus: {resources.cpus} asked for, this machine has {there['CPU']}")
+    there["CPU"] = resources.local_cpus()
+    gpus = resources.gpus_per_trial
+    for config in trials:
+        each = float(there["GPU"] > 0) if gpus is None else gpus
+        for kind, asked in _bundle(config.ranks, config.threads, each).items():
+            if asked > there[kind]:
+                raise ValueError(
+                    f"{config.ranks} ranks of a trial ask for {asked:g} {kind}s, there are "
+                    f"{there[kind]}; lower ranks, threads or --gpus-per-trial"
+                )
+
+
+def _bundle(ranks: int, threads: int, gpus: float) -> dict[str, float]:
+    """What one trial occupies, all on one machine."""
+    return {"CPU": float(ranks * threads), "GPU": gpus * ranks}
+
 
 @contextlib.contextmanager
-def connected(resources: Resources) -> Iterator[None]:
-    """A Ray to work on; one started here is gone afterwards, with its files."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+def connected(resources: Resources, folder: Path) -> Iterator[None]:
+    """A Ray to work on, for the sweep in `folder`; one started here is gone afterwards.
+
+    So are its files, and those that a killed driver of this sweep left behind.
+    """
+    quiet()
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    temporary = ""
     if resources.address:
         ray.init(address=resources.address, log_to_driver=False)
-        folder = ""
     else:
-        folder = tempfile.mkdtemp(prefix="ray-")  # socket paths must stay short
+        digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+        for left in Path(tempfile.gettempdir()).glob(f"ray-{digest}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = tempfile.mkdtemp(prefix=f"ray-{digest}-")  # socket paths must stay short
         ray.init(
-            num_cpus=resources.cpus or os.cpu_count(),
+            address="local",
+            num_cpus=resources.local_cpus(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE,
             log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=folder,
+            logging_level=logging.ERROR,
+            _temp_dir=temporary,
         )
     try:
         yield
     finally:
         ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def build_on_cluster(request: Request, location: str, gpus: float) -> None:
@@ -85,22 +131,22 @@ def build_on_cluster(request: Request, location: str, gpus: float) -> None:
 
 
 def gpus_for(resources: Resources) -> float:
-    """GPUs a trial gets: as asked, else 1 where the cluster has any. Errors: ValueError."""
-    have = ray.cluster_resources().get("GPU", 0.0)
-    asked = resources.gpus_per_trial
-    if asked is None:
-        return 1.0 if have else 0.0
-    if not resources.address and asked > have:
-        raise ValueError(f"--gpus-per-trial: {asked:g} asked for, this machine has {have:g}")
-    return asked
+    """GPUs a trial gets: as asked, else 1 where the cluster has any."""
+    if resources.gpus_per_trial is not None:
+        return resources.gpus_per_trial
+    return float(ray.cluster_resources().get("GPU", 0.0) > 0)
 
 
 def trainable(space: dict[str, Any]) -> None:
     """One Tune trial. Its own errors are an outcome, reported; only a death is retried."""
     job = space["job"]
     config = make_config(job["config"])
+
+    def report(values: dict[str, Any]) -> None:
+        tune.report(dict(values))
+
     try:
-        run_trial(config, job["bank"], job["store"], lambda v: tune.report(dict(v)), job["device"])
+        run_trial(config, job["bank"], job["store"], report, job["device"])
         tune.report({"outcome": "finished"})
     except Exception as error:  # becomes the trial's recorded outcome
         text = " ".join(str(error).split()) or type(error).__name__
@@ -110,8 +156,20 @@ def trainable(space: dict[str, Any]) -> None:
 class _Events(tune.Callback):
     """Passes what Tune's trials say to `tell(trial identity, kind, values)`."""
 
-    def __init__(self, tell: Callable[[str, str, dict[str, Any]], None]) -> None:
-        self._tell = tell
+    def __init__(self, tell: Tell) -> None:
+        self._tell = self._guarded(tell)
+        self.broken: OSError | None = None
+
+    def _guarded(self, tell: Tell) -> Tell:
+        """A journal that cannot be written stops no trial: results are in the store as well."""
+
+        def guarded(trial: str, kind: str, values: dict[str, Any]) -> None:
+            try:
+                tell(trial, kind, values)
+            except OSError as error:
+                self.broken = error
+
+        return guarded
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks; this one only makes sense in this process
@@ -147,10 +205,13 @@ def run_jobs(
     store: str,
     folder: Path,
     resources: Resources,
-    tell: Callable[[str, str, dict[str, Any]], None],
+    tell: Tell,
 ) -> None:
-    """Run all jobs; `tell` hears of starts, epochs, ends and failures as they happen."""
-    gpus = gpus_for(resources)
+    """Run all jobs; `tell` hears of starts, epochs, ends and failures as they happen.
+
+    Errors: OSError, after the last trial, when `tell` raised one.
+    """
+    gpus, events = gpus_for(resources), _Events(tell)
     groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for job in jobs:
         entry = {
@@ -161,8 +222,7 @@ def run_jobs(
         }
         groups.setdefault((job.config.ranks, job.config.threads), []).append(entry)
     for (ranks, threads), entries in groups.items():
-        bundle = {"CPU": float(ranks * threads), "GPU": gpus * ranks}
-        _check_fits(bundle, resources)
+        bundle = _bundle(ranks, threads, gpus)
         placed = tune.with_resources(trainable, tune.PlacementGroupFactory([bundle]))
         tuner = tune.Tuner(
             placed,
@@ -171,25 +231,14 @@ def run_jobs(
                 reuse_actors=True, max_concurrent_trials=resources.concurrent
             ),
             run_config=tune.RunConfig(
-                storage_path=str(folder / "tune"),
+                storage_path=str(folder.resolve() / "tune"),
                 name="trials",
-                callbacks=[_Events(tell)],
+                callbacks=[events],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
         )
         tuner.fit()
         shutil.rmtree(folder / "tune", ignore_errors=True)
-
-
-def _check_fits(bundle: dict[str, float], resources: Resources) -> None:
-    """A trial that no machine here can hold would wait for ever."""
-    if resources.address:
-        return
-    have = ray.cluster_resources()
-    for kind, asked in bundle.items():
-        if asked > have.get(kind, 0.0):
-            raise ValueError(
-                f"a trial asks for {asked:g} {kind} (ranks x threads), this machine has "
-                f"{have.get(kind, 0.0):g}; lower ranks or threads"
-            )
+    if events.broken is not None:
+        raise events.broken

@@ -81,4 +81,5 @@ class Watch:
 
     def show(self) -> None:
         if self.bar is not None:
-            self.bar.update(self.done(), self.note())
+            begun = bool(self.epochs or self.ended)  # until then, the first guess stays
+            self.bar.update(self.done(), self.note() if begun else "")

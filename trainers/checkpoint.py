@@ -41,7 +41,8 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tor
         for name, value in state.items():
             arrays[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
     arrays["rng/torch"] = torch.get_rng_state()
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+    layout = torch.contiguous_format  # and copied: safetensors refuses tensors that share memory
+    return {n: t.detach().cpu().clone(memory_format=layout) for n, t in arrays.items()}
 
 
 def restore(
@@ -77,17 +78,17 @@ class Checkpoints:
         """Publish, then remove all but the newest two. Errors: OSError; older ones stay."""
         record = {"format": FORMAT, "owner": self.owner, "step": state.step} | state.values
         files = {ARRAYS: save(state.arrays), RECORD: json.dumps(record).encode()}
-        sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        files[MANIFEST] = json.dumps({"format": FORMAT, "sha256": sums}).encode()
-        storage.write_folder(self._place(state.step), files)
-        for step in self.steps()[:-KEPT]:
+        storage.write_folder(self._place(state.step), files | {MANIFEST: _manifest(files)})
+        steps = self.steps()
+        passed_over = [step for step in steps if step > state.step]
+        for step in passed_over + [step for step in steps if step <= state.step][:-KEPT]:
             storage.delete(self._place(step))
 
     def latest(self) -> State | None:
         """The newest checkpoint that verifies; damaged ones are named and passed over."""
         for step in reversed(self.steps()):
             try:
-                return self._load(step)
+                return self.load(step)
             except (ValueError, OSError) as error:
                 print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
         return None
@@ -98,15 +99,37 @@ class Checkpoints:
     def _place(self, step: int) -> str:
         return storage.join(self.location, f"step-{step:08d}")
 
-    def _load(self, step: int) -> State:
+    def load(self, step: int) -> State:
+        """The checkpoint of `step`. Errors: ValueError, OSError when it does not verify."""
         place = self._place(step)
-        manifest = json.loads(storage.read(storage.join(place, MANIFEST)))
+        manifest = storage.read(storage.join(place, MANIFEST))
         files = {name: storage.read(storage.join(place, name)) for name in (ARRAYS, RECORD)}
-        for name, data in files.items():
-            if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
-                raise ValueError(f"{place}/{name}: sha256 differs from the manifest's")
+        if manifest != _manifest(files):
+            raise ValueError(f"{place}: {_difference(manifest, files)}")
         record = json.loads(files[RECORD])
         for field, expected in (("format", FORMAT), ("owner", self.owner), ("step", step)):
-            if record.pop(field) != expected:
-                raise ValueError(f"{place}: {field} is not {expected}")
+            found = record.pop(field)
+            if found != expected:
+                raise ValueError(f"{place}: {field} is {found!r}, expected {expected!r}")
         return State(step, load(files[ARRAYS]), record)
+
+
+def _sums(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def _manifest(files: dict[str, bytes]) -> bytes:
+    """Its bytes follow from the files, so a change in itself is seen as well."""
+    return json.dumps({"format": FORMAT, "sha256": _sums(files)}).encode()
+
+
+def _difference(manifest: bytes, files: dict[str, bytes]) -> str:
+    try:
+        told = json.loads(manifest)
+        form, sums = told["format"], told["sha256"]
+        wrong = [name for name, found in _sums(files).items() if sums[name] != found]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{MANIFEST} is damaged"
+    if wrong:
+        return f"the sha256 of {' and '.join(wrong)} is not the manifest's"
+    return f"format is {form!r}, expected {FORMAT!r}" if form != FORMAT else "damaged manifest"

@@ -50,7 +50,7 @@ class TrialConfig(BaseModel):
     seed: Whole = Field(default=0, ge=0, lt=2**63)
     epochs: Whole = Field(default=5, ge=0, le=100_000)
     batch_size: Whole = Field(default=64, ge=2)
-    lr: Number = Field(default=1e-3, gt=0)
+    lr: Number = Field(default=1e-3, gt=0, le=1e6)
     engine: Text = "single"
     ranks: Whole = Field(default=1, ge=1, le=1024)
     threads: Whole = Field(default=1, ge=1, le=1024)

@@ -61,17 +61,13 @@ def train(
     Errors: DivergedError naming the step when the loss is NaN or infinite.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    curve: list[dict[str, Any]] = []
-    saved = saver.checkpoints.latest()
-    if saved is not None:
-        restore(saved.arrays, model, optimizer)
-        curve = saved.values["curve"]
+    curve = _resume(saver.checkpoints, model, optimizer, engine)
     forward = engine.prepare(model)
     model.train()
     steps = len(data) // config.batch_size
     for epoch in range(len(curve), config.epochs):
         order_N = permutation(config.seed, epoch, len(data))
-        total = torch.zeros((), dtype=torch.float64, device=engine.device)
+        losses = torch.zeros(steps, dtype=torch.float64, device=engine.device)
         for step in range(steps):
             index_B = order_N[step * config.batch_size : (step + 1) * config.batch_size]
             images_BCHW, teacher_BD = data.batch(engine.share(index_B), epoch)
@@ -80,14 +76,37 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total += loss.detach()
-        mean = float(total) / steps
-        if not torch.isfinite(total):
-            raise DivergedError(f"diverged in epoch {epoch + 1}: the mean loss is {mean}")
-        row = {"step": (epoch + 1) * steps, "epoch": epoch + 1, "loss": mean}
+            losses[step] = loss.detach()
+        _check_finite(losses, epoch)
+        done = (epoch + 1) * steps
+        row = {"step": done, "epoch": epoch + 1, "loss": float(losses.mean())}
         curve.append(row | {"time_ms": int(time.time() * 1000)})
         if engine.rank == 0:
             if saver.due() and epoch + 1 < config.epochs:
-                saver.save(State(row["step"], capture(model, optimizer), {"curve": curve}))
+                saver.save(State(done, capture(model, optimizer), {"curve": curve}))
             report(curve[-1])
     return curve
+
+
+def _resume(
+    checkpoints: Checkpoints, model: nn.Module, optimizer: torch.optim.Optimizer, engine: Engine
+) -> list[dict[str, Any]]:
+    """Restore every rank from the checkpoint that the first rank chose; the curve up to there."""
+    saved = checkpoints.latest() if engine.rank == 0 else None
+    step = engine.agree(saved.step if saved else -1)
+    if step < 0:
+        return []
+    saved = saved or checkpoints.load(step)
+    restore(saved.arrays, model, optimizer)
+    return saved.values["curve"]
+
+
+def _check_finite(losses: torch.Tensor, epoch: int) -> None:
+    """Looked at once an epoch, so that a GPU need not wait for every step."""
+    good = torch.isfinite(losses)
+    if not good.all():
+        at = int(good.int().argmin())
+        raise DivergedError(
+            f"diverged at step {epoch * len(losses) + at + 1} (epoch {epoch + 1}): the loss is "
+            f"{float(losses[at])}; try a smaller lr"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from trainers.probes import run_probes
 from trainers.probes.features import FeatureBank, unit
 
 BATCH = 500
-VERSION = "probes/1"
+VERSION = "probes/2"
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,31 @@ def teacher_features(banks: Banks, config: TrialConfig) -> FeatureBank:
     )
 
 
-def measure(
-    bank: FeatureBank, config: TrialConfig, prefix: str
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+@dataclass(frozen=True)
+class Measured:
+    """What the probes gave: finite numbers, and in `undefined` the names of all others.
+
+    JSON has no NaN, so a measure without a value is named and left out.
+    """
+
+    metrics: dict[str, float]
+    arrays: dict[str, list[float]]
+    undefined: list[str]
+
+
+def measure(bank: FeatureBank, config: TrialConfig, prefix: str) -> Measured:
     """Run the trial's probes with as many BLAS threads as the trial declares."""
     with threadpool_limits(config.threads):
-        return run_probes(config.probes, bank, prefix)
+        metrics, arrays = run_probes(config.probes, bank, prefix)
+    undefined = [name for name, value in (metrics | arrays).items() if not np.isfinite(value).all()]
+    return Measured(
+        {name: value for name, value in metrics.items() if name not in undefined},
+        {name: value for name, value in arrays.items() if name not in undefined},
+        undefined,
+    )
 
 
-def measure_teacher(
-    banks: Banks, config: TrialConfig, root: str
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
     """The teacher through the same probes; computed once a bank and probe settings, then kept."""
     settings = [
         VERSION,
@@ -139,8 +153,7 @@ def measure_teacher(
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     place = storage.join(root, "teacher", f"{name}.json")
     if storage.exists(place):
-        kept = json.loads(storage.read(place))
-        return kept["metrics"], kept["arrays"]
-    metrics, arrays = measure(teacher_features(banks, config), config, "teacher")
-    storage.write_json(place, {"metrics": metrics, "arrays": arrays})
-    return metrics, arrays
+        return Measured(**json.loads(storage.read(place)))
+    measured = measure(teacher_features(banks, config), config, "teacher")
+    storage.write_json(place, asdict(measured))
+    return measured

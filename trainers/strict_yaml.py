@@ -77,9 +77,7 @@ class StrictLoader(yaml.SafeLoader):
         if not isinstance(node, yaml.ScalarNode):
             return super().construct_object(node, deep)
         line = node.start_mark.line + 1
-        if node.style is None and (
-            found := _surprise(node.tag.removeprefix(TAG), node.value)
-        ):
+        if node.style is None and (found := _surprise(node.tag.removeprefix(TAG), node.value)):
             meaning, right = found
             raise ValueError(f"line {line}: YAML reads `{node.value}` as {meaning}; write {right}")
         try:

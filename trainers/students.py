@@ -19,6 +19,7 @@ that map to the embedding). Another one is an entry in STUDENTS:
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -114,11 +115,9 @@ def _by_timm(argument: str, embedding_dim: int, image_size: int) -> Student:
         )
     pretrained = timm.get_pretrained_cfg(argument)
     fixed = pretrained is not None and pretrained.fixed_input_size
-    sized: dict[str, Any] = {"img_size": image_size} if fixed else {}
-
-    def create() -> nn.Module:
-        return timm.create_model(argument, pretrained=False, num_classes=0, **sized)
-
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    options |= {"img_size": image_size} if fixed else {}
+    create = functools.partial(timm.create_model, argument, **options)
     try:
         with on_meta(), torch.no_grad():
             features_BF = create().eval()(torch.empty(1, 3, image_size, image_size))
@@ -144,7 +143,7 @@ STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
 def canonical_student(spec: str) -> str:
     """One spelling a student: `width:1.0` -> `width:1`, `params:500K` -> `params:0.5M`."""
     name, argument = split_spec(spec)
-    _ = STUDENTS[name]
+    _ = STUDENTS[name]  # refuses an unknown one
     if name == "width" and re.fullmatch(DECIMAL, argument):
         return f"width:{Decimal(argument).normalize():f}"
     if name == "params" and (match := re.fullmatch(f"({DECIMAL})([KM])", argument)):

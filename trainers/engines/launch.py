@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -94,7 +94,7 @@ def launch(ranks: int, arguments: list[str], report: Callable[[dict[str, Any]], 
 
 def _watch(
     children: list[subprocess.Popen[str]],
-    logs: list[IO[str]],
+    logs: Sequence[IO[str]],
     report: Callable[[dict[str, Any]], None],
 ) -> None:
     """Pass the first rank's reports on until all ranks have ended."""
@@ -125,7 +125,7 @@ def _read(stream: IO[str], lines: SimpleQueue[str]) -> None:
             lines.put(line)
 
 
-def _blame(children: list[subprocess.Popen[str]], logs: list[IO[str]]) -> RankError:
+def _blame(children: list[subprocess.Popen[str]], logs: Sequence[IO[str]]) -> RankError:
     """The rank to name: one killed by a signal, else the first seen to end badly.
 
     A rank's death closes its connections, so its peers soon end badly too.

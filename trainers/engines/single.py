@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Self
 
@@ -13,6 +14,8 @@ class Single:
     rank, ranks = 0, 1
 
     def __init__(self, device: torch.device) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("engine `single` was started as several ranks; choose engine `ddp`")
         self.device = device
 
     def __enter__(self) -> Self:

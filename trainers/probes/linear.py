@@ -29,7 +29,8 @@ def classifier(bank: FeatureBank) -> Any:
 
 def accuracy(model: Any, x_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:
     """Share of right predictions, in [0, 1]."""
-    return float(np.mean(model.predict(x_ND) == labels_N))
+    predicted_N: NDArray[np.int64] = model.predict(x_ND)
+    return float((predicted_N == labels_N).mean())
 
 
 def linear(bank: FeatureBank) -> Iterator[tuple[str, float]]:

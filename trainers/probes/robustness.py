@@ -19,4 +19,7 @@ def robustness(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     for name, noisy_VND in bank.noisy.items():
         scores = [accuracy(classifier(bank), x_ND, bank.test_labels_N) for x_ND in noisy_VND]
         yield f"{name}/accuracy", float(np.mean(scores))
-        yield f"{name}/cosine", float((noisy_VND.astype(np.float64) * bank.test_ND).sum(axis=-1).mean())
+        yield (
+            f"{name}/cosine",
+            float((noisy_VND.astype(np.float64) * bank.test_ND).sum(axis=-1).mean()),
+        )

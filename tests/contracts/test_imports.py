@@ -1,0 +1,112 @@
+"""Who may import what, and that importing does nothing else."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("shards", "trainers", "sweep")
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in FILES
+]
+
+
+def python(code: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_import_linter() -> None:
+    program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    command = [sys.executable, "-c", program, "--no-cache"]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "0 broken" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("trainers.trial", ("ray", "mlflow", "open_clip")),
+        ("shards.build", ("ray", "mlflow")),
+        ("shards.reader", ("ray", "mlflow", "open_clip")),
+        ("sweep.run", ("ray", "mlflow")),  # its telemetry variables are set first
+    ],
+)
+def test_what_a_module_does_not_bring(module: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print([m for m in {absent!r} if m in sys.modules])"
+    assert python(code).strip() == "[]"
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names a file imports, anywhere in it, and `torch.distributed` used as attribute."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names.add(f"{node.value.id}.{node.attr}")
+    return names
+
+
+@pytest.mark.parametrize(
+    ("package", "homes"),
+    [
+        ("torch.distributed", ("trainers/engines/",)),
+        ("deepspeed", ("trainers/engines/",)),
+        ("ray", ("sweep/schedule.py",)),
+        ("mlflow", ("sweep/tracking.py",)),
+        ("open_clip", ("shards/teachers/", "shards/embedded/")),
+    ],
+)
+def test_each_library_has_one_home(package: str, homes: tuple[str, ...]) -> None:
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for path in FILES
+        if any(name == package or name.startswith(package + ".") for name in imported(path))
+    ]
+    assert [user for user in users if not user.startswith(homes)] == []
+    if package != "deepspeed":
+        assert users  # or this test looks for the wrong name
+
+
+def test_importing_changes_nothing() -> None:
+    """No module of ours sets a variable, seeds, picks threads or prints when imported."""
+    code = f"""
+import os, random, sys
+import numpy, torch, open_clip, sklearn, scipy.stats, timm, matplotlib, rich, ray, mlflow
+from ray import tune
+before = dict(os.environ), torch.get_num_threads(), torch.initial_seed(), os.listdir()
+state = random.getstate(), torch.random.get_rng_state()
+for name in {MODULES!r}:
+    __import__(name)
+after = dict(os.environ), torch.get_num_threads(), torch.initial_seed(), os.listdir()
+assert before == after, [a for a, b in zip(before, after) if a != b]
+assert random.getstate() == state[0] and torch.equal(torch.random.get_rng_state(), state[1])
+"""
+    assert python(code) == ""
+
+
+def test_telemetry_is_off_before_either_library_is_loaded() -> None:
+    code = """
+import os, sys
+from sweep.tracking import quiet
+assert not {"ray", "mlflow"} & set(sys.modules)
+quiet()
+print(os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["MLFLOW_DISABLE_TELEMETRY"])
+"""
+    assert python(code).split() == ["0", "true"]
+    body = (ROOT / "sweep" / "run.py").read_text().split("def main(", 1)[1].splitlines()
+    assert body[1].strip() == "quiet()"

@@ -1,0 +1,102 @@
+"""A small real sweep, run once; everything that starts one runs it as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GRID = """\
+name: small
+fixed:
+  dataset: digits
+  teacher: embedded
+  train_samples: 200
+  test_samples: 60
+  epochs: 2
+  views: 2
+  batch_size: 50
+axes:
+  student: [width:1]
+  arm: [clean, noise:0.1]
+seeds: 2
+"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished `python -m sweep.run` and where it ran."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+
+def command(grid: Path | str, folder: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "sweep.run", "--grid", str(grid), "--out", str(folder), *options]
+
+
+def run(grid: Path | str, folder: Path, *options: str) -> Sweep:
+    ran = subprocess.run(
+        command(grid, folder, *options),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    return Sweep(folder, ran.returncode, ran.stdout, ran.stderr)
+
+
+def start(grid: Path | str, folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    """The same in the background, in its own session."""
+    log = (folder.parent / f"{folder.name}.log").open("wb")
+    with log:
+        return subprocess.Popen(
+            command(grid, folder, *options),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def events(folder: Path, kind: str = "") -> list[dict[str, Any]]:
+    """Whole lines of a journal, those of one kind or all."""
+    path = folder / "journal.jsonl"
+    whole = path.read_text().split("\n")[:-1] if path.exists() else []
+    lines = [json.loads(line) for line in whole]
+    return [line for line in lines if kind in ("", line["event"])]
+
+
+@dataclass(frozen=True)
+class Tools:
+    run: Callable[..., Sweep]
+    start: Callable[..., subprocess.Popen[bytes]]
+    events: Callable[..., list[dict[str, Any]]]
+    text: str
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return Tools(run, start, events, GRID)
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grid") / "small.yaml"
+    path.write_text(GRID)
+    return path
+
+
+@pytest.fixture(scope="session")
+def swept(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The small sweep, undisturbed: 4 trials."""
+    return run(grid, tmp_path_factory.mktemp("swept") / "run")

@@ -1,0 +1,117 @@
+"""Kills. Afterwards the same command completes, and the numbers are those of a quiet run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sweep.run import main
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
+
+
+def wait_for(what: Callable[[], Any], seconds: float, child: Any = None) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = what()
+        if found:
+            return found
+        if child is not None and child.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("trials/*/result.json")}
+
+
+def once_each(folder: Path, tools: Any, epochs: int) -> None:
+    wanted = written(folder)
+    assert Counter(e["trial"] for e in tools.events(folder, "result")) == dict.fromkeys(wanted, 1)
+    steps = Counter((e["trial"], e["step"]) for e in tools.events(folder, "epoch"))
+    assert set(steps.values()) == {1}
+    assert len(steps) == len(wanted) * epochs
+
+
+def test_the_driver_dies(swept: Any, grid: Path, tools: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    driver = tools.start(grid, folder, "--cpus", "1")
+    wait_for(lambda: tools.events(folder, "result"), 120, driver)
+    ours = descendants(driver.pid)
+    assert ours
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    # Ray's two agents on a node try for 60 s to report to a control store that is gone as well.
+    agents = [process for process in ours if alive(process) and "Agent" in process.name()]
+    wait_for(lambda: not any(alive(process) for process in ours if process not in agents), 30)
+    before = written(folder)
+    assert 1 <= len(before) < 4
+
+    again = tools.run(grid, folder, "--json")
+    assert again.code == 0, again.err
+    after = written(folder)
+    assert len(after) == 4
+    assert before.items() <= after.items()  # what was finished was not run again
+    once_each(folder, tools, epochs=2)
+    quiet = tools.run(grid, swept.folder, "--json")
+    assert json.loads(again.out) == json.loads(quiet.out)
+    wait_for(lambda: not any(map(alive, agents)), 70)
+
+
+def test_a_worker_dies_and_nobody_joins(
+    grid: Path, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    options = ["--set", "arm=clean", "--set", "epochs=40"]
+    driver = tools.start(grid, folder, *options)
+
+    def workers() -> list[psutil.Process]:
+        found = []
+        for process in descendants(driver.pid):
+            with contextlib.suppress(psutil.Error):
+                if "ImplicitFunc" in process.name() + " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    wait_for(lambda: tools.events(folder, "epoch"), 120, driver)
+    victim = wait_for(workers, 10, driver)[0]
+    victim.kill()
+
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        main(["--grid", str(grid), "--out", str(folder), *options])
+    assert time.monotonic() - start < 2
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"in use by process {driver.pid} " in line
+
+    ours = descendants(driver.pid)
+    log = tmp_path / "run.log"
+    assert driver.wait(timeout=200) == 0, log.read_text()
+    assert len(written(folder)) == 2
+    once_each(folder, tools, epochs=40)
+    assert not tools.events(folder, "failed")
+    wait_for(lambda: not any(map(alive, ours)), 30)

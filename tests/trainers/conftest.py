@@ -1,0 +1,46 @@
+"""One small real bank for all tests of a session: digits seen by the embedded teacher."""
+
+import pytest
+
+from shards.build import Request, build
+from trainers.config import make_config
+
+FIELDS = {
+    "dataset": "digits",
+    "teacher": "embedded",
+    "train_samples": 200,
+    "test_samples": 60,
+    "arm": "noise:0.1",
+    "views": 2,
+    "student": "width:1",
+    "epochs": 1,
+    "test_arms": ("noise:0.1",),
+    "test_views": 2,
+}
+
+
+def config_of(**changes):
+    return make_config(FIELDS | changes)
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory):
+    request = Request(
+        dataset="digits",
+        teacher="embedded",
+        arms=("noise:0.1", "crop_flip"),
+        views=2,
+        test_arms=("noise:0.1",),
+        test_views=2,
+        train_samples=200,
+        test_samples=60,
+    )
+    place = str(tmp_path_factory.mktemp("bank"))
+    build(request, place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def make():
+    """A valid TrialConfig for `bank`, with changes."""
+    return config_of

@@ -1,0 +1,99 @@
+"""What a finished trial leaves behind: the fields of result.json, and the student's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shards import storage
+from shards.format import Manifest, arm_record
+from trainers.config import TrialConfig
+from trainers.measure import Measured
+from trainers.students import Student, count_macs, count_parameters, save_student
+
+FORMAT = "trial-result/1"
+
+
+def source_of(config: TrialConfig, manifest: Manifest) -> str:
+    """sha256 of what the trial reads: data set, teacher weights, preprocessing, its arms, draws.
+
+    Banks that differ only in other arms have the same source for a trial.
+    """
+    plan = manifest.plan
+    arms = [*(("train", a) for a in ("clean", config.arm)), ("test", "clean")]
+    chosen = [arm_record(manifest, split, arm) for split, arm in arms]
+    parts = [
+        plan.dataset.model_dump_json(),
+        plan.teachers[0].model_dump_json(),
+        *(f"{a.arm} {a.columns} {sorted(a.options.items())} {a.stop - a.start}" for a in chosen),
+        f"{plan.seed} {plan.precision} {plan.format}",
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def make_record(
+    config: TrialConfig, manifest: Manifest, own: Measured, teacher: Measured
+) -> dict[str, Any]:
+    """The trial, what it read and what was measured; student, curve and environment are added."""
+    plan = manifest.plan
+    return {
+        "format": FORMAT,
+        "id": config.identity,
+        "config": config.model_dump(mode="json"),
+        "source": source_of(config, manifest),
+        "weights_sha256": plan.teachers[0].weights_sha256,
+        "data": {
+            "train": plan.dataset.counts["train"],
+            "test": plan.dataset.counts["test"],
+            "classes": len(plan.dataset.classes),
+            "chance": 1 / len(plan.dataset.classes),
+            "dim": plan.teachers[0].dim,
+            "views_per_sample": config.views,
+        },
+        "metrics": own.metrics,
+        "teacher": teacher.metrics,
+        "arrays": own.arrays | teacher.arrays,
+        "undefined": own.undefined + teacher.undefined,
+    }
+
+
+def cost_of(config: TrialConfig, model: Student, size: int) -> dict[str, Any]:
+    """Parameters (trunk + head = total) and multiply-accumulates of one image."""
+    count = count_parameters(model)
+    return {
+        "spec": config.student,
+        "trunk": count.trunk,
+        "head": count.head,
+        "total": count.total,
+        "macs": count_macs(model, size),
+        "image_size": size,
+    }
+
+
+def environment_of(device: torch.device, config: TrialConfig) -> dict[str, Any]:
+    """Where the numbers were made: they are bitwise comparable where all of this agrees."""
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "scikit-learn": version("scikit-learn"),
+        "python": platform.python_version(),
+        "device": accelerator or "cpu",
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": config.threads,
+    }
+
+
+def store_student(place: str, model: nn.Module, config: TrialConfig, dim: int, size: int) -> None:
+    """student/ in the trial's place: safetensors and the JSON that rebuilds it."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_student(folder, model, config.student, dim, size)
+        files = {f.name: f.read_bytes() for f in sorted(Path(folder).iterdir(), reverse=True)}
+    storage.write_folder(storage.join(place, "student"), files)
