@@ -156,7 +156,10 @@ def _finish(folder: Path, options: argparse.Namespace, failed: dict[str, str]) -
     records = read_run(folder).records
     if records:
         report = write_report(folder)
-        print(json.dumps(as_plain(records))) if options.json else Console().print(table(records))
+        if options.json:
+            print(json.dumps(as_plain(records)))
+        else:
+            Console().print(table(records), soft_wrap=True)
         print(f"report:  {report}", file=sys.stderr)
     uri = options.tracking_uri or default_uri(folder)
     print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
