@@ -21,7 +21,7 @@ from trainers.data import ResidentData
 from trainers.probes import run_probes
 from trainers.probes.features import FeatureBank, unit
 
-BATCH = 500
+BATCH = 100
 VERSION = "probes/2"
 
 
