@@ -85,7 +85,7 @@ def student_seconds(spec: str, dim: int, side: int, threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = build_student(spec, dim, side, 0)
+        model = build_student(spec, dim, side, 0).to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(model.parameters())
         images_BCHW = torch.zeros(batch, 3, side, side)
 

@@ -54,10 +54,13 @@ def restore(
         head, _, rest = name.partition("/")
         parts[head][rest] = tensor
     model.load_state_dict(parts["model"], strict=True)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in parts["optimizer"].items():
         index, _, slot = name.partition("/")
-        state.setdefault(int(index), {})[slot] = tensor
+        # In its weight's memory layout, so that the arithmetic on it is the same.
+        place = torch.empty_like(weights[int(index)] if tensor.dim() else tensor)
+        state.setdefault(int(index), {})[slot] = place.copy_(tensor)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     torch.set_rng_state(parts["rng"]["torch"])
