@@ -12,124 +12,40 @@ An arm is named by `NAME[:STRENGTH]`, e.g. `noise:0.1`; strengths have declared 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 import torch
 
-from shards.rng import NORMAL_BITS, hash64, key_id, normal_fixed
+from shards.ops import (
+    ColorJitter,
+    HorizontalFlip,
+    NormalisedNoise,
+    Op,
+    PixelNoise,
+    RandomCrop,
+    RandomResizedCrop,
+    Viewer,
+)
+from shards.rng import hash64, key_id
 from shards.table import Table, split_spec
 
-SIGMA_BITS = 8  # fractional bits of a noise strength in uint8 levels: products stay in int32
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operation: its stored columns, and what they do to a batch."""
-
-    columns: ClassVar[tuple[str, ...]] = ()
-
-    def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        """Uniform 64-bit words (N, columns) -> int64 parameters (N, columns)."""
-        raise ValueError(f"{type(self).__name__} draws nothing")
-
-    def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        """uint8 -> uint8, same shape."""
-        return images_BCHW
-
-    def normalised(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        """Float after normalisation -> float, same shape."""
-        return images_BCHW
-
-
-def _below(words: np.ndarray, bound: int) -> np.ndarray:
-    """Uniform integers in [0, bound) from the top 32 bits of each word (bias < bound / 2^32)."""
-    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class RandomCrop(Op):
-    """Pad by `pad` black pixels on every side, crop the old size at (top, left) in [0, 2 pad]."""
-
-    pad: int = 4
-    columns: ClassVar[tuple[str, ...]] = ("top", "left")
-
-    def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return _below(words_NC, 2 * self.pad + 1)
-
-    def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        batch, _, height, width = images_BCHW.shape
-        padded = torch.nn.functional.pad(images_BCHW, [self.pad] * 4)
-        device = images_BCHW.device
-        rows_BH = params_BC[:, 0, None] + torch.arange(height, device=device)
-        cols_BW = params_BC[:, 1, None] + torch.arange(width, device=device)
-        index_B = torch.arange(batch, device=device)[:, None, None]
-        # Advanced indices around a slice put the channel last: (B, H, W, C).
-        return padded[index_B, :, rows_BH[:, :, None], cols_BW[:, None, :]].permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class HorizontalFlip(Op):
-    """Mirror left to right where `flip` is 1 (probability 1/2)."""
-
-    columns: ClassVar[tuple[str, ...]] = ("flip",)
-
-    def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return _below(words_NC, 2)
-
-    def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        flip_B = params_BC[:, 0].bool()
-        return torch.where(flip_B[:, None, None, None], images_BCHW.flip(3), images_BCHW)
-
-
-@dataclass(frozen=True)
-class PixelNoise(Op):
-    """x + sigma * N(0, 1) in [0, 1] pixels, rounded to uint8 levels and clipped (CIFAR-10-C)."""
-
-    sigma: float = 0.1
-    columns: ClassVar[tuple[str, ...]] = ("noise_seed",)
-
-    def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return words_NC.view(np.int64)
-
-    def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        normal = normal_fixed(params_BC[:, 0], images_BCHW.shape[1:].numel())
-        normal = normal.view(images_BCHW.shape)
-        scale = round(self.sigma * 255 * (1 << SIGMA_BITS))
-        bits = SIGMA_BITS + NORMAL_BITS
-        shift = (normal * scale + (1 << (bits - 1))) >> bits
-        return (images_BCHW + shift).clamp_(0, 255).to(torch.uint8)
-
-
-@dataclass(frozen=True)
-class NormalisedNoise(Op):
-    """x + sigma * N(0, 1) AFTER normalisation by mean and std, unclipped (the paper's noise).
-
-    The variates are the fixed table's; the sum is in floating point.
-    """
-
-    sigma: float = 0.1
-    columns: ClassVar[tuple[str, ...]] = ("noise_seed",)
-
-    def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return words_NC.view(np.int64)
-
-    def normalised(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        normal = normal_fixed(params_BC[:, 0], images_BCHW.shape[1:].numel())
-        normal = normal.view(images_BCHW.shape)
-        return images_BCHW + normal.to(images_BCHW.dtype) * (self.sigma / (1 << NORMAL_BITS))
+Options = dict[str, str | float | int | bool]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A named list of operations. `metric` is the arm's name inside a metric's path."""
+    """A named list of operations. `metric` is the arm's name inside a metric's path.
+
+    `denoise`: the teacher sees the clean image, whatever the student sees.
+    """
 
     spec: str
     metric: str
     ops: tuple[Op, ...] = ()
-    options: dict[str, str | float | int | bool] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+    denoise: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -139,6 +55,11 @@ class Arm:
     def stochastic(self) -> bool:
         """Whether two views of a sample can differ."""
         return bool(self.columns)
+
+    @property
+    def teacher_varies(self) -> bool:
+        """Whether what the teacher sees can differ between two views."""
+        return self.stochastic and not self.denoise
 
     def draw(self, seed: int, keys: tuple[str, ...], views: int) -> np.ndarray:
         """Parameters int64 (N, views, columns), a pure function of (arm, seed, key, view)."""
@@ -154,20 +75,30 @@ class Arm:
             at += len(op.columns)
         return np.concatenate(parts, axis=-1)
 
-    def pixels(self, images_BCHW: torch.Tensor, params_BP: torch.Tensor) -> torch.Tensor:
+    def pixels(
+        self, images_BCHW: torch.Tensor, params_BP: torch.Tensor, viewer: Viewer = "student"
+    ) -> torch.Tensor:
         """uint8 (B, C, H, W) and stored parameters (B, P >= columns) -> uint8 (B, C, H, W)."""
-        return self._apply("pixels", images_BCHW, params_BP)
+        for op, params_BC in self._seen_by(viewer, params_BP):
+            images_BCHW = op.pixels(images_BCHW, params_BC)
+        return images_BCHW
 
-    def normalised(self, images_BCHW: torch.Tensor, params_BP: torch.Tensor) -> torch.Tensor:
+    def normalised(
+        self, images_BCHW: torch.Tensor, params_BP: torch.Tensor, viewer: Viewer = "student"
+    ) -> torch.Tensor:
         """The part of the arm that acts on normalised floats; nothing for most arms."""
-        return self._apply("normalised", images_BCHW, params_BP)
+        for op, params_BC in self._seen_by(viewer, params_BP):
+            images_BCHW = op.normalised(images_BCHW, params_BC)
+        return images_BCHW
 
-    def _apply(self, stage: str, images: torch.Tensor, params_BP: torch.Tensor) -> torch.Tensor:
+    def _seen_by(
+        self, viewer: Viewer, params_BP: torch.Tensor
+    ) -> Iterator[tuple[Op, torch.Tensor]]:
+        """The operations with their columns."""
         at = 0
-        for op in self.ops:
-            images = getattr(op, stage)(images, params_BP[:, at : at + len(op.columns)])
+        for op in () if self.denoise and viewer == "teacher" else self.ops:
+            yield op, params_BP[:, at : at + len(op.columns)]
             at += len(op.columns)
-        return images
 
 
 def _clean(spec: str, strength: str) -> Arm:
@@ -188,24 +119,52 @@ def _crop_flip(spec: str, strength: str) -> Arm:
 
 def _noise(spec: str, strength: str) -> Arm:
     """Gaussian noise of sigma STRENGTH (default 0.1) in [0, 1] pixels, clipped."""
-    sigma = _number(spec, strength, 0.1, 0, 1)
-    about: dict[str, str | float | int | bool] = {
-        "sigma": sigma,
-        "space": "pixel",
-        "unit": "[0, 1] pixels",
-        "clipped": True,
-    }
+    sigma, about = _pixel_sigma(spec, strength)
     return Arm(f"noise:{sigma:g}", f"noise/pixel/{sigma:g}", (PixelNoise(sigma),), about)
+
+
+def _noise_denoise(spec: str, strength: str) -> Arm:
+    """`noise` for the student, the clean image for the teacher."""
+    sigma, about = _pixel_sigma(spec, strength)
+    about["teacher_sees"] = "clean"
+    ops = (PixelNoise(sigma),)
+    return Arm(f"noise_denoise:{sigma:g}", f"noise_denoise/{sigma:g}", ops, about, denoise=True)
+
+
+def _crop_flip_noise(spec: str, strength: str) -> Arm:
+    """`crop_flip` with 4 pixels of padding, then `noise` of sigma STRENGTH (default 0.1)."""
+    sigma, about = _pixel_sigma(spec, strength)
+    about["pad"] = 4
+    ops = (RandomCrop(4), HorizontalFlip(), PixelNoise(sigma))
+    return Arm(f"crop_flip_noise:{sigma:g}", f"crop_flip_noise/{sigma:g}", ops, about)
+
+
+def _pixel_sigma(spec: str, strength: str) -> tuple[float, Options]:
+    sigma = _number(spec, strength, 0.1, 0, 1)
+    return sigma, {"sigma": sigma, "space": "pixel", "unit": "[0, 1] pixels", "clipped": True}
+
+
+def _color_jitter(spec: str, strength: str) -> Arm:
+    """Brightness, contrast, saturation by 1 +- STRENGTH (default 0.4), hue by STRENGTH/4 turns."""
+    amount = _number(spec, strength, 0.4, 0, 1)
+    about: Options = {"strength": amount, "hue": amount / 4, "unit": "factors; hue in turns"}
+    ops = (ColorJitter(amount),)
+    return Arm(f"color_jitter:{amount:g}", f"color_jitter/{amount:g}", ops, about)
+
+
+def _random_resized_crop(spec: str, strength: str) -> Arm:
+    """A crop of at least STRENGTH (default 0.25) of the area, resized back, bilinear."""
+    least = _number(spec, strength, 0.25, 0.01, 1)
+    about: Options = {"least_area": least, "aspect": "3/4 to 4/3", "interpolation": "bilinear"}
+    ops = (RandomResizedCrop(least),)
+    return Arm(f"random_resized_crop:{least:g}", f"random_resized_crop/{least:g}", ops, about)
 
 
 def _noise_normalised(spec: str, strength: str) -> Arm:
     """Gaussian noise of sigma STRENGTH (default 0.1) after normalisation, unclipped (paper)."""
     sigma = _number(spec, strength, 0.1, 0, 10)
-    about: dict[str, str | float | int | bool] = {
-        "sigma": sigma,
-        "space": "normalised",
-        "unit": "standard deviations of the data",
-    }
+    unit = "standard deviations of the data"
+    about: Options = {"sigma": sigma, "space": "normalised", "unit": unit}
     ops = (NormalisedNoise(sigma),)
     return Arm(f"noise_normalised:{sigma:g}", f"noise/paper/{sigma:g}", ops, about)
 
@@ -228,8 +187,17 @@ ARMS: Table[Callable[[str, str], Arm]] = Table(
         "crop_flip": _crop_flip,
         "noise": _noise,
         "noise_normalised": _noise_normalised,
+        "noise_denoise": _noise_denoise,
+        "crop_flip_noise": _crop_flip_noise,
+        "color_jitter": _color_jitter,
+        "random_resized_crop": _random_resized_crop,
     },
 )
+
+
+def describe_arms() -> list[tuple[str, str]]:
+    """Every arm's spelling and what it does, in one line each."""
+    return [(name, (ARMS[name].__doc__ or "").strip()) for name in ARMS]
 
 
 def make_arm(spec: str) -> Arm:

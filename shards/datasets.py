@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from shards.folder import FolderDataset
+from shards.hub import HubDataset
 from shards.samples import SPLITS, ArrayDataset, Block, Dataset
 from shards.table import Table, split_spec
+from shards.webdatasets import WebDatasets
 
 
 def _numbered(split: str, count: int) -> tuple[str, ...]:
@@ -122,12 +124,10 @@ class Subset:
         return self.base.labels(split)[self._index[split]]
 
     def read(self, split: str, start: int, stop: int) -> Block:
-        parts = [self.base.read(split, int(i), int(i) + 1) for i in self._index[split][start:stop]]
-        return Block(
-            np.concatenate([p.images_NHWC for p in parts]),
-            np.concatenate([p.labels_N for p in parts]),
-            tuple(p.keys[0] for p in parts),
-        )
+        return self.take(split, np.arange(start, min(stop, self.count(split))))
+
+    def take(self, split: str, index_B: np.ndarray) -> Block:
+        return self.base.take(split, self._index[split][index_B])
 
 
 def _no_argument(name: str, argument: str) -> None:
@@ -149,6 +149,8 @@ DATASETS: Table[Callable[[str, int | None], Dataset]] = Table(
         "cifar10": _cifar("cifar10"),
         "cifar100": _cifar("cifar100"),
         "folder": FolderDataset,
+        "wds": WebDatasets,
+        "hf": HubDataset,
     },
 )
 

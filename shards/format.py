@@ -8,6 +8,7 @@ A bank is a folder: `manifest.json` and one tar per block of about 1,000 samples
     000000.params.npy       int64   (n, V, P)   stored draws of each view; unused columns are 0
     000000.embedding.0.npy  float16 (n, V, D)   unit vectors; 0 is the teacher's index
     000000.norm.0.npy       float32 (n, V)      their norms before normalisation
+    000000.embedding.1.npy  ...                 a second teacher's, and so on
     000000.key.json         list of n strings
 
 The V views of a split are the views of its arms one after the other; the manifest says which
@@ -23,6 +24,9 @@ import json
 import math
 import re
 import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shards.preprocess import Preprocess
 
-FORMAT = "shards/1"
+FORMAT = "shards/2"
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 MEMBER = re.compile(
@@ -39,6 +43,7 @@ MEMBER = re.compile(
 )
 DTYPES = {"image": "|u1", "label": "<i8", "params": "<i8", "embedding": "<f2", "norm": "<f4"}
 RANKS = {"image": 4, "label": 1, "params": 3, "embedding": 3, "norm": 2}
+HEADER = 4096  # bytes that hold any .npy header of ours
 Array = NDArray[np.generic]
 
 
@@ -62,6 +67,7 @@ class TeacherRecord(Strict):
     dim: int
     parameters: int
     preprocess: Preprocess
+    precision: Literal["fp32", "bf16", "fp16"]
 
 
 class ArmRecord(Strict):
@@ -81,15 +87,27 @@ class Plan(Strict):
     dataset: DatasetRecord
     teachers: tuple[TeacherRecord, ...]
     arms: dict[str, tuple[ArmRecord, ...]]
+    templates: tuple[str, ...]
     seed: int
     shard_samples: int = Field(ge=1)
     batch: int = Field(ge=1)
-    precision: str
+    device: Literal["cpu", "cuda"]
 
     @property
     def identity(self) -> str:
         """sha256 of the canonical JSON: two banks with one identity hold the same samples."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def views(self, split: str) -> int:
+        """Length of a split's view axis."""
+        return self.arms[split][-1].stop
+
+    def teacher_index(self, spec: str) -> int:
+        """Which embedding column is `spec`'s. Errors: ValueError listing the teachers there."""
+        specs = [teacher.spec for teacher in self.teachers]
+        if spec not in specs:
+            raise ValueError(f"teacher `{spec}` is not in these shards, which have: {specs}")
+        return specs.index(spec)
 
 
 class ShardRecord(Strict):
@@ -100,11 +118,30 @@ class ShardRecord(Strict):
     sha256: str
 
 
+class Packed(Strict):
+    """A float32 array in JSON: little-endian bytes in base64."""
+
+    shape: tuple[int, ...]
+    float32: str
+
+
 class Manifest(Strict):
+    """What a finished bank is. `class_embeddings`: of each teacher, None without a text tower."""
+
     plan: Plan
     identity: str
     shards: tuple[ShardRecord, ...]
+    class_embeddings: tuple[Packed | None, ...]
     created: dict[str, str]
+    checksum: str = ""
+
+    def digest(self) -> str:
+        """sha256 of everything but `checksum`, which stores it."""
+        bare = self.model_dump_json(exclude={"checksum"})
+        return hashlib.sha256(bare.encode()).hexdigest()
+
+    def sealed(self) -> Manifest:
+        return self.model_copy(update={"checksum": self.digest()})
 
 
 def arm_record(manifest: Manifest, split: str, arm: str) -> ArmRecord:
@@ -118,18 +155,19 @@ def arm_record(manifest: Manifest, split: str, arm: str) -> ArmRecord:
 
 def parse_manifest(data: bytes, place: str) -> Manifest:
     """JSON -> Manifest. Errors: ValueError naming the place and the field."""
+    told = re.search(rb'"format":\s*"(shards/\d+)"', data)
+    if told and told[1].decode() != FORMAT:
+        raise ValueError(f"{place}: format {told[1].decode()}, this code reads {FORMAT}")
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
         raise ValueError(f"{place}: {field}: {first['msg']}; build these shards again") from None
-    if manifest.plan.format != FORMAT:
-        raise ValueError(f"{place}: format {manifest.plan.format}, this code reads {FORMAT}")
-    if manifest.identity != manifest.plan.identity:
+    if manifest.checksum != manifest.digest() or manifest.identity != manifest.plan.identity:
         raise ValueError(
-            f"{place}: identity {manifest.identity[:12]} is not that of its plan "
-            f"({manifest.plan.identity[:12]}); the manifest was edited, build again"
+            f"{place}: its checksum is {manifest.checksum[:12]}..., its content gives "
+            f"{manifest.digest()[:12]}...; it was edited or damaged, build again"
         )
     return manifest
 
@@ -153,35 +191,57 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """Bytes of a tar -> ({column: array}, keys). Arrays are views into `data`, read-only.
+@dataclass(frozen=True)
+class Member:
+    """Where a column's bytes lie in a tar; `column` is None for the keys."""
+
+    column: str | None
+    name: str
+    start: int
+    stop: int
+
+
+def members(stream: IO[bytes], size: int, place: str) -> Iterator[Member]:
+    """The members of a tar of `size` bytes, in order; nothing but headers is read.
 
     Errors: ValueError for a member outside the allow-list, a link, a size beyond the file, a
-    header that claims more than is there, columns of unequal length.
+    member that is there twice.
     """
-    arrays: dict[str, Array] = {}
-    keys: tuple[str, ...] | None = None
+    seen: set[str | None] = set()
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
             for info in tar:
                 match = MEMBER.fullmatch(info.name)
                 if not info.isreg() or match is None:
                     raise ValueError(f"{place}: member {info.name[:80]!r} is refused")
-                end = info.offset_data + info.size
-                if info.size < 0 or end > len(data):
+                stop = info.offset_data + info.size
+                if info.size < 0 or stop > size:
                     raise ValueError(
                         f"{place}: member `{info.name}` claims {info.size:,} bytes; the file "
-                        f"has {len(data):,}"
+                        f"has {size:,}"
                     )
-                body = memoryview(data)[info.offset_data : end]
-                if match[2] in arrays or (match[3] is not None and keys is not None):
+                if match[2] in seen:
                     raise ValueError(f"{place}: member `{info.name}` is there twice")
-                if match[3] is not None:
-                    keys = parse_keys(bytes(body), f"{place}: {info.name}")
-                else:
-                    arrays[match[2]] = parse_npy(body, match[2], f"{place}: {info.name}")
+                seen.add(match[2])
+                yield Member(match[2], info.name, info.offset_data, stop)
     except tarfile.TarError as error:
         raise ValueError(f"{place}: not a readable tar ({error})") from None
+
+
+def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Bytes of a tar -> ({column: array}, keys). Arrays are views into `data`, read-only.
+
+    Errors: those of `members`; ValueError for a header that claims more than is there, columns
+    of unequal length.
+    """
+    arrays: dict[str, Array] = {}
+    keys: tuple[str, ...] | None = None
+    for member in members(io.BytesIO(data), len(data), place):
+        body = memoryview(data)[member.start : member.stop]
+        if member.column is None:
+            keys = parse_keys(bytes(body), f"{place}: {member.name}")
+        else:
+            arrays[member.column] = parse_npy(body, member.column, f"{place}: {member.name}")
     if keys is None:
         raise ValueError(f"{place}: no member `NNNNNN.key.json`; not one of our shards")
     for name, array in arrays.items():
@@ -201,8 +261,19 @@ def parse_keys(body: bytes, place: str) -> tuple[str, ...]:
 
 
 def parse_npy(body: memoryview, column: str, place: str) -> Array:
-    """An .npy member -> array, checked against its column's dtype and rank before allocation."""
-    stream = io.BytesIO(bytes(body[:4096]))
+    """An .npy member -> array, a view of `body`, checked before allocation."""
+    shape, dtype, start = parse_header(bytes(body[:HEADER]), len(body), column, place)
+    return np.frombuffer(body, dtype=dtype, offset=start).reshape(shape)
+
+
+def parse_header(
+    head: bytes, size: int, column: str, place: str
+) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
+    """The first bytes of an .npy member of `size` bytes -> (shape, dtype, where its data start).
+
+    Errors: ValueError where dtype, rank or size are not the column's.
+    """
+    stream = io.BytesIO(head)
     try:
         if npy.read_magic(stream) != (1, 0):
             raise ValueError("not .npy version 1.0")
@@ -217,8 +288,6 @@ def parse_npy(body: memoryview, column: str, place: str) -> Array:
             f"{RANKS[kind]} dimensions in C order"
         )
     start = stream.tell()
-    if math.prod(shape) * dtype.itemsize != len(body) - start:
-        raise ValueError(
-            f"{place}: header claims shape {shape}, the member has {len(body):,} bytes"
-        )
-    return np.frombuffer(body, dtype=dtype, offset=start).reshape(shape)
+    if math.prod(shape) * dtype.itemsize != size - start:
+        raise ValueError(f"{place}: header claims shape {shape}, the member has {size:,} bytes")
+    return shape, dtype, start

@@ -32,6 +32,7 @@ class Dataset(Protocol):
     def keys(self, split: str) -> tuple[str, ...]: ...
     def labels(self, split: str) -> np.ndarray: ...
     def read(self, split: str, start: int, stop: int) -> Block: ...
+    def take(self, split: str, index_B: np.ndarray) -> Block: ...
 
 
 class ArrayDataset:
@@ -61,3 +62,8 @@ class ArrayDataset:
         block = self._splits[split]
         at = slice(start, stop)
         return Block(block.images_NHWC[at], block.labels_N[at], block.keys[at])
+
+    def take(self, split: str, index_B: np.ndarray) -> Block:
+        block = self._splits[split]
+        keys = tuple(block.keys[i] for i in index_B)
+        return Block(block.images_NHWC[index_B], block.labels_N[index_B], keys)

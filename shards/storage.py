@@ -1,11 +1,13 @@
 """Files that are either whole or not there, on a local disk or an object store (fsspec).
 
 A location is a path or a URL of an allowed scheme. Local writes go to a temporary sibling, are
-fsynced, renamed, and the folder is fsynced; an object store's put is atomic by itself.
+fsynced, renamed, and the folder is fsynced; an object store's put is atomic by itself. Reads are
+tried again a few times where the error may pass: see `shards.faults`.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import fcntl
@@ -14,10 +16,16 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from glob import glob as local_glob
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from shards.faults import explained, patiently
 
 REMOTE = ("s3", "gs", "https")
+MERGE_GAP = 1 << 16  # bytes between two ranges that are cheaper to read than a second request
+MERGE_MAX = 1 << 25
+READ_AHEAD = 1 << 23
 
 
 def scheme_of(location: str) -> str:
@@ -61,10 +69,73 @@ def _remote(location: str) -> tuple[Any, str]:
 
 def read(location: str) -> bytes:
     """The whole content. Errors: FileNotFoundError, OSError."""
+
+    def attempt() -> bytes:
+        if is_local(location):
+            return local_path(location).read_bytes()
+        fs, path = _remote(location)
+        return fs.cat_file(path)
+
+    return patiently(location, attempt)
+
+
+def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+    """The bytes of each [start, stop), in the order asked; neighbours share a remote request.
+
+    Errors: FileNotFoundError, OSError, also where the file ends before a range does.
+    """
+
+    def attempt() -> list[bytes]:
+        if is_local(location):
+            with local_path(location).open("rb") as stream:
+                return [os.pread(stream.fileno(), b - a, a) for a, b in ranges]
+        fs, path = _remote(location)
+        spans = _merged(ranges)
+        starts, stops = zip(*spans, strict=True)
+        blocks = fs.cat_ranges([path] * len(spans), list(starts), list(stops), on_error="raise")
+        found = []
+        for a, b in ranges:
+            at = bisect.bisect_right(starts, a) - 1
+            found.append(blocks[at][a - starts[at] : b - starts[at]])
+        return found
+
+    parts = patiently(location, attempt) if ranges else []
+    for (a, b), part in zip(ranges, parts, strict=True):
+        if len(part) != b - a:
+            raise OSError(f"{location}: ends before byte {b:,}; it was cut or replaced meanwhile")
+    return parts
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    for a, b in sorted(ranges):
+        if spans and a - spans[-1][1] <= MERGE_GAP and b - spans[-1][0] <= MERGE_MAX:
+            spans[-1] = (spans[-1][0], max(b, spans[-1][1]))
+        else:
+            spans.append((a, b))
+    return spans
+
+
+def open_stream(location: str) -> IO[bytes]:
+    """A seekable stream for one pass. Put the pass into `shards.faults.patiently`."""
     if is_local(location):
-        return local_path(location).read_bytes()
+        return local_path(location).open("rb")
     fs, path = _remote(location)
-    return fs.cat_file(path)
+    return fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+
+
+def state(location: str) -> list[str | int] | None:
+    """What changes whenever the bytes do, without reading them; None where nothing tells.
+
+    Locally size, times of change and inode; remotely size and the store's entity tag.
+    """
+    if is_local(location):
+        found = os.stat(location.removeprefix("file://"))
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    fs, path = _remote(location)
+    info = patiently(location, lambda: fs.info(path))
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    return [info["size"], str(tag)] if tag else None
 
 
 def exists(location: str) -> bool:
@@ -72,7 +143,7 @@ def exists(location: str) -> bool:
         return local_path(location).exists()
     fs, path = _remote(location)
     fs.invalidate_cache()
-    return fs.exists(path)
+    return patiently(location, lambda: fs.exists(path))
 
 
 def names(location: str) -> list[str]:
@@ -82,9 +153,19 @@ def names(location: str) -> list[str]:
         return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     fs, path = _remote(location)
     fs.invalidate_cache()
-    if not fs.exists(path):
+    if not patiently(location, lambda: fs.exists(path)):
         return []
-    return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in fs.ls(path, detail=False))
+    found = patiently(location, lambda: fs.ls(path, detail=False))
+    return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in found)
+
+
+def glob(pattern: str) -> list[str]:
+    """Sorted locations that match `*`, `?`, `[...]` and `**`."""
+    if is_local(pattern):
+        return sorted(local_glob(str(local_path(pattern)), recursive=True))
+    fs, path = _remote(pattern)
+    fs.invalidate_cache()
+    return sorted(fs.unstrip_protocol(p) for p in patiently(pattern, lambda: fs.glob(path)))
 
 
 def write(location: str, data: bytes) -> None:
@@ -95,7 +176,8 @@ def write(location: str, data: bytes) -> None:
     if not is_local(location):
         fs, path = _remote(location)
         try:
-            fs.pipe_file(path, data)
+            with explained(location):
+                fs.pipe_file(path, data)
         except NotImplementedError:
             raise ValueError(
                 f"location `{location}`: https:// can only be read; write to a path, s3:// or gs://"
@@ -170,8 +252,9 @@ def delete(location: str) -> None:
     """Remove a file or a whole folder, if there."""
     if not is_local(location):
         fs, path = _remote(location)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        with explained(location):
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
     elif local_path(location).is_dir():
         shutil.rmtree(local_path(location))
     else:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-import numpy as np
-
 from shards import storage
-from shards.format import MANIFEST, PLAN, Manifest, Plan, ShardRecord, pack
+from shards.format import MANIFEST, PLAN, Manifest, Packed, Plan, ShardRecord
 
 LOG = "shards.json"
 
@@ -56,6 +54,11 @@ class BankWriter:
         except FileNotFoundError:
             return False
 
+    @property
+    def bytes_there(self) -> int:
+        """Bytes of the shards that are published."""
+        return sum(record.bytes for record in self._records.values())
+
     def has(self, split: str, index: int) -> bool:
         return self._name(split, index) in self._records
 
@@ -63,31 +66,31 @@ class BankWriter:
     def _name(split: str, index: int) -> str:
         return f"{split}-{index:06d}.tar"
 
-    def publish(
-        self, split: str, index: int, arrays: dict[str, np.ndarray], keys: tuple[str, ...]
-    ) -> None:
+    def publish(self, split: str, index: int, samples: int, data: bytes) -> None:
         """Write one shard, then note it in the list of published shards."""
         name = self._name(split, index)
-        data = pack(index, arrays, keys)
         storage.write(storage.join(self.location, name), data)
         self._records[name] = ShardRecord(
             name=name,
             split=split,
-            samples=len(keys),
+            samples=samples,
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
         listing = [self._records[n].model_dump() for n in sorted(self._records)]
         storage.write_json(storage.join(self.location, LOG), listing)
 
-    def finish(self, created: dict[str, str]) -> Manifest:
+    def finish(
+        self, class_embeddings: tuple[Packed | None, ...], created: dict[str, str]
+    ) -> Manifest:
         """Write the manifest: from now on the bank can be read."""
         manifest = Manifest(
             plan=self.plan,
             identity=self.plan.identity,
             shards=tuple(self._records[name] for name in sorted(self._records)),
+            class_embeddings=class_embeddings,
             created=created,
-        )
+        ).sealed()
         text = manifest.model_dump_json(indent=1) + "\n"
         storage.write(storage.join(self.location, MANIFEST), text.encode())
         storage.delete(storage.join(self.location, LOG))

@@ -9,9 +9,10 @@ import sys
 from dataclasses import dataclass
 
 from shards import storage
-from shards.build import Request, request_arguments
+from shards.build import request_arguments
 from shards.format import MANIFEST, Manifest
 from shards.reader import load_manifest
+from shards.request import Request
 from trainers.config import TrialConfig
 from trainers.trial import check_bank
 
@@ -87,7 +88,7 @@ def plan_banks(trials: list[TrialConfig], store: str) -> tuple[dict[str, str], l
 def _request(config: TrialConfig, arms: tuple[str, ...], views: int) -> Request:
     return Request(
         dataset=config.dataset,
-        teacher=config.teacher,
+        teachers=(config.teacher,),
         arms=arms,
         views=views,
         test_arms=config.test_arms,

@@ -15,11 +15,13 @@ from rich.table import Table
 from shards import storage
 from shards.cifar import is_present
 from shards.datasets import data_root
+from shards.estimate import bank_bytes, bank_passes, size_of, teacher_seconds
 from shards.progress import clock
+from shards.request import Request
 from shards.table import split_spec
 from shards.teachers import check_teacher, embedding_dim
 from sweep.banks import plan_banks
-from sweep.estimate import bank_bytes, bank_passes, size_of, student_seconds, teacher_seconds
+from sweep.estimate import student_seconds
 from trainers.config import TrialConfig
 from trainers.students import StudentSummary
 from trainers.students import describe as describe_student
@@ -109,6 +111,12 @@ def guess(left: list[TrialConfig], cpus: int) -> str:
     return f", about {clock(START_SECONDS + work / min(cpus, len(left)))}"
 
 
+def _teacher_seconds(request: Request) -> float:
+    """Of one view of one image, by all teachers."""
+    side = size_of(request).side
+    return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
+
+
 def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
     """The dry run, for machines. Times are of this machine's CPU, from a short calibration."""
     fetch = downloads(trials)
@@ -136,7 +144,7 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
             "location": job.location,
             "request": job.request.model_dump(mode="json"),
             "bytes": bank_bytes(job.request),
-            "seconds": bank_passes(job.request) * teacher_seconds(job.request.teacher),
+            "seconds": bank_passes(job.request) * _teacher_seconds(job.request),
         }
         for job in plan_banks(left, store)[1]
     ]
@@ -182,7 +190,7 @@ def show(plan: dict[str, Any], console: Console) -> None:
         request = bank["request"]
         arms = ", ".join(["clean", *request["arms"]])
         console.print(
-            f"to build: {request['dataset']} x {request['teacher']} ({arms}; "
+            f"to build: {request['dataset']} x {', '.join(request['teachers'])} ({arms}; "
             f"{request['views']} views), {bank['bytes']:,} bytes"
         )
     for line in plan["downloads"]:

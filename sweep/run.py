@@ -64,10 +64,10 @@ def build_banks(jobs: list[BankJob], options: argparse.Namespace) -> None:
     """Each bank in a process of its own, which gives its memory back; or on the cluster."""
     for job in jobs:
         if options.address:
-            from sweep.schedule import build_on_cluster
+            from shards.on_ray import spread
 
             print(f"building {job.location} on the cluster", file=sys.stderr)
-            build_on_cluster(job.request, job.location, options.gpus_per_trial or 0)
+            spread(job.request, job.location)
             continue
         code = build_bank(job)
         if code > 0:

@@ -1,4 +1,4 @@
-"""Ray: the only place that imports it. Trials become Tune trials; a cluster becomes one machine.
+"""Ray Tune: trials become Tune trials; a cluster becomes one machine.
 
 Tune decides where and when a trial runs and starts it again when its process or node dies. What
 has been computed is never taken from Tune: a trial finds its own checkpoints and results under
@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import hashlib
-import logging
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +22,7 @@ import ray
 import torch
 from ray import tune
 
-from shards.build import Request, build
+from shards import on_ray
 from sweep.tracking import quiet
 from trainers.config import TrialConfig, make_config
 from trainers.trial import run_trial
@@ -91,47 +88,13 @@ def _bundle(ranks: int, threads: int, gpus: float) -> dict[str, float]:
 
 @contextlib.contextmanager
 def connected(resources: Resources, folder: Path) -> Iterator[None]:
-    """A Ray to work on, for the sweep in `folder`; one started here is gone afterwards.
-
-    So are its files, and those that a killed driver of this sweep left behind.
-    """
+    """A Ray to work on, for the sweep in `folder`; one started here is gone afterwards."""
     quiet()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    temporary = ""
-    if resources.address:
-        ray.init(address=resources.address, log_to_driver=False)
-    else:
-        digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-        for left in Path(tempfile.gettempdir()).glob(f"ray-{digest}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        temporary = tempfile.mkdtemp(prefix=f"ray-{digest}-")  # socket paths must stay short
-        ray.init(
-            address="local",
-            num_cpus=resources.local_cpus(),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=temporary,
-        )
-    try:
+    owner, cpus = str(folder.resolve()), resources.local_cpus()
+    with on_ray.connected(resources.address, owner, cpus, OBJECT_STORE):
         yield
-    finally:
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def build_on_cluster(request: Request, location: str, gpus: float) -> None:
-    """Build a bank in a task on the cluster, on a GPU when trials get one."""
-
-    @ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=RETRIES)
-    def task(text: str) -> None:
-        device = "cuda" if gpus else "cpu"
-        build(Request.model_validate_json(text), location, device)
-
-    ray.get(task.remote(request.model_dump_json()))
 
 
 def gpus_for(resources: Resources) -> float:

@@ -23,6 +23,7 @@ from trainers.strict_yaml import parse
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
+PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
 PROBE_NAMES = ("spectrum", "linear", "robustness", "infonce")
 
 
@@ -40,6 +41,10 @@ class TrialConfig(BaseModel):
     arm: Text = "clean"
     views: Whole = Field(default=1, ge=1, le=4096)
     data_seed: Whole = Field(default=0, ge=0, lt=2**63)
+    # What the shards must say of the teacher, if given; no part of the identity.
+    teacher_sha256: Text | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
+    teacher_dim: Whole | None = Field(default=None, ge=1)
+    teacher_size: Whole | None = Field(default=None, ge=1)
     # Who learns, from what input and by which loss.
     student: Text
     input: Literal["native", "teacher"] = "native"
@@ -128,7 +133,8 @@ class TrialConfig(BaseModel):
     @property
     def identity(self) -> str:
         """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        text = self.model_dump_json(exclude=set(PINS))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def steps(self, train_samples: int) -> int:
         """Optimiser steps in all (the last short batch of an epoch is dropped)."""

@@ -1,16 +1,23 @@
-"""A bank on the trial's device: images, stored draws and targets, shuffled without workers."""
+"""A bank for a trial: images, stored draws and targets, in an order that no worker decides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 
 from shards.arms import Arm, view_of, view_offsets
 from shards.preprocess import Preprocess
-from shards.reader import Split
 from shards.rng import hash64
+from shards.splits import Column, Split
+from shards.stream import StreamedColumn
+
+AHEAD = 2  # batches read before they are asked for
 
 
 def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
@@ -20,34 +27,79 @@ def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator)
 
 
-class ResidentData:
-    """Images, draws and targets of one arm, resident on one device."""
+class Data:
+    """Images, draws and targets of one arm: resident on a device, or read as they are needed.
 
-    def __init__(self, split: Split, arm: Arm, preprocess: Preprocess, device: torch.device):
-        images_NHWC = torch.from_numpy(split.images_NHWC)
-        self.images_NCHW = images_NHWC.permute(0, 3, 1, 2).contiguous().to(device)
-        self.params_NVP = torch.from_numpy(np.ascontiguousarray(split.params_NVP)).to(device)
-        self.target_NVD = torch.from_numpy(np.ascontiguousarray(split.embedding_NVD)).to(device)
-        self.offsets_N = view_offsets(split.keys, self.params_NVP.shape[1])
+    Both give the same batches. Columns that are on disk are read ahead by one thread.
+    """
+
+    def __init__(
+        self, split: Split, arm: Arm, preprocess: Preprocess, device: torch.device
+    ) -> None:
         self.arm, self.preprocess, self.device = arm, preprocess, device
+        self.count, self.views = split.params_NVP.shape[:2]
+        self._offsets_N = view_offsets(split.keys, self.views)
+        self._images_NHWC = self._place(split.images_NHWC)
+        self._params_NVP = self._place(split.params_NVP)
+        self._target_NVD = self._place(split.embedding_NVD)
+
+    def _place(self, column: Column) -> torch.Tensor | StreamedColumn:
+        if isinstance(column, StreamedColumn):
+            return column
+        return torch.from_numpy(np.ascontiguousarray(column)).to(self.device)
 
     def __len__(self) -> int:
-        return len(self.images_NCHW)
+        return self.count
+
+    def _take(self, column: torch.Tensor | StreamedColumn, *at: torch.Tensor) -> torch.Tensor:
+        """Rows, or views of rows, on the device."""
+        if isinstance(column, StreamedColumn):
+            index = tuple(part.numpy() for part in at)
+            rows = column[index]
+            return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+        return column[tuple(part.to(self.device) for part in at)]
 
     def inputs(self, index_B: torch.Tensor, view_B: torch.Tensor) -> torch.Tensor:
         """What the student sees of these views: float32 (B, 3, size, size)."""
-        params_BP = self.params_NVP[index_B, view_B]
-        pixels = self.arm.pixels(self.images_NCHW[index_B], params_BP)
+        images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2).contiguous()
+        params_BP = self._take(self._params_NVP, index_B, view_B)
+        pixels = self.arm.pixels(images_BCHW, params_BP)
         return self.arm.normalised(self.preprocess(pixels), params_BP)
 
     def batch(self, index_B: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets float32 (B, D) of the views that `epoch` shows."""
-        view_B = view_of(epoch, self.offsets_N[index_B], self.params_NVP.shape[1]).to(self.device)
-        index_B = index_B.to(self.device)
-        return self.inputs(index_B, view_B), self.target_NVD[index_B, view_B].float()
+        view_B = view_of(epoch, self._offsets_N[index_B], self.views)
+        targets_BD = self._take(self._target_NVD, index_B, view_B).float()
+        return self.inputs(index_B, view_B), targets_BD
+
+    def batches(
+        self, parts: Iterable[torch.Tensor], epoch: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`batch` of each part, in order."""
+        yield from self._ahead(lambda index_B: self.batch(index_B, epoch), parts)
 
     def view(self, view: int, size: int) -> Iterator[torch.Tensor]:
         """Inputs of one view of every sample, in order, in batches of `size`."""
-        for start in range(0, len(self), size):
-            index_B = torch.arange(start, min(start + size, len(self)), device=self.device)
-            yield self.inputs(index_B, torch.full_like(index_B, view))
+        parts = torch.arange(self.count).split(size)
+        yield from self._ahead(lambda i_B: self.inputs(i_B, torch.full_like(i_B, view)), parts)
+
+    def _ahead(self, make: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+        if not isinstance(self._images_NHWC, StreamedColumn):
+            yield from map(make, parts)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            flying: deque[Future[Any]] = deque()
+            for part in parts:
+                flying.append(pool.submit(make, part))
+                if len(flying) > AHEAD:
+                    yield flying.popleft().result()
+            while flying:
+                yield flying.popleft().result()
+
+
+def fits(needed: int, device: torch.device) -> bool:
+    """Whether `needed` bytes may stay in memory: a quarter of what is free, for other trials."""
+    if device.type == "cuda":
+        return needed <= torch.cuda.mem_get_info(device)[0] // 4
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return needed <= free // 4

@@ -12,7 +12,7 @@ from torch import nn
 
 from trainers.checkpoint import Checkpoints, State, capture, restore
 from trainers.config import TrialConfig
-from trainers.data import ResidentData, permutation
+from trainers.data import Data, permutation
 from trainers.engines import Engine
 from trainers.objectives import Objective
 
@@ -51,7 +51,7 @@ def train(
     config: TrialConfig,
     model: nn.Module,
     objective: Objective,
-    data: ResidentData,
+    data: Data,
     engine: Engine,
     saver: Saver,
     report: Reporter,
@@ -68,9 +68,10 @@ def train(
     for epoch in range(len(curve), config.epochs):
         order_N = permutation(config.seed, epoch, len(data))
         losses = torch.zeros(steps, dtype=torch.float64, device=engine.device)
-        for step in range(steps):
-            index_B = order_N[step * config.batch_size : (step + 1) * config.batch_size]
-            images_BCHW, teacher_BD = data.batch(engine.share(index_B), epoch)
+        parts = [
+            engine.share(b) for b in order_N[: steps * config.batch_size].split(config.batch_size)
+        ]
+        for step, (images_BCHW, teacher_BD) in enumerate(data.batches(parts, epoch)):
             student_BD = engine.gather(forward(images_BCHW))
             loss = objective(student_BD, engine.gather(teacher_BD), config)
             optimizer.zero_grad(set_to_none=True)

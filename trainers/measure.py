@@ -15,9 +15,9 @@ from shards import storage
 from shards.arms import make_arm
 from shards.format import Manifest, arm_record
 from shards.preprocess import Preprocess
-from shards.reader import Split, load_splits
+from shards.splits import Split, load_splits, split_bytes
 from trainers.config import TrialConfig
-from trainers.data import ResidentData
+from trainers.data import Data, fits
 from trainers.probes import run_probes
 from trainers.probes.features import FeatureBank, unit
 
@@ -35,17 +35,33 @@ class Banks:
     test: dict[str, Split]
 
 
-def load_banks(location: str, manifest: Manifest, config: TrialConfig) -> Banks:
-    """One pass over the train shards and one over the test shards."""
-    train = load_splits(location, manifest, "train", tuple({"clean", config.arm}))
+def load_banks(
+    location: str,
+    manifest: Manifest,
+    config: TrialConfig,
+    device: torch.device,
+    reading: str = "auto",
+) -> Banks:
+    """One pass over the train shards and one over the test shards.
+
+    `reading` is resident, streaming, or auto: resident where it fits. It changes no result.
+    """
+    index = manifest.plan.teacher_index(config.teacher)
     have = {record.arm for record in manifest.plan.arms["test"]}
-    wanted = ("clean", *(arm for arm in config.test_arms if arm in have))
-    test = load_splits(location, manifest, "test", wanted)
+    arms = {
+        "train": tuple(dict.fromkeys(("clean", config.arm))),
+        "test": tuple(dict.fromkeys(("clean", *(a for a in config.test_arms if a in have)))),
+    }
+    needed = sum(split_bytes(manifest, split, arms[split], index) for split in arms)
+    streaming = reading == "streaming" or (reading == "auto" and not fits(needed, device))
+    train, test = (
+        load_splits(location, manifest, split, arms[split], index, streaming) for split in arms
+    )
     return Banks(manifest, train[config.arm], train["clean"], test)
 
 
 @torch.inference_mode()
-def embed(model: nn.Module, data: ResidentData, view: int) -> np.ndarray:
+def embed(model: nn.Module, data: Data, view: int) -> np.ndarray:
     """Unit embeddings of one view of every sample, float32 (N, D)."""
     parts = [model(images_BCHW).float().cpu() for images_BCHW in data.view(view, BATCH)]
     return unit(torch.cat(parts).numpy())
@@ -84,13 +100,13 @@ def student_features(
     noisy: dict[str, np.ndarray] = {}
     for spec in config.test_arms:
         arm = make_arm(spec)
-        data = ResidentData(_drawn(banks, config, spec), arm, preprocess, device)
+        data = Data(_drawn(banks, config, spec), arm, preprocess, device)
         views = [embed(model, data, view) for view in range(config.test_views)]
         noisy[arm.metric] = np.stack(views)
     return FeatureBank(
-        train_ND=embed(model, ResidentData(banks.clean_train, clean, preprocess, device), 0),
+        train_ND=embed(model, Data(banks.clean_train, clean, preprocess, device), 0),
         train_labels_N=banks.clean_train.labels_N,
-        test_ND=embed(model, ResidentData(test, clean, preprocess, device), 0),
+        test_ND=embed(model, Data(test, clean, preprocess, device), 0),
         test_labels_N=test.labels_N,
         noisy=noisy,
         teacher_ND=_stored(test, 0),

@@ -31,9 +31,9 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
     chosen = [arm_record(manifest, split, arm) for split, arm in arms]
     parts = [
         plan.dataset.model_dump_json(),
-        plan.teachers[0].model_dump_json(),
+        plan.teachers[plan.teacher_index(config.teacher)].model_dump_json(),
         *(f"{a.arm} {a.columns} {sorted(a.options.items())} {a.stop - a.start}" for a in chosen),
-        f"{plan.seed} {plan.precision} {plan.format}",
+        f"{plan.seed} {plan.device} {plan.format}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -43,18 +43,19 @@ def make_record(
 ) -> dict[str, Any]:
     """The trial, what it read and what was measured; student, curve and environment are added."""
     plan = manifest.plan
+    source = plan.teachers[plan.teacher_index(config.teacher)]
     return {
         "format": FORMAT,
         "id": config.identity,
         "config": config.model_dump(mode="json"),
         "source": source_of(config, manifest),
-        "weights_sha256": plan.teachers[0].weights_sha256,
+        "weights_sha256": source.weights_sha256,
         "data": {
             "train": plan.dataset.counts["train"],
             "test": plan.dataset.counts["test"],
             "classes": len(plan.dataset.classes),
             "chance": 1 / len(plan.dataset.classes),
-            "dim": plan.teachers[0].dim,
+            "dim": source.dim,
             "views_per_sample": config.views,
         },
         "metrics": own.metrics,

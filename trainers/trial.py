@@ -20,12 +20,12 @@ import torch
 from shards import storage
 from shards.arms import make_arm
 from shards.command import command
-from shards.format import Manifest, arm_record
+from shards.format import Manifest, TeacherRecord, arm_record
 from shards.progress import Progress
 from shards.reader import load_manifest
 from trainers.checkpoint import Checkpoints
-from trainers.config import TrialConfig, load_config, make_config
-from trainers.data import ResidentData
+from trainers.config import PINS, TrialConfig, load_config, make_config
+from trainers.data import Data
 from trainers.engines import ENGINES, choose_device
 from trainers.engines.launch import RankError, launch, rank_of_environment, report_line
 from trainers.loop import DivergedError, Reporter, Saver, train
@@ -55,21 +55,43 @@ def finished(root: str, config: TrialConfig) -> dict[str, Any] | None:
         raise ValueError(f"{place}: not JSON ({error}); delete it to run the trial again") from None
 
 
+def _teachers(manifest: Manifest, config: TrialConfig) -> str:
+    """The teacher asked for where the bank has it, else all that it has."""
+    specs = [teacher.spec for teacher in manifest.plan.teachers]
+    return config.teacher if config.teacher in specs else ", ".join(specs)
+
+
+def _pins(config: TrialConfig, teacher: TeacherRecord) -> dict[str, tuple[object, object]]:
+    """What the trial wants to be sure of: the teacher's weights, width and input size."""
+    sha256 = config.teacher_sha256
+    there = {
+        "teacher_sha256": teacher.weights_sha256[: len(sha256 or "")],
+        "teacher_dim": teacher.dim,
+        "teacher_size": teacher.preprocess.size,
+    }
+    asked = {name: getattr(config, name) for name in PINS}
+    return {name: (there[name], asked[name]) for name in PINS if asked[name] is not None}
+
+
 def check_bank(config: TrialConfig, manifest: Manifest, place: str) -> None:
     """Errors: ValueError with both values where the shards are not those the trial asks for."""
     plan = manifest.plan
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "dataset": (plan.dataset.spec, config.dataset),
-        "teacher": (plan.teachers[0].spec, config.teacher),
+        "teacher": (_teachers(manifest, config), config.teacher),
         "data_seed": (plan.seed, config.data_seed),
         "train_samples": (plan.dataset.train_samples, config.train_samples),
         "test_samples": (plan.dataset.test_samples, config.test_samples),
         "image_size": (plan.dataset.image_size, config.image_size or plan.dataset.image_size),
     }
+    if config.teacher == pairs["teacher"][0]:
+        pairs |= _pins(config, plan.teachers[plan.teacher_index(config.teacher)])
+    record = arm_record(manifest, "train", config.arm)
+    arm = make_arm(config.arm)
+    pairs["arm"] = ((record.columns, record.options), (arm.columns, arm.options))
     for field, (there, asked) in pairs.items():
         if there != asked:
             raise ValueError(f"{field}: the shards in {place} have {there!r}, asked for {asked!r}")
-    record = arm_record(manifest, "train", config.arm)
     views = record.stop - record.start
     if views != config.views:
         raise ValueError(
@@ -90,9 +112,11 @@ def run_trial(
     report: Reporter = lambda values: None,
     device: str = "auto",
     save_seconds: float = 30.0,
+    reading: str = "auto",
 ) -> dict[str, Any]:
     """Train and measure; the result, also written last of all. Finished trials only return it.
 
+    `reading`: resident, streaming or auto, see `trainers.measure.load_banks`.
     Errors: ValueError for inputs that do not fit, DivergedError, RankError, OSError.
     """
     manifest = load_manifest(bank)
@@ -101,23 +125,24 @@ def run_trial(
         return done
     check_bank(config, manifest, bank)
     if config.engine != "single" and rank_of_environment() is None:
-        return _run_ranks(config, bank, root, report, device, save_seconds)
+        return _run_ranks(config, bank, root, report, device, save_seconds, reading)
     chosen = choose_device(device)
     torch.set_num_threads(config.threads)
-    banks = load_banks(bank, manifest, config)
-    preprocess = manifest.plan.teachers[0].preprocess
+    banks = load_banks(bank, manifest, config, chosen, reading)
+    teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
+    preprocess, dim = teacher.preprocess, teacher.dim
     if config.input == "native":
         preprocess = preprocess.native(manifest.plan.dataset.image_size)
-    dim = manifest.plan.teachers[0].dim
     place = trial_place(root, config)
-    checkpoints = Checkpoints(storage.join(place, "checkpoints"), config.identity)
+    owner = f"{config.identity} on {source_of(config, manifest)[:16]}"
+    checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
     with ENGINES[config.engine](chosen) as engine:
         if engine.ranks != config.ranks:
             raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
         model = build_student(config.student, dim, preprocess.size, config.seed)
         # 1.6 times as fast on a CPU as the default layout.
-        model = model.to(engine.device, memory_format=torch.channels_last)
-        data = ResidentData(banks.train, make_arm(config.arm), preprocess, engine.device)
+        model = model.to(engine.device).to(memory_format=torch.channels_last)
+        data = Data(banks.train, make_arm(config.arm), preprocess, engine.device)
         saver, objective = Saver(checkpoints, save_seconds), OBJECTIVES[config.objective]
         curve = train(config, model, objective, data, engine, saver, report)
     if engine.rank > 0:
@@ -158,10 +183,11 @@ def _run_ranks(
     report: Reporter,
     device: str,
     save_seconds: float,
+    reading: str,
 ) -> dict[str, Any]:
     """The trial as processes of its own, one a rank; the first of them writes the result."""
     arguments = ["--config", config.model_dump_json(), "--bank", bank, "--out", root]
-    arguments += ["--device", device, "--save-seconds", str(save_seconds)]
+    arguments += ["--device", device, "--save-seconds", str(save_seconds), "--reading", reading]
     try:
         launch(config.ranks, arguments, report)
     except RankError as error:
@@ -186,6 +212,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--bank", required=True, metavar="DIR-OR-URL", help="from shards.build")
     parser.add_argument("--out", default="runs/trial", metavar="DIR-OR-URL")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--reading",
+        default="auto",
+        choices=("auto", "resident", "streaming"),
+        help="keep the shards in memory or read them as needed; the result is the same",
+    )
     parser.add_argument("--save-seconds", type=float, default=30.0, help="between checkpoints")
     options = parser.parse_args(argv)
     if not options.trial and not options.config:
@@ -205,6 +237,7 @@ def main(argv: list[str]) -> int:
 def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
     """Progress and result on the first rank only; a parent that watches gets reports instead."""
     place = (options.bank, options.out)
+    how = (options.device, options.save_seconds, options.reading)
     start = time.monotonic()
     if options.config or rank_of_environment():
 
@@ -212,14 +245,14 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             if options.config:
                 print(report_line(values), flush=True)
 
-        run_trial(config, *place, tell, options.device, options.save_seconds)
+        run_trial(config, *place, tell, *how)
         return
     with Progress(f"trial {config.identity}", config.epochs) as bar:
 
         def show(values: dict[str, Any]) -> None:
             bar.update(values["epoch"], f"epoch {values['epoch']}, loss {values['loss']:.4f}")
 
-        result = run_trial(config, *place, show, options.device, options.save_seconds)
+        result = run_trial(config, *place, show, *how)
     for name, value in sorted(result["metrics"].items()):
         reference = result["teacher"].get(name.replace("test/", "teacher/", 1))
         beside = "" if reference is None else f"   teacher {reference:.4f}"

@@ -3,14 +3,18 @@
     teacher = open_teacher("open_clip:ViT-B-32:openai", device="cpu")
     embedding_BD = teacher.embed(teacher.preprocess(images_BCHW))   # float32, not normalised
 
-A teacher is named by a spec: `embedded`, or `open_clip:NAME:TAG` with any model and tag that
-open_clip lists, a local checkpoint's path as the tag, or `none` for random weights. Another one
-is an entry in TEACHERS that returns a `Teacher`.
+A teacher is named by a spec:
+
+    embedded              the tiny CLIP that ships with the package
+    open_clip:NAME:TAG    any model and tag that open_clip lists; TAG may be a local checkpoint
+    timm:NAME             any pretrained model with pooled features; timm:NAME:PATH for a checkpoint
+
+`none` as TAG or PATH gives random weights. Another one is an entry in TEACHERS that returns a
+`Teacher`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,12 +22,25 @@ import torch
 
 from shards.preprocess import Preprocess
 from shards.table import Table, split_spec
+from shards.teachers.frozen import Precision, weights_sha256
+
+__all__ = [
+    "TEACHERS",
+    "Precision",
+    "Teacher",
+    "check_teacher",
+    "embedding_dim",
+    "input_size",
+    "open_teacher",
+    "weights_sha256",
+]
 
 
 class Teacher(Protocol):
     """What the build needs of a teacher.
 
-    `weights_sha256` is taken over the weights actually loaded (see `weights_sha256` below).
+    `weights_sha256` is taken over the weights actually loaded, before they were cast to
+    `precision`; `has_text` says whether `embed_text` works.
     """
 
     spec: str
@@ -31,6 +48,12 @@ class Teacher(Protocol):
     parameters: int
     preprocess: Preprocess
     weights_sha256: str
+    precision: Precision
+    has_text: bool
+
+    def cast(self, precision: Precision) -> None:
+        """Compute in another precision from now on."""
+        ...
 
     def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalised floats (B, 3, size, size) -> float32 embeddings (B, D), not unit length."""
@@ -41,14 +64,10 @@ class Teacher(Protocol):
         ...
 
 
-def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """sha256 over every tensor in name order: name, dtype, shape, little-endian bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _timm(argument: str, device: str) -> Teacher:
+    from shards.teachers.pooled import open_timm
+
+    return open_timm(argument, device)
 
 
 def _open_clip(argument: str, device: str) -> Teacher:
@@ -70,14 +89,17 @@ def _embedded(argument: str, device: str) -> Teacher:
 
 
 TEACHERS: Table[Callable[[str, str], Teacher]] = Table(
-    "teacher", {"embedded": _embedded, "open_clip": _open_clip}
+    "teacher", {"embedded": _embedded, "open_clip": _open_clip, "timm": _timm}
 )
 
 
-def open_teacher(spec: str, device: str = "cpu") -> Teacher:
+def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") -> Teacher:
     """Load a teacher, frozen, in evaluation mode. Errors: ValueError naming what would be right."""
     name, argument = split_spec(spec)
-    return TEACHERS[name](argument, device)
+    teacher = TEACHERS[name](argument, device)
+    if precision != "fp32":
+        teacher.cast(precision)
+    return teacher
 
 
 def check_teacher(spec: str) -> str | None:
@@ -87,25 +109,39 @@ def check_teacher(spec: str) -> str | None:
     """
     name, argument = split_spec(spec)
     TEACHERS[name]
-    if name != "open_clip":
+    if name == "embedded":
         _no_argument(argument)
-        return None
-    from shards.teachers.clip import missing_download
+    elif name == "timm":
+        from shards.teachers.pooled import missing_download
 
-    return missing_download(argument)
+        return missing_download(argument)
+    elif name == "open_clip":
+        from shards.teachers.clip import missing_download
+
+        return missing_download(argument)
+    return None
 
 
 def embedding_dim(spec: str) -> int:
     """Width of a teacher's embeddings, from its configuration alone."""
-    from shards.teachers.clip import configured_dim
-
-    TEACHERS[split_spec(spec)[0]]
-    return configured_dim(spec)
+    return _configured(spec)[0]
 
 
 def input_size(spec: str) -> int:
     """Pixels a side of a teacher's input, from its configuration alone."""
-    from shards.teachers.clip import configured_size
+    return _configured(spec)[1]
 
-    TEACHERS[split_spec(spec)[0]]
-    return configured_size(spec)
+
+def _configured(spec: str) -> tuple[int, int]:
+    name, argument = split_spec(spec)
+    TEACHERS[name]
+    if name == "timm":
+        from shards.teachers.pooled import configured
+
+        return configured(argument)
+    if name in ("embedded", "open_clip"):
+        from shards.teachers.clip import configured_dim, configured_size
+
+        return configured_dim(spec), configured_size(spec)
+    teacher = open_teacher(spec)
+    return teacher.dim, teacher.preprocess.size

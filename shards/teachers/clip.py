@@ -14,32 +14,28 @@ from safetensors.torch import load_file
 
 from shards.preprocess import KERNELS, Preprocess
 from shards.table import closest
-from shards.teachers import Teacher, weights_sha256
+from shards.teachers.frozen import FrozenTeacher
 
 RANDOM = "none"
 
 
-class ClipTeacher:
-    """Any open_clip model, frozen; embeddings are the image tower's output."""
+class ClipTeacher(FrozenTeacher):
+    """Any open_clip model; embeddings are the image tower's output."""
+
+    has_text = True
 
     def __init__(
         self, spec: str, model: Any, preprocess: Preprocess, tokenizer: Any, device: str
     ) -> None:
-        self.spec, self.preprocess = spec, preprocess
-        self._model = model.eval().requires_grad_(False).to(device)
-        self._tokenizer, self._device = tokenizer, device
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self.weights_sha256 = weights_sha256(model.state_dict())
-        with torch.inference_mode():
-            blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=device)
-            self.dim = int(self._model.encode_image(blank).shape[1])
+        self._tokenizer = tokenizer
+        super().__init__(spec, model, preprocess, device)
 
-    @torch.inference_mode()
-    def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        return self._model.encode_image(images_BCHW).float()
+    def _encode(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self._model.encode_image(images_BCHW)
 
     @torch.inference_mode()
     def embed_text(self, texts: list[str]) -> torch.Tensor:
+        """Texts -> float32 (len(texts), D), not unit length."""
         return self._model.encode_text(self._tokenizer(texts).to(self._device)).float()
 
 
@@ -78,7 +74,7 @@ def _preprocess(config: dict[str, Any], spec: str) -> Preprocess:
     )
 
 
-def open_registered(argument: str, device: str) -> Teacher:
+def open_registered(argument: str, device: str) -> FrozenTeacher:
     """`NAME:TAG`. Random weights (`none`) are drawn from a fixed seed, with a warning."""
     name, tag = _parse(argument)
     spec = f"open_clip:{argument}"
@@ -140,7 +136,7 @@ def _embedded_files() -> tuple[dict[str, Any], str]:
     return config, str(folder / "weights.safetensors")
 
 
-def open_embedded(device: str) -> Teacher:
+def open_embedded(device: str) -> FrozenTeacher:
     """The tiny CLIP that ships with the package (shards/embedded/CARD.md)."""
     config, weights = _embedded_files()
     with torch.random.fork_rng(devices=[]):

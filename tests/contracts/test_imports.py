@@ -66,7 +66,7 @@ def imported(path: Path) -> set[str]:
     [
         ("torch.distributed", ("trainers/engines/",)),
         ("deepspeed", ("trainers/engines/",)),
-        ("ray", ("sweep/schedule.py",)),
+        ("ray", ("sweep/schedule.py", "shards/on_ray.py")),
         ("mlflow", ("sweep/tracking.py",)),
         ("open_clip", ("shards/teachers/", "shards/embedded/")),
     ],

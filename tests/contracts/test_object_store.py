@@ -1,9 +1,16 @@
 """Shards, a trial's checkpoints and its result on an S3 endpoint, as cluster.yaml uses them."""
 
-import pytest
+import io
+import tarfile
 
-from shards import storage
-from shards.build import Request, build
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards import storage, webdatasets
+from shards.build import build
+from shards.datasets import open_dataset
+from shards.request import Request
 from shards.verify import verify
 from trainers.checkpoint import Checkpoints
 from trainers.config import make_config
@@ -44,7 +51,7 @@ def bucket():
 def test_a_bank_and_a_trial_on_s3_equal_those_on_disk(bucket, tmp_path):
     request = Request(
         dataset="digits",
-        teacher="embedded",
+        teachers=("embedded",),
         train_samples=128,
         test_samples=40,
         test_arms=("noise:0.1",),
@@ -55,7 +62,7 @@ def test_a_bank_and_a_trial_on_s3_equal_those_on_disk(bucket, tmp_path):
     for root in (bucket + "/run", str(tmp_path / "run")):
         bank = storage.join(root, "banks", "one")
         build(request, bank)
-        assert len(verify(bank).shards) == 3
+        assert len(verify(bank).manifest.shards) == 3
         results.append(run_trial(config, bank, root, device="cpu", save_seconds=0))
         assert finished(root, config) == results[-1]
     assert results[0]["metrics"] == results[1]["metrics"]
@@ -70,7 +77,7 @@ def test_an_interrupted_trial_goes_on_from_s3(bucket, tmp_path):
     build(
         Request(
             dataset="digits",
-            teacher="embedded",
+            teachers=("embedded",),
             train_samples=128,
             test_samples=40,
             test_arms=("noise:0.1",),
@@ -95,3 +102,55 @@ def test_an_interrupted_trial_goes_on_from_s3(bucket, tmp_path):
     assert seen == [3]
     assert resumed["metrics"] == whole["metrics"]
     assert not storage.exists(place)
+
+
+def shard(first: int, count: int) -> bytes:
+    """`count` samples in colours of their own, each with 70 kB between its image and the next."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for i in range(first, first + count):
+            picture = io.BytesIO()
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(picture, "png")
+            members = {"png": picture.getvalue(), "cls": b"%d" % (i % 2), "raw": bytes(70_000)}
+            for suffix, data in members.items():
+                info = tarfile.TarInfo(f"{i:03d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_shards_of_others_are_read_from_s3(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTIL_CACHE", str(tmp_path / "cache"))
+    roots = [bucket + "/others", str(tmp_path / "others")]
+    for root in roots:
+        for name, first, count in (("train/0", 0, 5), ("train/1", 5, 5), ("val/0", 10, 4)):
+            storage.write(f"{root}/{name}.tar", shard(first, count))
+        storage.write(f"{root}/classnames.txt", b"even\nodd\n")
+    ranged = f"wds:{roots[0]}/{{split}}/{{0..1}}.tar"
+    remote, local, by_range = (
+        open_dataset(spec) for spec in (*(f"wds:{root}/{{split}}/*.tar" for root in roots), ranged)
+    )
+    assert remote.classes == ("even", "odd")
+    assert remote.identity == local.identity == by_range.identity
+    assert remote.keys("test") == tuple(f"test/0/{i:03d}" for i in range(10, 14))
+    block = remote.read("train", 3, 8)
+    assert block.images_NHWC[:, 0, 0, 0].tolist() == [3, 4, 5, 6, 7]
+    assert np.array_equal(block.images_NHWC, local.read("train", 3, 8).images_NHWC)
+
+    def again(place: str) -> None:
+        raise AssertionError(f"{place} was passed over a second time")
+
+    monkeypatch.setattr(webdatasets, "index_shard", again)
+    assert open_dataset(ranged).identity == remote.identity
+    monkeypatch.undo()
+    storage.delete(f"{roots[0]}/train/0.tar")
+    with pytest.raises(ValueError, match=r"shard s3://sweep/others/train/0\.tar is missing"):
+        open_dataset(ranged)
+
+
+def test_errors_of_the_store_are_one_line_with_a_remedy(bucket):
+    with pytest.raises(FileNotFoundError, match="s3://nobody/has/this: "):
+        storage.read("s3://nobody/has/this")
+    with pytest.raises(OSError, match=r"s3://nobody/x: .*bucket.*; check the bucket") as caught:
+        storage.write("s3://nobody/x", b"data")
+    assert "\n" not in str(caught.value)

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn  # noqa: F401
+from torch import nn
 from torch.nn.functional import normalize  # noqa: F401
 
 from shards.arms import ARMS, Arm, HorizontalFlip, make_arm  # noqa: F401 (README's names)
 from shards.datasets import DATASETS, open_dataset
+from shards.preprocess import Preprocess  # noqa: F401
 from shards.samples import ArrayDataset, Block  # noqa: F401
 from shards.teachers import TEACHERS, open_teacher
+from shards.teachers.frozen import FrozenTeacher  # noqa: F401
 from trainers.config import make_config
 from trainers.objectives import OBJECTIVES
 from trainers.probes import PROBES, run_probes
@@ -53,7 +55,8 @@ def test_the_additions_work_as_printed():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     block = Block(images, np.array([0, 1, 0, 1]), ("a", "b", "c", "d"))
-    scope = globals() | {"MyTeacher": lambda device: f"teacher on {device}", "classes": ("x", "y")}
+    mine = {"MyModel": nn.Flatten, "MEAN": (0, 0, 0), "STD": (1, 1, 1)}
+    scope = globals() | mine | {"classes": ("x", "y")}
     for code in snippets().values():
         exec(code.replace("Block(...)", "block"), scope | {"block": block})
     config = make_config(
@@ -70,5 +73,5 @@ def test_the_additions_work_as_printed():
         unit(np.eye(3)), np.arange(3), unit(np.eye(3)), np.arange(3), {}, unit(np.eye(3))
     )
     assert run_probes(config.probes, bank, "test")[0] == {"test/mean_norm": pytest.approx(3**-0.5)}
-    assert open_teacher("mine") == "teacher on cpu"
+    assert open_teacher("mine").dim == 3 * 224 * 224
     assert open_dataset("mine").count("test") == 4

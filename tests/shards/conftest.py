@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards.build import Request, build
+from shards.build import build
 from shards.format import Manifest, pack, unpack
+from shards.request import Request
+from shards.verify import verify
 
 REQUEST = Request(
     dataset="digits",
-    teacher="embedded",
+    teachers=("embedded",),
     arms=("crop_flip", "noise"),
     views=2,
     test_arms=("noise",),
@@ -67,10 +69,25 @@ def rewrite(copy: Path) -> Rewrite:
         text = json.loads((copy / "manifest.json").read_text())
         record = next(r for r in text["shards"] if r["name"] == name)
         record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        (copy / "manifest.json").write_text(json.dumps(text))
-        return Manifest.model_validate(text)
+        manifest = Manifest.model_validate_json(json.dumps(text)).sealed()
+        (copy / "manifest.json").write_text(manifest.model_dump_json())
+        return manifest
 
     return change
+
+
+@pytest.fixture(scope="session")
+def failed() -> Callable[..., None]:
+    """`verify` must find a failure of the check named first, and name every `part`."""
+
+    def check(folder: Path, kind: str, *parts: str) -> None:
+        verdict = verify(str(folder))
+        assert not verdict.good
+        text = " ".join(verdict.failures[kind])
+        assert "\n" not in text
+        assert not [part for part in parts if part not in text], text
+
+    return check
 
 
 @pytest.fixture(scope="session")

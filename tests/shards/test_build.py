@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,13 @@ import pytest
 import torch
 
 from shards.arms import make_arm
-from shards.build import Request, build, request_arguments
+from shards.build import build, main, request_arguments
 from shards.datasets import open_dataset
-from shards.reader import load_manifest, load_splits
+from shards.estimate import bank_bytes, plan_bytes
+from shards.precision import Choice
+from shards.reader import load_manifest
+from shards.request import Request
+from shards.splits import load_splits
 from shards.teachers import open_teacher
 from shards.verify import verify
 from shards.writer import difference
@@ -31,7 +37,7 @@ def contents(folder: Path) -> dict[str, str]:
     for file in sorted(folder.iterdir()):
         if file.name == "manifest.json":
             value = json.loads(file.read_text())
-            del value["created"]
+            del value["created"], value["checksum"]
             found[file.name] = json.dumps(value)
         elif file.name != ".lock":
             found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -41,7 +47,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_files_of_a_finished_bank(bank: Path) -> None:
     shards = [f"train-00000{i}.tar" for i in range(3)]
     assert sorted(contents(bank)) == ["manifest.json", "plan.json", "test-000000.tar", *shards]
-    manifest = verify(str(bank))
+    manifest = verify(str(bank)).manifest
     assert [record.samples for record in manifest.shards] == [20, 25, 25, 10]
     assert manifest.plan.dataset.counts == {"train": 60, "test": 20}
     assert torch.__version__.startswith(manifest.created["torch"])
@@ -123,10 +129,12 @@ def test_a_spoilt_shard_of_an_unfinished_build_is_built_again(
     ("change", "parts"),
     [
         ({"seed": 5}, ("seed", "0", "5")),
-        ({"views": 3}, ("views", "2", "3")),
-        ({"arms": ("noise:0.2",)}, ("arms", "noise:0.1", "noise:0.2")),
+        ({"views": 3}, ("train arms", "x2", "x3")),
+        ({"arms": ("noise:0.2",)}, ("train arms", "noise:0.1", "noise:0.2")),
         ({"train_samples": 61}, ("train_samples", "60", "61")),
-        ({"teacher": "open_clip:ViT-S-32-alt:none"}, ("teacher", "embedded")),
+        ({"teachers": ("open_clip:ViT-S-32-alt:none",)}, ("teachers", "embedded")),
+        ({"precision": "bf16"}, ("precision", "fp32", "bf16")),
+        ({"templates": ("a {}",)}, ("templates", "a {}")),
         ({"image_size": 64}, ("image_size", "64")),
     ],
 )
@@ -217,7 +225,7 @@ class Deaf:
 def test_a_teacher_that_says_nothing_about_an_image_stops_the_build(
     value, request_60: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused
 ) -> None:
-    monkeypatch.setattr("shards.build.open_teacher", lambda spec, device: Deaf(value))
+    monkeypatch.setattr("shards.compute.open_teacher", lambda spec, device, precision: Deaf(value))
     key = open_dataset("digits", train_samples=60).keys("train")[24]
     refused(lambda: build(request_60, str(tmp_path)), f"`{key}`", "clean", "norm 0")
     assert not list(tmp_path.glob("*.tar"))
@@ -232,3 +240,77 @@ def test_difference_names_the_first_field_that_differs() -> None:
     there = {"a": 1, "b": {"c": [1, {"d": "x"}]}}
     mine = {"a": 1, "b": {"c": [1, {"d": "y"}]}}
     assert difference(there, mine) == 'b.c.1.d is "x", asked for "y"'
+
+
+def test_two_teachers_share_the_images_and_keep_a_column_each(bank: Path, tmp_path: Path) -> None:
+    other = "timm:test_vit.r160_in1k:none"
+    request = Request(
+        dataset="digits", teachers=("embedded", other), train_samples=40, test_samples=10,
+        shard_samples=25, templates=("the number {}",),
+    )  # fmt: skip
+    manifest = build(request, str(tmp_path))
+    assert [teacher.spec for teacher in manifest.plan.teachers] == ["embedded", other]
+    assert manifest.plan.templates == ("the number {}",)
+    for index, teacher in enumerate(manifest.plan.teachers):
+        split = load_splits(str(tmp_path), manifest, "train", ("clean",), index)["clean"]
+        assert split.embedding_NVD.shape == (40, 1, teacher.dim)
+        live = open_teacher(teacher.spec)
+        raw = live.embed(
+            live.preprocess(torch.from_numpy(split.images_NHWC[:5]).permute(0, 3, 1, 2))
+        )
+        stored = torch.from_numpy(split.embedding_NVD[:5, 0]).float()
+        assert torch.cosine_similarity(raw, stored).min() > 0.99999
+
+
+def test_a_resumed_build_keeps_the_precision_that_was_chosen(
+    copy: Path, request_60: Request, monkeypatch
+) -> None:
+    chosen = Choice("bf16", 3.0, 0.99999)
+    monkeypatch.setattr("shards.compute.choose_precision", lambda *arguments: chosen)
+    out = copy.parent / "bf16"
+    manifest = build(request_60, str(out))
+    assert manifest.plan.teachers[0].precision == "bf16"
+    assert manifest.identity != load_manifest(str(copy)).identity
+    before = contents(out)
+    (out / "manifest.json").unlink()
+    (out / "train-000001.tar").unlink()
+    monkeypatch.setattr("shards.compute.choose_precision", lambda *arguments: pytest.fail("again"))
+    build(request_60, str(out))
+    assert contents(out) == before
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_computed(
+    request_60: Request, tmp_path: Path, monkeypatch, refused
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shards.build.shutil.disk_usage", lambda path: usage)
+    refused(lambda: build(request_60, str(tmp_path / "x")), "bytes needed", "1,000 bytes free")
+    assert not list(tmp_path.glob("x/*.tar"))
+
+
+def test_bytes_are_estimated_within_a_hundredth(bank: Path, request_60: Request) -> None:
+    manifest = load_manifest(str(bank))
+    real = sum(record.bytes for record in manifest.shards)
+    assert plan_bytes(manifest.plan) == bank_bytes(request_60)
+    assert real <= bank_bytes(request_60) <= real * 1.01 + 20_000 * len(manifest.shards)
+
+
+def test_a_dry_run_tells_bytes_seconds_and_money_and_writes_nothing(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                *("--dataset", "digits", "--teacher", "embedded", "--arm", "noise", "--views", "4"),
+                *("--arm", "noise_denoise", "--out", str(tmp_path / "x")),
+                *("--dry-run", "--gpu-price", "7200"),
+            ]
+        )
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    assert "1,438 train and 359 test images" in text
+    assert "noise:0.1 x4, noise_denoise:0.1 x4" in text
+    passes = 1438 * 5 + 359  # the views of noise_denoise are copies of the clean one
+    assert f"{passes:,} images of 32 px" in text
+    seconds = float(re.search(r"seconds: ([\d,]+)", text)[1].replace(",", ""))
+    money = float(re.search(r"money: ([\d.,]+)", text)[1].replace(",", ""))
+    assert money == pytest.approx(2 * seconds, abs=2)
+    assert not (tmp_path / "x").exists()

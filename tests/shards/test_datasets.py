@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import cifar
+from shards import cifar, contents
 from shards.datasets import SPLITS, open_dataset
-from shards.folder import MAX_PIXELS
+from shards.pictures import MAX_PIXELS
 
 
 def test_digits_are_1438_and_359_real_images_split_within_each_class() -> None:
@@ -69,7 +69,8 @@ def test_unknown_dataset_and_arguments_are_refused(refused) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DISTIL_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     for split in SPLITS:
         for name in ("cat", "dog"):
@@ -93,6 +94,38 @@ def test_folder_order_labels_and_pixels(folder: Path) -> None:
     stored = np.asarray(Image.open(folder / "test/dog/1.png"))
     assert np.array_equal(data.read("test", 4, 5).images_NHWC[0], stored)
     assert data.identity == opened(folder).identity
+
+
+def test_folder_identity_is_content_and_read_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    real = contents._hash
+    monkeypatch.setattr(contents, "_hash", lambda file: hashed.append(file) or real(file))
+    first = opened(folder).identity
+    assert len(hashed) == 12
+    assert opened(folder).identity == first
+    assert len(hashed) == 12
+    file = folder / "train/dog/1.png"
+    before, stat = file.read_bytes(), file.stat()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    changed = opened(folder).identity
+    assert changed != first
+    assert len(hashed) == 15
+    file.write_bytes(before)
+    assert opened(folder).identity == first
+    moved = folder.rename(tmp_path.parent / f"{tmp_path.name}-moved")
+    assert opened(moved).identity == first
+    file = moved / "train/dog/1.png"
+    file.rename(file.with_name("7.png"))
+    assert opened(moved).identity != first
+
+
+def test_folder_works_without_a_usable_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = opened(folder).identity
+    monkeypatch.setenv("DISTIL_CACHE", "/proc/none")
+    assert opened(folder).identity == first
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])

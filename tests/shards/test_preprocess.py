@@ -3,20 +3,36 @@ from __future__ import annotations
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
-from shards.preprocess import Preprocess, resize
+from shards.preprocess import Preprocess, coefficients, resize, resize_exact
+from shards.teachers.pooled import _preprocess
 
 PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SIZES = [(32, 224), (100, 32), (32, 33), (48, 48), (8, 32), (300, 224), (224, 96)]
 
 
-def pictures(count: int, height: int, width: int) -> np.ndarray:
-    """Noise, hard edges (which overshoot) and ramps, uint8 (count, height, width, 3)."""
-    images = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-    images[0] = 255 * (np.indices((height, width)).sum(axis=0) // 3 % 2)[..., None]
-    images[1] = np.linspace(0, 255, width).astype(np.uint8)[None, :, None]
+def pictures(count: int, side: int) -> np.ndarray:
+    """Photographs, and what is hardest: noise, hard edges (which overshoot) and ramps."""
+    photographs = load_sample_images().images
+    corners = np.random.default_rng(0).integers(0, 420 - 2, (count, 2))
+    images = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(photographs[i % 2])
+                .crop((x, y, x + 220, y + 220))
+                .resize((side,) * 2)
+            )
+            for i, (x, y) in enumerate(corners % 200)
+        ]
+    )
+    images[0] = 255 * (np.indices((side, side)).sum(axis=0) // 3 % 2)[..., None]
+    images[1] = np.linspace(0, 255, side).astype(np.uint8)[None, :, None]
+    images[2] = np.random.default_rng(1).integers(0, 256, images[2].shape)
     return images
 
 
@@ -25,20 +41,43 @@ def channels_first(images: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kernel", sorted(PILLOW))
-@pytest.mark.parametrize(
-    ("height", "width", "size"),
-    [(32, 32, 224), (100, 100, 32), (32, 32, 33), (48, 48, 48), (40, 64, 64), (64, 40, 64)],
-)
-def test_resize_equals_pillow_bit_for_bit(kernel, height, width, size) -> None:
-    images = pictures(7, height, width)
+@pytest.mark.parametrize(("side", "size"), SIZES)
+def test_resize_is_within_one_level_of_pillow(kernel: str, side: int, size: int) -> None:
+    images = pictures(20, side)
     ours = resize(channels_first(images), size, kernel).permute(0, 2, 3, 1).numpy()
-    for image, out in zip(images, ours, strict=True):
-        pillow = Image.fromarray(image).resize((size, size), PILLOW[kernel])
-        assert np.array_equal(out, np.asarray(pillow))
+    pillow = [np.asarray(Image.fromarray(i).resize((size, size), PILLOW[kernel])) for i in images]
+    apart = np.abs(ours.astype(int) - np.stack(pillow))
+    assert (apart > 1).mean() < 1e-3
+    assert (apart > 0).mean() < 0.02
+    assert apart.max() <= 2
+
+
+@pytest.mark.parametrize("kernel", sorted(PILLOW))
+@pytest.mark.parametrize(("side", "size"), SIZES)
+def test_other_devices_do_the_same_arithmetic(kernel: str, side: int, size: int) -> None:
+    images = channels_first(pictures(8, side))
+    assert torch.equal(resize(images, size, kernel), resize_exact(images, size, kernel))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("side", "size"), SIZES)
+def test_a_gpu_gives_the_same_pixels(side: int, size: int) -> None:
+    images = channels_first(pictures(8, side))
+    assert torch.equal(resize(images.cuda(), size).cpu(), resize(images, size))
+
+
+@pytest.mark.parametrize("kernel", sorted(PILLOW))
+def test_coefficients_of_22_bits_are_pillows_own(kernel: str) -> None:
+    images = pictures(6, 40)
+    weights = coefficients(40, 64, kernel)
+    rows = (images.transpose(0, 3, 1, 2) @ weights.numpy().T + 0.5).clip(0, 255) // 1
+    out = ((weights.numpy() @ rows + 0.5).clip(0, 255) // 1).transpose(0, 2, 3, 1)
+    for image, ours in zip(images, out, strict=True):
+        assert np.array_equal(ours, Image.fromarray(image).resize((64, 64), PILLOW[kernel]))
 
 
 def test_resize_leaves_its_input_and_takes_an_empty_batch() -> None:
-    images = channels_first(pictures(2, 32, 32))
+    images = channels_first(pictures(3, 32))
     before = images.clone()
     resize(images, 64)
     assert torch.equal(images, before)
@@ -46,18 +85,39 @@ def test_resize_leaves_its_input_and_takes_an_empty_batch() -> None:
     assert Preprocess(size=64, mean=MEAN, std=STD)(images[:0]).shape == (0, 3, 64, 64)
 
 
-@pytest.mark.parametrize(("source", "size"), [(32, 224), (300, 224), (224, 224)])
-def test_floats_equal_open_clips_own_transform(source: int, size: int) -> None:
-    images = pictures(9, source, source)
-    theirs = open_clip.image_transform(size, is_train=False, mean=MEAN, std=STD)
-    expected = torch.stack([theirs(Image.fromarray(image)) for image in images])
+def levels_apart(ours: torch.Tensor, theirs: torch.Tensor, std: tuple[float, ...]) -> torch.Tensor:
+    return ((ours - theirs) * torch.tensor(std)[:, None, None] * 255).abs()
+
+
+@pytest.mark.parametrize(("side", "size"), [(32, 224), (300, 224), (224, 224)])
+def test_floats_equal_open_clips_own_transform(side: int, size: int) -> None:
+    images = pictures(9, side)
+    transform = open_clip.image_transform(size, is_train=False, mean=MEAN, std=STD)
+    theirs = torch.stack([transform(Image.fromarray(image)) for image in images])
     ours = Preprocess(size=size, mean=MEAN, std=STD)(channels_first(images))
-    assert ours.dtype == torch.float32
-    assert torch.allclose(ours, expected, rtol=0, atol=1e-6)
+    assert (ours.dtype, ours.shape) == (torch.float32, theirs.shape)
+    apart = levels_apart(ours, theirs, STD)
+    assert (apart > 1.001).double().mean() < 1e-3
+    if side == size:
+        assert apart.max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit.r160_in1k", "resnet18.a1_in1k", "vit_tiny_patch16_224.augreg_in21k"]
+)
+def test_floats_equal_timms_own_transform(name: str) -> None:
+    model = timm.create_model(name, pretrained=False, num_classes=0)
+    config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**config, is_training=False)
+    images = pictures(5, 200)
+    theirs = torch.stack([transform(Image.fromarray(image)) for image in images])
+    ours = _preprocess(model, f"timm:{name}")(channels_first(images))
+    assert ours.shape == theirs.shape
+    assert (levels_apart(ours, theirs, config["std"]) > 1.001).double().mean() < 1e-3
 
 
 def test_native_keeps_the_size_and_the_normalisation() -> None:
-    images = channels_first(pictures(3, 32, 32))
-    out = Preprocess(size=224, mean=MEAN, std=STD).native(32)(images)
+    images = channels_first(pictures(3, 32))
+    out = Preprocess(size=224, resize=256, mean=MEAN, std=STD).native(32)(images)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     assert torch.allclose(out, (images / 255 - mean) / std, rtol=0, atol=1e-6)

@@ -6,8 +6,11 @@ from typing import Any
 
 import open_clip
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
+from shards.preprocess import Preprocess
 from shards.teachers import (
     TEACHERS,
     check_teacher,
@@ -16,9 +19,15 @@ from shards.teachers import (
     open_teacher,
     weights_sha256,
 )
+from shards.teachers.frozen import FrozenTeacher
 
 SMALL = "ViT-S-32-alt"  # the smallest model that open_clip registers
-SPECS = {"embedded": "embedded", "open_clip": f"open_clip:{SMALL}:none"}
+TINY = "test_vit.r160_in1k"
+SPECS = {
+    "embedded": "embedded",
+    "open_clip": f"open_clip:{SMALL}:none",
+    "timm": f"timm:{TINY}:none",
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +40,7 @@ def test_every_teacher_is_under_contract() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TEACHERS))
-def test_contract_of_a_teacher(name: str, teachers) -> None:
+def test_contract_of_a_teacher(name: str, teachers, refused) -> None:
     teacher = teachers[name]
     images = torch.arange(4 * 3 * 32 * 32).reshape(4, 3, 32, 32).remainder(251).to(torch.uint8)
     inputs = teacher.preprocess(images)
@@ -43,7 +52,11 @@ def test_contract_of_a_teacher(name: str, teachers) -> None:
     assert out.dtype == torch.float32
     assert not out.requires_grad
     assert torch.allclose(teacher.embed(inputs[2:3])[0], out[2], rtol=1e-3, atol=1e-4)
-    assert teacher.embed_text(["a digit", "a photo of a dog"]).shape == (2, teacher.dim)
+    texts = ["a digit", "a photo of a dog"]
+    if teacher.has_text:
+        assert teacher.embed_text(texts).shape == (2, teacher.dim)
+    else:
+        refused(lambda: teacher.embed_text(texts), teacher.spec, "no text tower")
     assert teacher.parameters > 0
     assert len(teacher.weights_sha256) == 64
 
@@ -74,6 +87,10 @@ def test_random_weights_are_announced(capsys: pytest.CaptureFixture) -> None:
         ("open_clip:zzzzzzzzz:none", ("unknown model", "list_models()")),
         ("open_clip:ViT-B-32:opena", ("neither a file nor a tag", "did you mean `openai`")),
         ("open_clip:ViT-B-32:/no/such/file.pt", ("/no/such/file.pt", "neither a file")),
+        ("timm", ("timm:NAME", "dinov2")),
+        ("timm:resnet_18:none", ("unknown model `resnet_18`", "did you mean `resnet")),
+        ("timm:vit_small_patch14_dinov2.lvd", ("did you mean `vit_small_patch14_dinov2.lvd142m`",)),
+        (f"timm:{TINY}:/no/such/file.pt", ("/no/such/file.pt", "neither a file")),
     ],
 )
 def test_bad_specs_name_what_would_be_right(spec: str, parts, refused) -> None:
@@ -89,6 +106,61 @@ def test_check_says_what_would_be_downloaded(tmp_path: Path, monkeypatch) -> Non
     assert "timm/vit_base_patch32_clip_224.openai" in text
     assert check_teacher("embedded") is None
     assert check_teacher("open_clip:ViT-B-32:none") is None
+
+
+def test_dinov2_is_a_name_away(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    spec = "timm:vit_small_patch14_dinov2.lvd142m"
+    assert "timm/vit_small_patch14_dinov2.lvd142m" in str(check_teacher(spec))
+    assert (embedding_dim(spec), input_size(spec)) == (384, 518)
+    assert check_teacher(f"timm:{TINY}:none") is None
+
+
+def test_crop_fractions_become_a_larger_resize(teachers) -> None:
+    config = timm.data.resolve_model_data_config(teachers["timm"]._model)
+    preprocess = teachers["timm"].preprocess
+    assert (preprocess.size, preprocess.resize) == (160, int(160 / config["crop_pct"]))
+
+
+def test_a_model_without_one_vector_an_image_is_refused(refused) -> None:
+    flat = torch.nn.Conv2d(3, 2, 3)
+    preprocess = Preprocess(size=8, mean=(0, 0, 0), std=(1, 1, 1))
+    refused(lambda: FrozenTeacher("x", flat, preprocess, "cpu"), "one vector", "pooled")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_local_timm_checkpoint_gives_its_own_weights(suffix: str, tmp_path: Path) -> None:
+    model = timm.create_model(TINY, pretrained=False)  # with its classifier
+    file = tmp_path / f"weights.{suffix}"
+    if suffix == "pt":
+        torch.save({"state_dict": model.state_dict()}, file)
+    else:
+        save_file(model.state_dict(), file)
+    loaded = open_teacher(f"timm:{TINY}:{file}")
+    expected = timm.create_model(TINY, pretrained=False, num_classes=0)
+    expected.load_state_dict(model.state_dict(), strict=False)
+    assert loaded.weights_sha256 == weights_sha256(expected.state_dict())
+
+
+def test_a_timm_checkpoint_of_another_model_or_with_code_is_refused(tmp_path, refused) -> None:
+    other = tmp_path / "other.pt"
+    torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), other)
+    refused(lambda: open_teacher(f"timm:{TINY}:{other}"), str(other))
+    torch.save({"x": Touch(tmp_path / "touched")}, tmp_path / "evil.pt")
+    refused(lambda: open_teacher(f"timm:{TINY}:{tmp_path / 'evil.pt'}"), "evil.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("name", sorted(TEACHERS))
+def test_a_cast_keeps_the_fingerprint_and_nearly_the_direction(name: str, teachers, refused):
+    teacher = open_teacher(SPECS[name], precision="bf16")
+    assert teacher.precision == "bf16"
+    assert teacher.weights_sha256 == teachers[name].weights_sha256
+    inputs = teacher.preprocess(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    found, exact = teacher.embed(inputs), teachers[name].embed(inputs)
+    assert found.dtype == torch.float32
+    assert torch.cosine_similarity(found, exact).min() > 0.99
+    refused(lambda: open_teacher(SPECS[name], precision="fp16"), "fp16", "GPU")
 
 
 def test_widths_and_sizes_come_from_configuration(refused) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import Request
-from sweep.estimate import bank_bytes, bank_passes
+from shards.estimate import bank_bytes, bank_passes
+from shards.request import Request
 from sweep.grid import expand, load_grid
 from sweep.plan import check_room
 
@@ -56,7 +56,7 @@ def test_paper_as_json(tmp_path: Path) -> None:
 
 def test_bank_sizes_are_those_of_the_columns() -> None:
     request = Request(
-        dataset="digits", teacher="embedded", arms=("noise:0.1",), views=2, train_samples=100,
+        dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2, train_samples=100,
         test_samples=50,
     )  # fmt: skip
     assert bank_passes(request) == 100 * 3 + 50

@@ -2,7 +2,8 @@
 
 import pytest
 
-from shards.build import Request, build
+from shards.build import build
+from shards.request import Request
 from trainers.config import make_config
 
 FIELDS = {
@@ -27,7 +28,7 @@ def config_of(**changes):
 def bank(tmp_path_factory):
     request = Request(
         dataset="digits",
-        teacher="embedded",
+        teachers=("embedded",),
         arms=("noise:0.1", "crop_flip"),
         views=2,
         test_arms=("noise:0.1",),

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from shards.arms import make_arm, view_of, view_offsets
-from shards.reader import load_manifest, load_splits
-from trainers.data import ResidentData, permutation
+from shards.reader import load_manifest
+from shards.splits import load_splits
+from trainers.data import Data, fits, permutation
 
 CPU = torch.device("cpu")
 
@@ -42,7 +43,7 @@ def test_orders_differ_between_epochs_and_seeds():
 
 def test_inputs_are_the_stored_draws_applied(loaded):
     split, arm, preprocess = loaded
-    data = ResidentData(split, arm, preprocess, CPU)
+    data = Data(split, arm, preprocess, CPU)
     index_B, view_B = torch.tensor([5, 0, 199, 5]), torch.tensor([0, 1, 1, 1])
     found = data.inputs(index_B, view_B)
     images_BCHW = torch.from_numpy(split.images_NHWC)[index_B].permute(0, 3, 1, 2)
@@ -56,7 +57,7 @@ def test_inputs_are_the_stored_draws_applied(loaded):
 
 def test_targets_are_the_embeddings_of_the_very_view(loaded):
     split, arm, preprocess = loaded
-    data = ResidentData(split, arm, preprocess, CPU)
+    data = Data(split, arm, preprocess, CPU)
     offsets_N = view_offsets(split.keys, 2)
     assert len(set(offsets_N.tolist())) == 2  # samples do not all start at one view
     index_B = torch.tensor([7, 3, 120, 64])
@@ -75,8 +76,37 @@ def test_targets_are_the_embeddings_of_the_very_view(loaded):
 
 def test_a_view_is_every_sample_in_order(loaded):
     split, arm, preprocess = loaded
-    data = ResidentData(split, arm, preprocess, CPU)
+    data = Data(split, arm, preprocess, CPU)
     parts = list(data.view(1, 64))
     assert [len(part) for part in parts] == [64, 64, 64, 8]
     every = torch.arange(200)
     assert torch.equal(torch.cat(parts), data.inputs(every, torch.ones_like(every)))
+
+
+@pytest.mark.parametrize("arm", ["noise:0.1", "crop_flip:4"])
+def test_streamed_data_give_the_very_batches_of_resident_data(bank, arm):
+    manifest = load_manifest(bank)
+    preprocess = manifest.plan.teachers[0].preprocess.native(manifest.plan.dataset.image_size)
+    kept, left = (
+        Data(
+            load_splits(bank, manifest, "train", (arm,), streaming=streaming)[arm],
+            make_arm(arm),
+            preprocess,
+            CPU,
+        )
+        for streaming in (False, True)
+    )
+    assert len(kept) == len(left)
+    parts = permutation(0, 1, len(kept)).split(33)
+    pairs = list(zip(kept.batches(parts, 1), left.batches(parts, 1), strict=True))
+    assert len(pairs) == len(parts)
+    for one, other in pairs:
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for one, other in zip(kept.view(1, 64), left.view(1, 64), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_fits_is_a_quarter_of_what_is_free(monkeypatch):
+    monkeypatch.setattr("trainers.data.os.sysconf", lambda name: 1000)
+    assert fits(250_000, CPU)
+    assert not fits(250_001, CPU)

@@ -4,15 +4,17 @@ import pytest
 import torch
 
 from shards.arms import make_arm
-from shards.reader import load_manifest, load_splits
+from shards.reader import load_manifest
+from shards.splits import load_splits
 from trainers.checkpoint import Checkpoints, capture
-from trainers.data import ResidentData, permutation
+from trainers.data import Data, permutation
 from trainers.engines.single import Single
 from trainers.loop import DivergedError, Saver, train
 from trainers.objectives import OBJECTIVES
 from trainers.students import build_student
 
 CPU = torch.device("cpu")
+DIM = 512  # of the embedded teacher
 
 
 class Interrupted(Exception):
@@ -24,13 +26,13 @@ def data(bank):
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "train", ("noise:0.1",))["noise:0.1"]
     preprocess = manifest.plan.teachers[0].preprocess.native(manifest.plan.dataset.image_size)
-    return ResidentData(split, make_arm("noise:0.1"), preprocess, CPU)
+    return Data(split, make_arm("noise:0.1"), preprocess, CPU)
 
 
 def run(config, data, place, seconds=0.0, report=lambda values: None, objective=None, clock=None):
     """The trained state without the generator, and the curve without its timestamps."""
     torch.set_num_threads(1)
-    model = build_student(config.student, data.target_NVD.shape[-1], 8, config.seed)
+    model = build_student(config.student, DIM, 8, config.seed)
     saver = Saver(Checkpoints(str(place), config.identity), seconds)
     if clock:
         saver = Saver(Checkpoints(str(place), config.identity), seconds, clock)
@@ -132,13 +134,13 @@ def test_training_lowers_the_loss(make, data, tmp_path):
 
 def test_a_full_pass_is_a_permutation_without_the_short_batch(make, data, tmp_path, monkeypatch):
     shown = []
-    real = ResidentData.batch
+    real = Data.batch
 
     def batch(self, index_B, epoch):
         shown.append((epoch, index_B.tolist()))
         return real(self, index_B, epoch)
 
-    monkeypatch.setattr(ResidentData, "batch", batch)
+    monkeypatch.setattr(Data, "batch", batch)
     run(make(epochs=2), data, tmp_path)
     assert [epoch for epoch, _ in shown] == [0, 0, 0, 1, 1, 1]
     for epoch in (0, 1):

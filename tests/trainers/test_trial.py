@@ -13,9 +13,12 @@ import torch
 import yaml
 
 from shards.arms import make_arm
-from shards.build import Request, build
-from shards.reader import load_manifest, load_splits
-from trainers.data import ResidentData
+from shards.build import build
+from shards.reader import load_manifest
+from shards.request import Request
+from shards.splits import load_splits
+from trainers.checkpoint import Checkpoints
+from trainers.data import Data
 from trainers.engines import choose_device
 from trainers.measure import embed
 from trainers.objectives import OBJECTIVES
@@ -106,6 +109,35 @@ def test_two_fresh_places_agree_bitwise(done, bank, tmp_path):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+def test_streamed_it_gives_the_same_bytes(done, bank, tmp_path):
+    config, root, result, _ = done
+    again = run_trial(config, bank, str(tmp_path), reading="streaming")
+    assert again["metrics"] == result["metrics"]
+    one, other = (Path(trial_place(r, config)) / "student" for r in (root, str(tmp_path)))
+    name = "student.safetensors"
+    assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_of_several_teachers_it_takes_the_one_asked_for(bank, make, tmp_path):
+    """A bank of two teachers gives each trial what a bank of its teacher alone would."""
+    other = "timm:test_vit.r160_in1k:none"
+    manifest = load_manifest(bank)
+    request = Request(
+        dataset="digits", teachers=(other, "embedded"), arms=("noise:0.1", "crop_flip"), views=2,
+        test_arms=("noise:0.1",), test_views=2, train_samples=200, test_samples=60,
+    )  # fmt: skip
+    both = str(tmp_path / "both")
+    build(request, both)
+    config = make(probes=("spectrum",))
+    alone, together = (run_trial(config, b, str(tmp_path / b[-4:])) for b in (bank, both))
+    assert together["metrics"] == alone["metrics"]
+    assert together["source"] == alone["source"]
+    assert source_of(config, manifest) == alone["source"]
+    result = run_trial(make(teacher=other, probes=("spectrum",)), both, str(tmp_path / "other"))
+    assert result["data"]["dim"] == load_manifest(both).plan.teachers[0].dim != 512
+    assert result["weights_sha256"] != alone["weights_sha256"]
+
+
 def test_interrupted_it_gives_the_same_metrics(done, bank, tmp_path):
     config, _, result, _ = done
 
@@ -128,7 +160,7 @@ def test_the_saved_student_gives_the_measured_embeddings(done, bank):
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(result["student"]["image_size"])
-    data = ResidentData(split, make_arm("clean"), preprocess, torch.device("cpu"))
+    data = Data(split, make_arm("clean"), preprocess, torch.device("cpu"))
     x_ND = embed(student, data, 0).astype(np.float64)
     y_ND = split.embedding_NVD[:, 0].astype(np.float64)
     y_ND /= np.linalg.norm(y_ND, axis=1, keepdims=True)
@@ -162,6 +194,9 @@ def test_the_teachers_own_input_is_another_student(bank, make, tmp_path):
         ({"test_samples": None}, "test_samples: the shards in {} have 60, asked for None"),
         ({"image_size": 16}, "image_size: the shards in {} have 32, asked for 16"),
         ({"arm": "noise:0.3"}, "arm `noise:0.3` is not in these shards' train split, which has"),
+        ({"teacher_dim": 768}, "teacher_dim: the shards in {} have 512, asked for 768"),
+        ({"teacher_size": 224}, "teacher_size: the shards in {} have 32, asked for 224"),
+        ({"teacher_sha256": "00112233"}, "teacher_sha256: the shards in {} have '"),
         ({"batch_size": 256}, "batch_size: 256 is more than the 200 train samples"),
     ],
 )
@@ -175,6 +210,46 @@ def test_mismatches_are_refused_with_both_values(bank, make, tmp_path, change, s
         check_bank(config, load_manifest(bank), bank)
 
 
+def test_pins_that_agree_change_nothing(done, bank, make):
+    config, root, result, _ = done
+    teacher = load_manifest(bank).plan.teachers[0]
+    pinned = make(
+        epochs=2,
+        teacher_sha256=teacher.weights_sha256[:12],
+        teacher_dim=teacher.dim,
+        teacher_size=teacher.preprocess.size,
+    )
+    assert pinned.identity == config.identity
+    check_bank(pinned, load_manifest(bank), bank)
+    assert run_trial(pinned, bank, root) == result
+
+
+def test_an_arm_that_another_version_drew_is_refused(bank, make):
+    manifest = load_manifest(bank)
+    text = manifest.model_dump_json().replace('"noise_seed"', '"noise_key"')
+    other = type(manifest).model_validate_json(text)
+    with pytest.raises(ValueError, match=r"arm: the shards .*noise_key.* asked for .*noise_seed"):
+        check_bank(make(), other, bank)
+
+
+def test_a_checkpoint_from_other_shards_is_passed_over(done, bank, make, tmp_path, capfd):
+    config, _, result, _ = done
+
+    def stop(values):
+        raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError):
+        run_trial(config, bank, str(tmp_path), stop, save_seconds=0)
+    (state,) = tmp_path.glob("trials/*/checkpoints/*/state.json")
+    owner = json.loads(state.read_text())["owner"]
+    found = Checkpoints(str(state.parent.parent), owner.replace(" on ", " on 0"))
+    assert found.latest() is None
+    assert "owner is" in capfd.readouterr().err
+    seen = []
+    assert run_trial(config, bank, str(tmp_path), seen.append)["metrics"] == result["metrics"]
+    assert len(seen) == 1
+
+
 def test_no_bank_at_all(make, tmp_path):
     with pytest.raises(ValueError, match=r"manifest.json is missing: the build did not finish"):
         run_trial(make(), str(tmp_path / "nothing"), str(tmp_path / "runs"))
@@ -183,7 +258,7 @@ def test_no_bank_at_all(make, tmp_path):
 def test_a_finished_trial_is_refused_for_another_bank(done, bank, make, tmp_path):
     config, root, _, _ = done
     request = Request(
-        dataset="digits", teacher="embedded", arms=("noise:0.1",), views=2, seed=0,
+        dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2, seed=0,
         train_samples=200, test_samples=60,
     )  # fmt: skip
     build(request, str(tmp_path))  # without the arms that this trial does not read

@@ -1,0 +1,87 @@
+"""A build against its teacher alone on the same batches, in one run.
+
+    python benchmarks/build_rate.py [cpu|cuda]
+
+Builds a bank of random images of CIFAR's size with open_clip's ViT-B-32 (random weights: its pace
+is that of trained ones) under a clean and a crop_flip view, then embeds as many preprocessed
+batches with the teacher alone. Ends with 1 where the build reaches less than 90 % of that rate.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shards.build import build
+from shards.compute import CPU_BATCH
+from shards.request import Request
+from shards.teachers import open_teacher
+from shards.threads import one_core_each
+
+TEACHER, SHARE = "open_clip:ViT-B-32:none", 0.9
+
+
+def make_images(root: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for split, n in (("train", count), ("test", 8)):
+        for label in ("a", "b"):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(n // 2):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:05d}.png")
+
+
+def alone(device: str, batches: int, batch: int) -> float:
+    """Images/s of the teacher on `batches` preprocessed batches, as many at once as the build."""
+    teacher = open_teacher(TEACHER, device)
+    side = teacher.preprocess.size
+    inputs = torch.zeros(batch, 3, side, side, device=device)
+
+    def one(_: int) -> None:
+        teacher.embed(inputs)
+
+    one(0)
+    with one_core_each(device) as each:
+        start = time.perf_counter()
+        list(each(one, range(batches)))
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return batches * batch / (time.perf_counter() - start)
+
+
+def main() -> int:
+    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    on_cpu = device == "cpu"
+    count = 512 if on_cpu else 32_768
+    batch = CPU_BATCH if on_cpu else 512
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_images(root / "images", count)
+        request = Request(
+            dataset=f"folder:{root / 'images'}",
+            teachers=(TEACHER,),
+            arms=("crop_flip",),
+            batch=batch,
+            shard_samples=256 if on_cpu else 2048,
+            precision="fp32",
+        )
+        before = alone(device, 2 * count // batch, batch)
+        created = build(request, str(root / "bank"), device).created
+        after = alone(device, 2 * count // batch, batch)
+    rate, teacher = float(created["images/s"]), (before + after) / 2
+    print(f"build: {rate:,.1f} images/s; its own estimate of the teacher alone: ", end="")
+    print(f"{float(created['teacher alone, images/s']):,.1f}")
+    print(f"teacher alone: {before:,.1f} before, {after:,.1f} after: {teacher:,.1f} images/s")
+    print(f"share {rate / teacher:.2f}, to reach {SHARE:g}")
+    return int(rate / teacher < SHARE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

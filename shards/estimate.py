@@ -1,0 +1,179 @@
+"""What a bank would cost: bytes and images exactly, seconds from a calibration of two seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards import storage
+from shards.format import ArmRecord, Plan
+from shards.progress import clock
+from shards.request import Request
+from shards.table import split_spec
+from shards.teachers import Precision, Teacher, embedding_dim, input_size, open_teacher
+from shards.threads import check_device, one_core_each
+
+CALIBRATION_SECONDS = 2.0
+TAR_OVERHEAD = 20_000  # headers, padding and the end of a tar
+KNOWN_COUNTS = {
+    "digits": (1438, 359, 32),
+    "cifar10": (50_000, 10_000, 32),
+    "cifar100": (50_000, 10_000, 32),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A data set's counts and image side; known without a download for the built-in ones."""
+
+    train: int
+    test: int
+    side: int
+
+
+def size_of(fields: Any) -> Size:
+    """`fields` has dataset, image_size, train_samples, test_samples. Opens folders only."""
+    if fields.dataset in KNOWN_COUNTS:
+        train, test, side = KNOWN_COUNTS[fields.dataset]
+    else:
+        from shards.datasets import open_dataset
+
+        data = open_dataset(fields.dataset, fields.image_size)
+        train, test, side = data.count("train"), data.count("test"), data.image_size
+    for name, have in (("train_samples", train), ("test_samples", test)):
+        asked = getattr(fields, name)
+        if asked is not None and asked > have:
+            raise ValueError(f"{name}: {asked} asked of {fields.dataset}, which has {have}")
+    return Size(
+        fields.train_samples or train, fields.test_samples or test, fields.image_size or side
+    )
+
+
+def bank_bytes(request: Request) -> int:
+    """Bytes of a bank's columns: image, draws, fp16 embedding and fp32 norm of each view."""
+    size = size_of(request)
+    dims = [embedding_dim(spec) for spec in request.teachers]
+    records = {split: request.arm_records(split) for split in ("train", "test")}
+    return _bytes(
+        {"train": size.train, "test": size.test}, size.side, dims, records, request.shard_samples
+    )
+
+
+def plan_bytes(plan: Plan) -> int:
+    """The same of a plan."""
+    dims = [teacher.dim for teacher in plan.teachers]
+    counts, side = plan.dataset.counts, plan.dataset.image_size
+    return _bytes(counts, side, dims, plan.arms, plan.shard_samples)
+
+
+def _bytes(
+    counts: dict[str, int],
+    side: int,
+    dims: list[int],
+    records: dict[str, tuple[ArmRecord, ...]],
+    shard_samples: int,
+) -> int:
+    total = 0
+    for split, count in counts.items():
+        width = max(len(record.columns) for record in records[split])
+        views = records[split][-1].stop
+        each = sum(2 * dim + 4 for dim in dims) + 8 * width
+        total += count * (side**2 * 3 + 8 + views * each)
+        total += -(-count // shard_samples) * TAR_OVERHEAD
+    return total
+
+
+def bank_passes(request: Request) -> int:
+    """Images that each teacher has to embed."""
+    size = size_of(request)
+    counts = {"train": size.train, "test": size.test}
+    return sum(counts[split] * request.teacher_views(split) for split in counts)
+
+
+def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
+    """A teacher's architecture: its weights do not matter for its pace."""
+    name, argument = split_spec(spec)
+    if name != "embedded":
+        spec = f"{name}:{argument.split(':')[0]}:none"
+    logging.disable(logging.WARNING)  # that its weights are random is no news here
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return open_teacher(spec, device, precision)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def teacher_seconds(
+    spec: str,
+    side: int,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    seconds: float = CALIBRATION_SECONDS,
+) -> float:
+    """Seconds an image of `side` pixels takes through preprocessing and teacher, here."""
+    teacher = _untrained(spec, device, precision)
+    batch = 32 if torch.device(device).type == "cpu" else 256
+    images_BCHW = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
+
+    def one(_: int) -> int:
+        return len(teacher.embed(teacher.preprocess(images_BCHW)).cpu())
+
+    one(0)
+    with one_core_each(device) as each:
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds or not done:
+            done += sum(each(one, _round(device)))
+        return (time.perf_counter() - start) / done
+
+
+def _round(device: str) -> Iterator[int]:
+    """One batch for every worker."""
+    return itertools.islice(itertools.count(), torch.get_num_threads() if device == "cpu" else 1)
+
+
+def print_cost(request: Request, out: str, device: str, price: float | None) -> None:
+    """The dry run of a build: nothing is written."""
+    check_device(device)
+    size, passes = size_of(request), bank_passes(request)
+    needed = bank_bytes(request)
+    precision = request.precision
+    if precision == "auto":
+        precision = "fp32" if torch.device(device).type == "cpu" else "bf16"
+    print(f"{request.dataset}: {size.train:,} train and {size.test:,} test images, {size.side} px")
+    for split in ("train", "test"):
+        arms = [f"{r.arm} x{r.stop - r.start}" for r in request.arm_records(split)]
+        print(f"views of a {split} image: {', '.join(arms)}")
+    print(f"bytes: {needed:,}{_free(out, needed)}")
+    total = 0.0
+    for spec in request.teachers:
+        each = teacher_seconds(spec, size.side, device, precision)
+        total += each * passes
+        print(
+            f"{spec}: {passes:,} images of {input_size(spec)} px at {1 / each:,.1f} images/s "
+            f"({precision} on {device}), about {clock(each * passes)}"
+        )
+    print(f"seconds: {total:,.0f}, about {clock(total)}")
+    if price is not None:
+        print(f"money: {total / 3600 * price:,.2f} at {price:g} an hour")
+    print("nothing was written")
+
+
+def _free(out: str, needed: int) -> str:
+    """What the disk of `out` has free, when `out` is on one."""
+    if not storage.is_local(out):
+        return ""
+    folder = Path(storage.local_path(out)).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return f" ({free:,} free{'' if free > needed else ': NOT ENOUGH'})"

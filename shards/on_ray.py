@@ -1,0 +1,178 @@
+"""A bank computed all over a Ray cluster: one copy of the teachers per GPU, or per CPU core.
+
+The driver publishes shards as they come; each is computed as it would be in one process, so the
+bytes are the same. Workers read the data set themselves: a folder must be visible to all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from shards.build import build
+from shards.compute import Embedder, Task, Tick
+from shards.format import Manifest, Packed, Plan
+from shards.request import Request
+from shards.teachers import Precision
+
+AHEAD = 2  # shards that a worker has been given: it never waits for the next
+RETRIES = 3  # of a worker that died, and of what it was at
+OBJECT_STORE = 512 * 1024 * 1024  # bytes; what does not fit spills to disk
+
+
+@contextlib.contextmanager
+def connected(
+    address: str | None, owner: str, cpus: int | None = None, store: int = OBJECT_STORE
+) -> Iterator[None]:
+    """A Ray to work on; one started here (`address` None) is gone afterwards, with its files.
+
+    So are the files that a killed process left behind which worked for the same `owner`.
+    """
+    if address is not None:
+        ray.init(address=address, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    digest = hashlib.sha256(owner.encode()).hexdigest()[:8]
+    for left in Path(tempfile.gettempdir()).glob(f"ray-{digest}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = tempfile.mkdtemp(prefix=f"ray-{digest}-")  # socket paths must stay short
+    ray.init(
+        address="local",
+        num_cpus=cpus or os.cpu_count() or 1,
+        include_dashboard=False,
+        object_store_memory=store,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=temporary,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Worker:
+    """One copy of the teachers."""
+
+    def __init__(self, request: str, device: str, precisions: dict[str, Precision]) -> None:
+        self._asked = (Request.model_validate_json(request), device, precisions)
+
+    @functools.cached_property
+    def _embedder(self) -> Embedder:
+        """Made by the first call: errors in `__init__` would be the actor's death."""
+        return Embedder(*self._asked)
+
+    def plan(self) -> str:
+        return self._embedder.plan.model_dump_json()
+
+    def class_embeddings(self) -> tuple[Packed | None, ...]:
+        return self._embedder.class_embeddings()
+
+    def shard(self, task: Task, identity: str) -> bytes:
+        """The shard's tar. Errors: ValueError where this node sees other data or weights."""
+        if self._embedder.plan.identity != identity:
+            raise ValueError(
+                f"node {ray.util.get_node_ip_address()} sees other images or teacher weights than "
+                "the first worker; make the same files visible on every node"
+            )
+        ((_, data),) = self._embedder.shards([task], lambda images: None)
+        return data
+
+
+class OnRay:
+    """Workers on the Ray that is connected, `count` of them (None: as many as fit)."""
+
+    teacher_seconds = 0.0
+
+    def __init__(
+        self,
+        request: Request,
+        device: str,
+        precisions: dict[str, Precision],
+        count: int | None = None,
+    ) -> None:
+        gpu = device != "cpu"
+        there = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
+        self._count = count or max(1, there)
+        actor: Any = ray.remote(Worker)
+        self._make = actor.options(
+            num_cpus=1,
+            num_gpus=int(gpu),
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        ).remote
+        self._request = request
+        self._asked = (request.model_dump_json(), device)
+        self._first = self._make(*self._asked, precisions)
+        self.plan = Plan.model_validate_json(_get(self._first.plan.remote()))
+
+    def class_embeddings(self) -> tuple[Packed | None, ...]:
+        return _get(self._first.class_embeddings.remote())
+
+    def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]:
+        """Tasks with their tars, as they are done."""
+        chosen = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
+        others = min(self._count, len(todo)) - 1
+        workers = [self._first, *(self._make(*self._asked, chosen) for _ in range(others))]
+        waiting, flying = deque(todo), {}
+
+        def give(worker: Any) -> None:
+            if waiting:
+                task = waiting.popleft()
+                flying[worker.shard.remote(task, self.plan.identity)] = (worker, task)
+
+        for _ in range(AHEAD):
+            for worker in workers:
+                give(worker)
+        while flying:
+            (done,), _ = ray.wait(list(flying), num_returns=1)
+            worker, task = flying.pop(done)
+            data = _get(done)
+            give(worker)
+            views = self._request.teacher_views(task.split)
+            tick((task.stop - task.start) * views * len(self.plan.teachers))
+            yield task, data
+
+
+def _get(reference: Any) -> Any:
+    """Errors: those of the worker, as they were there; RuntimeError where one died for good."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayActorError as error:
+        raise RuntimeError(f"a worker died {RETRIES + 1} times: {error}") from None
+
+
+def build_on_ray(
+    request: Request, out: str, address: str | None = None, workers: int | None = None
+) -> Manifest:
+    """Build, or finish, `out` on the Ray at `address` (None: one that is started here)."""
+    with connected(address, out):
+        return spread(request, out, workers)
+
+
+def spread(request: Request, out: str, workers: int | None = None) -> Manifest:
+    """The same on the Ray that is connected; on GPUs where it has any."""
+    device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+
+    def workplace(request: Request, device: str, precisions: dict[str, Precision]) -> OnRay:
+        return OnRay(request, device, precisions, workers)
+
+    return build(request, out, device, workplace)

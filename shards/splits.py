@@ -1,0 +1,144 @@
+"""One split of a bank for a trial: whole in memory, or its large columns left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shards import storage, verified
+from shards.format import ArmRecord, Manifest, ShardRecord, arm_record
+from shards.reader import Shard, UniqueKeys, claim_of, iter_shards, load_file
+from shards.stream import Files, Located, StreamedColumn, locate
+
+Column = np.ndarray | StreamedColumn
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of one arm and one teacher, resident in memory or (`Column`) left on disk.
+
+    images uint8 (N, H, W, 3), labels int64 (N,), params int64 (N, V, P), embeddings float16
+    (N, V, D) unit vectors, norms float32 (N, V).
+    """
+
+    keys: tuple[str, ...]
+    images_NHWC: Column
+    labels_N: np.ndarray
+    params_NVP: Column
+    embedding_NVD: Column
+    norm_NV: np.ndarray
+
+
+def split_bytes(manifest: Manifest, split: str, arms: Iterable[str], teacher: int = 0) -> int:
+    """Bytes that `load_splits` would hold in memory."""
+    plan = manifest.plan
+    each = plan.dataset.image_size**2 * 3 + 8
+    for arm in arms:
+        place = arm_record(manifest, split, arm)
+        row = 2 * plan.teachers[teacher].dim + 4 + 8 * len(place.columns)
+        each += (place.stop - place.start) * row
+    return plan.dataset.counts[split] * each
+
+
+def load_splits(
+    location: str,
+    manifest: Manifest,
+    split: str,
+    arms: tuple[str, ...],
+    teacher: int = 0,
+    streaming: bool = False,
+) -> dict[str, Split]:
+    """One pass over a split's shards: {arm: Split}, the image column shared between the arms.
+
+    `streaming` leaves images, draws and embeddings on disk: see `shards.stream`.
+    """
+    places = {arm: arm_record(manifest, split, arm) for arm in arms}
+    if streaming:
+        return _streamed(location, manifest, split, places, teacher)
+    count = manifest.plan.dataset.counts[split]
+    columns: dict[str, np.ndarray] = {}
+    keys: list[str] = []
+    for shard in iter_shards(location, manifest, split):
+        at = len(keys)
+        for name, array in _wanted(shard, places, teacher):
+            if name not in columns:
+                columns[name] = np.empty((count, *array.shape[1:]), dtype=array.dtype)
+            columns[name][at : at + len(array)] = array
+        keys += shard.keys
+    return {
+        arm: Split(
+            tuple(keys),
+            columns["image"],
+            columns["label"],
+            columns[f"{arm}/params"],
+            columns[f"{arm}/embedding"],
+            columns[f"{arm}/norm"],
+        )
+        for arm in arms
+    }
+
+
+def _wanted(
+    shard: Shard, places: dict[str, ArmRecord], teacher: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    yield "image", shard.arrays["image"]
+    yield "label", shard.arrays["label"]
+    for arm, place in places.items():
+        at = slice(place.start, place.stop)
+        yield f"{arm}/params", shard.arrays["params"][:, at, : len(place.columns)]
+        yield f"{arm}/embedding", shard.arrays[f"embedding.{teacher}"][:, at]
+        yield f"{arm}/norm", shard.arrays[f"norm.{teacher}"][:, at]
+
+
+def _streamed(
+    location: str, manifest: Manifest, split: str, places: dict[str, ArmRecord], teacher: int
+) -> dict[str, Split]:
+    """Labels, keys and norms in memory; the rest as columns on disk."""
+    unique = UniqueKeys(location, manifest, split)
+    small: dict[str, list[np.ndarray]] = {"label": [], "norm": []}
+    found: dict[str, list[Located]] = {}
+    firsts, count = [], 0
+    for record in unique.records:
+        file = _local_copy(location, record)
+        state = verified.state_of(str(file), claim_of(manifest, record))
+        if not verified.is_noted(str(file), state):
+            load_file(str(file), manifest, record)
+        places_of, keys = locate(file)
+        unique.add(record, keys)
+        small["label"].append(places_of["label"].whole(record.samples))
+        small["norm"].append(places_of[f"norm.{teacher}"].whole(record.samples))
+        for name, place in places_of.items():
+            found.setdefault(name, []).append(place)
+        firsts.append(count)
+        count += record.samples
+    keys, files = unique.finish(), Files()
+
+    def column(name: str) -> StreamedColumn:
+        return StreamedColumn.of(found[name], np.array(firsts), count, files)
+
+    norm_NV = np.concatenate(small["norm"])
+    return {
+        arm: Split(
+            keys,
+            column("image"),
+            np.concatenate(small["label"]),
+            column("params").select(place.start, place.stop, len(place.columns)),
+            column(f"embedding.{teacher}").select(place.start, place.stop),
+            norm_NV[:, place.start : place.stop],
+        )
+        for arm, place in places.items()
+    }
+
+
+def _local_copy(location: str, record: ShardRecord) -> Path:
+    """The shard as a local file: itself, or a copy in this machine's cache."""
+    place = storage.join(location, record.name)
+    if storage.is_local(place):
+        return storage.local_path(place)
+    file = verified.cache_folder() / "shards" / f"{record.sha256}.tar"
+    if not (file.exists() and file.stat().st_size == record.bytes):
+        storage.write(str(file), storage.read(place))
+    return file

@@ -1,0 +1,141 @@
+"""Columns that stay on disk: rows are read when they are asked for, so memory is bounded.
+
+What does not fit in memory is read in the same order as what does: a row is a range of bytes in
+an uncompressed tar, found by its header, so any sample costs one read whatever the order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.format import HEADER, members, parse_header, parse_keys
+
+OPEN_FILES = 64
+
+
+@dataclass(frozen=True)
+class Located:
+    """One column in one shard: its data start at byte `start` of `file`."""
+
+    file: Path
+    start: int
+    row: tuple[int, ...]
+    dtype: np.dtype
+
+    def whole(self, rows: int) -> np.ndarray:
+        shape = (rows, *self.row)
+        flat = np.fromfile(self.file, self.dtype, int(np.prod(shape)), offset=self.start)
+        return flat.reshape(shape)
+
+
+class Files:
+    """File descriptors by path, the least recently used closed first."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def get(self, file: Path) -> int:
+        if file in self._open:
+            self._open.move_to_end(file)
+            return self._open[file]
+        if len(self._open) >= OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        self._open[file] = os.open(file, os.O_RDONLY)
+        return self._open[file]
+
+    def __del__(self) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class StreamedColumn:
+    """A column (N, ...) whose rows are read from shards.
+
+    `column[index_B]` gives rows, `column[index_B, view_B]` one view of each, as NumPy's indexing
+    of an array would. `views` is the slice of the second axis that is shown, `width` how much of
+    the last; both None for columns without views.
+    """
+
+    files: Files
+    places: tuple[Located, ...]
+    firsts: np.ndarray  # sample number of each shard's first row, ascending
+    count: int
+    row: tuple[int, ...]
+    dtype: np.dtype
+    views: slice | None = None
+    width: int | None = None
+
+    @classmethod
+    def of(
+        cls, places: list[Located], firsts: np.ndarray, count: int, files: Files
+    ) -> StreamedColumn:
+        return cls(files, tuple(places), firsts, count, places[0].row, places[0].dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.views is None:
+            return (self.count, *self.row)
+        tail = self.row[1:] if self.width is None else (*self.row[1:-1], self.width)
+        return (self.count, self.views.stop - self.views.start, *tail)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def select(self, start: int, stop: int, width: int | None = None) -> StreamedColumn:
+        """The same column with views `start` to `stop` and the first `width` entries of each."""
+        return replace(self, views=slice(start, stop), width=width)
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        index, view = (*at, None)[:2] if isinstance(at, tuple) else (at, None)
+        index_B = index if isinstance(index, np.ndarray) else np.arange(self.count)[index]
+        if view is None:
+            out = self._read(index_B, 0, self.row)
+            if self.views is not None:
+                out = out[:, self.views]
+        else:
+            view_B = np.broadcast_to(np.asarray(view), index_B.shape)
+            assert self.views is not None
+            out = self._read(index_B, view_B + self.views.start, self.row[1:])
+        return out if self.width is None else out[..., : self.width]
+
+    def _read(
+        self, index_B: np.ndarray, part_B: np.ndarray | int, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Part `part_B` (in units of `shape`) of rows `index_B`, read in the order on disk."""
+        out = np.empty((len(index_B), *shape), dtype=self.dtype)
+        each = int(np.prod(shape)) * self.dtype.itemsize
+        step = int(np.prod(self.row)) * self.dtype.itemsize
+        shard_B = np.searchsorted(self.firsts, index_B, side="right") - 1
+        offset_B = (index_B - self.firsts[shard_B]) * step + np.asarray(part_B) * each
+        flat = out.reshape(len(index_B), -1).view(np.uint8)
+        for i in np.lexsort((offset_B, shard_B)):
+            place = self.places[shard_B[i]]
+            into = flat[i].data
+            got = os.preadv(self.files.get(place.file), [into], place.start + int(offset_B[i]))
+            if got != each:
+                raise OSError(f"shard {place.file}: cut short while it was read; build it again")
+        return out
+
+
+def locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
+    """Where the columns of one checked shard lie, and its keys; images are not read."""
+    found: dict[str, Located] = {}
+    keys: tuple[str, ...] = ()
+    with file.open("rb") as stream:
+        handle = stream.fileno()
+        for member in members(stream, os.fstat(handle).st_size, f"shard {file}"):
+            length, place = member.stop - member.start, f"shard {file}: {member.name}"
+            if member.column is None:
+                keys = parse_keys(os.pread(handle, length, member.start), place)
+                continue
+            head = os.pread(handle, min(HEADER, length), member.start)
+            shape, dtype, skip = parse_header(head, length, member.column, place)
+            found[member.column] = Located(file, member.start + skip, shape[1:], dtype)
+    return found, keys

@@ -1,0 +1,66 @@
+"""A frozen torch model that embeds: what all teachers made of torch models share."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import torch
+
+from shards.preprocess import Preprocess
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def weights_sha256(state: dict[str, torch.Tensor]) -> str:
+    """sha256 over every tensor in name order: name, dtype, shape, little-endian bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class FrozenTeacher:
+    """Model, preprocessing and fingerprint; `_encode` is the image tower.
+
+    `weights_sha256` is of the weights as they were loaded, before any `cast`.
+    """
+
+    has_text = False
+
+    def __init__(self, spec: str, model: Any, preprocess: Preprocess, device: str) -> None:
+        self.spec, self.preprocess = spec, preprocess
+        self._model = model.eval().requires_grad_(False).to(device)
+        self._device = device
+        self.precision: Precision = "fp32"
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.weights_sha256 = weights_sha256(model.state_dict())
+        blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=device)
+        out = self.embed(blank)
+        if out.dim() != 2:
+            raise ValueError(
+                f"teacher `{spec}`: gives {tuple(out.shape[1:])} values an image, not one vector; "
+                "choose a model with pooled features"
+            )
+        self.dim = int(out.shape[1])
+
+    def _encode(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self._model(images_BCHW)
+
+    def cast(self, precision: Precision) -> None:
+        """Compute in `precision` from now on. Errors: ValueError for fp16 on a CPU."""
+        if precision == "fp16" and torch.device(self._device).type == "cpu":
+            raise ValueError("precision fp16 needs a GPU; on a CPU choose fp32 or bf16")
+        self._model.to(DTYPES[precision])
+        self.precision = precision
+
+    @torch.inference_mode()
+    def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalised floats (B, 3, size, size) -> float32 (B, D), not unit length."""
+        return self._encode(images_BCHW.to(DTYPES[self.precision])).float()
+
+    def embed_text(self, texts: list[str]) -> torch.Tensor:
+        raise ValueError(f"teacher `{self.spec}` has no text tower")

@@ -1,0 +1,112 @@
+"""A bank computed by workers on a real Ray is, byte for byte, the bank of one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shards.build import build
+from shards.on_ray import connected, spread
+from shards.request import Request
+
+pytestmark = pytest.mark.ray
+HERE = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with connected(None, "test_on_ray", cpus=2, store=100 * 1024 * 1024):
+        yield
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix == ".tar"}
+
+
+def identity(folder: Path) -> str:
+    from shards.reader import load_manifest
+
+    return load_manifest(str(folder)).identity
+
+
+def test_two_workers_make_the_bytes_of_one_process(
+    bank: Path, request_60: Request, cluster, tmp_path: Path, capsys
+) -> None:
+    spread(request_60, str(tmp_path / "spread"), workers=2)
+    assert shards(tmp_path / "spread") == shards(bank)
+    assert identity(tmp_path / "spread") == identity(bank)
+    assert "100%" in capsys.readouterr().err
+
+
+def test_what_is_there_is_not_computed_again(bank: Path, copy: Path, request_60, cluster) -> None:
+    (copy / "manifest.json").unlink()
+    (copy / "train-000001.tar").unlink()
+    before = (copy / "train-000000.tar").stat().st_ino
+    (copy / "shards.json").write_text(
+        "[" + ",".join(r.model_dump_json() for r in _records(bank)) + "]"
+    )
+    spread(request_60, str(copy))
+    assert shards(copy) == shards(bank)
+    assert (copy / "train-000000.tar").stat().st_ino == before
+
+
+def _records(bank: Path):
+    from shards.reader import load_manifest
+
+    return load_manifest(str(bank)).shards
+
+
+def test_a_workers_error_is_one_line(cluster, tmp_path: Path, refused) -> None:
+    asked = Request(dataset=f"folder:{tmp_path}/nothing", teachers=("embedded",))
+    refused(lambda: spread(asked, str(tmp_path / "out")), "nothing", "expected train/<class>/")
+
+
+@pytest.mark.faults
+def test_a_worker_that_dies_is_replaced(
+    bank: Path, request_60: Request, cluster, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if "ray::Worker" in " ".join(process.cmdline()):
+                        os.kill(process.pid, signal.SIGKILL)
+                        killed.append(process.pid)
+                        return
+                except psutil.Error:
+                    continue
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    spread(request_60, str(tmp_path / "spread"), workers=2)
+    killer.join()
+    assert killed
+    assert shards(tmp_path / "spread") == shards(bank)
+
+
+def test_the_command_starts_a_ray_of_its_own_and_leaves_nothing(
+    bank: Path, request_60: Request, tmp_path: Path
+) -> None:
+    out, fields = tmp_path / "out", request_60.model_dump_json()
+    command = [sys.executable, "-m", "shards.build", "--request", fields, "--out", str(out)]
+    environment = os.environ | {"TMPDIR": "/tmp"}
+    done = subprocess.run(
+        [*command, "--ray", "--workers", "2"], cwd=HERE, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert shards(out) == shards(bank)
+    build(request_60, str(out))  # it is the finished bank that was asked for

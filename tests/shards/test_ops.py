@@ -1,0 +1,182 @@
+"""Arms beyond crops and noise: what they draw and what they do to pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from shards.arms import ARMS, describe_arms, make_arm
+from shards.ops import FACTOR_BITS, TURN, RandomResizedCrop
+
+KEYS = tuple(f"digit/{i:04d}" for i in range(40))
+MANY = tuple(map(str, range(4000)))
+
+
+@pytest.fixture(scope="module")
+def photographs() -> torch.Tensor:
+    """uint8 (40, 3, 32, 32), cut from two real pictures."""
+    pictures = load_sample_images().images
+    cut = [
+        Image.fromarray(pictures[i % 2]).crop((9 * i, 5 * i, 9 * i + 200, 5 * i + 200))
+        for i in range(40)
+    ]
+    return torch.from_numpy(
+        np.stack([np.asarray(c.resize((32, 32))) for c in cut]).transpose(0, 3, 1, 2).copy()
+    )
+
+
+def drawn(spec: str, keys: tuple[str, ...] = KEYS) -> torch.Tensor:
+    return torch.from_numpy(make_arm(spec).draw(0, keys, 1)[:, 0])
+
+
+def test_the_teacher_of_noise_denoise_sees_the_clean_image(photographs) -> None:
+    arm = make_arm("noise_denoise:0.2")
+    params = drawn("noise_denoise:0.2")
+    student = arm.pixels(photographs, params)
+    assert torch.equal(arm.pixels(photographs, params, viewer="teacher"), photographs)
+    change = (student.double() - photographs)[(student > 0) & (student < 255)] / 255
+    assert change.std() == pytest.approx(0.2, rel=0.25)  # clipped pixels are left out
+    assert arm.options["teacher_sees"] == "clean"
+    assert arm.stochastic
+    assert not arm.teacher_varies
+
+
+@pytest.mark.parametrize("name", sorted(set(ARMS) - {"noise_denoise"}))
+def test_every_other_arm_shows_both_the_same(name: str, photographs) -> None:
+    arm, params, floats = make_arm(name), drawn(name), photographs.float()
+    assert torch.equal(
+        arm.pixels(photographs, params, viewer="teacher"), arm.pixels(photographs, params)
+    )
+    assert torch.equal(arm.normalised(floats, params, "teacher"), arm.normalised(floats, params))
+    assert arm.teacher_varies == arm.stochastic
+    assert "teacher_sees" not in arm.options
+
+
+def test_crop_flip_noise_is_crop_flip_and_then_noise(photographs) -> None:
+    arm, params = make_arm("crop_flip_noise:0.1"), drawn("crop_flip_noise:0.1")
+    assert arm.columns == ("top", "left", "flip", "noise_seed")
+    moved = make_arm("crop_flip:4").pixels(photographs, params[:, :3])
+    assert torch.equal(
+        arm.pixels(photographs, params), make_arm("noise:0.1").pixels(moved, params[:, 3:])
+    )
+
+
+def test_jitter_factors_are_uniform_within_their_strength() -> None:
+    params = drawn("color_jitter:0.4", MANY).double()
+    factors = params[:, :3] / (1 << FACTOR_BITS)
+    assert factors.min() >= 0.6 - 1e-3
+    assert factors.max() <= 1.4 + 1e-3
+    assert torch.allclose(factors.mean(dim=0), torch.ones(3).double(), atol=0.02)
+    assert torch.allclose(factors.std(dim=0), torch.tensor(0.8 / 12**0.5).double(), rtol=0.05)
+    hue = params[:, 3] / TURN
+    assert hue.abs().max() <= 0.1 + 1 / TURN
+    assert hue.std() == pytest.approx(0.2 / 12**0.5, rel=0.05)
+
+
+def test_jitter_of_strength_0_changes_nothing(photographs) -> None:
+    arm = make_arm("color_jitter:0")
+    assert torch.equal(arm.pixels(photographs, drawn(arm.spec)), photographs)
+
+
+def jitter(images: torch.Tensor, *params: int) -> torch.Tensor:
+    return make_arm("color_jitter").pixels(images, torch.tensor([params] * len(images)))
+
+
+ONE = 1 << FACTOR_BITS
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "brightness"), (1, "contrast"), (2, "saturation")])
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.3])
+def test_each_factor_is_torchvisions_within_two_levels(index, name, factor, photographs) -> None:
+    from torchvision.transforms import functional
+
+    params = [ONE, ONE, ONE, 0]
+    params[index] = round(factor * ONE)
+    theirs = getattr(functional, f"adjust_{name}")(photographs, factor)
+    apart = (jitter(photographs, *params).int() - theirs.int()).abs()
+    assert apart.max() <= 2  # torchvision cuts fractions off, we round
+    assert apart.float().mean() < 1.3
+
+
+def test_hue_turns_red_through_green_and_blue_and_keeps_grey(photographs) -> None:
+    red = torch.tensor([200, 60, 60], dtype=torch.uint8).view(1, 3, 1, 1)
+    third = jitter(red, ONE, ONE, ONE, TURN // 3).flatten()
+    two_thirds = jitter(red, ONE, ONE, ONE, -TURN // 3).flatten()
+    assert int(third.argmax()) == 1
+    assert int(two_thirds.argmax()) == 2
+    grey = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
+    assert torch.equal(jitter(grey, ONE, ONE, ONE, 77), grey)
+    assert torch.equal(jitter(photographs, ONE, ONE, ONE, TURN), photographs)
+
+
+@pytest.mark.parametrize("least", [0.08, 0.5, 1])
+def test_crops_cover_the_area_and_aspect_asked_for(least: float) -> None:
+    arm = make_arm(f"random_resized_crop:{least}")
+    (op,) = arm.ops
+    assert isinstance(op, RandomResizedCrop)
+    top, left, height, width = op.boxes(drawn(arm.spec, MANY), 224, 224).double().unbind(1)
+    assert height.min() >= 1
+    assert (top + height).max() <= 224
+    assert (left + width).max() <= 224
+    assert min(top.min(), left.min()) >= 0
+    area = height * width / 224**2
+    inside = (height < 224) & (width < 224)
+    if least < 1:
+        assert area[inside].min() >= least - 0.02
+        aspect = (width / height)[inside]
+        assert 0.74 <= aspect.min() < 0.8
+        assert 1.25 < aspect.max() <= 1.35
+        assert aspect.log().mean() == pytest.approx(0, abs=0.02)
+        assert area.mean() == pytest.approx((1 + least) / 2, abs=0.06)
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_a_resized_crop_is_pillows_bit_for_bit(side: int, photographs) -> None:
+    images = torch.nn.functional.interpolate(photographs, (side, side))
+    arm = make_arm("random_resized_crop:0.1")
+    params = drawn(arm.spec)
+    out = arm.pixels(images, params)
+    boxes = arm.ops[0].boxes(params, side, side).tolist()
+    for image, ours, (top, left, height, width) in zip(images, out, boxes, strict=True):
+        crop = Image.fromarray(image.permute(1, 2, 0).numpy())
+        crop = crop.crop((left, top, left + width, top + height))
+        theirs = np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR))
+        assert np.array_equal(ours.permute(1, 2, 0).numpy(), theirs)
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+@pytest.mark.parametrize("side", [1, 7])
+def test_odd_sizes_work(name: str, side: int) -> None:
+    images = torch.full((3, 3, side, side), 9, dtype=torch.uint8)
+    assert make_arm(name).pixels(images, drawn(name, KEYS[:3])).shape == images.shape
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_a_gpu_gives_the_same_bits(name: str, photographs) -> None:
+    arm, params = make_arm(name), drawn(name)
+    on_gpu = arm.pixels(photographs.cuda(), params.cuda())
+    assert torch.equal(on_gpu.cpu(), arm.pixels(photographs, params))
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        ("color_jitter:1.1", "[0, 1]"),
+        ("color_jitter:red", "red"),
+        ("random_resized_crop:0", "[0.01, 1]"),
+        ("random_resized_crop:nan", "nan"),
+        ("noise_denoise:-0.1", "[0, 1]"),
+        ("crop_flip_noise:2", "[0, 1]"),
+    ],
+)
+def test_bad_strengths_are_refused(spec: str, part: str, refused) -> None:
+    refused(lambda: make_arm(spec), spec, part)
+
+
+def test_every_arm_is_described_in_one_line() -> None:
+    assert [name for name, _ in describe_arms()] == list(ARMS)
+    assert all(text and "\n" not in text for _, text in describe_arms())

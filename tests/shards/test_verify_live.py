@@ -1,0 +1,100 @@
+"""`shards.verify --live`: what is stored is what the teacher says of what was drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shards.build import build
+from shards.format import Manifest
+from shards.reader import load_manifest
+from shards.request import Request
+from shards.teachers import open_teacher
+from shards.verify import main, verify
+
+ARMS = (
+    "crop_flip:4",
+    "noise:0.1",
+    "noise_denoise:0.1",
+    "noise_normalised:0.1",
+    "crop_flip_noise:0.05",
+    "color_jitter:0.4",
+    "random_resized_crop:0.25",
+)
+OTHER = "timm:test_vit.r160_in1k:none"
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every arm, two teachers of different size."""
+    out = tmp_path_factory.mktemp("rich") / "bank"
+    request = Request(
+        dataset="digits", teachers=("embedded", OTHER), arms=ARMS, views=2, test_arms=("noise",),
+        train_samples=30, test_samples=10, shard_samples=20,
+    )  # fmt: skip
+    build(request, str(out))
+    return out
+
+
+def test_every_view_of_every_arm_and_teacher_replays(rich: Path) -> None:
+    verdict = verify(str(rich), live=40)
+    assert verdict.good, verdict.failures
+    assert "40 samples" in verdict.notes["live"]
+    views = (30 * (1 + 2 * len(ARMS)) + 10 * 2) * 2
+    assert f"{views} views" in verdict.notes["live"]
+
+
+def test_some_samples_are_some_of_the_bank(rich: Path) -> None:
+    assert "7 samples" in verify(str(rich), live=7).notes["live"]
+
+
+def test_the_teacher_of_noise_denoise_was_given_the_clean_image(rich: Path) -> None:
+    from shards.splits import load_splits
+
+    splits = load_splits(str(rich), load_manifest(str(rich)), "train", ("clean", ARMS[2]))
+    clean, denoised = splits["clean"], splits[ARMS[2]]
+    assert np.array_equal(denoised.embedding_NVD, np.repeat(clean.embedding_NVD, 2, axis=1))
+    assert (denoised.params_NVP[:, 0] != denoised.params_NVP[:, 1]).all()
+
+
+def test_a_mirrored_view_with_a_valid_hash_fails(copy, rewrite, capsys) -> None:
+    """The embedding of the mirrored image in the place of the image's own."""
+    keys: list[str] = []
+
+    def mirror(arrays: dict, names: list) -> None:
+        teacher = open_teacher("embedded")
+        images = torch.from_numpy(arrays["image"][3:4].copy()).permute(0, 3, 1, 2).flip(3)
+        raw = teacher.embed(teacher.preprocess(images))[0].numpy()
+        arrays["embedding.0"][3, 0] = raw / np.linalg.norm(raw)
+        keys.append(names[3])
+
+    rewrite("train-000000.tar", mirror)
+    assert verify(str(copy)).good
+    verdict = verify(str(copy), live=80)
+    (line,) = verdict.failures["live"]
+    assert f"sample `{keys[0]}`, teacher embedded, arm clean, view 0: cosine 0." in line
+    with pytest.raises(SystemExit) as ended:
+        main([str(copy), "--live", "80"])
+    assert ended.value.code == 1
+    assert "live" in capsys.readouterr().out
+
+
+def test_other_weights_under_the_same_name_are_refused(copy: Path, refused) -> None:
+    text = json.loads((copy / "manifest.json").read_text())
+    text["plan"]["teachers"][0]["weights_sha256"] = "0" * 64
+    manifest = Manifest.model_validate_json(json.dumps(text))
+    manifest = manifest.model_copy(update={"identity": manifest.plan.identity}).sealed()
+    (copy / "manifest.json").write_text(manifest.model_dump_json())
+    refused(lambda: verify(str(copy), live=1), "embedded", "sha256", "0000")
+    refused(lambda: verify(str(copy), live=1, device="tpu9"), "tpu9")
+
+
+def test_a_text_tower_gives_class_embeddings_and_its_lack_gives_none(rich: Path) -> None:
+    first, second = load_manifest(str(rich)).class_embeddings
+    assert first is not None
+    assert first.shape == (10, 512)
+    assert second is None
