@@ -15,6 +15,7 @@ from shards.build import build
 from shards.format import Manifest, pack, unpack
 from shards.request import Request
 from shards.verify import verify
+from tests.shards.foreign import samples, write_tar
 
 REQUEST = Request(
     dataset="digits",
@@ -103,3 +104,13 @@ def refused() -> Callable[..., str]:
         return text
 
     return check
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Two train shards of 4 and 3 samples, one test shard of 3, three classes."""
+    folder = tmp_path / "wds"
+    write_tar(folder / "train-0.tar", samples(0, 4))
+    write_tar(folder / "train-1.tar", samples(4, 3))
+    write_tar(folder / "test-0.tar", samples(7, 3))
+    return folder

@@ -1,67 +1,22 @@
 from __future__ import annotations
 
-import io
 import json
 import tarfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
-from PIL import Image
 
-from shards import tars, webdatasets
+from shards import webdatasets
 from shards.datasets import open_dataset
-
-PIXELS_NHWC = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DISTIL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def encoded(row: int, kind: str = "png", size: tuple[int, int] = (32, 32)) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(PIXELS_NHWC[row]).resize(size).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def decoded(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def write_tar(file: Path, members: list[tuple[str | tarfile.TarInfo, bytes]], **options) -> Path:
-    """A tar as tarfile makes it; a TarInfo in place of a name sets more than name and size."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w", **options) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name) if isinstance(name, str) else name
-            info.size = len(data) if info.isreg() else 0
-            tar.addfile(info, io.BytesIO(data))
-    return file
-
-
-def samples(first: int, count: int, label=lambda row: row % 3) -> list:
-    rows = range(first, first + count)
-    parts = [[(f"{r:04d}.png", encoded(r)), (f"{r:04d}.cls", b"%d" % label(r))] for r in rows]
-    return [member for part in parts for member in part]
+from tests.shards.foreign import PIXELS_NHWC, decoded, encoded, opened, samples, write_tar
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    """Two train shards of 4 and 3 samples, one test shard of 3, three classes."""
-    folder = tmp_path / "wds"
-    write_tar(folder / "train-0.tar", samples(0, 4))
-    write_tar(folder / "train-1.tar", samples(4, 3))
-    write_tar(folder / "test-0.tar", samples(7, 3))
-    return folder
-
-
-def opened(folder: Path, image_size: int | None = None, pattern: str = "{split}-*.tar"):
-    return open_dataset(f"wds:{folder}/{pattern}", image_size)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DISTIL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def test_order_keys_labels_and_pixels(shards: Path) -> None:
@@ -242,112 +197,3 @@ def test_a_spoilt_cache_is_made_again(shards: Path, cache: Path) -> None:
     for note, text in zip(notes, ("", "[]", '{"state": 1}'), strict=True):
         note.write_text(text)
     assert opened(shards).identity == first
-
-
-def linked(kind: bytes) -> tarfile.TarInfo:
-    info = tarfile.TarInfo("b.png")
-    info.type, info.linkname = kind, "/etc/passwd"
-    return info
-
-
-PICTURE, LABEL = ("a.png", encoded(0)), ("a.cls", b"1")
-REFUSALS = {
-    "symlink": ([(linked(tarfile.SYMTYPE), b"")], ("'b.png'", "a link")),
-    "hard link": ([(linked(tarfile.LNKTYPE), b"")], ("'b.png'", "a link")),
-    "device": ([(linked(tarfile.CHRTYPE), b"")], ("'b.png'", "no plain file")),
-    "fifo": ([(linked(tarfile.FIFOTYPE), b"")], ("'b.png'", "no plain file")),
-    "dots": ([("x/../../b.png", b"")], ("'x/../../b.png'", "`..`")),
-    "absolute": ([("/b.png", b"")], ("'/b.png'", "absolute")),
-    "newline": ([("b\nc.png", b"")], ("b\\nc.png", "control characters")),
-    "pickle": ([PICTURE, LABEL, ("a.pyd", b"x")], ("'a.pyd'", "a pickle")),
-    "weights": ([PICTURE, LABEL, ("a.x.pth", b"x")], ("'a.x.pth'", "a pickle")),
-    "key again": ([PICTURE, LABEL, ("b.png", b""), ("b.cls", b"1"), PICTURE, LABEL], ("`a`",)),
-    "member twice": ([PICTURE, PICTURE, LABEL], ("`a.png`", "twice")),
-    "no image": ([LABEL], ("`a`", "no image", ".webp")),
-    "two images": ([PICTURE, ("a.jpg", encoded(0, "jpeg")), LABEL], ("`a`", "2 images")),
-    "no label": ([PICTURE], ("`a`", "no label", ".cls", ".json")),
-    "empty": ([], ("no sample",)),
-    "text label": ([PICTURE, ("a.cls", b"cat")], ("`a.cls`", "b'cat'", "ASCII integer")),
-    "float label": ([PICTURE, ("a.cls", b"1.0")], ("`a.cls`", "ASCII integer")),
-    "no integer": ([PICTURE, ("a.json", b'{"label": true}')], ("`a.json`", "label, cls, class")),
-    "a list": ([PICTURE, ("a.json", b"[1]")], ("`a.json`", "integer field")),
-    "bad json": ([PICTURE, ("a.json", b"{")], ("`a.json`", "integer field")),
-    "deep json": ([PICTURE, ("a.json", b"[" * 100_000)], ("`a.json`", "integer field")),
-    "negative": ([PICTURE, ("a.cls", b"-1")], ("`a.cls`", "label -1", "0 to 999,999")),
-    "huge": ([PICTURE, ("a.cls", b"1000000")], ("`a.cls`", "label 1000000")),
-    "long label": ([PICTURE, ("a.json", bytes(2 << 20))], ("`a.json`", "2,097,152 bytes")),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_refusals_name_shard_and_member(case: str, shards: Path, refused) -> None:
-    members, parts = REFUSALS[case]
-    write_tar(shards / "train-1.tar", members)
-    refused(lambda: opened(shards), "train-1.tar", *parts)
-
-
-@pytest.mark.parametrize("cut", [100, 512, 600, 1536, -10240, -9728])
-def test_truncated_tars_are_refused(cut: int, shards: Path, refused) -> None:
-    """Within a header, at member borders, inside data, and where only the end mark is missing."""
-    file = write_tar(shards / "train-1.tar", samples(0, 12))
-    data = file.read_bytes().rstrip(b"\0")
-    whole = data + bytes(-len(data) % 512)
-    file.write_bytes(whole[:cut] if cut > 0 else whole)
-    refused(lambda: opened(shards), "train-1.tar")
-
-
-def test_every_cut_at_a_block_is_refused(shards: Path, refused) -> None:
-    file = write_tar(shards / "train-1.tar", samples(0, 2))
-    data = file.read_bytes()
-    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
-    for cut in range(0, end + 1, 512):
-        file.write_bytes(data[:cut])
-        refused(lambda: opened(shards), "train-1.tar")
-
-
-def test_a_flipped_bit_in_a_header_is_refused(shards: Path, refused) -> None:
-    file = write_tar(shards / "train-1.tar", samples(0, 3))
-    data = bytearray(file.read_bytes())
-    with tarfile.open(file) as tar:
-        second = tar.getmembers()[2].offset
-    data[second + 1] ^= 4
-    file.write_bytes(data)
-    refused(lambda: opened(shards), "train-1.tar", f"byte {second:,}")
-
-
-@pytest.mark.parametrize("data", [b"", b"hello" * 300, b"\x1f\x8b" + bytes(2000)])
-def test_what_is_no_tar_is_refused(data: bytes, shards: Path, refused) -> None:
-    (shards / "train-1.tar").write_bytes(data)
-    refused(lambda: opened(shards), "train-1.tar", "uncompressed tar")
-
-
-def test_a_member_that_claims_terabytes_is_refused(shards: Path, refused) -> None:
-    info = tarfile.TarInfo("a.png")
-    info.size = 8 << 40
-    (shards / "train-1.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    refused(lambda: opened(shards), "train-1.tar", "a.png", "8,796,093,022,208")
-
-
-def test_bombs_and_spoilt_images_are_refused(shards: Path, refused) -> None:
-    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + encoded(0)[24:29]
-    bomb = encoded(0)[:12] + header + zlib.crc32(header).to_bytes(4, "big") + encoded(0)[33:]
-    for data, part in ((bomb, "refused"), (encoded(0)[:-900], "readable"), (b"x", "readable")):
-        write_tar(shards / "test-0.tar", [*samples(0, 1), ("b.png", data), ("b.cls", b"0")])
-        refused(lambda: opened(shards).read("test", 0, 2), "test-0.tar", "sample `b`", part)
-
-
-def test_a_passing_read_error_costs_only_time(
-    shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-    real = tars.storage.open_stream
-
-    def flaky(location: str):
-        calls.append(location)
-        if len(calls) == 1:
-            raise OSError(5, "Input/output error")
-        return real(location)
-
-    monkeypatch.setattr(tars.storage, "open_stream", flaky)
-    assert opened(shards).count("train") == 7
-    assert len(calls) == 4

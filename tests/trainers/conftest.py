@@ -5,6 +5,7 @@ import pytest
 from shards.build import build
 from shards.request import Request
 from trainers.config import make_config
+from trainers.trial import run_trial
 
 FIELDS = {
     "dataset": "digits",
@@ -45,3 +46,11 @@ def bank(tmp_path_factory):
 def make():
     """A valid TrialConfig for `bank`, with changes."""
     return config_of
+
+
+@pytest.fixture(scope="session")
+def done(bank, make, tmp_path_factory):
+    """A finished trial of two epochs: (config, root, result, what was reported)."""
+    root, seen = str(tmp_path_factory.mktemp("runs")), []
+    config = make(epochs=2)
+    return config, root, run_trial(config, bank, root, seen.append), seen

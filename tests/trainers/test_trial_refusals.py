@@ -1,0 +1,139 @@
+"""What a trial refuses, and how: both values, one line, nothing begun."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from shards.build import build
+from shards.reader import load_manifest
+from shards.request import Request
+from trainers.checkpoint import Checkpoints
+from trainers.engines import choose_device
+from trainers.objectives import OBJECTIVES
+from trainers.trial import check_bank, main, run_trial, source_of, trial_place
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset": "cifar10"}, "dataset: the shards in {} have 'digits', asked for 'cifar10'"),
+        ({"teacher": "other"}, "teacher: the shards in {} have 'embedded', asked for 'other'"),
+        ({"views": 3}, "views: the shards in {} have 2 of arm noise:0.1, asked for 3"),
+        ({"data_seed": 1}, "data_seed: the shards in {} have 0, asked for 1"),
+        ({"train_samples": 100}, "train_samples: the shards in {} have 200, asked for 100"),
+        ({"test_samples": None}, "test_samples: the shards in {} have 60, asked for None"),
+        ({"image_size": 16}, "image_size: the shards in {} have 32, asked for 16"),
+        ({"arm": "noise:0.3"}, "arm `noise:0.3` is not in these shards' train split, which has"),
+        ({"teacher_dim": 768}, "teacher_dim: the shards in {} have 512, asked for 768"),
+        ({"teacher_size": 224}, "teacher_size: the shards in {} have 32, asked for 224"),
+        ({"teacher_sha256": "00112233"}, "teacher_sha256: the shards in {} have '"),
+        ({"batch_size": 256}, "batch_size: 256 is more than the 200 train samples"),
+    ],
+)
+def test_mismatches_are_refused_with_both_values(bank, make, tmp_path, change, said):
+    config = make(**change)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared below)
+        run_trial(config, bank, str(tmp_path))
+    assert said.format(bank) in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"asked for|is not in|is more than"):
+        check_bank(config, load_manifest(bank), bank)
+
+
+def test_pins_that_agree_change_nothing(done, bank, make):
+    config, root, result, _ = done
+    teacher = load_manifest(bank).plan.teachers[0]
+    pinned = make(
+        epochs=2,
+        teacher_sha256=teacher.weights_sha256[:12],
+        teacher_dim=teacher.dim,
+        teacher_size=teacher.preprocess.size,
+    )
+    assert pinned.identity == config.identity
+    check_bank(pinned, load_manifest(bank), bank)
+    assert run_trial(pinned, bank, root) == result
+
+
+def test_an_arm_that_another_version_drew_is_refused(bank, make):
+    manifest = load_manifest(bank)
+    text = manifest.model_dump_json().replace('"noise_seed"', '"noise_key"')
+    other = type(manifest).model_validate_json(text)
+    with pytest.raises(ValueError, match=r"arm: the shards .*noise_key.* asked for .*noise_seed"):
+        check_bank(make(), other, bank)
+
+
+def test_a_checkpoint_from_other_shards_is_passed_over(done, bank, make, tmp_path, capfd):
+    config, _, result, _ = done
+
+    def stop(values):
+        raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError):
+        run_trial(config, bank, str(tmp_path), stop, save_seconds=0)
+    (state,) = tmp_path.glob("trials/*/checkpoints/*/state.json")
+    owner = json.loads(state.read_text())["owner"]
+    found = Checkpoints(str(state.parent.parent), owner.replace(" on ", " on 0"))
+    assert found.latest() is None
+    assert "owner is" in capfd.readouterr().err
+    seen = []
+    assert run_trial(config, bank, str(tmp_path), seen.append)["metrics"] == result["metrics"]
+    assert len(seen) == 1
+
+
+def test_no_bank_at_all(make, tmp_path):
+    with pytest.raises(ValueError, match=r"manifest.json is missing: the build did not finish"):
+        run_trial(make(), str(tmp_path / "nothing"), str(tmp_path / "runs"))
+
+
+def test_a_finished_trial_is_refused_for_another_bank(done, bank, make, tmp_path):
+    config, root, _, _ = done
+    request = Request(
+        dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2, seed=0,
+        train_samples=200, test_samples=60,
+    )  # fmt: skip
+    build(request, str(tmp_path))  # without the arms that this trial does not read
+    manifest = load_manifest(str(tmp_path))
+    assert source_of(config, manifest) == source_of(config, load_manifest(bank))
+    assert run_trial(config, str(tmp_path), root)["id"] == config.identity
+    result = Path(trial_place(root, config)) / "result.json"
+    whole = result.read_text()
+    try:
+        result.write_text(json.dumps(json.loads(whole) | {"source": "f" * 64}))
+        with pytest.raises(ValueError, match=r"finished on other .* \(f{16}\) .*choose another"):
+            run_trial(config, bank, root)
+        result.write_text(whole[:100])
+        with pytest.raises(ValueError, match=r"result.json: not JSON .*; delete it to run"):
+            run_trial(config, bank, root)
+    finally:
+        result.write_text(whole)
+
+
+@pytest.mark.parametrize("name", ["cdua", "meta", "cuda:", "cuda:99", "mps"])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(ValueError, match=f"device `{name}`"):
+        choose_device(name)
+
+
+def test_the_commands_errors_are_one_line(bank, tmp_path, capsys):
+    file = tmp_path / "trial.yaml"
+    file.write_text("dataset: digits\nteacher: embedded\nstudent: width:1\nlrr: 1.0e-3\n")
+    with pytest.raises(SystemExit) as caught:
+        main([str(file), "--bank", bank])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {file}: unknown key `lrr`; did you mean `lr`?")
+    assert said.count("\n") == 1
+
+
+def test_divergence_is_one_line_and_its_own_code(bank, make, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "cosine", lambda x_BD, y_BD, knobs: x_BD.sum() * math.nan)
+    file = tmp_path / "trial.yaml"
+    file.write_text(json.dumps(make().model_dump(mode="json")))
+    with pytest.raises(SystemExit) as caught:
+        main([str(file), "--bank", bank, "--out", str(tmp_path / "runs")])
+    assert caught.value.code == 3
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == ("error: diverged at step 1 (epoch 1): the loss is nan; try a smaller lr")
+    assert not list(tmp_path.rglob("result.json"))
