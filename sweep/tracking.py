@@ -9,6 +9,7 @@ same key, step, timestamp and value, which MLflow stores once.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import threading
@@ -141,6 +142,8 @@ class Tracker:
         if not self._parent:
             from mlflow.tracking import MlflowClient
 
+            # It would print a page for every attempt; `error` says it in a line, at the end.
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client = client = MlflowClient(self.uri)
             folder = self.folder.resolve()
             found = client.get_experiment_by_name(self.name)

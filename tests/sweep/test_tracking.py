@@ -219,3 +219,18 @@ def test_rows_arrive_while_the_sweep_goes_on(folder: Path, tmp_path: Path) -> No
     assert len(children) == 3
     assert tracker.finish()
     journal.close()
+
+
+@pytest.mark.faults
+def test_a_database_that_goes_away_is_one_line_at_the_end(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    database = tmp_path / "m.db"
+    tracker = Tracker(folder, "small", f"sqlite:///{database}")
+    tracker._connect()
+    database.unlink()
+    capfd.readouterr()
+    tracker.start()
+    assert not tracker.finish(seconds=5)
+    assert tracker.error
+    assert "Traceback" not in capfd.readouterr().err
