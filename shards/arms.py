@@ -102,14 +102,14 @@ class Arm:
 
 
 def _clean(spec: str, strength: str) -> Arm:
-    """The image as it is."""
+    """clean: the image as it is"""
     if strength:
         raise ValueError(f"arm `{spec}`: `clean` takes no strength")
     return Arm("clean", "clean")
 
 
 def _crop_flip(spec: str, strength: str) -> Arm:
-    """RandomCrop with STRENGTH pixels of padding (default 4), then RandomHorizontalFlip."""
+    """crop_flip[:PAD]: RandomCrop with PAD pixels of padding (default 4), then a random flip"""
     pad = _number(spec, strength, 4, 1, 64)
     if pad != int(pad):
         raise ValueError(f"arm `{spec}`: strength is a padding in whole pixels; got {pad}")
@@ -118,13 +118,13 @@ def _crop_flip(spec: str, strength: str) -> Arm:
 
 
 def _noise(spec: str, strength: str) -> Arm:
-    """Gaussian noise of sigma STRENGTH (default 0.1) in [0, 1] pixels, clipped."""
+    """noise[:SIGMA]: Gaussian noise of SIGMA (default 0.1) in [0, 1] pixels, clipped"""
     sigma, about = _pixel_sigma(spec, strength)
     return Arm(f"noise:{sigma:g}", f"noise/pixel/{sigma:g}", (PixelNoise(sigma),), about)
 
 
 def _noise_denoise(spec: str, strength: str) -> Arm:
-    """`noise` for the student, the clean image for the teacher."""
+    """noise_denoise[:SIGMA]: noise (default 0.1) for the student, clean for the teacher"""
     sigma, about = _pixel_sigma(spec, strength)
     about["teacher_sees"] = "clean"
     ops = (PixelNoise(sigma),)
@@ -132,7 +132,7 @@ def _noise_denoise(spec: str, strength: str) -> Arm:
 
 
 def _crop_flip_noise(spec: str, strength: str) -> Arm:
-    """`crop_flip` with 4 pixels of padding, then `noise` of sigma STRENGTH (default 0.1)."""
+    """crop_flip_noise[:SIGMA]: crop_flip:4, then noise of SIGMA (default 0.1)"""
     sigma, about = _pixel_sigma(spec, strength)
     about["pad"] = 4
     ops = (RandomCrop(4), HorizontalFlip(), PixelNoise(sigma))
@@ -145,7 +145,7 @@ def _pixel_sigma(spec: str, strength: str) -> tuple[float, Options]:
 
 
 def _color_jitter(spec: str, strength: str) -> Arm:
-    """Brightness, contrast, saturation by 1 +- STRENGTH (default 0.4), hue by STRENGTH/4 turns."""
+    """color_jitter[:STRENGTH]: colour factors 1 +- STRENGTH (default 0.4), hue STRENGTH/4 turns"""
     amount = _number(spec, strength, 0.4, 0, 1)
     about: Options = {"strength": amount, "hue": amount / 4, "unit": "factors; hue in turns"}
     ops = (ColorJitter(amount),)
@@ -153,15 +153,16 @@ def _color_jitter(spec: str, strength: str) -> Arm:
 
 
 def _random_resized_crop(spec: str, strength: str) -> Arm:
-    """A crop of at least STRENGTH (default 0.25) of the area, resized back, bilinear."""
-    least = _number(spec, strength, 0.25, 0.01, 1)
-    about: Options = {"least_area": least, "aspect": "3/4 to 4/3", "interpolation": "bilinear"}
+    """random_resized_crop[:MIN_AREA]: a crop of that share (default 0.25) or more, resized back"""
+    least = _number(spec, strength, 0.25, 0, 1, above=True)
+    about: Options = {"least_area": least, "unit": "share of the area", "interpolation": "bilinear"}
+    about["aspect"] = "3/4 to 4/3, nearest that fits"
     ops = (RandomResizedCrop(least),)
     return Arm(f"random_resized_crop:{least:g}", f"random_resized_crop/{least:g}", ops, about)
 
 
 def _noise_normalised(spec: str, strength: str) -> Arm:
-    """Gaussian noise of sigma STRENGTH (default 0.1) after normalisation, unclipped (paper)."""
+    """noise_normalised[:SIGMA]: noise (default 0.1) after normalisation, unclipped (paper)"""
     sigma = _number(spec, strength, 0.1, 0, 10)
     unit = "standard deviations of the data"
     about: Options = {"sigma": sigma, "space": "normalised", "unit": unit}
@@ -169,14 +170,22 @@ def _noise_normalised(spec: str, strength: str) -> Arm:
     return Arm(f"noise_normalised:{sigma:g}", f"noise/paper/{sigma:g}", ops, about)
 
 
-def _number(spec: str, text: str, default: float, low: float, high: float) -> float:
-    """The strength, to the six significant digits that a canonical spec writes."""
+def _number(
+    spec: str, text: str, default: float, low: float, high: float, above: bool = False
+) -> float:
+    """The strength, to the six significant digits that a canonical spec writes.
+
+    In [low, high], or in (low, high] where it must be `above` low.
+    """
     try:
         value = float(text) if text else float(default)
     except ValueError:
         value = math.nan
-    if not low <= value <= high:
-        raise ValueError(f"arm `{spec}`: strength `{text}` must be a number in [{low}, {high}]")
+    if not low <= value <= high or (above and value == low):
+        bracket = "(" if above else "["
+        raise ValueError(
+            f"arm `{spec}`: strength `{text}` must be a number in {bracket}{low}, {high}]"
+        )
     return abs(float(f"{value:g}"))  # abs: -0 is 0
 
 
@@ -196,8 +205,17 @@ ARMS: Table[Callable[[str, str], Arm]] = Table(
 
 
 def describe_arms() -> list[tuple[str, str]]:
-    """Every arm's spelling and what it does, in one line each."""
-    return [(name, (ARMS[name].__doc__ or "").strip()) for name in ARMS]
+    """Every arm's spelling, such as `noise[:SIGMA]`, and what it does, in one line each.
+
+    Both are the first line of its entry's docstring, `SPELLING: WHAT`; where that line has no
+    spelling, it is the description of the entry's name.
+    """
+    lines = {name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in ARMS.items()}
+    parts = {name: line.partition(": ") for name, line in lines.items()}
+    return [
+        (form, what) if form.startswith(name) and what else (name, lines[name])
+        for name, (form, _, what) in parts.items()
+    ]
 
 
 def make_arm(spec: str) -> Arm:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from pydantic import ValidationError
@@ -133,8 +133,15 @@ def _created(device: str, seconds: float) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "seconds": f"{seconds:.1f}",
-        **{name: version(name) for name in libraries},
+        **{name: found for name in libraries if (found := _version(name))},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def request_arguments(request: Request, out: str) -> list[str]:

@@ -156,9 +156,11 @@ HUE = torch.tensor(
 class ColorJitter(Op):
     """Brightness, contrast, saturation by factors in [1 - s, 1 + s]; hue by [-s/4, s/4] of a turn.
 
-    torchvision's ColorJitter(s, s, s, s / 4) with three differences: always in this order, hue is
-    a rotation that keeps luma (W3C hue-rotate) instead of a detour over HSV, and all of it is
-    fixed point of 12 bits.
+    x <- b x; x <- mean(luma) + c (x - mean(luma)); x <- luma + s (x - luma); then the chroma of x
+    turned by the hue, each rounded to uint8 levels and clipped. RGB only. torchvision's
+    ColorJitter(s, s, s, s / 4) with four differences: always in this order, hue is a rotation
+    that keeps luma (W3C hue-rotate) instead of a detour over HSV, all of it is fixed point (12
+    bits; hue in 1/1024 of a turn), and levels are rounded where torchvision cuts fractions off.
     """
 
     strength: float = 0.4
@@ -203,8 +205,9 @@ def _ratios() -> torch.Tensor:
 class RandomResizedCrop(Op):
     """A crop of area in [`least`, 1] and aspect in [3/4, 4/3], resized to the image's own size.
 
-    Uniform in area, log-uniform in aspect, uniform in position, as torchvision's; a crop too wide
-    or too high for the image is cut to it (torchvision draws again). Pillow's bilinear filter.
+    Uniform in area, log-uniform in aspect, uniform in position, as torchvision's; where a crop of
+    that area would be wider or higher than the image, the nearest aspect that fits is taken
+    (torchvision draws both again). Sides are rounded to whole pixels. Pillow's bilinear filter.
     """
 
     least: float = 0.25
@@ -214,18 +217,27 @@ class RandomResizedCrop(Op):
         return (words_NC >> np.uint64(32)).astype(np.int64)  # fractions of 2^32
 
     def boxes(self, params_BC: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Stored fractions -> (top, left, height, width) in pixels, int64 (B, 4)."""
+        """Stored fractions -> (top, left, height, width) in pixels, int64 (B, 4).
+
+        height = sqrt(a H W / r), width = sqrt(a H W r); or H and a W; or a H and W. Each step in
+        float64 is exact or rounded as IEEE 754 says, so devices agree.
+        """
         least = round(self.least * 65536)
         area_B = least + ((65537 - least) * params_BC[:, 0] >> 32)
         index_B = RATIOS * params_BC[:, 1] >> 32
         ratios = _ratios().to(params_BC.device)
-        sides = []
-        for ratio_B, bound in ((ratios[RATIOS - 1 - index_B], height), (ratios[index_B], width)):
-            square_B = (height * width * area_B * ratio_B).double() / (1 << 32)
-            sides.append((square_B.sqrt() + 0.5).long().clamp(1, bound))
-        top_B = params_BC[:, 2] * (height - sides[0] + 1) >> 32
-        left_B = params_BC[:, 3] * (width - sides[1] + 1) >> 32
-        return torch.stack([top_B, left_B, *sides], dim=1)
+        high_B, wide_B = (
+            ((height * width * area_B * ratio_B).double() / (1 << 32)).sqrt()
+            for ratio_B in (ratios[RATIOS - 1 - index_B], ratios[index_B])
+        )
+        share_B = area_B.double() / 65536
+        rows_B = torch.where(wide_B > width, share_B * height, high_B)
+        cols_B = torch.where(high_B > height, share_B * width, wide_B)
+        rows_B = (rows_B + 0.5).long().clamp(1, height)
+        cols_B = (cols_B + 0.5).long().clamp(1, width)
+        top_B = params_BC[:, 2] * (height - rows_B + 1) >> 32
+        left_B = params_BC[:, 3] * (width - cols_B + 1) >> 32
+        return torch.stack([top_B, left_B, rows_B, cols_B], dim=1)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = images_BCHW.shape

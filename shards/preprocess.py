@@ -2,7 +2,9 @@
 
 Pillow resizes uint8 images with integer coefficients of 22 fractional bits, first along rows,
 then along columns, rounding to uint8 in between. torch does the same on a CPU with coefficients
-that fit 16 bits, five times as fast and at most one level apart (measured: on 0.04 % of pixels).
+that fit 16 bits, five times as fast and nearly always within one level: over all geometries that
+timm and open_clip register, at most 1.3 pixels in 10,000 of any picture were two levels apart, none
+more (tests/shards/test_preprocess.py).
 `resize` is torch's on a CPU; elsewhere the same integer arithmetic as two matrix products in
 float64, where every partial sum is exact, so that all devices agree. Sources: Pillow,
 `src/libImaging/Resample.c`; PyTorch, `aten/src/ATen/native/cpu/UpSampleKernel.cpp`.
@@ -17,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.nn.functional import interpolate
 
 PILLOW_BITS = 22
-CPU_BATCH = 8  # images at a time on a CPU: what its cache holds
+CPU_BATCH = 32  # images that a CPU resizes at a time; it normalises one by one, in its cache
 
 
 def _cubic(x: float) -> float:
@@ -125,10 +127,9 @@ class Preprocess(BaseModel):
         shift = torch.tensor([-m / s for m, s in pairs], device=device).repeat(side)
         batch = len(images_BCHW)
         out = torch.empty(batch, side, side * 3, dtype=torch.float32, device=device)
-        step = CPU_BATCH if device.type == "cpu" else max(1, batch)
-        for i in range(0, batch, step):
-            pixels = self.pixels(images_BCHW[i : i + step])
-            part = out[i : i + step]
-            part.copy_(pixels.permute(0, 2, 3, 1).reshape(-1, side, side * 3))
-            torch.addcmul(shift, part, scale, out=part)
+        step, each = (CPU_BATCH, 1) if device.type == "cpu" else (max(1, batch),) * 2
+        for images, rows in zip(images_BCHW.split(step), out.split(step), strict=True):
+            pixels = self.pixels(images).permute(0, 2, 3, 1).reshape(-1, side, side * 3)
+            for levels, part in zip(pixels.split(each), rows.split(each), strict=True):
+                torch.addcmul(shift, part.copy_(levels), scale, out=part)
         return out.view(batch, side, side, 3).permute(0, 3, 1, 2)

@@ -167,6 +167,8 @@ def describe(verdict: Verdict) -> Grid:
     """The bank and the checks as a table."""
     manifest = verdict.manifest
     grid = Grid(title=f"bank {manifest.identity[:16]}", show_header=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     data = manifest.plan.dataset
     grid.add_row("data set", f"{data.spec}, {len(data.classes)} classes, {data.image_size} px")
     for split in SPLITS:

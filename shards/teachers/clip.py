@@ -101,6 +101,8 @@ def open_registered(argument: str, device: str) -> FrozenTeacher:
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # a checkpoint of other people's can provoke nearly anything
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        missing = missing_download(argument)
+        first = f"no {missing} ({first})" if missing else first
         raise ValueError(
             f"teacher `{spec}`: {first}; without a network, give a checkpoint's path as the tag: "
             f"open_clip:{name}:PATH"

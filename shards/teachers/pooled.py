@@ -48,6 +48,11 @@ def _preprocess(model: Any, spec: str) -> Preprocess:
     if channels != 3 or height != width:
         raise ValueError(f"teacher `{spec}`: takes {config['input_size']}, not square RGB images")
     resize = int(height / config["crop_pct"])
+    if resize < height:
+        raise ValueError(
+            f"teacher `{spec}`: pads images of {resize} pixels to {height} (crop_pct "
+            f"{config['crop_pct']}), which is not supported; choose a model with crop_pct <= 1"
+        )
     return Preprocess(
         size=height,
         resize=None if resize == height else resize,
@@ -91,6 +96,8 @@ def open_timm(argument: str, device: str) -> FrozenTeacher:
             _checkpoint(source, model)
     except Exception as error:  # a checkpoint of other people's can provoke nearly anything
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        missing = missing_download(argument)
+        first = f"no {missing} ({first})" if missing else first
         raise ValueError(
             f"teacher `{spec}`: {first}; without a network, give a checkpoint's path: "
             f"timm:{name}:PATH"

@@ -82,6 +82,107 @@ def test_crop_flip_golden_draw() -> None:
     assert drawn.tolist() == [[[2, 1, 0], [5, 8, 1]], [[6, 3, 0], [7, 7, 0]]]
 
 
+TWO = ("digit/0000", "digit/0001")
+GOLDEN = {  # draws of two samples with seed 7; the second row of each channel of each image
+    "crop_flip:2": (
+        [[2, 2, 0], [0, 4, 1]],
+        (
+            "148 185 222 3 228 9 46 83 52 89 126 163",
+            "0 0 0 0 0 0 0 0 0 0 0 0",
+        ),
+    ),
+    "noise:0.1": (
+        [[5730040174470337605], [-425649047546089640]],
+        (
+            "153 174 255 46 225 2 26 83 40 96 102 168",
+            "163 177 235 237 182 212 58 75 24 53 139 184",
+        ),
+    ),
+    "noise_normalised:0.1": (
+        [[3175348511855897467], [842926408968484492]],
+        (
+            "148 185 222 3 228 9 46 83 52 89 126 163",
+            "132 169 206 243 212 249 30 67 36 73 110 147",
+        ),
+    ),
+    "noise_denoise:0.1": (
+        [[-2970872882245898598], [-5194656721433203003]],
+        (
+            "119 199 234 30 218 39 31 78 97 60 91 183",
+            "114 171 211 255 234 245 15 12 72 102 77 143",
+        ),
+    ),
+    "crop_flip_noise:0.1": (
+        [[3, 0, 1, 5103215107032733838], [6, 1, 0, 7532375211952131173]],
+        (
+            "29 0 24 37 24 0 7 30 42 0 11 0",
+            "10 0 38 163 0 4 5 255 0 0 17 48",
+        ),
+    ),
+    "color_jitter:0.4": (
+        [[4977, 2814, 5147, 83], [5618, 4260, 3230, -25]],
+        (
+            "98 222 245 87 241 44 74 96 97 48 84 222",
+            "210 251 216 223 239 245 53 103 76 126 161 206",
+        ),
+    ),
+    "random_resized_crop:0.25": (
+        [
+            [728310026, 334742086, 267601937, 3095076765],
+            [3466273721, 1916925596, 2876768201, 82187966],
+        ],
+        (
+            "167 136 75 44 87 96 115 124 167 152 123 108",
+            "132 169 206 243 212 249 30 67 36 73 110 147",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("spec", GOLDEN)
+def test_draws_and_pixels_that_banks_hang_on_never_change(spec: str) -> None:
+    draws, rows = GOLDEN[spec]
+    arm = make_arm(spec)
+    drawn = arm.draw(7, TWO, 1)[:, 0]
+    assert drawn.tolist() == draws
+    images = (torch.arange(96) * 37 % 256).to(torch.uint8).view(2, 3, 4, 4)
+    out = arm.pixels(images, torch.from_numpy(drawn))[:, :, 1].flatten(1)
+    assert tuple(" ".join(map(str, row)) for row in out.tolist()) == rows
+
+
+@pytest.mark.parametrize(
+    ("spec", "metric", "columns", "options"),
+    [
+        ("clean", "clean", (), {}),
+        ("crop_flip:4", "crop_flip/4", ("top", "left", "flip"), {"pad": 4}),
+        (
+            "noise:0.1",
+            "noise/pixel/0.1",
+            ("noise_seed",),
+            {"sigma": 0.1, "space": "pixel", "unit": "[0, 1] pixels", "clipped": True},
+        ),
+        (
+            "noise_normalised:0.1",
+            "noise/paper/0.1",
+            ("noise_seed",),
+            {"sigma": 0.1, "space": "normalised", "unit": "standard deviations of the data"},
+        ),
+    ],
+)
+def test_what_a_manifest_records_never_changes(spec, metric, columns, options) -> None:
+    arm = make_arm(spec)
+    assert (arm.spec, arm.metric, arm.columns, arm.options) == (spec, metric, columns, options)
+
+
+def test_noise_normalised_golden_variates() -> None:
+    arm = make_arm("noise_normalised:0.1")
+    params = torch.from_numpy(arm.draw(7, TWO, 1)[:, 0])
+    assert arm.normalised(torch.zeros(2, 3, 4, 4), params)[:, 0, 0].flatten().tolist() == [
+        *(-0.03525390848517418, -0.02727050893008709, 0.04731445387005806, 0.0004150390741415322),
+        *(-0.17138671875, -0.17236328125, 0.0145263671875, -0.02590331993997097),
+    ]
+
+
 def test_crop_flip_equals_numpy(images) -> None:
     arm = make_arm("crop_flip:4")
     params = arm.draw(1, KEYS, 1)[:, 0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +74,10 @@ def test_jitter_factors_are_uniform_within_their_strength() -> None:
     assert factors.max() <= 1.4 + 1e-3
     assert torch.allclose(factors.mean(dim=0), torch.ones(3).double(), atol=0.02)
     assert torch.allclose(factors.std(dim=0), torch.tensor(0.8 / 12**0.5).double(), rtol=0.05)
+    assert torch.all(factors.amin(dim=0) < 0.605)
+    assert torch.all(factors.amax(dim=0) > 1.395)
     hue = params[:, 3] / TURN
+    assert (hue.min(), hue.max()) == (-102 / TURN, 102 / TURN)
     assert hue.abs().max() <= 0.1 + 1 / TURN
     assert hue.std() == pytest.approx(0.2 / 12**0.5, rel=0.05)
 
@@ -122,15 +128,39 @@ def test_crops_cover_the_area_and_aspect_asked_for(least: float) -> None:
     assert (top + height).max() <= 224
     assert (left + width).max() <= 224
     assert min(top.min(), left.min()) >= 0
-    area = height * width / 224**2
-    inside = (height < 224) & (width < 224)
-    if least < 1:
-        assert area[inside].min() >= least - 0.02
-        aspect = (width / height)[inside]
-        assert 0.74 <= aspect.min() < 0.8
-        assert 1.25 < aspect.max() <= 1.35
-        assert aspect.log().mean() == pytest.approx(0, abs=0.02)
-        assert area.mean() == pytest.approx((1 + least) / 2, abs=0.06)
+    area, aspect = height * width / 224**2, width / height
+    assert least - 0.01 <= area.min() <= least + 0.02
+    assert area.max() > 0.98
+    assert area.mean() == pytest.approx((1 + least) / 2, abs=0.02)
+    assert area.std() == pytest.approx((1 - least) / 12**0.5, abs=0.01)
+    assert aspect.log().mean() == pytest.approx(0, abs=0.02)
+    assert aspect.min() >= 0.73
+    assert aspect.max() <= 1.37
+    if least < 0.7:
+        assert aspect.min() < 0.78
+        assert aspect.max() > 1.28
+
+
+def test_small_crops_have_a_log_uniform_aspect_and_lie_everywhere() -> None:
+    arm = make_arm("random_resized_crop:0.1")
+    op = arm.ops[0]
+    assert isinstance(op, RandomResizedCrop)
+    top, left, height, width = op.boxes(drawn(arm.spec, MANY), 512, 512).double().unbind(1)
+    fits = height * width / 512**2 < 0.7
+    bound = math.log(4 / 3)
+    log_aspect = (width / height).log()[fits]
+    assert log_aspect.std() == pytest.approx(2 * bound / 12**0.5, rel=0.05)
+    for start, length in ((top, height), (left, width)):
+        share = (start / (512 - length))[fits]
+        assert (share.min(), share.max()) == (0, 1)
+        assert share.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (5, 9), (7, 1)])
+def test_a_crop_of_the_whole_area_changes_nothing(shape: tuple[int, int], photographs) -> None:
+    images = photographs[:, :, : shape[0], : shape[1]]
+    arm = make_arm("random_resized_crop:1")
+    assert torch.equal(arm.pixels(images, drawn(arm.spec)), images)
 
 
 @pytest.mark.parametrize("side", [32, 48])
@@ -148,35 +178,67 @@ def test_a_resized_crop_is_pillows_bit_for_bit(side: int, photographs) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ARMS))
-@pytest.mark.parametrize("side", [1, 7])
-def test_odd_sizes_work(name: str, side: int) -> None:
-    images = torch.full((3, 3, side, side), 9, dtype=torch.uint8)
-    assert make_arm(name).pixels(images, drawn(name, KEYS[:3])).shape == images.shape
+@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (3, 10), (224, 224)])
+def test_odd_sizes_work(name: str, shape: tuple[int, int]) -> None:
+    images = torch.full((3, 3, *shape), 9, dtype=torch.uint8)
+    out = make_arm(name).pixels(images, drawn(name, KEYS[:3]))
+    assert (out.shape, out.dtype) == (images.shape, torch.uint8)
+
+
+def test_stored_draws_know_no_image_size() -> None:
+    op, params = RandomResizedCrop(0.25), drawn("random_resized_crop:0.25", MANY)
+    small, large = op.boxes(params, 100, 100), op.boxes(params, 400, 400)
+    assert (large - 4 * small).abs().max() <= 6
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", sorted(ARMS))
 def test_a_gpu_gives_the_same_bits(name: str, photographs) -> None:
     arm, params = make_arm(name), drawn(name)
-    on_gpu = arm.pixels(photographs.cuda(), params.cuda())
-    assert torch.equal(on_gpu.cpu(), arm.pixels(photographs, params))
+    for images in (photographs, photographs[:, :, :9, :13]):
+        on_gpu = arm.pixels(images.cuda(), params.cuda())
+        assert torch.equal(on_gpu.cpu(), arm.pixels(images, params))
+    floats = photographs.float() / 255
+    on_gpu = arm.normalised(floats.cuda(), params.cuda())
+    assert torch.equal(on_gpu.cpu(), arm.normalised(floats, params))
 
 
-@pytest.mark.parametrize(
-    ("spec", "part"),
-    [
-        ("color_jitter:1.1", "[0, 1]"),
-        ("color_jitter:red", "red"),
-        ("random_resized_crop:0", "[0.01, 1]"),
-        ("random_resized_crop:nan", "nan"),
-        ("noise_denoise:-0.1", "[0, 1]"),
-        ("crop_flip_noise:2", "[0, 1]"),
-    ],
-)
-def test_bad_strengths_are_refused(spec: str, part: str, refused) -> None:
-    refused(lambda: make_arm(spec), spec, part)
+RANGES = {
+    "noise_denoise": "[0, 1]",
+    "crop_flip_noise": "[0, 1]",
+    "color_jitter": "[0, 1]",
+    "random_resized_crop": "(0, 1]",
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("strength", ["nan", "inf", "red", "-0.1", "1.01", " ", "0.1:0.2"])
+def test_bad_strengths_are_refused(name: str, strength: str, refused) -> None:
+    refused(lambda: make_arm(f"{name}:{strength}"), f"{name}:{strength}", RANGES[name])
+
+
+def test_a_crop_of_no_area_is_refused(refused) -> None:
+    refused(lambda: make_arm("random_resized_crop:0"), "`0`", "(0, 1]")
+    refused(lambda: make_arm("random_resized_crop:1e-999"), "`1e-999`", "(0, 1]")
+    assert make_arm("random_resized_crop:0.001").spec == "random_resized_crop:0.001"
+
+
+@pytest.mark.parametrize("name", sorted(set(ARMS) - {"clean", "crop_flip"}))
+def test_strengths_are_recorded_with_their_unit(name: str) -> None:
+    assert make_arm(f"{name}:0.5").options["unit"]
+    assert 0.5 in make_arm(f"{name}:0.5").options.values()
 
 
 def test_every_arm_is_described_in_one_line() -> None:
-    assert [name for name, _ in describe_arms()] == list(ARMS)
-    assert all(text and "\n" not in text for _, text in describe_arms())
+    assert [form.partition("[")[0] for form, _ in describe_arms()] == list(ARMS)
+    assert dict(describe_arms())["clean"] == "the image as it is"
+    assert "noise[:SIGMA]" in dict(describe_arms())
+    for form, text in describe_arms():
+        assert text
+        assert "\n" not in text
+        assert form == "clean" or re.fullmatch(r"[a-z_]+\[:[A-Z_]+\]", form)
+
+
+def test_an_arm_without_a_docstring_is_described_by_its_name(monkeypatch) -> None:
+    monkeypatch.setitem(ARMS, "flip", lambda spec, strength: make_arm("clean"))
+    assert describe_arms()[-1] == ("flip", "")
