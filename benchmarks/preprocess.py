@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_images
 
 from shards.preprocess import Preprocess
 
-SIDE, SIZE, BATCH, ROUNDS = 32, 224, 32, 15
+SIDE, SIZE, BATCH, TURNS, ROUNDS = 32, 224, 32, 4, 12
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 RATIO, SHARE = 10.0, 1e-3
 
@@ -34,15 +34,20 @@ def pictures() -> np.ndarray:
 
 
 def seconds(*actions: Callable[[], torch.Tensor]) -> list[float]:
-    """Of each, the fastest of several rounds, per image; the actions take turns."""
-    rounds = []
-    for _ in range(ROUNDS):
-        marks = [time.perf_counter()]
-        for action in actions:
+    """Of each, the median of several rounds, per image.
+
+    Each runs a few times in a row, as a build does, and then the next has its turn: one beside
+    the other in every round, they would measure how they spoil each other's cache and heap.
+    """
+    rounds: list[list[float]] = [[] for _ in actions]
+    for _ in range(TURNS):
+        for action, found in zip(actions, rounds, strict=True):
             action()
-            marks.append(time.perf_counter())
-        rounds.append(np.diff(marks))
-    return [float(fastest) / BATCH for fastest in np.min(rounds, axis=0)]
+            for _ in range(ROUNDS):
+                start = time.perf_counter()
+                action()
+                found.append(time.perf_counter() - start)
+    return [float(np.median(found)) / BATCH for found in rounds]
 
 
 def main() -> int:

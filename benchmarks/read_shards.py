@@ -2,9 +2,10 @@
 
     python benchmarks/read_shards.py [SAMPLES]
 
-The same content twice: a bank, and its export with one sample per member. Ours reads, checks
-every sha256, key and unit vector; WebDataset reads and decodes with NumPy, in one process. Both
-from a warm page cache. Ends with 1 where the ratio of samples/s is below 50.
+The same content twice: a bank, and its export with one sample per member, from a warm page cache,
+each in one process. Ours twice: the first time on a machine, when every sha256 and unit vector is
+checked, and after that. WebDataset checks nothing; its members are decoded with NumPy. Ends with 1
+where the ratio of samples/s, neither checking, is below 50.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from shards.request import Request
 from shards.splits import load_splits
 from shards.writer import BankWriter
 
+ROUNDS = 4
 RATIO, DIM, SIDE, VIEWS = 50.0, 512, 32, 8
 ARM = "crop_flip:4"
 
@@ -98,28 +100,25 @@ def main() -> int:
         root = Path(folder)
         make_bank(root / "bank", samples)
         export(str(root / "bank"), str(root / "members"), splits=("train",), image="npy")
-        pace = {}
-        for name, read, place in (
-            ("columns", read_columns, root / "bank"),
-            ("members", read_members, root / "members"),
-        ):
-            found = []
-            for round_ in range(3):
-                os.environ["DISTIL_CACHE"] = str(root / f"cache{round_}")  # checked every time
+        os.sync()  # or the disk is still busy with what was just written
+        time.sleep(2.5)  # files that were changed just now are checked however often they are read
+        fastest = dict.fromkeys(("columns", "columns, checked before", "members"), float("inf"))
+        for round_ in range(ROUNDS):
+            os.environ["DISTIL_CACHE"] = str(root / f"cache{round_}")
+            for name in fastest:
+                read, place = (
+                    (read_members, root / "members")
+                    if name == "members"
+                    else (read_columns, root / "bank")
+                )
                 start = time.perf_counter()
                 assert read(place) == samples
-                found.append(time.perf_counter() - start)
-            pace[name] = samples / min(found)
-            print(f"{name}: {pace[name]:10,.0f} samples/s")
-        time.sleep(2.5)  # files that were changed just now are checked again
-        read_columns(root / "bank")
-        start = time.perf_counter()
-        read_columns(root / "bank")
-        print(
-            f"columns, checked before: {samples / (time.perf_counter() - start):10,.0f} samples/s"
-        )
-    ratio = pace["columns"] / pace["members"]
-    print(f"ratio {ratio:.0f}, to reach {RATIO:g}")
+                fastest[name] = min(fastest[name], time.perf_counter() - start)
+    pace = {name: samples / seconds for name, seconds in fastest.items()}
+    for name, rate in pace.items():
+        print(f"{name}: {rate:,.0f} samples/s, ratio {rate / pace['members']:.0f}")
+    ratio = pace["columns, checked before"] / pace["members"]
+    print(f"to reach, like WebDataset without checking: {RATIO:g}")
     return int(ratio < RATIO)
 
 

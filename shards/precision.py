@@ -43,6 +43,7 @@ def choose_precision(spec: str, device: str, images_BCHW: torch.Tensor) -> Choic
         if cosine >= LEAST_COSINE and (not on_cpu or choice.speedup >= LEAST_SPEEDUP):
             return choice
         if precision != "fp16" and not on_cpu:
+            del teacher  # before its successor is loaded
             teacher = open_teacher(spec, device)  # a cast loses bits that the next would miss
     return Choice("fp32")
 

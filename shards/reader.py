@@ -20,7 +20,7 @@ from shards.format import (
     unpack,
 )
 
-AHEAD = 4  # shards read at once
+AHEAD = 3  # shards read at once
 
 
 @dataclass(frozen=True)

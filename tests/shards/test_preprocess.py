@@ -7,6 +7,7 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from shards.preprocess import Preprocess, coefficients, resize, resize_exact
 from shards.teachers.pooled import _preprocess
@@ -114,6 +115,39 @@ def test_floats_equal_timms_own_transform(name: str) -> None:
     ours = _preprocess(model, f"timm:{name}")(channels_first(images))
     assert ours.shape == theirs.shape
     assert (levels_apart(ours, theirs, config["std"]) > 1.001).double().mean() < 1e-3
+
+
+def geometries() -> set[tuple[int, int, str]]:
+    """(resize, size, kernel) of everything square that timm and open_clip register."""
+    found = set()
+    for name in timm.list_models(pretrained=True):
+        config = timm.data.resolve_data_config(
+            pretrained_cfg=timm.get_pretrained_cfg(name).to_dict()
+        )
+        (_, height, width), crop = config["input_size"], config["crop_pct"]
+        if height == width and crop <= 1:
+            found.add((int(height / crop), height, config["interpolation"]))
+    for name, tag in open_clip.list_pretrained():
+        size = (open_clip.get_model_config(name) or {}).get("vision_cfg", {}).get("image_size", 224)
+        kernel = open_clip.get_pretrained_cfg(name, tag).get("interpolation") or "bicubic"
+        if isinstance(size, int):
+            found.add((size, size, kernel))
+    return found
+
+
+@pytest.mark.slow
+def test_every_registered_geometry_is_within_one_level_of_pillow() -> None:
+    images = pictures(5, 96)
+    asked = geometries()
+    assert len(asked) > 50
+    for wide, size, kernel in sorted(asked):
+        transform = Compose([Resize(wide, InterpolationMode(kernel)), CenterCrop(size)])
+        theirs = np.stack([np.asarray(transform(Image.fromarray(image))) for image in images])
+        preprocess = Preprocess(size=size, resize=wide, mean=MEAN, std=STD, interpolation=kernel)
+        ours = preprocess.pixels(channels_first(images)).permute(0, 2, 3, 1).numpy()
+        apart = np.abs(ours.astype(int) - theirs)
+        assert (apart > 1).mean(axis=(1, 2, 3)).max() < 1e-3
+        assert apart.max() <= 2
 
 
 def test_native_keeps_the_size_and_the_normalisation() -> None:

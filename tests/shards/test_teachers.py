@@ -122,6 +122,22 @@ def test_crop_fractions_become_a_larger_resize(teachers) -> None:
     assert (preprocess.size, preprocess.resize) == (160, int(160 / config["crop_pct"]))
 
 
+def test_a_model_that_pads_its_input_or_takes_no_squares_is_refused(refused) -> None:
+    refused(lambda: input_size("timm:volo_d4_448.sail_in1k"), "389 pixels to 448", "crop_pct")
+    refused(lambda: input_size("timm:vit_5b_patch16_sapiens2.fb"), "1024, 768", "not square")
+
+
+def test_without_a_network_timm_says_what_is_missing(tmp_path, monkeypatch, refused) -> None:
+    def create(*_: object, **named: object) -> None:
+        assert named["pretrained"] is True
+        raise OSError("no network here")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(timm, "create_model", create)
+    parts = (f"hub repository timm/{TINY}", "no network here", f"timm:{TINY}:PATH")
+    refused(lambda: open_teacher(f"timm:{TINY}"), *parts)
+
+
 def test_a_model_without_one_vector_an_image_is_refused(refused) -> None:
     flat = torch.nn.Conv2d(3, 2, 3)
     preprocess = Preprocess(size=8, mean=(0, 0, 0), std=(1, 1, 1))
