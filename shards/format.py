@@ -157,7 +157,10 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     """JSON -> Manifest. Errors: ValueError naming the place and the field."""
     told = re.search(rb'"format":\s*"(shards/\d+)"', data)
     if told and told[1].decode() != FORMAT:
-        raise ValueError(f"{place}: format {told[1].decode()}, this code reads {FORMAT}")
+        raise ValueError(
+            f"{place}: format {told[1].decode()}, this code reads {FORMAT}; delete these shards "
+            "and build them again"
+        )
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:

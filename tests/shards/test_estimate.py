@@ -6,10 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shards.build import build, main
 from shards.estimate import bank_bytes, plan_bytes
+from shards.format import pack
 from shards.reader import load_manifest
 from shards.request import Request
 
@@ -49,3 +51,16 @@ def test_a_dry_run_tells_bytes_seconds_and_money_and_writes_nothing(tmp_path: Pa
     money = float(re.search(r"money: ([\d.,]+)", text)[1].replace(",", ""))
     assert money == pytest.approx(2 * seconds, abs=2)
     assert not (tmp_path / "x").exists()
+
+
+def test_shards_of_cifar_with_8_views_are_hardly_larger_than_their_arrays() -> None:
+    n, views, dim = 1000, 9, 512
+    arrays = {
+        "image": np.zeros((n, 32, 32, 3), np.uint8),
+        "label": np.zeros(n, np.int64),
+        "params": np.zeros((n, views, 3), np.int64),
+        "embedding.0": np.zeros((n, views, dim), np.float16),
+        "norm.0": np.zeros((n, views), np.float32),
+    }
+    keys = tuple(f"train/{i:06d}" for i in range(n))
+    assert len(pack(0, arrays, keys)) < 1.01 * sum(array.nbytes for array in arrays.values())
