@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard-samples", type=int, help="samples a shard (default 1000)")
     add("--request", help=argparse.SUPPRESS)
     add("--out", required=True, metavar="DIR-OR-URL")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--dry-run", action="store_true", help="bytes, seconds and money; nothing is written")
     add("--gpu-price", type=float, metavar="PER_HOUR", help="with --dry-run: what an hour costs")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="spread over a Ray cluster")
@@ -194,16 +194,17 @@ def main(argv: list[str]) -> int:
     if options.templates:
         fields["templates"] = load_templates(options.templates)
     request = arguments_of(Request, fields)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.dry_run:
-        print_cost(request, options.out, options.device, options.gpu_price)
+        print_cost(request, options.out, device, options.gpu_price)
         return 0
     if options.ray:
         from shards.on_ray import build_on_ray
 
         address = None if options.ray == "local" else options.ray
-        manifest = build_on_ray(request, options.out, address, options.workers)
+        manifest = build_on_ray(request, options.out, address, options.workers, options.device)
     else:
-        manifest = build(request, options.out, options.device)
+        manifest = build(request, options.out, device)
     total = sum(shard.bytes for shard in manifest.shards)
     print(f"{options.out}: {len(manifest.shards)} shards, {total:,} bytes, {PLAN} and {MANIFEST}")
     for name in ("images/s", "teacher alone, images/s"):

@@ -96,7 +96,7 @@ class Worker:
 
 
 class OnRay:
-    """Workers on the Ray that is connected, `count` of them (None: as many as fit)."""
+    """Workers on the Ray that is connected, `count` of them (None: as many as there is room)."""
 
     teacher_seconds = 0.0
 
@@ -107,13 +107,11 @@ class OnRay:
         precisions: dict[str, Precision],
         count: int | None = None,
     ) -> None:
-        gpu = device != "cpu"
-        there = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
-        self._count = count or max(1, there)
+        self._count, self._gpu = count, device != "cpu"
         actor: Any = ray.remote(Worker)
         self._make = actor.options(
             num_cpus=1,
-            num_gpus=int(gpu),
+            num_gpus=int(self._gpu),
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         ).remote
@@ -128,23 +126,29 @@ class OnRay:
     def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]:
         """Tasks with their tars, as they are done."""
         chosen = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
-        others = min(self._count, len(todo)) - 1
-        workers = [self._first, *(self._make(*self._asked, chosen) for _ in range(others))]
-        waiting, flying = deque(todo), {}
+        unit = "GPU" if self._gpu else "CPU"  # counted now, when the first worker has its place
+        count = self._count or max(1, int(ray.cluster_resources().get(unit, 0)))
+        others = [self._make(*self._asked, chosen) for _ in range(min(count, len(todo)) - 1)]
+        waiting, left = deque(todo), len(todo)
+        # A worker that waits for room on the cluster is given nothing to hold back.
+        flying: dict[Any, tuple[Any, Task | None]] = {}
+        for worker in (self._first, *others):
+            flying[worker.plan.remote()] = (worker, None)
 
         def give(worker: Any) -> None:
             if waiting:
                 task = waiting.popleft()
                 flying[worker.shard.remote(task, self.plan.identity)] = (worker, task)
 
-        for _ in range(AHEAD):
-            for worker in workers:
-                give(worker)
-        while flying:
+        while left:
             (done,), _ = ray.wait(list(flying), num_returns=1)
             worker, task = flying.pop(done)
             data = _get(done)
-            give(worker)
+            for _ in range(AHEAD if task is None else 1):
+                give(worker)
+            if task is None:
+                continue
+            left -= 1
             views = self._request.teacher_views(task.split)
             tick((task.stop - task.start) * views * len(self.plan.teachers))
             yield task, data
@@ -161,16 +165,25 @@ def _get(reference: Any) -> Any:
 
 
 def build_on_ray(
-    request: Request, out: str, address: str | None = None, workers: int | None = None
+    request: Request,
+    out: str,
+    address: str | None = None,
+    workers: int | None = None,
+    device: str | None = None,
 ) -> Manifest:
     """Build, or finish, `out` on the Ray at `address` (None: one that is started here)."""
     with connected(address, out):
-        return spread(request, out, workers)
+        return spread(request, out, workers, device)
 
 
-def spread(request: Request, out: str, workers: int | None = None) -> Manifest:
-    """The same on the Ray that is connected; on GPUs where it has any."""
-    device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+def spread(
+    request: Request, out: str, workers: int | None = None, device: str | None = None
+) -> Manifest:
+    """The same on the Ray that is connected. `device` None: cuda where it has a GPU by now.
+
+    A cluster that starts its GPUs when they are asked for needs `device="cuda"`.
+    """
+    device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) else "cpu")
 
     def workplace(request: Request, device: str, precisions: dict[str, Precision]) -> OnRay:
         return OnRay(request, device, precisions, workers)

@@ -67,7 +67,9 @@ def build_banks(jobs: list[BankJob], options: argparse.Namespace) -> None:
             from shards.on_ray import spread
 
             print(f"building {job.location} on the cluster", file=sys.stderr)
-            spread(job.request, job.location)
+            asked = options.gpus_per_trial
+            device = None if asked is None else "cuda" if asked else "cpu"
+            spread(job.request, job.location, device=device)
             continue
         code = build_bank(job)
         if code > 0:

@@ -38,10 +38,10 @@ def identity(folder: Path) -> str:
     return load_manifest(str(folder)).identity
 
 
-def test_two_workers_make_the_bytes_of_one_process(
+def test_workers_make_the_bytes_of_one_process(
     bank: Path, request_60: Request, cluster, tmp_path: Path, capsys
 ) -> None:
-    spread(request_60, str(tmp_path / "spread"), workers=2)
+    spread(request_60, str(tmp_path / "spread"), workers=3)  # of which two find room
     assert shards(tmp_path / "spread") == shards(bank)
     assert identity(tmp_path / "spread") == identity(bank)
     assert "100%" in capsys.readouterr().err
