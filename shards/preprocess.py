@@ -127,9 +127,11 @@ class Preprocess(BaseModel):
         shift = torch.tensor([-m / s for m, s in pairs], device=device).repeat(side)
         batch = len(images_BCHW)
         out = torch.empty(batch, side, side * 3, dtype=torch.float32, device=device)
-        step, each = (CPU_BATCH, 1) if device.type == "cpu" else (max(1, batch),) * 2
+        on_cpu = device.type == "cpu"
+        step, each = (CPU_BATCH, 1) if on_cpu else (max(1, batch),) * 2
+        floats = torch.empty_like(out[:each]) if on_cpu else out  # stays in a CPU's cache
         for images, rows in zip(images_BCHW.split(step), out.split(step), strict=True):
             pixels = self.pixels(images).permute(0, 2, 3, 1).reshape(-1, side, side * 3)
             for levels, part in zip(pixels.split(each), rows.split(each), strict=True):
-                torch.addcmul(shift, part.copy_(levels), scale, out=part)
+                torch.addcmul(shift, floats[: len(part)].copy_(levels), scale, out=part)
         return out.view(batch, side, side, 3).permute(0, 3, 1, 2)
