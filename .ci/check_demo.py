@@ -11,7 +11,7 @@ for row in rows:
     metrics = {name: stat["mean"] for name, stat in row["metrics"].items()}
     assert row["n"] == 1, row["n"]
     assert row["parameters"]["total"] == 811_264, row["parameters"]
-    assert 0.9 < metrics["test/linear/accuracy"] <= 1.0, metrics["test/linear/accuracy"]
+    assert 0.9 < metrics["test/linear/paper/accuracy"] <= 1.0, metrics["test/linear/paper/accuracy"]
     assert 10 < metrics["test/rank/effective"] < 358, metrics["test/rank/effective"]
     assert 0.0 < metrics["test/infonce/paper"] < 4.16, metrics["test/infonce/paper"]
     assert 0.5 < metrics["test/cosine_to_teacher"] <= 1.0, metrics["test/cosine_to_teacher"]

@@ -134,7 +134,7 @@ def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style
     own = {name[8:]: s.mean for name, s in teacher.metrics.items()} if teacher else {}
     words: list[str] = []
     for axis, (space, student) in zip(axes, panels, strict=True):
-        names = {0.0: "linear/accuracy"}
+        names = {0.0: "linear/paper/accuracy"}
         names |= {float(s): f"noise/{a}/{s}/accuracy" for a, s in found if a == space}
         for group in _of(groups, student):
             for record in group.records:

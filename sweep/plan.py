@@ -51,7 +51,8 @@ def student_of(config: TrialConfig) -> StudentSummary:
 
 def trial_weight(config: TrialConfig) -> float:
     """Relative cost of a trial: multiply-accumulates, and a constant for what is fixed."""
-    return 2e10 + student_of(config).macs * 3.0 * config.epochs * size_of(config).train
+    seen = config.total_steps(size_of(config).train) * config.batch_size
+    return 2e10 + student_of(config).macs * 3.0 * seen
 
 
 def downloads(trials: list[TrialConfig]) -> list[str]:
@@ -104,7 +105,7 @@ def _pace(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
 def guess(left: list[TrialConfig], cpus: int) -> str:
     """A first ETA, before any epoch has ended: `, about 5:20`."""
     work = sum(
-        (FIXED_SECONDS + pace * config.steps(size_of(config).train) * config.batch_size)
+        (FIXED_SECONDS + pace * config.total_steps(size_of(config).train) * config.batch_size)
         * min(cpus, config.ranks * config.threads)
         for config, pace in _pace(left).items()
     )
@@ -134,7 +135,7 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
                 "parameters": student.parameters.total,
                 "macs": student.macs,
                 "finished": finished(store, config) is not None,
-                "seconds": pace[config] * config.steps(size.train) * config.batch_size,
+                "seconds": pace[config] * config.total_steps(size.train) * config.batch_size,
                 "config": config.model_dump(mode="json"),
             }
         )

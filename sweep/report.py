@@ -181,7 +181,7 @@ def _tables(run: Run) -> list[dict[str, Any]]:
         (f"noise/{a}/{b}/accuracy", f"noise {b} ({a}), % ↑", 100, 2)
         for a, b in severities(run.records)
     ]
-    accuracy: list[Column] = [("linear/accuracy", "probe, clean, % ↑", 100, 2), *noises]
+    accuracy: list[Column] = [("linear/paper/accuracy", "probe, clean, % ↑", 100, 2), *noises]
     known = {name for name, *_ in (*accuracy, *GEOMETRY, *AGREEMENT)}
     names = sorted({n[5:] for r in run.records for n in r["metrics"] if n[:5] == "test/"} - known)
     main = [accuracy[0], *noises, GEOMETRY[0], AGREEMENT[0], AGREEMENT[2]]

@@ -273,7 +273,7 @@ def table(records: Iterable[Record]) -> Table:
     by_arm = {(group.config["arm"], group.config.get("views")) for group in groups}
     told = ["views"] if len(by_arm) == len(dict(by_arm)) else []  # the arm says it already
     extra = [name for name in columns(groups) if name not in told]
-    measures = [("rank/effective", "rank", 1, 1), ("linear/accuracy", "clean %", 100, 1)]
+    measures = [("rank/effective", "rank", 1, 1), ("linear/paper/accuracy", "clean %", 100, 1)]
     measures += [(f"noise/{a}/{b}/accuracy", f"{a}\n{b} %", 100, 1) for a, b in noises]
     measures += [("infonce/paper", "Info\nNCE", 1, 2)]
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, caption=CAPTION)

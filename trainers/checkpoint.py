@@ -20,7 +20,8 @@ from torch import nn
 
 from shards import storage
 
-FORMAT = "checkpoint/1"
+Arrays = dict[str, torch.Tensor]
+FORMAT = "checkpoint/2"
 KEPT = 2
 ARRAYS, RECORD, MANIFEST = "arrays.safetensors", "state.json", "manifest.json"
 
@@ -34,36 +35,31 @@ class State:
     values: dict[str, Any]
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Model, optimiser and random state as named arrays on the CPU."""
+def capture(model: nn.Module, states: list[Arrays]) -> Arrays:
+    """Model, each rank's own arrays and random state, named, as copies on the CPU."""
     arrays = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            arrays[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
+    for rank, own in enumerate(states):
+        arrays |= {f"rank/{rank}/{name}": tensor for name, tensor in own.items()}
     arrays["rng/torch"] = torch.get_rng_state()
     layout = torch.contiguous_format  # and copied: safetensors refuses tensors that share memory
     return {n: t.detach().cpu().clone(memory_format=layout) for n, t in arrays.items()}
 
 
-def restore(
-    arrays: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Put back what `capture` took. Errors: RuntimeError when names or shapes differ."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
+def restore(arrays: Arrays, model: nn.Module) -> list[Arrays]:
+    """Put the model and the random state back; each rank's own arrays, for the engine.
+
+    Errors: RuntimeError when names or shapes differ.
+    """
+    weights = {n.removeprefix("model/"): t for n, t in arrays.items() if n.startswith("model/")}
+    model.load_state_dict(weights, strict=True)
+    torch.set_rng_state(arrays["rng/torch"])
+    states: list[Arrays] = []
     for name, tensor in arrays.items():
-        head, _, rest = name.partition("/")
-        parts[head][rest] = tensor
-    model.load_state_dict(parts["model"], strict=True)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        index, _, slot = name.partition("/")
-        # In its weight's memory layout, so that the arithmetic on it is the same.
-        place = torch.empty_like(weights[int(index)] if tensor.dim() else tensor)
-        state.setdefault(int(index), {})[slot] = place.copy_(tensor)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    torch.set_rng_state(parts["rng"]["torch"])
+        if name.startswith("rank/"):
+            _, rank, rest = name.split("/", 2)
+            states += [{} for _ in range(int(rank) + 1 - len(states))]
+            states[int(rank)][rest] = tensor
+    return states
 
 
 class Checkpoints:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -18,9 +18,11 @@ from pydantic import (
 
 from shards.arms import make_arm
 from shards.command import arguments_of
+from trainers.durations import canonical_duration, in_steps
 from trainers.strict_yaml import parse
 
 Whole = Annotated[int, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
@@ -45,20 +47,45 @@ class TrialConfig(BaseModel):
     teacher_sha256: Text | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
     teacher_dim: Whole | None = Field(default=None, ge=1)
     teacher_size: Whole | None = Field(default=None, ge=1)
+    classes: Whole | None = Field(default=None, ge=2)  # only the first so many of the data set's
     # Who learns, from what input and by which loss.
     student: Text
     input: Literal["native", "teacher"] = "native"
+    target: Text = "teacher"
     objective: Text = "cosine"
     infonce_weight: Number = Field(default=1.0, ge=0)
     temperature: Number = Field(default=0.1, gt=0)
-    # How.
+    # For how long, from which draws.
     seed: Whole = Field(default=0, ge=0, lt=2**63)
-    epochs: Whole = Field(default=5, ge=0, le=100_000)
+    epochs: Whole | None = Field(default=5, ge=0, le=100_000)
+    duration: Text | None = None  # instead of epochs: `1000 steps`, `50000 samples`
     batch_size: Whole = Field(default=64, ge=2)
+    accumulate: Whole = Field(default=1, ge=1)  # micro-batches a step; each has its own negatives
+    # By which optimiser.
+    optimizer: Text = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e6)
+    weight_decay: Number = Field(default=0.0, ge=0)
+    momentum: Number = Field(default=0.9, ge=0, lt=1)  # of sgd and muon
+    clip_norm: Number = Field(default=0.0, ge=0)  # 0: gradients are not clipped
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Text = "0 steps"
+    ema: Number = Field(default=0.0, ge=0, lt=1)  # decay of the averaged weights; 0: none
+    # In what arithmetic.
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: Flag = True
+    compile: Flag = False
+    cuda_graphs: Flag = False
+    # On what.
     engine: Text = "single"
     ranks: Whole = Field(default=1, ge=1, le=1024)
     threads: Whole = Field(default=1, ge=1, le=1024)
+    sync_batchnorm: Flag = True  # statistics over the global batch (of a micro-batch)
+    elastic: Literal["off", "order", "exact"] = "off"
+    zero_stage: Whole = Field(default=0, ge=0, le=3)  # of deepspeed
+    offload: Flag = False  # of deepspeed: optimiser state in the host's memory
+    # What is looked at while it trains.
+    curve_every: Text | None = None
+    curve_samples: Whole = Field(default=1000, ge=2)
     # What is measured at the end.
     probes: tuple[Text, ...] = PROBE_NAMES
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
@@ -80,10 +107,15 @@ class TrialConfig(BaseModel):
     def _test_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(make_arm(spec).spec for spec in specs))
 
-    @field_validator("infonce_weight")
+    @field_validator("infonce_weight", "weight_decay", "momentum", "clip_norm", "ema")
     @classmethod
-    def _no_minus_zero(cls, weight: float) -> float:
-        return weight + 0.0
+    def _no_minus_zero(cls, value: float) -> float:
+        return value + 0.0
+
+    @field_validator("warmup", "duration", "curve_every")
+    @classmethod
+    def _duration(cls, text: str | None) -> str | None:
+        return text if text is None else canonical_duration(text)
 
     @field_validator("student")
     @classmethod
@@ -117,6 +149,21 @@ class TrialConfig(BaseModel):
             _ = PROBES[name]
         return tuple(dict.fromkeys(names))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, fields: Any) -> Any:
+        """`duration` takes the place of `epochs`; one in whole epochs is written as `epochs`."""
+        if not isinstance(fields, dict):
+            return fields
+        given = cast("dict[str, Any]", fields)
+        if given.get("duration") is None:
+            return given
+        if given.get("epochs") is not None:
+            raise ValueError("epochs and duration: both are given; keep one")
+        whole = re.fullmatch(r"(\d+) epochs?", str(given["duration"]))
+        length = {"epochs": int(whole[1]), "duration": None} if whole else {"epochs": None}
+        return given | length
+
     @model_validator(mode="after")
     def _ranks(self) -> TrialConfig:
         if self.engine == "single" and self.ranks != 1:
@@ -136,9 +183,10 @@ class TrialConfig(BaseModel):
         text = self.model_dump_json(exclude=set(PINS))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def steps(self, train_samples: int) -> int:
+    def total_steps(self, train_samples: int) -> int:
         """Optimiser steps in all (the last short batch of an epoch is dropped)."""
-        return self.epochs * math.floor(train_samples / self.batch_size)
+        length = self.duration or f"{self.epochs} epochs"
+        return in_steps(length, self.batch_size, train_samples)
 
 
 def make_config(fields: dict[str, Any], place: str = "") -> TrialConfig:

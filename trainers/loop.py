@@ -61,44 +61,45 @@ def train(
     Errors: DivergedError naming the step when the loss is NaN or infinite.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    curve = _resume(saver.checkpoints, model, optimizer, engine)
-    forward = engine.prepare(model)
+    forward = engine.prepare(model, optimizer, config)
+    curve = _resume(saver.checkpoints, model, engine)
     model.train()
     steps = len(data) // config.batch_size
+    assert config.epochs is not None
     for epoch in range(len(curve), config.epochs):
         order_N = permutation(config.seed, epoch, len(data))
         losses = torch.zeros(steps, dtype=torch.float64, device=engine.device)
-        parts = [
-            engine.share(b) for b in order_N[: steps * config.batch_size].split(config.batch_size)
-        ]
-        for step, (images_BCHW, teacher_BD) in enumerate(data.batches(parts, epoch)):
+        batches = order_N[: steps * config.batch_size].split(config.batch_size)
+        parts = [part for b in batches for part in engine.micro_batches(b, config.accumulate)]
+        for at, (images_BCHW, teacher_BD) in enumerate(data.batches(parts, epoch)):
+            step, micro = divmod(at, config.accumulate)
             student_BD = engine.gather(forward(images_BCHW))
             loss = objective(student_BD, engine.gather(teacher_BD), config)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses[step] = loss.detach()
+            engine.backward(loss, last := micro + 1 == config.accumulate)
+            losses[step] += loss.detach() / config.accumulate
+            if last:
+                engine.step()
         _check_finite(losses, epoch)
         done = (epoch + 1) * steps
         row = {"step": done, "epoch": epoch + 1, "loss": float(losses.mean())}
         curve.append(row | {"time_ms": int(time.time() * 1000)})
+        if engine.agree(saver.due() and epoch + 1 < config.epochs):
+            states = engine.states()
+            if engine.rank == 0:
+                saver.save(State(done, capture(model, states), {"curve": curve}))
         if engine.rank == 0:
-            if saver.due() and epoch + 1 < config.epochs:
-                saver.save(State(done, capture(model, optimizer), {"curve": curve}))
             report(curve[-1])
     return curve
 
 
-def _resume(
-    checkpoints: Checkpoints, model: nn.Module, optimizer: torch.optim.Optimizer, engine: Engine
-) -> list[dict[str, Any]]:
+def _resume(checkpoints: Checkpoints, model: nn.Module, engine: Engine) -> list[dict[str, Any]]:
     """Restore every rank from the checkpoint that the first rank chose; the curve up to there."""
     saved = checkpoints.latest() if engine.rank == 0 else None
     step = engine.agree(saved.step if saved else -1)
     if step < 0:
         return []
     saved = saved or checkpoints.load(step)
-    restore(saved.arrays, model, optimizer)
+    engine.load_states(restore(saved.arrays, model))
     return saved.values["curve"]
 
 

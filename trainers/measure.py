@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from shards import storage
-from shards.arms import make_arm
+from shards.arms import Arm, make_arm
 from shards.format import Manifest, arm_record
 from shards.preprocess import Preprocess
+from shards.prompts import unpack_floats
 from shards.splits import Split, load_splits, split_bytes
+from trainers.cnn import Student
 from trainers.config import TrialConfig
 from trainers.data import Data, fits
-from trainers.probes import run_probes
-from trainers.probes.features import FeatureBank, unit
+from trainers.probes import PROBES, run_probes
+from trainers.probes.features import FeatureBank, Floats, SplitName, Stored, Subject, unit
 
 BATCH = 100
-VERSION = "probes/2"
+VERSION = "probes/3"
 
 
 @dataclass(frozen=True)
@@ -61,75 +65,116 @@ def load_banks(
 
 
 @torch.inference_mode()
-def embed(model: nn.Module, data: Data, view: int) -> np.ndarray:
-    """Unit embeddings of one view of every sample, float32 (N, D)."""
-    parts = [model(images_BCHW).float().cpu() for images_BCHW in data.view(view, BATCH)]
-    return unit(torch.cat(parts).numpy())
+def _encode(encode: Callable[[torch.Tensor], torch.Tensor], data: Data, view: int) -> np.ndarray:
+    """One view of every sample through `encode`, float32 (N, F)."""
+    parts = [encode(images_BCHW).float().cpu() for images_BCHW in data.view(view, BATCH)]
+    return torch.cat(parts).numpy()
 
 
-def _stored(split: Split, view: int) -> np.ndarray:
-    return unit(split.embedding_NVD[:, view])
+def _drawn(clean: Split, arm: Arm, seed: int, views: int) -> Split:
+    """The clean images with fresh draws of `arm`: those a bank would have stored."""
+    params_NVP = arm.draw(seed, clean.keys, views)
+    return replace(clean, params_NVP=params_NVP)
 
 
-def _drawn(banks: Banks, config: TrialConfig, spec: str) -> Split:
-    """The clean test images with fresh draws of `spec`: those a bank would have stored."""
-    clean = banks.test["clean"]
-    arm = make_arm(spec)
-    params_NVP = arm.draw(banks.manifest.plan.seed, clean.keys, config.test_views)
-    return Split(
-        clean.keys,
-        clean.images_NHWC,
-        clean.labels_N,
-        params_NVP,
-        clean.embedding_NVD,
-        clean.norm_NV,
+@dataclass(frozen=True)
+class Pupil:
+    """A trained student with its images, as a `trainers.probes.features.Subject`."""
+
+    model: Student
+    banks: Banks
+    config: TrialConfig
+    preprocess: Preprocess
+    device: torch.device
+
+    def data(self, split: SplitName, spec: str = "clean", views: int = 1) -> Data:
+        """`views` views of a split's images under an arm, with draws of the bank's seed."""
+        clean = self.banks.clean_train if split == "train" else self.banks.test["clean"]
+        arm = make_arm(spec)
+        seed = self.banks.manifest.plan.seed
+        return Data(_drawn(clean, arm, seed, views), arm, self.preprocess, self.device)
+
+    def embed(self, split: SplitName, arm: str = "clean", view: int = 0) -> Floats:
+        self.model.eval()
+        return unit(_encode(self.model, self.data(split, arm, view + 1), view))
+
+    def penultimate(self, split: SplitName) -> Floats:
+        self.model.eval()
+        return _encode(self.model.features, self.data(split), 0)
+
+    def recalibrated(self, arm: str) -> Pupil | None:
+        """BatchNorm's running statistics replaced by the mean over one pass, in order."""
+        model = copy.deepcopy(self.model).eval()
+        norms = [
+            m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
+        ]
+        if not norms:
+            return None
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over batches
+            norm.train()
+        _encode(model, self.data("train", arm), 0)
+        return replace(self, model=model.eval())
+
+
+def _text(manifest: Manifest, index: int) -> Floats | None:
+    packed = manifest.class_embeddings[index]
+    if packed is None:
+        return None
+    return unpack_floats(packed.shape, packed.float32, "class embeddings of the manifest")
+
+
+def _bank(banks: Banks, config: TrialConfig, subject: Subject, trained_on: str) -> FeatureBank:
+    index = banks.manifest.plan.teacher_index(config.teacher)
+    train_ND, test_ND = subject.embed("train"), subject.embed("test")
+    assert train_ND is not None
+    assert test_ND is not None
+    return FeatureBank(
+        train_ND=train_ND,
+        train_labels_N=banks.clean_train.labels_N,
+        test_ND=test_ND,
+        test_labels_N=banks.test["clean"].labels_N,
+        teacher_ND=_stored(banks.test["clean"], 0),
+        teacher_train_ND=_stored(banks.clean_train, 0),
+        subject=subject,
+        text_CD=_text(banks.manifest, index),
+        classes=banks.manifest.plan.dataset.classes,
+        test_arms=config.test_arms,
+        draws=config.test_views,
+        trained_on=trained_on,
+        batch_size=config.batch_size,
+        seed=banks.manifest.plan.seed,
     )
 
 
 def student_features(
-    model: nn.Module,
+    model: Student,
     banks: Banks,
     config: TrialConfig,
     preprocess: Preprocess,
     device: torch.device,
 ) -> FeatureBank:
-    """Clean train and test embeddings, and the test images under every corruption."""
-    model.eval()
-    clean = make_arm("clean")
-    test = banks.test["clean"]
-    noisy: dict[str, np.ndarray] = {}
-    for spec in config.test_arms:
-        arm = make_arm(spec)
-        data = Data(_drawn(banks, config, spec), arm, preprocess, device)
-        views = [embed(model, data, view) for view in range(config.test_views)]
-        noisy[arm.metric] = np.stack(views)
-    return FeatureBank(
-        train_ND=embed(model, Data(banks.clean_train, clean, preprocess, device), 0),
-        train_labels_N=banks.clean_train.labels_N,
-        test_ND=embed(model, Data(test, clean, preprocess, device), 0),
-        test_labels_N=test.labels_N,
-        noisy=noisy,
-        teacher_ND=_stored(test, 0),
-    )
+    """The student on the clean images; whatever else a probe asks for is computed then."""
+    return _bank(banks, config, Pupil(model, banks, config, preprocess, device), config.arm)
+
+
+def _stored(split: Split, view: int) -> Floats:
+    return unit(split.embedding_NVD[:, view])
 
 
 def teacher_features(banks: Banks, config: TrialConfig) -> FeatureBank:
     """The stored embeddings in the student's place; corruptions where the bank has them."""
-    test = banks.test["clean"]
-    noisy = {}
+    embeddings: dict[tuple[SplitName, str, int], Floats] = {
+        ("train", "clean", 0): _stored(banks.clean_train, 0),
+        ("test", "clean", 0): _stored(banks.test["clean"], 0),
+    }
     for spec in config.test_arms:
         if spec in banks.test:
             place = arm_record(banks.manifest, "test", spec)
-            views = range(min(config.test_views, place.stop - place.start))
-            noisy[make_arm(spec).metric] = np.stack([_stored(banks.test[spec], v) for v in views])
-    return FeatureBank(
-        train_ND=_stored(banks.clean_train, 0),
-        train_labels_N=banks.clean_train.labels_N,
-        test_ND=_stored(test, 0),
-        test_labels_N=test.labels_N,
-        noisy=noisy,
-        teacher_ND=_stored(test, 0),
-    )
+            for view in range(min(config.test_views, place.stop - place.start)):
+                embeddings["test", spec, view] = _stored(banks.test[spec], view)
+    return _bank(banks, config, Stored(embeddings), "")
 
 
 @dataclass(frozen=True)
@@ -161,7 +206,7 @@ def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
     settings = [
         VERSION,
         banks.manifest.identity,
-        config.probes,
+        [(name, PROBES[name].version) for name in config.probes],
         config.test_arms,
         config.test_views,
         config.threads,

@@ -29,7 +29,7 @@ def record(student="width:1", arm="clean", seed=0, **config):
     base = {"dataset": "digits", "teacher": "embedded", "objective": "cosine", "epochs": 12}
     base |= {"batch_size": 64, "lr": 0.001, "input": "native", "views": 8}
     spectrum = np.exp(-np.arange(40) / 6)
-    names = ("rank/effective", "linear/accuracy", "cosine_to_teacher", "infonce/paper")
+    names = ("rank/effective", "linear/paper/accuracy", "cosine_to_teacher", "infonce/paper")
     metrics = {f"test/{name}": float(rng.uniform(0.4, 0.6)) for name in names}
     metrics |= {f"test/noise/pixel/{s}/accuracy": 0.5 for s in ("0.05", "0.1", "0.2")}
     return {
@@ -111,7 +111,7 @@ def test_every_group_figure_and_failure_is_there(tmp_path):
 
 def test_numbers_in_the_page_are_means_and_sds(tmp_path):
     records = [record(seed=seed) for seed in range(4)]
-    values = [100 * rec["metrics"]["test/linear/accuracy"] for rec in records]
+    values = [100 * rec["metrics"]["test/linear/paper/accuracy"] for rec in records]
     page = page_of(make_run(tmp_path / "r", records))
     expected = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
     assert any(cell == expected for row in page.rows for cell in row)
@@ -181,7 +181,7 @@ def test_bare_records_make_a_page(tmp_path):
     bare = record()
     for name in ("teacher", "arrays", "curve", "environment"):
         del bare[name]
-    bare["metrics"] = {"test/linear/accuracy": 0.5}
+    bare["metrics"] = {"test/linear/paper/accuracy": 0.5}
     bare["student"] = {"total": 5}
     bare["data"] = {"train": 9, "test": 4}
     page = page_of(make_run(tmp_path / "r", [bare]))
@@ -192,11 +192,11 @@ def test_bare_records_make_a_page(tmp_path):
 
 def test_unsteady_teachers_unequal_seeds_and_environments_are_said(tmp_path):
     records = [record(seed=0), record(seed=1), record("width:2", seed=0)]
-    records[1]["teacher"]["teacher/linear/accuracy"] = 0.5
+    records[1]["teacher"]["teacher/linear/paper/accuracy"] = 0.5
     records[1]["environment"] = {"torch": "9"}
     text = page_of(make_run(tmp_path / "r", records)).text
     assert "do not all have the same seeds" in text
-    assert "teacher/linear/accuracy" in text
+    assert "teacher/linear/paper/accuracy" in text
     assert "more than one environment" in text
 
 

@@ -29,7 +29,11 @@ def record(student="width:1", arm="clean", seed=0, rank=15.0, **config):
     """One finished trial; `config` overrides fields of its configuration."""
     base = {"dataset": "digits", "teacher": "embedded", "objective": "cosine", "epochs": 12}
     base |= {"input": "native", "views": 8, "student": student, "arm": arm, "seed": seed}
-    metrics = {"test/rank/effective": rank, "test/linear/accuracy": 0.7, "test/infonce/paper": 3.3}
+    metrics = {
+        "test/rank/effective": rank,
+        "test/linear/paper/accuracy": 0.7,
+        "test/infonce/paper": 3.3,
+    }
     metrics |= {f"test/noise/pixel/{s}/accuracy": 0.5 for s in ("0.05", "0.1", "0.2")}
     own = {name.replace("test/", "teacher/"): 0.9 for name in metrics}
     return {
@@ -135,7 +139,7 @@ def test_one_teacher_per_data_set_with_its_missing_values():
     other["teacher"] = None
     first, second = teachers([record(), record(seed=1), other])
     assert (first.fields["dataset"], first.metrics) == ("cifar10", {})
-    assert second.metrics["teacher/linear/accuracy"].mean == pytest.approx(0.9)
+    assert second.metrics["teacher/linear/paper/accuracy"].mean == pytest.approx(0.9)
     assert shown([record(), other]).count("teacher ") >= 2
 
 

@@ -26,8 +26,8 @@ def config(seed: int) -> dict[str, Any]:
 def record(seed: int) -> dict[str, Any]:
     return {
         "config": config(seed),
-        "metrics": {"test/linear/accuracy": 0.5 + seed / 10, "test/rank/effective": 7.0},
-        "teacher": {"teacher/linear/accuracy": 0.9},
+        "metrics": {"test/linear/paper/accuracy": 0.5 + seed / 10, "test/rank/effective": 7.0},
+        "teacher": {"teacher/linear/paper/accuracy": 0.9},
         "curve": [{"step": 4 * e, "epoch": e, "loss": 1 / e} for e in range(1, EPOCHS + 1)],
         "student": {"total": 10},
         "data": {"train": 5},
@@ -93,8 +93,8 @@ def test_one_parent_one_child_a_trial_each_row_once(folder: Path, tmp_path: Path
         seed = int(run.data.tags[TRIAL][-1])
         assert run.data.tags[PARENT] == parents[0].info.run_id
         assert run.data.params == {k: str(v) for k, v in config(seed).items()}
-        assert run.data.metrics["test/linear/accuracy"] == 0.5 + seed / 10
-        assert run.data.metrics["teacher/linear/accuracy"] == 0.9
+        assert run.data.metrics["test/linear/paper/accuracy"] == 0.5 + seed / 10
+        assert run.data.metrics["teacher/linear/paper/accuracy"] == 0.9
         assert run.data.tags["student.total"] == "10"
         assert (run.info.status, run.info.start_time, run.info.end_time) == (
             "FINISHED",

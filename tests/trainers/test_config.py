@@ -146,4 +146,4 @@ def test_from_a_file(tmp_path):
 
 
 def test_steps_drop_the_short_batch():
-    assert make_config(LEAST | {"epochs": 3, "batch_size": 64}).steps(200) == 9
+    assert make_config(LEAST | {"epochs": 3, "batch_size": 64}).total_steps(200) == 9

@@ -27,6 +27,7 @@ import sys
 import torch
 from torch import nn
 from trainers.engines import ENGINES
+from trainers.config import make_config
 from trainers.objectives import OBJECTIVES
 
 torch.set_num_threads(1)
@@ -35,15 +36,17 @@ class Knobs: temperature, infonce_weight = 0.1, 0.7
 with ENGINES["ddp"](torch.device("cpu")) as engine:
     model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5)).double()
     model.load_state_dict(given["model"])
-    forward = engine.prepare(model)
+    fields = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
+    config = make_config(fields | {"engine": "ddp", "ranks": 2})
+    forward = engine.prepare(model, torch.optim.SGD(model.parameters()), config)
     found = {"agreed": torch.tensor(engine.agree(40 + engine.rank))}
-    index_B = engine.share(torch.arange(8))
+    index_B = engine.micro_batches(torch.arange(8), 1)[0]
     teacher_BD = engine.gather(given["teacher"][index_B])
     for name, objective in OBJECTIVES.items():
         model.zero_grad()
         student_BD = engine.gather(forward(given["images"][index_B]))
         loss = objective(student_BD, teacher_BD, Knobs)
-        loss.backward()
+        engine.backward(loss, last=True)
         found[f"{name} loss"] = loss.detach()
         for parameter, value in model.named_parameters():
             found[f"{name} {parameter}"] = value.grad.clone()
@@ -116,7 +119,7 @@ def test_torchrun_gives_the_same(done, bank, tmp_path):
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("test/linear/accuracy") == 1  # one rank prints
+    assert ended.stdout.count("test/linear/paper/accuracy") == 1  # one rank prints
     there = json.loads(file.read_text())
     assert there["metrics"] == result["metrics"]
     assert [r["loss"] for r in there["curve"]] == [r["loss"] for r in result["curve"]]
@@ -132,7 +135,7 @@ def test_a_finished_trial_under_torchrun_is_printed_once(done, bank, monkeypatch
     with pytest.raises(SystemExit) as caught:
         main([str(file), "--bank", bank, "--out", root])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.count("test/linear/accuracy") == 1 - rank
+    assert capsys.readouterr().out.count("test/linear/paper/accuracy") == 1 - rank
 
 
 @pytest.mark.faults

@@ -38,7 +38,7 @@ def run(config, data, place, seconds=0.0, report=lambda values: None, objective=
         saver = Saver(Checkpoints(str(place), config.identity), seconds, clock)
     chosen = objective or OBJECTIVES[config.objective]
     curve = train(config, model, chosen, data, Single(CPU), saver, report)
-    state = capture(model, torch.optim.Adam(model.parameters()))
+    state = capture(model, [])
     del state["rng/torch"]
     return state, [{k: v for k, v in row.items() if k != "time_ms"} for row in curve]
 

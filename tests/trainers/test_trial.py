@@ -17,7 +17,8 @@ from shards.reader import load_manifest
 from shards.request import Request
 from shards.splits import load_splits
 from trainers.data import Data
-from trainers.measure import embed
+from trainers.measure import _encode
+from trainers.probes.features import unit
 from trainers.students import build_student, count_parameters, describe, load_student
 from trainers.trial import finished, run_trial, source_of, trial_place
 
@@ -46,7 +47,7 @@ def test_the_record(done, make):
     assert result["undefined"] == []
     names = {name.removeprefix("test/") for name in result["metrics"]}
     assert names == {name.removeprefix("teacher/") for name in result["teacher"]}
-    assert {"linear/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"} <= names
+    assert {"linear/paper/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"} <= names
     for value in [*result["metrics"].values(), *result["teacher"].values()]:
         assert np.isfinite(value)
     assert set(result["arrays"]) == {"test/spectrum", "teacher/spectrum"}
@@ -56,7 +57,7 @@ def test_the_record(done, make):
     }  # fmt: skip
     assert result["environment"]["threads"] == 1
     assert result["teacher"]["teacher/alignment"] == 0
-    assert result["metrics"]["test/linear/accuracy"] > 0.2
+    assert result["metrics"]["test/linear/paper/accuracy"] > 0.2
 
 
 def test_the_students_size_is_exact(done):
@@ -149,7 +150,7 @@ def test_the_saved_student_gives_the_measured_embeddings(done, bank):
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(result["student"]["image_size"])
     data = Data(split, make_arm("clean"), preprocess, torch.device("cpu"))
-    x_ND = embed(student, data, 0).astype(np.float64)
+    x_ND = unit(_encode(student, data, 0)).astype(np.float64)
     y_ND = split.embedding_NVD[:, 0].astype(np.float64)
     y_ND /= np.linalg.norm(y_ND, axis=1, keepdims=True)
     cosine = float(np.mean(np.sum(x_ND * y_ND, axis=1)))
@@ -162,7 +163,7 @@ def test_the_saved_student_gives_the_measured_embeddings(done, bank):
 def test_without_epochs_the_untrained_student_is_measured(bank, make, tmp_path):
     result = run_trial(make(epochs=0, probes=("linear",)), bank, str(tmp_path))
     assert result["curve"] == []
-    assert set(result["metrics"]) == {"test/linear/accuracy"}
+    assert set(result["metrics"]) == {"test/linear/paper/accuracy"}
 
 
 def test_the_teachers_own_input_is_another_student(bank, make, tmp_path):
@@ -218,7 +219,7 @@ def test_the_command_alone_gives_the_same_bytes_and_stays_light(done, bank, tmp_
         command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120
     )
     assert ended.returncode == 0, ended.stderr
-    assert "test/linear/accuracy" in ended.stdout
+    assert "test/linear/paper/accuracy" in ended.stdout
     assert json.loads((tmp_path / "modules.json").read_text()) == [[], 1]
     file = Path(trial_place(str(tmp_path / "runs"), config)) / "result.json"
     there = strict_json(file)

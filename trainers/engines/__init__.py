@@ -14,6 +14,10 @@ import torch
 from torch import nn
 
 from shards.table import Table
+from trainers.config import TrialConfig
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Arrays = dict[str, torch.Tensor]
 
 
 class Engine(Protocol):
@@ -26,20 +30,49 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
 
-    def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The forward function whose gradients agree on all ranks."""
+    def prepare(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
+    ) -> Forward:
+        """The forward function of a trial, called once, before any state is restored.
+
+        The engine may wrap the model and the optimiser; the model stays the one whose
+        `state_dict` is the student.
+        """
+        ...
+
+    def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """This rank's equal part of each of `count` micro-batches of a global batch of indices."""
+        ...
+
+    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
+        """All ranks' parts as the micro-batch, differentiable, in the order of the batch."""
+        ...
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of the mean over micro-batches; `last`: of this step."""
+        ...
+
+    def step(self) -> None:
+        """Unscale, clip as the trial says, step the optimiser, and set gradients to zero."""
         ...
 
     def agree(self, value: int) -> int:
         """The first rank's value, on every rank."""
         ...
 
-    def share(self, index_B: torch.Tensor) -> torch.Tensor:
-        """This rank's equal part of a global batch of indices."""
+    def any(self, flag: bool) -> bool:
+        """Whether some rank's flag is set, on every rank."""
         ...
 
-    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
-        """All ranks' parts as the global batch, differentiable, in the order of `share`."""
+    def states(self) -> list[Arrays]:
+        """Each rank's own arrays (optimiser, scaler, random state) on the first rank; collective.
+
+        One entry where all ranks hold the same; [] on other ranks.
+        """
+        ...
+
+    def load_states(self, states: list[Arrays]) -> None:
+        """Put back what `states` gave; every rank passes the whole list."""
         ...
 
 

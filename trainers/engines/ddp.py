@@ -8,7 +8,6 @@ gradient of the global loss exactly once. BatchNorm statistics are each rank's o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Self
 
@@ -17,6 +16,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
+
+from trainers.config import TrialConfig
+from trainers.engines import Arrays, Forward
+from trainers.engines.state import load_optimizer, optimizer_arrays
 
 TIMEOUT = timedelta(minutes=5)
 
@@ -43,20 +46,42 @@ class DDP:
     def __exit__(self, *error: object) -> None:
         dist.destroy_process_group()
 
-    def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    def prepare(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
+    ) -> Forward:
+        self.optimizer, self.config = optimizer, config
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Over 3 or more ranks DDP re-buckets after its first backward pass, and sums in another
         # order from then on: a resumed trial would differ in its last bits. This keeps the order.
         fixed = self.ranks > 2
-        return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=fixed)
+        self.model = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=fixed)
+        return self.model
+
+    def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
+        return [micro.chunk(self.ranks)[self.rank] for micro in index_B.chunk(count)]
+
+    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
+        return torch.cat(all_gather(part_BD.contiguous()))
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        (loss / self.config.accumulate).backward()
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def agree(self, value: int) -> int:
         box = torch.tensor(value, device=self.device)
         dist.broadcast(box, src=0)
         return int(box)
 
-    def share(self, index_B: torch.Tensor) -> torch.Tensor:
-        return index_B.chunk(self.ranks)[self.rank]
+    def any(self, flag: bool) -> bool:
+        box = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return bool(box)
 
-    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
-        return torch.cat(all_gather(part_BD.contiguous()))
+    def states(self) -> list[Arrays]:
+        return [] if self.rank else [optimizer_arrays(self.optimizer)]
+
+    def load_states(self, states: list[Arrays]) -> None:
+        load_optimizer(self.optimizer, states[0])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Self
 
 import torch
 from torch import nn
+
+from trainers.config import TrialConfig
+from trainers.engines import Arrays, Forward
+from trainers.engines.state import load_optimizer, optimizer_arrays
 
 
 class Single:
@@ -24,14 +27,33 @@ class Single:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def prepare(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    def prepare(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
+    ) -> Forward:
+        self.optimizer, self.config = optimizer, config
         return model
+
+    def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
+        return list(index_B.chunk(count))
+
+    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
+        return part_BD
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        (loss / self.config.accumulate).backward()
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def agree(self, value: int) -> int:
         return value
 
-    def share(self, index_B: torch.Tensor) -> torch.Tensor:
-        return index_B
+    def any(self, flag: bool) -> bool:
+        return flag
 
-    def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
-        return part_BD
+    def states(self) -> list[Arrays]:
+        return [optimizer_arrays(self.optimizer)]
+
+    def load_states(self, states: list[Arrays]) -> None:
+        load_optimizer(self.optimizer, states[0])

@@ -2,12 +2,14 @@
 
 A probe yields (name, value): a number becomes a metric, a list an array of the record. The same
 probes measure the student and, as reference, the teacher. Another probe is a function in a file
-of its own and an entry here.
+of its own and an entry here. Its version goes up whenever a value it gives would change: results
+of different versions are never mixed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from shards.table import Table
 from trainers.probes.features import FeatureBank
@@ -17,11 +19,22 @@ from trainers.probes.robustness import robustness
 from trainers.probes.spectrum import spectrum
 
 Value = float | list[float]
-Probe = Callable[[FeatureBank], Iterator[tuple[str, Value]]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    run: Callable[[FeatureBank], Iterator[tuple[str, Value]]]
+    version: int = 1
+
 
 PROBES: Table[Probe] = Table(
     "probe",
-    {"spectrum": spectrum, "linear": linear, "robustness": robustness, "infonce": infonce},
+    {
+        "spectrum": Probe(spectrum),
+        "linear": Probe(linear),
+        "robustness": Probe(robustness),
+        "infonce": Probe(infonce),
+    },
 )
 
 
@@ -32,7 +45,7 @@ def run_probes(
     metrics: dict[str, float] = {}
     arrays: dict[str, list[float]] = {}
     for probe in names:
-        for name, value in PROBES[probe](bank):
+        for name, value in PROBES[probe].run(bank):
             if isinstance(value, list):
                 arrays[f"{prefix}/{name}"] = value
             else:

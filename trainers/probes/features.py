@@ -1,31 +1,84 @@
-"""FeatureBank: the embeddings all probes share, from one clean pass and one pass a corruption."""
+"""What probes look at: embeddings of one clean pass, and a subject that can be asked for more.
+
+A `Subject` is a student with its images, or a teacher with what the shards hold of it. Probes
+that need more than the clean embeddings (corruptions, train images under noise, penultimate
+features, recalibrated batch norms) ask it; what it lacks it says by `None`, and the probe leaves
+those measures out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+SplitName = Literal["train", "test"]
+
+
+class Subject(Protocol):
+    """What is measured. All embeddings are L2-normalised float32 (N, D), in the split's order."""
+
+    def embed(self, split: SplitName, arm: str = "clean", view: int = 0) -> Floats | None:
+        """One view of every sample under an arm's stored draws; None where it cannot be had."""
+        ...
+
+    def penultimate(self, split: SplitName) -> Floats | None:
+        """Raw features (N, F) that the last linear layer takes, of the clean images."""
+        ...
+
+    def recalibrated(self, arm: str) -> Subject | None:
+        """A copy whose BatchNorm statistics are those of the train images under `arm`.
+
+        None where there is no BatchNorm or no model.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """L2-normalised embeddings, float32.
+    """What all probes share. Embeddings are L2-normalised float32 in the shards' order.
 
-    train_ND, test_ND: of the clean images; noisy: of the test images under each corruption,
-    {metric path: (draws, N, D)}; teacher_ND: the teacher's, of the clean test images.
+    teacher_ND, teacher_train_ND: the teacher's, of the clean test and train images; text_CD: its
+    class embeddings, None without a text tower; test_arms: specs of the corruptions to measure
+    under, each drawn `draws` times; trained_on: spec of the arm that the student was trained on
+    ("" for the teacher); batch_size: the trial's, for protocols that drop the last short batch.
     """
 
     train_ND: Floats
     train_labels_N: NDArray[np.int64]
     test_ND: Floats
     test_labels_N: NDArray[np.int64]
-    noisy: dict[str, Floats]
     teacher_ND: Floats
+    teacher_train_ND: Floats
+    subject: Subject
+    text_CD: Floats | None = None
+    classes: tuple[str, ...] = ()
+    test_arms: tuple[str, ...] = ()
+    draws: int = 1
+    trained_on: str = ""
+    batch_size: int = 64
+    seed: int = 0
     cache: dict[str, Any] = field(default_factory=lambda: {})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A subject of embeddings alone: {(split, arm, view): (N, D)}; it has no model."""
+
+    embeddings: Mapping[tuple[SplitName, str, int], Floats]
+
+    def embed(self, split: SplitName, arm: str = "clean", view: int = 0) -> Floats | None:
+        return self.embeddings.get((split, arm, view))
+
+    def penultimate(self, split: SplitName) -> Floats | None:
+        return None
+
+    def recalibrated(self, arm: str) -> Subject | None:
+        return None
 
 
 def unit(rows_ND: NDArray[Any]) -> Floats:

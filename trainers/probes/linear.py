@@ -35,4 +35,4 @@ def accuracy(model: Any, x_ND: NDArray[np.float32], labels_N: NDArray[np.int64])
 
 def linear(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     """Accuracy on the clean test embeddings, in [0, 1]."""
-    yield "linear/accuracy", accuracy(classifier(bank), bank.test_ND, bank.test_labels_N)
+    yield "linear/paper/accuracy", accuracy(classifier(bank), bank.test_ND, bank.test_labels_N)
