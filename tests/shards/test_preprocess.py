@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from shards.preprocess import Preprocess, coefficients, resize, resize_exact
+from shards.preprocess import CPU_BATCH, Preprocess, coefficients, resize, resize_exact
 from shards.teachers.pooled import _preprocess
 
 PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -84,6 +84,15 @@ def test_resize_leaves_its_input_and_takes_an_empty_batch() -> None:
     assert torch.equal(images, before)
     assert resize(images[:0], 64).shape == (0, 3, 64, 64)
     assert Preprocess(size=64, mean=MEAN, std=STD)(images[:0]).shape == (0, 3, 64, 64)
+
+
+@pytest.mark.parametrize("size", [64, 320])
+def test_an_image_gives_the_same_floats_in_any_batch(size: int) -> None:
+    images = channels_first(pictures(CPU_BATCH + 3, 32))
+    preprocess = Preprocess(size=size, resize=size + 8, mean=MEAN, std=STD)
+    alone = torch.cat([preprocess(image[None]) for image in images])
+    assert torch.equal(preprocess(images), alone)
+    assert preprocess(images).is_contiguous(memory_format=torch.channels_last)
 
 
 def levels_apart(ours: torch.Tensor, theirs: torch.Tensor, std: tuple[float, ...]) -> torch.Tensor:
