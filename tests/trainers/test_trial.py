@@ -19,7 +19,7 @@ from shards.splits import load_splits
 from trainers.data import Data
 from trainers.measure import _encode
 from trainers.probes.features import unit
-from trainers.students import build_student, count_parameters, describe, load_student
+from trainers.students import build_student, count_parameters, describe, load
 from trainers.trial import finished, run_trial, source_of, trial_place
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,7 @@ def test_interrupted_it_gives_the_same_metrics(done, bank, tmp_path):
 
 def test_the_saved_student_gives_the_measured_embeddings(done, bank):
     config, root, result, _ = done
-    student = load_student(Path(trial_place(root, config)) / "student")
+    student = load(Path(trial_place(root, config)) / "student")
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(result["student"]["image_size"])
@@ -173,14 +173,14 @@ def test_the_teachers_own_input_is_another_student(bank, make, tmp_path):
 
 
 def test_measures_without_a_value_are_named_and_left_out(bank, make, tmp_path, monkeypatch):
-    from trainers.probes import PROBES
+    from trainers.probes import PROBES, Probe
 
     def half(bank):
         yield "half/nan", float("nan")
         yield "half/one", 1.0
         yield "half/curve", [1.0, float("inf")]
 
-    monkeypatch.setitem(PROBES, "linear", half)
+    monkeypatch.setitem(PROBES, "linear", Probe(half))
     config = make(probes=("linear",), epochs=0)
     result = run_trial(config, bank, str(tmp_path))
     assert result["metrics"] == {"test/half/one": 1.0}
