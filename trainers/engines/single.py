@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Self
 
@@ -15,6 +16,7 @@ from trainers.engines.state import load_optimizer, optimizer_arrays
 
 class Single:
     rank, ranks = 0, 1
+    loss: torch.Tensor | None = None
 
     def __init__(self, device: torch.device) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -41,10 +43,18 @@ class Single:
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         (loss / self.config.accumulate).backward()
+        part = loss.detach() / self.config.accumulate
+        self.loss = part if self.loss is None else self.loss + part
 
-    def step(self) -> None:
+    def step(self) -> torch.Tensor:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        loss, self.loss = self.loss, None
+        assert loss is not None
+        return loss
+
+    def whole(self, write: bool = False) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def agree(self, value: int) -> int:
         return value
@@ -52,8 +62,9 @@ class Single:
     def any(self, flag: bool) -> bool:
         return flag
 
-    def states(self) -> list[Arrays]:
-        return [optimizer_arrays(self.optimizer)]
+    def states(self, own: Arrays) -> list[Arrays]:
+        return [optimizer_arrays(self.optimizer) | {f"own/{n}": t for n, t in own.items()}]
 
-    def load_states(self, states: list[Arrays]) -> None:
+    def load_states(self, states: list[Arrays]) -> Arrays:
         load_optimizer(self.optimizer, states[0])
+        return {n[4:]: t for n, t in states[0].items() if n.startswith("own/")}
