@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from contextlib import AbstractContextManager
 from typing import Self
 
 import torch
@@ -11,12 +12,14 @@ from torch import nn
 
 from trainers.config import TrialConfig
 from trainers.engines import Arrays, Forward
-from trainers.engines.state import load_optimizer, optimizer_arrays
+from trainers.engines.exact import Exact
+from trainers.engines.forward import Outer
+from trainers.engines.state import own_of, with_own
+from trainers.engines.stepper import Stepper
 
 
 class Single:
     rank, ranks = 0, 1
-    loss: torch.Tensor | None = None
 
     def __init__(self, device: torch.device) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -32,8 +35,10 @@ class Single:
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
     ) -> Forward:
-        self.optimizer, self.config = optimizer, config
-        return model
+        self._stepper = Stepper(optimizer, config, self.device)
+        exact = config.elastic == "exact"
+        self._exact = Exact(model, self._stepper.weights, 0, 1) if exact else None
+        return Outer(model, self._exact and self._exact.statistics, config.precision)
 
     def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
         return list(index_B.chunk(count))
@@ -42,18 +47,16 @@ class Single:
         return part_BD
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        (loss / self.config.accumulate).backward()
-        part = loss.detach() / self.config.accumulate
-        self.loss = part if self.loss is None else self.loss + part
+        self._stepper.backward(loss)
+        if self._exact is not None:
+            self._exact.take(self._stepper.loss())
 
     def step(self) -> torch.Tensor:
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, self.loss = self.loss, None
-        assert loss is not None
-        return loss
+        if self._exact is not None:
+            self._stepper.note(self._exact.add_up())
+        return self._stepper.step()
 
-    def whole(self, write: bool = False) -> contextlib.AbstractContextManager[None]:
+    def whole(self, write: bool = False) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def agree(self, value: int) -> int:
@@ -63,8 +66,8 @@ class Single:
         return flag
 
     def states(self, own: Arrays) -> list[Arrays]:
-        return [optimizer_arrays(self.optimizer) | {f"own/{n}": t for n, t in own.items()}]
+        return [with_own(self._stepper.arrays(), own)]
 
     def load_states(self, states: list[Arrays]) -> Arrays:
-        load_optimizer(self.optimizer, states[0])
-        return {n[4:]: t for n, t in states[0].items() if n.startswith("own/")}
+        self._stepper.load(states[0])
+        return own_of(states, 0)
