@@ -206,14 +206,11 @@ class TrialConfig(BaseModel):
         """Refuses what engines could not do together."""
         if self.cuda_graphs and self.engine != "single":
             raise ValueError(f"cuda_graphs: true with engine `{self.engine}`; choose `single`")
-        parted = self.engine == "deepspeed" and self.zero_stage
-        if parted and self.optimizer == "muon":
+        if self.optimizer == "muon" and self.engine == "deepspeed" and self.zero_stage:
             raise ValueError(
                 f"optimizer: `muon` needs whole matrices, zero_stage {self.zero_stage} cuts them; "
                 "choose zero_stage 0"
             )
-        if parted == 3 and self.ema:
-            raise ValueError("ema: needs whole weights, zero_stage 3 cuts them; choose 0, 1 or 2")
         return self
 
     @property

@@ -24,7 +24,6 @@ from shards import storage
 from shards.arms import make_arm
 from shards.command import command
 from shards.format import Manifest, TeacherRecord, arm_record
-from shards.preprocess import Preprocess
 from shards.progress import Progress
 from shards.reader import load_manifest
 from trainers.checkpoint import Checkpoints, owner_of
@@ -36,7 +35,7 @@ from trainers.loop import DivergedError, Reporter, Saver, train
 from trainers.measure import load_banks
 from trainers.notice import Notice, PreemptedError
 from trainers.objectives import OBJECTIVES
-from trainers.record import measured, source_of, store_student
+from trainers.record import input_of, measured, source_of, store_student
 from trainers.speed import eager, quick
 from trainers.students import build_student
 
@@ -141,7 +140,8 @@ def run_trial(
         place = trial_place(root, config)
         owner = owner_of(config, source_of(config, manifest))
         checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
-        preprocess, dim = _input_and_output(config, manifest)
+        teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
+        preprocess, dim = input_of(config, manifest), teacher.dim
         with ENGINES[config.engine](chosen) as engine, notice.deferred():
             if engine.ranks != config.ranks:
                 raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
@@ -159,14 +159,6 @@ def run_trial(
         storage.write_json(storage.join(place, RESULT), result)
         checkpoints.clear()
         return result
-
-
-def _input_and_output(config: TrialConfig, manifest: Manifest) -> tuple[Preprocess, int]:
-    """What turns images into the student's input, and the width of its embedding."""
-    teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
-    if config.input == "native":
-        return teacher.preprocess.native(manifest.plan.dataset.image_size), teacher.dim
-    return teacher.preprocess, teacher.dim
 
 
 def _finished_here(
