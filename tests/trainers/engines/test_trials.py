@@ -61,7 +61,7 @@ def test_one_process_comes_to_nearly_the_same(done, bank, make, tmp_path):
     alone = run_trial(
         make(**config.model_dump() | {"engine": "single", "ranks": 1}), bank, str(tmp_path)
     )
-    assert losses_of(alone) == pytest.approx(losses_of(result), rel=1e-3)
+    assert losses_of(alone) == pytest.approx(losses_of(result), rel=1e-2)
     assert alone["config"]["ranks"] == 1
 
 
@@ -105,7 +105,7 @@ def test_zero_3_leaves_a_plain_student(done, bank, make, tmp_path):
         **config.model_dump() | {"engine": "deepspeed", "zero_stage": 3, "channels_last": False}
     )
     found = run_trial(split, bank, str(tmp_path))
-    assert losses_of(found) == pytest.approx(losses_of(result), rel=1e-3)
+    assert losses_of(found) == pytest.approx(losses_of(result), rel=1e-2)
     assert len(student_of(tmp_path, split)) == len(student_of(root, config))
 
 
