@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainers.probes.features import FeatureBank
 from trainers.probes.geometry import components
@@ -75,7 +74,7 @@ def _ridge(train: Moments, width: int, basis_EK: Matrix) -> tuple[Matrix, Vector
     spread_K: Vector = np.einsum("ek,ek->k", basis_EK, train.m2_DD[width:, width:] @ basis_EK)
     mean = float(values_D.mean())
     if mean <= EPS * train.count * train.square:  # a student that does not vary says nothing
-        return np.zeros_like(cross_DK), np.full(cross_DK.shape[1], PENALTIES[-1])
+        return np.zeros_like(cross_DK), np.full(cross_DK.shape[1], float(PENALTIES[-1]))
     ridge_A1 = PENALTIES[:, None] * mean
     freedom_A = (values_D / (values_D + ridge_A1)).sum(axis=1) + 1
     explained_AD = (values_D + 2 * ridge_A1) / (values_D + ridge_A1) ** 2
@@ -83,9 +82,9 @@ def _ridge(train: Moments, width: int, basis_EK: Matrix) -> tuple[Matrix, Vector
     score_AK = left_AK / (1 - np.minimum(freedom_A, count - 0.5) / count)[:, None] ** 2
     allowed_A = freedom_A <= max(FREEDOM * count, float(freedom_A.min()))
     score_AK[~allowed_A] = np.inf
-    best_K: NDArray[np.intp] = np.argmin(score_AK, axis=0)
-    penalty_K: Vector = np.take(PENALTIES, best_K)
-    slopes_DK: Matrix = vectors_DD @ (cross_DK / (values_D[:, None] + ridge_A1[best_K, 0]))
+    best_K = np.argmin(score_AK, axis=0)
+    penalty_K: Vector = PENALTIES[best_K]
+    slopes_DK: Matrix = vectors_DD @ (cross_DK / (values_D[:, None] + penalty_K * mean))
     return slopes_DK, penalty_K
 
 
