@@ -74,7 +74,7 @@ def _ridge(train: Moments, width: int, basis_EK: Matrix) -> tuple[Matrix, Vector
     spread_K: Vector = np.einsum("ek,ek->k", basis_EK, train.m2_DD[width:, width:] @ basis_EK)
     mean = float(values_D.mean())
     if mean <= EPS * train.count * train.square:  # a student that does not vary says nothing
-        return np.zeros_like(cross_DK), np.full(cross_DK.shape[1], float(PENALTIES[-1]))
+        return np.zeros_like(cross_DK), np.repeat(PENALTIES[-1:], len(spread_K))
     ridge_A1 = PENALTIES[:, None] * mean
     freedom_A = (values_D / (values_D + ridge_A1)).sum(axis=1) + 1
     explained_AD = (values_D + 2 * ridge_A1) / (values_D + ridge_A1) ** 2
