@@ -75,7 +75,8 @@ def embed_view(
     pixels = arm.pixels(images_BCHW, params_BP, viewer="teacher")
     parts = []
     for teacher in teachers:
-        inputs = arm.normalised(teacher.preprocess(pixels), params_BP, viewer="teacher")
+        nyquist = teacher.preprocess.nyquist(pixels.shape[-1])
+        inputs = arm.normalised(teacher.preprocess(pixels), params_BP, "teacher", nyquist)
         parts.append(timed(lambda t=teacher, x=inputs: t.embed(x)))
     return parts
 

@@ -39,7 +39,8 @@ class Request(Strict):
     @field_validator("arms", "test_arms")
     @classmethod
     def _canonical(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(make_arm(s).spec for s in specs if make_arm(s).stochastic))
+        canonical = (make_arm(spec).spec for spec in specs)
+        return tuple(dict.fromkeys(spec for spec in canonical if spec != "clean"))
 
     @field_validator("teachers")
     @classmethod
@@ -47,23 +48,24 @@ class Request(Strict):
         return tuple(dict.fromkeys(specs))
 
     def arm_records(self, split: str) -> tuple[ArmRecord, ...]:
-        """The clean view first, then `views` views of each arm."""
+        """The clean view first, then `views` views of each arm (one where all are the same)."""
         specs, views = (
             (self.arms, self.views) if split == "train" else (self.test_arms, self.test_views)
         )
         records, at = [], 0
         for spec, count in [("clean", 1), *((s, views) for s in specs)]:
             arm = make_arm(spec)
+            stop = at + arm.views(count)
             records.append(
                 ArmRecord(
                     arm=arm.spec,
                     columns=arm.columns,
                     options=arm.options,
                     start=at,
-                    stop=at + count,
+                    stop=stop,
                 )
             )
-            at += count
+            at = stop
         return tuple(records)
 
     def teacher_views(self, split: str) -> int:
@@ -74,7 +76,7 @@ class Request(Strict):
 
 def embedded(record: ArmRecord) -> bool:
     """Whether an arm's views cost the teacher a pass: not where it always sees the clean image."""
-    return record.arm == "clean" or make_arm(record.arm).teacher_varies
+    return not make_arm(record.arm).denoise
 
 
 def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], device: str) -> Plan:
