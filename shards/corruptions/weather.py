@@ -32,7 +32,7 @@ def plasma(seeds_B: torch.Tensor, side: int, decay: float) -> torch.Tensor:
     def mean(total: torch.Tensor) -> torch.Tensor:
         """Of a sum of four, and the next random numbers; in 2^-16."""
         nonlocal used
-        count = total[0].numel()
+        count = total.shape[1:].numel()
         noise = draws[:, used : used + count].reshape(total.shape).double()
         used += count
         return (total / 4).floor_() + (noise * round(wibble**2 * 65536) / 65536).floor_()
