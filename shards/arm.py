@@ -33,6 +33,11 @@ class Arm:
         return tuple(name for op in self.ops for name in op.columns)
 
     @property
+    def test_only(self) -> bool:
+        """Whether it knows test images alone."""
+        return False
+
+    @property
     def stochastic(self) -> bool:
         """Whether two views of a sample can differ."""
         return bool(self.columns)

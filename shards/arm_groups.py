@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from shards.arms import ARMS, make_arm
+from shards.arms import ARMS, described, make_arm
 from shards.corruptions import CORRUPTIONS, SEVERITIES
 from shards.frequency import BANDS
 from shards.stored import NAMES
@@ -76,6 +76,11 @@ GROUPS: Table[Callable[[str], list[str]]] = Table(
     },
 )
 WITH_ARGUMENT = ("bands", "fourier_map")
+
+
+def describe_groups() -> list[tuple[str, str]]:
+    """Every group's spelling and what is in it, as `shards.arms.describe_arms` does."""
+    return described(GROUPS)
 
 
 def expand_arms(specs: Iterable[str]) -> tuple[str, ...]:

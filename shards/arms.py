@@ -11,7 +11,7 @@ An arm is named by `NAME[:STRENGTH]`, e.g. `noise:0.1`; strengths have declared 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -120,7 +120,14 @@ def describe_arms() -> list[tuple[str, str]]:
     Both are the first line of its entry's docstring, `SPELLING: WHAT`; where that line has no
     spelling, it is the description of the entry's name.
     """
-    lines = {name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in ARMS.items()}
+    return described(ARMS)
+
+
+def described(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, str]]:
+    """The same of any table of such entries."""
+    lines = {
+        name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in table.items()
+    }
     parts = {name: line.partition(": ") for name, line in lines.items()}
     return [
         (form, what) if form.startswith(name) and what else (name, lines[name])

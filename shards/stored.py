@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -76,6 +77,15 @@ def rows_of(keys: tuple[str, ...], spec: str) -> np.ndarray:
     return np.array([int(match[1]) for match in found if match], dtype=np.int64)
 
 
+def check_dataset(specs: Iterable[str], dataset: str) -> None:
+    """Errors: ValueError where stored images are asked of another data set than cifar10."""
+    for spec in specs:
+        if spec.startswith("stored:") and dataset != "cifar10":
+            raise ValueError(
+                f"arm `{spec}`: CIFAR-10-C holds test images of cifar10, the data set is {dataset}"
+            )
+
+
 def check_stored(spec: str, keys: tuple[str, ...], labels_N: np.ndarray) -> None:
     """Whether the arm's file is there and its labels are those of the samples. ValueError."""
     op = StoredImages(*_parts(spec))
@@ -118,6 +128,10 @@ class StoredImages(Op):
 @dataclass(frozen=True)
 class StoredArm(Arm):
     """An arm whose one parameter is the sample's row in the file, the same in every view."""
+
+    @property
+    def test_only(self) -> bool:
+        return True
 
     @property
     def stochastic(self) -> bool:

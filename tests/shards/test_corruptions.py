@@ -46,33 +46,41 @@ def constant(name: str, severity: int):
     return CORRUPTIONS[name](severity).constant
 
 
+def degrees(step: torch.Tensor, low: float) -> float:
+    return low + (int(step) + 0.5) / ANGLES * 90
+
+
+def chances(name: str, c, params: torch.Tensor) -> tuple:
+    """What is random in one image, as the published definitions take it."""
+    makes = {
+        "shot_noise": lambda: (uniform(params[0], 3072).reshape(3, 32, 32).transpose(1, 2, 0),),
+        "glass_blur": lambda: (
+            np.floor(uniform(params[0], c[2] * 2048) * 2 * c[1])
+            .astype(int)
+            .reshape(c[2], 2, 32, 32)
+            - c[1],
+        ),
+        "fog": lambda: (2 * uniform(params[0], 1024) - 1,),
+        "elastic_transform": lambda: (
+            2 * uniform(params[0], 6).reshape(3, 2) - 1,
+            *(2 * uniform(seed, 1024).reshape(32, 32) - 1 for seed in params[1:]),
+        ),
+    }
+    return makes.get(name, tuple)()
+
+
 def expected(name: str, severity: int, x: np.ndarray, params: torch.Tensor) -> np.ndarray:
     """One image by its published definition, with this project's draws."""
-    c = None if name == "gaussian_noise" else constant(name, severity)
-    if name == "shot_noise":
-        return published.shot_noise(x, chw(uniform(params[0], 3072)), c)
-    if name == "glass_blur":
-        share = uniform(params[0], c[2] * 2048).reshape(c[2], 2, 32, 32)
-        return published.glass_blur(x, np.floor(share * 2 * c[1]).astype(int) - c[1], *c)
+    c = constant(name, severity)
     if name == "motion_blur":
-        return published.motion_blur(x, *c, -45 + (int(params[0]) + 0.5) / ANGLES * 90)
+        return published.motion_blur(x, *c, degrees(params[0], -45))
     if name == "zoom_blur":
         return published.zoom_blur(x, np.arange(1, c, 0.01))
-    if name == "fog":
-        return published.fog(x, 2 * uniform(params[0], 1024) - 1, *c)
     if name == "snow":
         normal = normal_fixed(params[:1], 1024)[0].view(32, 32).numpy() / (1 << NORMAL_BITS)
-        return published.snow(x, normal, -135 + (int(params[1]) + 0.5) / ANGLES * 90, c)
-    if name == "elastic_transform":
-        moves = 2 * uniform(params[0], 6).reshape(3, 2) - 1
-        fields = [2 * uniform(p, 1024).reshape(32, 32) - 1 for p in params[1:]]
-        return published.elastic_transform(x, moves, *fields, *c)
-    more = c if isinstance(c, tuple) else (c,)
-    return getattr(published, name)(x, *more)
-
-
-def chw(flat: np.ndarray) -> np.ndarray:
-    return flat.reshape(3, 32, 32).transpose(1, 2, 0)
+        return published.snow(x, normal, degrees(params[1], -135), c)
+    given = c if isinstance(c, tuple) else (c,)
+    return getattr(published, name)(x, *chances(name, c, params), *given)
 
 
 # Levels beyond rounding between exact arithmetic and definition: (most, mean over pixels).
@@ -235,9 +243,10 @@ def test_lengths_grow_with_the_picture_and_never_shrink() -> None:
 def test_edges_are_numpys_pad_modes(edge, mode: str, size: int) -> None:
     found = edge(torch.arange(-9, size + 9), size)
     assert found.tolist() == np.pad(np.arange(size), 9, mode=mode).tolist()
-    assert nearest(torch.arange(-2, size + 2), size).tolist() == np.pad(
-        np.arange(size), 2, mode="edge"
-    ).tolist()
+    assert (
+        nearest(torch.arange(-2, size + 2), size).tolist()
+        == np.pad(np.arange(size), 2, mode="edge").tolist()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS))

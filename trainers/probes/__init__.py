@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shards.table import Table
 from trainers.probes.features import FeatureBank
+from trainers.probes.frequency import frequency
 from trainers.probes.infonce import infonce
 from trainers.probes.linear import linear
 from trainers.probes.robustness import robustness
@@ -32,7 +33,8 @@ PROBES: Table[Probe] = Table(
     {
         "spectrum": Probe(spectrum),
         "linear": Probe(linear),
-        "robustness": Probe(robustness),
+        "robustness": Probe(robustness, 2),
+        "frequency": Probe(frequency),
         "infonce": Probe(infonce),
     },
 )
