@@ -15,9 +15,12 @@ from shards.table import Table
 from trainers.probes.features import FeatureBank
 from trainers.probes.frequency import frequency
 from trainers.probes.infonce import infonce
+from trainers.probes.intervals import intervals
 from trainers.probes.linear import linear
+from trainers.probes.retained import retained
 from trainers.probes.robustness import robustness
 from trainers.probes.spectrum import spectrum
+from trainers.probes.truncated import truncated
 
 Value = float | list[float]
 
@@ -31,11 +34,14 @@ class Probe:
 PROBES: Table[Probe] = Table(
     "probe",
     {
-        "spectrum": Probe(spectrum),
+        "spectrum": Probe(spectrum, version=2),
         "linear": Probe(linear),
-        "robustness": Probe(robustness, 2),
+        "robustness": Probe(robustness, version=2),
         "frequency": Probe(frequency),
-        "infonce": Probe(infonce),
+        "infonce": Probe(infonce, version=2),
+        "intervals": Probe(intervals),
+        "retained": Probe(retained),
+        "truncated": Probe(truncated),
     },
 )
 
