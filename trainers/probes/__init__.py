@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shards.table import Table
 from trainers.probes.features import FeatureBank
+from trainers.probes.frequency import frequency
 from trainers.probes.infonce import infonce
 from trainers.probes.intervals import intervals
 from trainers.probes.linear import linear
@@ -35,7 +36,8 @@ PROBES: Table[Probe] = Table(
     {
         "spectrum": Probe(spectrum, version=2),
         "linear": Probe(linear),
-        "robustness": Probe(robustness),
+        "robustness": Probe(robustness, version=2),
+        "frequency": Probe(frequency),
         "infonce": Probe(infonce, version=2),
         "intervals": Probe(intervals),
         "retained": Probe(retained),
