@@ -21,6 +21,7 @@ from torch import nn
 
 from shards import storage
 from trainers.config import PINS, TrialConfig
+from trainers.rank_fields import UNNAMED
 
 Arrays = dict[str, torch.Tensor]
 FORMAT = "checkpoint/3"
@@ -44,10 +45,10 @@ class State:
 def owner_of(config: TrialConfig, source: str = "") -> dict[str, Any]:
     """What must agree between a checkpoint and who resumes from it.
 
-    Every field of the trial (but `ranks`, where it may change) and what the trial reads.
+    Every field of the trial (but those that an elastic one may change) and what it reads.
     """
-    free = PINS if config.elastic == "off" else (*PINS, "ranks")
-    return config.model_dump(mode="json", exclude=set(free)) | {"source": source}
+    free = set(PINS) | UNNAMED[config.elastic]
+    return config.model_dump(mode="json", exclude=free) | {"source": source}
 
 
 def capture(modules: dict[str, nn.Module], states: list[Arrays]) -> Arrays:

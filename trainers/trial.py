@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from typing import Any
@@ -192,12 +193,15 @@ def _run_ranks(
     arguments = ["--config", config.model_dump_json(), "--bank", bank, "--out", root]
     arguments += ["--device", device, "--save-seconds", str(save_seconds), "--reading", reading]
     try:
-        launch(config.ranks, arguments, report)
+        with notice.deferred():
+            launch(config.ranks, arguments, report, notice)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.said) from None
         if error.code == PREEMPTED:
             raise PreemptedError(error.said) from None
+        if notice() and error.code == -signal.SIGTERM:  # it had not begun to train
+            raise PreemptedError("asked to leave; the same command again continues") from None
         raise
     result = finished(root, config)
     if result is None:
