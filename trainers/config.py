@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from shards.arms import make_arm
 from shards.command import arguments_of
 from shards.stored import check_dataset
 from trainers.durations import canonical_duration, in_steps
+from trainers.rank_fields import UNNAMED, check_ranks, idle
 from trainers.strict_yaml import parse
 
 Whole = Annotated[int, Field(strict=True)]
@@ -28,6 +30,7 @@ Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
+MOMENTUM = 0.9
 PROBE_NAMES = ("spectrum", "linear", "robustness", "frequency", "infonce")
 ADAPT_ARMS = ("noise:0.1",)
 
@@ -68,7 +71,7 @@ class TrialConfig(BaseModel):
     optimizer: Text = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e6)
     weight_decay: Number = Field(default=0.0, ge=0)
-    momentum: Number = Field(default=0.9, ge=0, lt=1)  # of sgd and muon
+    momentum: Number = Field(default=MOMENTUM, ge=0, lt=1)  # of sgd and muon
     clip_norm: Number = Field(default=0.0, ge=0)  # 0: gradients are not clipped
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Text = "0 steps"
@@ -82,8 +85,8 @@ class TrialConfig(BaseModel):
     engine: Text = "single"
     ranks: Whole = Field(default=1, ge=1, le=1024)
     threads: Whole = Field(default=1, ge=1, le=1024)
+    elastic: Literal["off", "order", "exact"] = "off"  # what another number of ranks keeps
     sync_batchnorm: Flag = True  # statistics over the global batch (of a micro-batch)
-    elastic: Literal["off", "order", "exact"] = "off"
     zero_stage: Whole = Field(default=0, ge=0, le=3)  # of deepspeed
     offload: Flag = False  # of deepspeed: optimiser state in the host's memory
     # What is looked at while it trains.
@@ -137,6 +140,25 @@ class TrialConfig(BaseModel):
     def _duration(cls, text: str | None) -> str | None:
         return text if text is None else canonical_duration(text)
 
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer(cls, name: str) -> str:
+        from trainers.optim import OPTIMIZERS
+
+        _ = OPTIMIZERS[name]
+        return name
+
+    @field_validator("momentum")
+    @classmethod
+    def _momentum_of_some(cls, momentum: float, info: ValidationInfo) -> float:
+        """Adam has none: the same trial, one name."""
+        return momentum if info.data.get("optimizer") in ("sgd", "muon") else MOMENTUM
+
+    @field_validator("warmup")
+    @classmethod
+    def _no_warmup(cls, text: str) -> str:
+        return "0 steps" if float(text.split(maxsplit=1)[0]) == 0 else text
+
     @field_validator("student")
     @classmethod
     def _student(cls, spec: str) -> str:
@@ -180,27 +202,45 @@ class TrialConfig(BaseModel):
             return given
         if given.get("epochs") is not None:
             raise ValueError("epochs and duration: both are given; keep one")
-        whole = re.fullmatch(r"(\d+) epochs?", str(given["duration"]))
+        text = given["duration"]
+        with contextlib.suppress(ValueError):  # said by the field's own check
+            text = canonical_duration(text) if isinstance(text, str) else text
+        whole = re.fullmatch(r"(\d+) epochs?", str(text))
         length = {"epochs": int(whole[1]), "duration": None} if whole else {"epochs": None}
         return given | length
 
+    @field_validator("elastic", "sync_batchnorm", "zero_stage", "offload")
+    @classmethod
+    def _no_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        """A value that changes nothing with this engine is written as the default."""
+        name = str(info.field_name)
+        return cls.model_fields[name].default if idle(name, value, info.data) else value
+
     @model_validator(mode="after")
-    def _ranks(self) -> TrialConfig:
-        if self.engine == "single" and self.ranks != 1:
-            raise ValueError(f"ranks: {self.ranks} with engine `single`; choose 1, or engine `ddp`")
-        if self.batch_size % self.ranks:
-            low = self.batch_size // self.ranks * self.ranks
-            near = f"{low} or {low + self.ranks}" if low else str(self.ranks)
+    def _together(self) -> TrialConfig:
+        check_ranks(self)
+        return self
+
+    @model_validator(mode="after")
+    def _go_together(self) -> TrialConfig:
+        """Refuses what engines could not do together."""
+        if self.cuda_graphs and self.engine != "single":
+            raise ValueError(f"cuda_graphs: true with engine `{self.engine}`; choose `single`")
+        if self.optimizer == "muon" and self.engine == "deepspeed" and self.zero_stage:
             raise ValueError(
-                f"batch_size: {self.batch_size} is not divisible by {self.ranks} ranks; "
-                f"nearest: {near}"
+                f"optimizer: `muon` needs whole matrices, zero_stage {self.zero_stage} cuts them; "
+                "choose zero_stage 0"
             )
         return self
 
     @property
     def identity(self) -> str:
-        """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name."""
-        text = self.model_dump_json(exclude=set(PINS))
+        """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
+
+        Left out is what does not change the result, or what `elastic` lets change under way:
+        `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
+        """
+        text = self.model_dump_json(exclude=set(PINS) | UNNAMED[self.elastic])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def total_steps(self, train_samples: int) -> int:

@@ -40,6 +40,7 @@ class Data:
         self, split: Split, arm: Arm, preprocess: Preprocess, device: torch.device
     ) -> None:
         self.arm, self.preprocess, self.device = arm, preprocess, device
+        self.keys = split.keys
         self.count, self.views = split.params_NVP.shape[:2]
         self._offsets_N = view_offsets(split.keys, self.views)
         self._images_NHWC = self._place(split.images_NHWC)

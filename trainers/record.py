@@ -7,15 +7,17 @@ import platform
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from shards import storage
 from shards.format import Manifest, arm_record
+from shards.preprocess import Preprocess
 from trainers.config import TrialConfig
-from trainers.measure import Measured
+from trainers.loop import Trained
+from trainers.measure import Banks, Measured, measure, measure_teacher, student_features
 from trainers.students import Student, count_macs, count_parameters, save_student
 
 FORMAT = "trial-result/1"
@@ -36,6 +38,31 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
         f"{plan.seed} {plan.device} {plan.format}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def input_of(config: TrialConfig, manifest: Manifest) -> Preprocess:
+    """How the student's images are prepared: the teacher's normalisation, at either's size."""
+    plan = manifest.plan
+    preprocess = plan.teachers[plan.teacher_index(config.teacher)].preprocess
+    return preprocess.native(plan.dataset.image_size) if config.input == "native" else preprocess
+
+
+def measured(
+    config: TrialConfig,
+    banks: Banks,
+    trained: Trained,
+    preprocess: Preprocess,
+    device: torch.device,
+    root: str,
+) -> dict[str, Any]:
+    """A trained student through the trial's probes: the whole record."""
+    student = cast("Student", trained.student)
+    features = student_features(student, banks, config, preprocess, device)
+    own = measure(features, config, "test")
+    result = make_record(config, banks.manifest, own, measure_teacher(banks, config, root))
+    result["student"] = cost_of(config, student, preprocess.size)
+    result["environment"] = environment_of(device, config)
+    return result | {"curve": trained.curve, "observed": trained.observed}
 
 
 def make_record(

@@ -5,12 +5,16 @@
 
 TRIAL.yaml holds the fields of trainers.config.TrialConfig. The result is OUT/trials/<identity>/
 result.json; the same command again prints it without training.
+
+Exit status: 0, 1 when a rank died, 2 for inputs that do not fit, 3 when the loss is not finite, 4
+when SIGTERM ended it: its state is saved, the same command again continues.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from typing import Any
@@ -23,21 +27,24 @@ from shards.command import command
 from shards.format import Manifest, TeacherRecord, arm_record
 from shards.progress import Progress
 from shards.reader import load_manifest
-from trainers.checkpoint import Checkpoints
+from trainers.checkpoint import Checkpoints, owner_of
 from trainers.config import PINS, TrialConfig, load_config, make_config
 from trainers.data import Data
 from trainers.engines import ENGINES, choose_device
 from trainers.engines.launch import RankError, launch, rank_of_environment, report_line
 from trainers.loop import DivergedError, Reporter, Saver, train
-from trainers.measure import load_banks, measure, measure_teacher, student_features
+from trainers.measure import load_banks
+from trainers.notice import Notice, PreemptedError
 from trainers.objectives import OBJECTIVES
-from trainers.record import cost_of, environment_of, make_record, source_of, store_student
+from trainers.record import input_of, measured, source_of, store_student
+from trainers.speed import eager, quick
 from trainers.students import build_student
 
 __all__ = ["check_bank", "finished", "run_trial", "source_of", "trial_place"]
 
 RESULT = "result.json"
 DIVERGED = 3  # exit status of a trial whose loss is not finite
+PREEMPTED = 4  # of one that SIGTERM ended: the same command continues it
 
 
 def trial_place(root: str, config: TrialConfig) -> str:
@@ -117,46 +124,42 @@ def run_trial(
     """Train and measure; the result, also written last of all. Finished trials only return it.
 
     `reading`: resident, streaming or auto, see `trainers.measure.load_banks`.
-    Errors: ValueError for inputs that do not fit, DivergedError, RankError, OSError.
+    Errors: ValueError for inputs that do not fit, DivergedError, RankError, OSError; in the main
+    thread PreemptedError after SIGTERM, while it trains once the state is saved.
     """
     manifest = load_manifest(bank)
     done = _finished_here(config, manifest, bank, root)
     if done is not None:
         return done
     check_bank(config, manifest, bank)
-    if config.engine != "single" and rank_of_environment() is None:
-        return _run_ranks(config, bank, root, report, device, save_seconds, reading)
-    chosen = choose_device(device)
-    torch.set_num_threads(config.threads)
-    banks = load_banks(bank, manifest, config, chosen, reading)
-    teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
-    preprocess, dim = teacher.preprocess, teacher.dim
-    if config.input == "native":
-        preprocess = preprocess.native(manifest.plan.dataset.image_size)
-    place = trial_place(root, config)
-    owner = f"{config.identity} on {source_of(config, manifest)[:16]}"
-    checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
-    with ENGINES[config.engine](chosen) as engine:
-        if engine.ranks != config.ranks:
-            raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
-        model = build_student(config.student, dim, preprocess.size, config.seed)
-        # 1.6 times as fast on a CPU as the default layout.
-        model = model.to(engine.device).to(memory_format=torch.channels_last)
-        data = Data(banks.train, make_arm(config.arm), preprocess, engine.device)
-        saver, objective = Saver(checkpoints, save_seconds), OBJECTIVES[config.objective]
-        curve = train(config, model, objective, data, engine, saver, report)
-    if engine.rank > 0:
-        return {}
-    features = student_features(model, banks, config, preprocess, engine.device)
-    own = measure(features, config, "test")
-    result = make_record(config, manifest, own, measure_teacher(banks, config, root))
-    result["student"] = cost_of(config, model, preprocess.size)
-    result["curve"] = curve
-    result["environment"] = environment_of(engine.device, config)
-    store_student(place, model, config, dim, preprocess.size)
-    storage.write_json(storage.join(place, RESULT), result)
-    checkpoints.clear()
-    return result
+    with Notice() as notice:
+        if config.engine != "single" and rank_of_environment() is None:
+            return _run_ranks(config, bank, root, report, device, save_seconds, reading, notice)
+        chosen = choose_device(device)
+        torch.set_num_threads(config.threads)
+        banks = load_banks(bank, manifest, config, chosen, reading)
+        place = trial_place(root, config)
+        owner = owner_of(config, source_of(config, manifest))
+        checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
+        teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
+        preprocess, dim = input_of(config, manifest), teacher.dim
+        with ENGINES[config.engine](chosen) as engine, notice.deferred():
+            if engine.ranks != config.ranks:
+                raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
+            model = build_student(config.student, dim, preprocess.size, config.seed)
+            quick(model, config, engine.device, preprocess.size)
+            data = Data(banks.train, make_arm(config.arm), preprocess, engine.device)
+            saver = Saver(checkpoints, save_seconds, stop=notice)
+            objective = OBJECTIVES[config.objective]
+            trained = train(config, model, objective, data, engine, saver, report)
+        if engine.rank > 0:
+            return {}
+        with eager(config):
+            result = measured(config, banks, trained, preprocess, engine.device, root)
+        store_student(place, trained.student, config, dim, preprocess.size)
+        storage.write_json(storage.join(place, RESULT), result)
+        checkpoints.clear()
+        return result
 
 
 def _finished_here(
@@ -184,15 +187,21 @@ def _run_ranks(
     device: str,
     save_seconds: float,
     reading: str,
+    notice: Notice,
 ) -> dict[str, Any]:
     """The trial as processes of its own, one a rank; the first of them writes the result."""
     arguments = ["--config", config.model_dump_json(), "--bank", bank, "--out", root]
     arguments += ["--device", device, "--save-seconds", str(save_seconds), "--reading", reading]
     try:
-        launch(config.ranks, arguments, report)
+        with notice.deferred():
+            launch(config.ranks, arguments, report, notice)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.said) from None
+        if error.code == PREEMPTED:
+            raise PreemptedError(error.said) from None
+        if notice() and error.code == -signal.SIGTERM:  # it had not begun to train
+            raise PreemptedError("asked to leave; the same command again continues") from None
         raise
     result = finished(root, config)
     if result is None:
@@ -228,6 +237,9 @@ def main(argv: list[str]) -> int:
         config = load_config(options.trial)
     try:
         _run_and_print(config, options)
+    except PreemptedError as error:
+        print(error, file=sys.stderr)
+        return PREEMPTED
     except (DivergedError, RankError) as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else 1
@@ -247,10 +259,11 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
 
         run_trial(config, *place, tell, *how)
         return
-    with Progress(f"trial {config.identity}", config.epochs) as bar:
+    train_samples = load_manifest(options.bank).plan.dataset.counts["train"]
+    with Progress(f"trial {config.identity}", config.total_steps(train_samples)) as bar:
 
         def show(values: dict[str, Any]) -> None:
-            bar.update(values["epoch"], f"epoch {values['epoch']}, loss {values['loss']:.4f}")
+            bar.update(values["step"], f"epoch {values['epoch']:g}, loss {values['loss']:.4f}")
 
         result = run_trial(config, *place, show, *how)
     for name, value in sorted(result["metrics"].items()):

@@ -58,9 +58,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(ranks: int, arguments: list[str], report: Callable[[dict[str, Any]], None]) -> None:
+def launch(
+    ranks: int,
+    arguments: list[str],
+    report: Callable[[dict[str, Any]], None],
+    leave: Callable[[], bool] = lambda: False,
+) -> None:
     """Run `python -m trainers.trial ARGUMENTS` as `ranks` ranks until all have ended well.
 
+    Once `leave()` is true, each gets SIGTERM.
     Errors: RankError with the last line of the rank that failed first; all have ended by then.
     """
     port = free_port()
@@ -84,7 +90,7 @@ def launch(ranks: int, arguments: list[str], report: Callable[[dict[str, Any]], 
                     text=True,
                 )
                 children.append(child)
-            _watch(children, logs, report)
+            _watch(children, logs, report, leave)
         finally:
             for child in children:
                 child.kill()
@@ -96,6 +102,7 @@ def _watch(
     children: list[subprocess.Popen[str]],
     logs: Sequence[IO[str]],
     report: Callable[[dict[str, Any]], None],
+    leave: Callable[[], bool],
 ) -> None:
     """Pass the first rank's reports on until all ranks have ended."""
     lines: SimpleQueue[str] = SimpleQueue()
@@ -103,7 +110,12 @@ def _watch(
     assert stream is not None
     reader = threading.Thread(target=_read, args=(stream, lines), daemon=True)
     reader.start()
+    told = False
     while True:
+        if leave() and not told:
+            told = True
+            for child in children:
+                child.terminate()
         alive = any(child.poll() is None for child in children)
         if any(child.poll() for child in children):
             raise _blame(children, logs)
