@@ -1,5 +1,6 @@
 """InfoNCE, retrieval, uniformity, alignment: closed forms, chunks, inputs without an answer."""
 
+import tracemalloc
 from dataclasses import astuple
 
 import numpy as np
@@ -134,6 +135,16 @@ def test_chunks_change_nothing(features, chunk, monkeypatch):
     monkeypatch.setitem(full_infonce.__globals__, "CHUNK", chunk)
     assert astuple(full_infonce(x_ND, y_ND)) == near(expected)
     assert uniformity(x_ND) == pytest.approx(spread, abs=1e-12)
+
+
+def test_n_by_n_is_never_whole_in_memory():
+    x_ND = unit(np.random.default_rng(0).normal(size=(6000, 8)))
+    tracemalloc.start()
+    full_infonce(x_ND, x_ND)
+    uniformity(x_ND)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6000**2 * 8 / 2
 
 
 def test_a_common_rotation_or_order_changes_nothing(features):
