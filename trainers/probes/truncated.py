@@ -41,12 +41,13 @@ def dims(width: int) -> list[int]:
 def truncated_accuracies(
     train_ND: Rows, train_labels_N: Labels, test_ND: Rows, test_labels_N: Labels
 ) -> Iterator[tuple[int, float, float]]:
-    """(k, accuracy of a refit, accuracy of the full classifier) for k = 1, 2, 4, ..., K.
+    """(k, accuracy of a refit, accuracy of the full classifier) for k = 1, 2, 4, ..., D.
 
     Coordinates in the first k components, centred by train's mean and divided by one number, the
     root mean square of train, so that rotations, shifts and scales change nothing. The refit sees
-    train cut to k; the full classifier is fitted on all K components, and only what it is asked
-    about is cut. K is the rank of train's covariance. In [0, 1], higher is better.
+    train cut to k; the full classifier is fitted on all components, and only what it is asked
+    about is cut. Beyond the rank of train's covariance nothing is left to cut. In [0, 1], higher
+    is better.
     Errors: ValueError where train does not vary or has one class.
     """
     state = Moments.of(train_ND)
@@ -64,10 +65,10 @@ def truncated_accuracies(
 
     train_NK, test_NK = coordinates(train_ND), coordinates(test_ND)
     every = fit(train_NK, train_labels_N)
-    for k in dims(train_NK.shape[1]):
+    for k in dims(len(state.mean_D)):
         cut_NK = test_NK.copy()
         cut_NK[:, k:] = 0
-        own = every if k == train_NK.shape[1] else fit(train_NK[:, :k], train_labels_N)
+        own = every if k >= train_NK.shape[1] else fit(train_NK[:, :k], train_labels_N)
         guesses = own.predict(test_NK[:, :k]), every.predict(cut_NK)
         refit, fixed = (float((guess_N == test_labels_N).mean()) for guess_N in guesses)
         yield k, refit, fixed

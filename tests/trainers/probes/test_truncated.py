@@ -60,10 +60,11 @@ def test_bfloat16():
     assert found[-1][1] > 0.95
 
 
-def test_fewer_samples_than_dimensions_end_with_the_rank_of_train():
+def test_beyond_the_rank_of_train_nothing_is_left_to_cut():
     train, test = normal(10, 30), normal(5, 30, seed=1)
     found = list(truncated_accuracies(train, np.arange(10) % 2, test, np.arange(5) % 2))
-    assert [k for k, _, _ in found] == [1, 2, 4, 8, 9]
+    assert [k for k, _, _ in found] == [1, 2, 4, 8, 16, 30]
+    assert found[-1][1:] == found[-2][1:]
     assert all(0 <= value <= 1 for _, *values in found for value in values)
 
 
