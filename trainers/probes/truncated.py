@@ -47,16 +47,16 @@ def truncated_accuracies(
     root mean square of train, so that rotations, shifts and scales change nothing. The refit sees
     train cut to k; the full classifier is fitted on all components, and only what it is asked
     about is cut. Beyond the rank of train's covariance nothing is left to cut. In [0, 1], higher
-    is better.
-    Errors: ValueError where train does not vary or has one class.
+    is better; the commonest class's share where train does not vary.
+    Errors: ValueError where train has one class.
     """
     state = Moments.of(train_ND)
     _, basis_DK = components(state)
-    if basis_DK.shape[1] == 0:
-        raise ValueError("train embeddings are all the same: they have no principal components")
     if len(np.unique(train_labels_N)) < 2:
         raise ValueError("train labels are all the same: a classifier needs two classes")
     scale = float(np.sqrt(state.variance / len(state.mean_D)))
+    if basis_DK.shape[1] == 0:  # nothing varies: one coordinate that is always 0
+        basis_DK, scale = np.zeros((len(state.mean_D), 1)), 1.0
 
     def coordinates(x_ND: Rows) -> NDArray[np.float32]:
         scaled_DK: Matrix = basis_DK / scale

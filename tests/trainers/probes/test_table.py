@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.trainers.probes.made import bank_of, normal
 from trainers.probes import PROBES, run_probes
 from trainers.probes.features import unit
 
@@ -27,6 +28,37 @@ def test_no_two_probes_give_the_same_name(features):
     given = [run_probes((probe,), features, "test") for probe in PROBES]
     names = [name for metrics, arrays in given for name in [*metrics, *arrays]]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_collapsed_student_is_measured(features, probe):
+    """One vector for every image: no rank, chance, and figures that are defined or NaN."""
+    train, test = (np.ones_like(x_ND) for x_ND in (features.train_ND, features.test_ND))
+    rows = train, features.train_labels_N, test, features.test_labels_N
+    bank = bank_of(*rows, features.teacher_ND, features.teacher_train_ND)
+    metrics, _ = run_probes((probe,), bank, "test")
+    known = {
+        "spectrum": {"rank/effective": 0, "dims/90": 0, "variance": 0},
+        "linear": {},
+        "infonce": {"uniformity": 0, "infonce/full/reverse": np.log(150)},
+        "intervals": {"rank/effective/low": 0, "rank/at/100": 0},
+        "retained": {"retained/rank/effective": 0, "retained/share": 0},
+    }
+    for name, value in known.get(probe, {}).items():
+        assert metrics[f"test/{name}"] == pytest.approx(value, abs=1e-12)
+    for name, value in metrics.items():
+        if name.endswith("accuracy"):
+            assert value < 0.5
+
+
+@pytest.mark.parametrize("probe", ["spectrum", "retained", "infonce", "intervals", "truncated"])
+def test_fewer_samples_than_dimensions_are_measured(probe):
+    train, test = normal(30, 64), normal(20, 64, seed=1)
+    bank = bank_of(train, np.arange(30) % 3, test, np.arange(20) % 3, test, train)
+    metrics, arrays = run_probes((probe,), bank, "test")
+    undefined = {name for name, value in metrics.items() if not np.isfinite(value)}
+    assert undefined <= {"test/rank/alpha", "test/rank/alpha/r2"}
+    assert all(np.isfinite(array).all() for array in arrays.values())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])

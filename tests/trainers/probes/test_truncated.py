@@ -68,10 +68,16 @@ def test_beyond_the_rank_of_train_nothing_is_left_to_cut():
     assert all(0 <= value <= 1 for _, *values in found for value in values)
 
 
+@pytest.mark.parametrize("value", [0.0, 1 / 3])
+def test_a_student_that_does_not_vary_gives_the_commonest_class(value):
+    flat, labels = np.full((40, 3), value), np.repeat([2, 7], [30, 10])
+    found = list(truncated_accuracies(flat, labels, flat[:8], np.repeat([7, 2], 4)))
+    assert found == [(1, 0.5, 0.5), (2, 0.5, 0.5), (3, 0.5, 0.5)]
+    assert next(truncated_accuracies(flat, labels, flat, labels))[1:] == (0.75, 0.75)
+
+
 def test_refused():
     x, labels = normal(20, 3), np.arange(20) % 2
-    with pytest.raises(ValueError, match="train embeddings are all the same"):
-        next(truncated_accuracies(np.ones((20, 3)), labels, x, labels))
     with pytest.raises(ValueError, match="train labels are all the same"):
         next(truncated_accuracies(x, 0 * labels, x, labels))
     with pytest.raises(ValueError, match="got NaN or infinity"):
