@@ -14,8 +14,10 @@ from torch import nn
 
 from shards import storage
 from shards.format import Manifest, arm_record
+from shards.preprocess import Preprocess
 from trainers.config import TrialConfig
 from trainers.measure import Measured
+from trainers.probes import PROBES
 from trainers.students import Student, count_macs, count_parameters, save_student
 
 FORMAT = "trial-result/1"
@@ -38,10 +40,21 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def input_of(config: TrialConfig, manifest: Manifest) -> Preprocess:
+    """How the student's images are prepared: the teacher's normalisation, at either's size."""
+    plan = manifest.plan
+    preprocess = plan.teachers[plan.teacher_index(config.teacher)].preprocess
+    return preprocess.native(plan.dataset.image_size) if config.input == "native" else preprocess
+
+
 def make_record(
     config: TrialConfig, manifest: Manifest, own: Measured, teacher: Measured
 ) -> dict[str, Any]:
-    """The trial, what it read and what was measured; student, curve and environment are added."""
+    """The trial, what it read and what was measured; student, curve and environment are added.
+
+    `input` is what a user of the student needs: preprocessing, class names, prompts.
+    `probe_versions` are those of the probes that gave metrics, teacher and arrays.
+    """
     plan = manifest.plan
     source = plan.teachers[plan.teacher_index(config.teacher)]
     return {
@@ -58,6 +71,12 @@ def make_record(
             "dim": source.dim,
             "views_per_sample": config.views,
         },
+        "input": {
+            "preprocess": input_of(config, manifest).model_dump(mode="json"),
+            "classes": list(plan.dataset.classes),
+            "templates": list(plan.templates),
+        },
+        "probe_versions": {name: PROBES[name].version for name in config.probes},
         "metrics": own.metrics,
         "teacher": teacher.metrics,
         "arrays": own.arrays | teacher.arrays,

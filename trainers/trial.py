@@ -31,7 +31,14 @@ from trainers.engines.launch import RankError, launch, rank_of_environment, repo
 from trainers.loop import DivergedError, Reporter, Saver, train
 from trainers.measure import load_banks, measure, measure_teacher, student_features
 from trainers.objectives import OBJECTIVES
-from trainers.record import cost_of, environment_of, make_record, source_of, store_student
+from trainers.record import (
+    cost_of,
+    environment_of,
+    input_of,
+    make_record,
+    source_of,
+    store_student,
+)
 from trainers.students import build_student
 
 __all__ = ["check_bank", "finished", "run_trial", "source_of", "trial_place"]
@@ -130,9 +137,7 @@ def run_trial(
     torch.set_num_threads(config.threads)
     banks = load_banks(bank, manifest, config, chosen, reading)
     teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
-    preprocess, dim = teacher.preprocess, teacher.dim
-    if config.input == "native":
-        preprocess = preprocess.native(manifest.plan.dataset.image_size)
+    preprocess, dim = input_of(config, manifest), teacher.dim
     place = trial_place(root, config)
     owner = f"{config.identity} on {source_of(config, manifest)[:16]}"
     checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
