@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from torch import nn
 from shards import storage
 from shards.format import Manifest, arm_record
 from trainers.config import TrialConfig
-from trainers.measure import Measured
-from trainers.students import Student, count_macs, count_parameters, save_student
+from trainers.measure import Banks, Measured
+from trainers.students import describe, save_student
 
 FORMAT = "trial-result/1"
 
@@ -39,10 +40,10 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
 
 
 def make_record(
-    config: TrialConfig, manifest: Manifest, own: Measured, teacher: Measured
+    config: TrialConfig, banks: Banks, own: Measured, teacher: Measured
 ) -> dict[str, Any]:
     """The trial, what it read and what was measured; student, curve and environment are added."""
-    plan = manifest.plan
+    manifest, plan = banks.manifest, banks.manifest.plan
     source = plan.teachers[plan.teacher_index(config.teacher)]
     return {
         "format": FORMAT,
@@ -51,10 +52,10 @@ def make_record(
         "source": source_of(config, manifest),
         "weights_sha256": source.weights_sha256,
         "data": {
-            "train": plan.dataset.counts["train"],
-            "test": plan.dataset.counts["test"],
-            "classes": len(plan.dataset.classes),
-            "chance": 1 / len(plan.dataset.classes),
+            "train": len(banks.clean_train.keys),
+            "test": len(banks.test["clean"].keys),
+            "classes": len(banks.classes),
+            "chance": 1 / len(banks.classes),
             "dim": source.dim,
             "views_per_sample": config.views,
         },
@@ -65,15 +66,16 @@ def make_record(
     }
 
 
-def cost_of(config: TrialConfig, model: Student, size: int) -> dict[str, Any]:
-    """Parameters (trunk + head = total) and multiply-accumulates of one image."""
-    count = count_parameters(model)
+def cost_of(config: TrialConfig, dim: int, size: int) -> dict[str, Any]:
+    """Parameters (trunk + head = total) and multiply-accumulates of one image.
+
+    A supervised student's classifier does not count: it is no part of what is measured.
+    """
+    student = describe(config.student, dim, size)
     return {
         "spec": config.student,
-        "trunk": count.trunk,
-        "head": count.head,
-        "total": count.total,
-        "macs": count_macs(model, size),
+        **asdict(student.parameters),
+        "macs": student.macs,
         "image_size": size,
     }
 
