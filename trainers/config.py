@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
+MOMENTUM = 0.9
 PROBE_NAMES = ("spectrum", "linear", "robustness", "infonce")
 
 
@@ -78,7 +80,7 @@ class TrialConfig(BaseModel):
     optimizer: Text = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e6)
     weight_decay: Number = Field(default=0.0, ge=0)
-    momentum: Number = Field(default=0.9, ge=0, lt=1)  # of sgd and muon
+    momentum: Number = Field(default=MOMENTUM, ge=0, lt=1)  # of sgd and muon
     clip_norm: Number = Field(default=0.0, ge=0)  # 0: gradients are not clipped
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Text = "0 steps"
@@ -130,6 +132,25 @@ class TrialConfig(BaseModel):
     def _duration(cls, text: str | None) -> str | None:
         return text if text is None else canonical_duration(text)
 
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer(cls, name: str) -> str:
+        from trainers.optim import OPTIMIZERS
+
+        _ = OPTIMIZERS[name]
+        return name
+
+    @field_validator("momentum")
+    @classmethod
+    def _momentum_of_some(cls, momentum: float, info: ValidationInfo) -> float:
+        """Adam has none: the same trial, one name."""
+        return momentum if info.data.get("optimizer") in ("sgd", "muon") else MOMENTUM
+
+    @field_validator("warmup")
+    @classmethod
+    def _no_warmup(cls, text: str) -> str:
+        return "0 steps" if float(text.split(maxsplit=1)[0]) == 0 else text
+
     @field_validator("student")
     @classmethod
     def _student(cls, spec: str) -> str:
@@ -179,7 +200,10 @@ class TrialConfig(BaseModel):
             return given
         if given.get("epochs") is not None:
             raise ValueError("epochs and duration: both are given; keep one")
-        whole = re.fullmatch(r"(\d+) epochs?", str(given["duration"]))
+        text = given["duration"]
+        with contextlib.suppress(ValueError):  # said by the field's own check
+            text = canonical_duration(text) if isinstance(text, str) else text
+        whole = re.fullmatch(r"(\d+) epochs?", str(text))
         length = {"epochs": int(whole[1]), "duration": None} if whole else {"epochs": None}
         return given | length
 
@@ -206,6 +230,21 @@ class TrialConfig(BaseModel):
                 f"batch_size: {self.batch_size} is not divisible by {self.ranks} ranks; "
                 f"nearest: {near}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _go_together(self) -> TrialConfig:
+        """Refuses what engines could not do together."""
+        if self.cuda_graphs and self.engine != "single":
+            raise ValueError(f"cuda_graphs: true with engine `{self.engine}`; choose `single`")
+        parted = self.engine == "deepspeed" and self.zero_stage
+        if parted and self.optimizer == "muon":
+            raise ValueError(
+                f"optimizer: `muon` needs whole matrices, zero_stage {self.zero_stage} cuts them; "
+                "choose zero_stage 0"
+            )
+        if parted == 3 and self.ema:
+            raise ValueError("ema: needs whole weights, zero_stage 3 cuts them; choose 0, 1 or 2")
         return self
 
     @property

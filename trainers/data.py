@@ -50,6 +50,7 @@ class Data:
     ) -> None:
         self.arm, self.preprocess, self.device = arm, preprocess, device
         self.target, self.two_views = (target or Target("teacher")).to(device), two_views
+        self.keys = split.keys
         self.count, self.views = split.params_NVP.shape[:2]
         self._offsets_N = view_offsets(split.keys, self.views)
         self._images_NHWC = self._place(split.images_NHWC)

@@ -15,9 +15,21 @@ from torch import nn
 
 from shards import storage
 from shards.format import Manifest, arm_record
+from shards.preprocess import Preprocess
 from trainers.config import TrialConfig
-from trainers.measure import Banks, Measured
-from trainers.students import describe, save_student
+from trainers.curves import Observer
+from trainers.learner import student_in
+from trainers.loop import Trained
+from trainers.measure import (
+    Banks,
+    Measured,
+    Pupil,
+    measure,
+    measure_teacher,
+    projected_features,
+    student_features,
+)
+from trainers.students import Student, describe, save_student
 
 FORMAT = "trial-result/1"
 
@@ -37,6 +49,51 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
         f"{plan.seed} {plan.device} {plan.format}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def student_to_measure(
+    config: TrialConfig,
+    banks: Banks,
+    trained: Trained,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> Student:
+    """The student inside what was trained.
+
+    One that was not trained gets BatchNorm statistics of one pass over the clean train images:
+    those it starts with, 0 and 1, are of no images at all.
+    """
+    student = student_in(trained.student)
+    if config.trains:
+        return student
+    fresh = Pupil(student, banks, config, preprocess, device).recalibrated("clean")
+    return student if fresh is None else fresh.model
+
+
+def measured(
+    config: TrialConfig,
+    banks: Banks,
+    student: Student | None,
+    trained: Trained | None,
+    preprocess: Preprocess,
+    device: torch.device,
+    root: str,
+) -> dict[str, Any]:
+    """A student through the trial's probes: the whole record. None is `teacher_pca`'s."""
+    if student is None:
+        features = projected_features(banks, config)
+    else:
+        features = student_features(student, banks, config, preprocess, device)
+    own = measure(features, config, "test")
+    result = make_record(config, banks, own, measure_teacher(banks, config, root))
+    result["student"] = cost_of(config, result["data"]["dim"], preprocess.size)
+    result["environment"] = environment_of(device, config)
+    result["curve"] = trained.curve if trained else []
+    result["curves"] = trained.observed if trained else []
+    if result["curves"]:
+        reference = Observer(banks, config, preprocess, device).teacher()
+        result["teacher"] |= {f"teacher/curve/{name}": value for name, value in reference.items()}
+    return result
 
 
 def make_record(

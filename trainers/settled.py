@@ -25,7 +25,7 @@ STUDENT = ("seed", "input", "channels_last")  # what a student that is no networ
 
 
 def settled(config: TrialConfig) -> dict[str, Any]:
-    """{field: value} of the fields that the others decide. Errors: ValueError for contradictions."""
+    """{field: value} of those that the others decide. Errors: ValueError for contradictions."""
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     idle: set[str] = set()
     decided: dict[str, Any] = {}
@@ -66,3 +66,5 @@ def _refuse(config: TrialConfig) -> None:
             f"infonce_positive: `student` needs a second view; arm `{config.arm}` has "
             f"{config.views}: choose an arm that draws, and views of 2 or more"
         )
+    if config.infonce_positive == "student" and config.cuda_graphs and not config.compile:
+        raise ValueError("cuda_graphs: true with infonce_positive `student`; set it to false")

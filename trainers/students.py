@@ -238,12 +238,12 @@ def save_student(
     storage.write(str(folder / RECORD), (json.dumps(record, indent=2) + "\n").encode())
 
 
-def load_student(path_dir: str | Path) -> Student:
+def load(path_dir: str | Path) -> Student:
     """Rebuild what `save_student` wrote: on the CPU, in evaluation mode, bit for bit.
 
     ValueError for a missing, damaged or foreign file. torch's generators are left alone.
     """
-    from safetensors.torch import load
+    from safetensors.torch import load as load_arrays
 
     folder = Path(path_dir)
     record = _read_record(folder / RECORD)
@@ -252,7 +252,7 @@ def load_student(path_dir: str | Path) -> Student:
         raise ValueError(
             f"{folder / WEIGHTS}: its sha256 is not the one in {RECORD}; save the student again"
         )
-    state = load(weights)
+    state = load_arrays(weights)
     model = build_student(record["spec"], record["embedding_dim"], record["image_size"], seed=0)
     _same_tensors(state, model, str(folder / WEIGHTS))
     model.load_state_dict(state, strict=True)

@@ -49,8 +49,8 @@ class Target:
 
     def to(self, device: torch.device) -> Target:
         parts = (self.mean_D, self.matrix_ED, self.offset_E)
-        moved = [part if part is None else part.to(device) for part in parts]
-        return Target(self.spec, *moved, classes=self.classes)
+        mean, matrix, offset = (part if part is None else part.to(device) for part in parts)
+        return Target(self.spec, mean, matrix, offset, self.classes)
 
     def __call__(self, raw_BD: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """float32 raw embeddings (B, D) and int64 labels (B,) -> targets float32 (B, E)."""
@@ -158,9 +158,11 @@ class Source:
 
 
 def _affine(spec: str, source: Source, matrix_ED: Matrix, offset_E: Matrix | None = None) -> Target:
-    offset = np.zeros(len(matrix_ED)) if offset_E is None else offset_E
-    parts = (source.moments.mean_D, matrix_ED, offset)
-    return Target(spec, *(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+    if offset_E is None:
+        offset_E = np.zeros(len(matrix_ED))
+    parts = (source.moments.mean_D, matrix_ED, offset_E)
+    mean, matrix, offset = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+    return Target(spec, mean, matrix, offset)
 
 
 def _teacher(spec: str, argument: str, source: Source) -> Target:
