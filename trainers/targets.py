@@ -252,6 +252,7 @@ def whole_argument(field: str, spec: str, argument: str) -> int:
 
 def make_target(spec: str, clean_train: Split, classes: int) -> Target:
     """Fitted to the clean train split. Errors: ValueError where the bank has too little for it."""
+    spec = canonical_target(spec)
     name, argument = split_spec(spec)
     try:
         return TARGETS[name](spec, argument, Source(clean_train, classes))
