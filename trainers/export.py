@@ -76,11 +76,12 @@ def export(
     if taken:
         raise ValueError(f"--out {out}: is not empty; choose another folder or delete it")
     stored = open_stored(place)
+    _ = stored.network  # refuses a student without one
     manifest = load_manifest(bank) if bank else None
     job = Job(stored, _prepared(stored, manifest, bank), manifest, teacher, opset)
     exported = make(job)
     images_BCHW, what = _pictures(job, bank)
-    cosine = parity(stored.model, exported.embed, images_BCHW)
+    cosine = parity(stored.network, exported.embed, images_BCHW)
     if not cosine >= PARITY:
         raise ValueError(
             f"{to}: embeddings of {what} have a cosine of {cosine:.6f} to the student's, at least "

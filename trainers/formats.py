@@ -97,7 +97,7 @@ def to_onnx(job: Job) -> Exported:
     except ImportError as error:
         raise ValueError(f"onnx: {error}; install it with pip install '.[export]'") from None
     program = torch.onnx.export(
-        job.stored.model,
+        job.stored.network,
         (job.example(),),
         input_names=["images"],
         output_names=["embeddings"],
@@ -135,7 +135,7 @@ PT2 = (
 
 def to_torch_export(job: Job) -> Exported:
     """student.pt2, by torch.export.save; the batch is dynamic."""
-    program = torch.export.export(job.stored.model, (job.example(),), dynamic_shapes=_batch())
+    program = torch.export.export(job.stored.network, (job.example(),), dynamic_shapes=_batch())
     stream = io.BytesIO()
     torch.export.save(program, stream)
     again = torch.export.load(io.BytesIO(stream.getvalue())).module()
@@ -165,7 +165,7 @@ def to_timm(job: Job) -> Exported:
     if fixed:
         arguments["img_size"] = side
     model: Any = timm.create_model(name, pretrained=False, num_classes=dim, **arguments)
-    state = _timm_state(job.stored.model, model, name)
+    state = _timm_state(job.stored.network, model, name)
     prepare = job.preprocess
     config = {
         "architecture": name,
@@ -247,7 +247,7 @@ def to_open_clip(job: Job) -> Exported:
         )
     tower = text_tower(teacher)
     classes, text_CD = _classes(job, teacher)
-    clip = StudentCLIP(job.stored.model, tower, job.preprocess, classes, text_CD)
+    clip = StudentCLIP(job.stored.network, tower, job.preprocess, classes, text_CD)
     files = pack_clip(clip, job.stored.about)
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():

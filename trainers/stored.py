@@ -12,7 +12,8 @@ from shards import storage
 from shards.format import Manifest, TeacherRecord
 from shards.preprocess import Preprocess
 from trainers.cnn import Student
-from trainers.students import RECORD, WEIGHTS, load_student
+from trainers.students import RECORD, WEIGHTS, load
+from trainers.teacher_pca import has_no_network
 
 RESULT = "result.json"
 STUDENT = "student"
@@ -24,18 +25,26 @@ class Stored:
     """A student and what is known of it.
 
     place: the trial's folder, or the student's own where no trial is around it; about: its
-    student.json; record: the trial's result.json, None without a trial.
+    student.json; record: the trial's result.json, None without a trial. A student without a
+    network (`teacher_pca:K`) has no model, and about says no more than its spec.
     """
 
     place: str
-    model: Student
+    model: Student | None
     about: dict[str, Any]
     record: dict[str, Any] | None
 
     @property
     def sha256(self) -> str:
-        """Of the student's weights file."""
-        return self.about["sha256"]
+        """Of the student's weights file, "" without one."""
+        return self.about.get("sha256", "")
+
+    @property
+    def network(self) -> Student:
+        """The model. Errors: ValueError for a student without one."""
+        if self.model is None:
+            raise ValueError(f"{self.place}: student `{self.about['spec']}` has no network")
+        return self.model
 
 
 def read_json(place: str) -> dict[str, Any]:
@@ -52,13 +61,13 @@ def read_json(place: str) -> dict[str, Any]:
 def fetch_student(place: str) -> tuple[Student, dict[str, Any]]:
     """The student in a folder or at a URL, on the CPU, in evaluation mode, and its student.json.
 
-    Errors: those of `trainers.students.load_student`.
+    Errors: those of `trainers.students.load`.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name in (WEIGHTS, RECORD):
             Path(folder, name).write_bytes(storage.read(storage.join(place, name)))
         try:
-            return load_student(folder), json.loads(Path(folder, RECORD).read_bytes())
+            return load(folder), json.loads(Path(folder, RECORD).read_bytes())
         except ValueError as error:
             raise ValueError(str(error).replace(folder, place)) from None
 
@@ -82,11 +91,16 @@ def open_stored(place: str) -> Stored:
 
 def _of_trial(place: str) -> Stored:
     record = read_json(storage.join(place, RESULT))
+    spec = record["config"]["student"]
+    if has_no_network(spec):
+        return Stored(place, None, {"spec": spec}, record)
     return Stored(place, *fetch_student(storage.join(place, STUDENT)), record)
 
 
-def student_sha256(place: str) -> str:
+def student_sha256(place: str, record: dict[str, Any]) -> str:
     """sha256 of a finished trial's weights, by its student.json, which loading checks."""
+    if has_no_network(record["config"]["student"]):
+        return ""
     return str(read_json(storage.join(place, STUDENT, RECORD)).get("sha256"))
 
 

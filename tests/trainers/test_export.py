@@ -20,7 +20,8 @@ from trainers.export import export
 from trainers.formats import EXPORTS, Exported
 from trainers.record import store_student
 from trainers.stored import open_stored
-from trainers.students import build_student, load_student
+from trainers.students import build_student
+from trainers.students import load as load_student
 from trainers.trial import trial_place
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from shards.teachers.clip import ClipTeacher, build_text
 from trainers.export import export, main
 from trainers.probes.features import unit
 from trainers.student_clip import StudentCLIP, load_clip
-from trainers.students import load_student
+from trainers.students import load as load_student
 from trainers.trial import run_trial, trial_place
 
 

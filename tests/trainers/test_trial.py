@@ -19,7 +19,7 @@ from shards.splits import load_splits
 from trainers.data import Data
 from trainers.measure import _encode
 from trainers.probes.features import unit
-from trainers.students import build_student, count_parameters, describe, load_student
+from trainers.students import build_student, count_parameters, describe, load
 from trainers.trial import finished, run_trial, source_of, trial_place
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,7 @@ def test_interrupted_it_gives_the_same_metrics(done, bank, tmp_path):
 
 def test_the_saved_student_gives_the_measured_embeddings(done, bank):
     config, root, result, _ = done
-    student = load_student(Path(trial_place(root, config)) / "student")
+    student = load(Path(trial_place(root, config)) / "student")
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(result["student"]["image_size"])
