@@ -112,7 +112,7 @@ def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: Non
         settings=[_setting(teacher, groups) for teacher in references],
         groups=groups,
         few=FEW,
-        notes=_notes(groups, references),
+        notes=[*run.notes, *_notes(groups, references)],
         tables=_tables(run),
         comparisons=_comparisons(groups, references, on_figures),
         failures=run.failures,
@@ -254,6 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
         from rich.console import Console
 
         Console().print(table(run.records), soft_wrap=True)
+        for note in run.notes:
+            print(f"note: {note}", file=sys.stderr)
         print(path)
     except (OSError, ValueError) as error:
         print(f"sweep.report: {error}", file=sys.stderr)

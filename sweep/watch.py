@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from shards.progress import Progress
 from sweep.journal import Journal
 from sweep.plan import trial_weight
 from trainers.config import TrialConfig
-from trainers.trial import finished
+from trainers.probed import added, read_probed
+from trainers.trial import finished, trial_place
 
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
 
@@ -57,7 +59,18 @@ class Watch:
         for row in record["curve"]:
             self._epoch(trial, row)
         self.journal.append("result", trial, record=record)
+        self._adopt_probes(config, record)
         return True
+
+    def _adopt_probes(self, config: TrialConfig, record: dict[str, Any]) -> None:
+        """Probes that were run again on the trial since; what does not belong to it is named."""
+        probed, passed_over = read_probed(trial_place(self.store, config), record)
+        step = record["curve"][-1]["step"] if record["curve"] else 0
+        for one in probed:
+            if result := added(record, one):
+                self.journal.append("probe", config.identity, step=step, result=result)
+        for line in passed_over:
+            print(f"warning: passed over: {line}", file=sys.stderr)
 
     def _epoch(self, trial: str, row: dict[str, Any]) -> None:
         values = {"loss": row["loss"], "epoch": row["epoch"]}

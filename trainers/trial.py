@@ -40,6 +40,7 @@ from trainers.loop import DivergedError, Reporter, Saver, Trained, train
 from trainers.measure import Banks, load_banks
 from trainers.notice import Notice, PreemptedError
 from trainers.objectives import OBJECTIVES
+from trainers.probed import stale
 from trainers.record import (
     input_of,
     measured,
@@ -163,6 +164,12 @@ def _finished_here(
             f"{trial_place(root, config)}: finished on other images, draws or teacher weights "
             f"({done['source'][:16]}) than the shards in {bank} hold ({source[:16]}); choose "
             "another --out or delete it"
+        )
+    for probe, (there, here) in stale(done).items():
+        print(
+            f"warning: {trial_place(root, config)}: `{probe}` was measured by version {there}, "
+            f"this code has {here}; python -m trainers.probe measures it again",
+            file=sys.stderr,
         )
     return done
 
