@@ -137,13 +137,18 @@ def test_results_of_something_else_are_passed_over(run):
     for change, word in (
         ({"student_sha256": "0"}, "other weights"),
         ({"source": "0"}, "other images"),
-        ({"probe": "gone"}, "no probe `gone`"),
+        ({"probe": "infonce"}, "holds infonce-v"),
+        ({"version": 0}, "holds linear-v0.json"),
         ({"format": "probe-result/0"}, "format is 'probe-result/0'"),
     ):
         file.write_text(json.dumps(good | change))
         found, (line,) = read_probed(place, record)
         assert found == []
         assert word in line
+    gone = file.with_name("gone-v1.json")
+    gone.write_text(json.dumps(good | {"probe": "gone", "version": 1}))
+    file.write_text(json.dumps(good))
+    assert read_probed(place, record) == ([good], [f"{gone}: there is no probe `gone` now"])
     file.write_text("{")
     with pytest.raises(ValueError, match=r"linear-v\d+.json: not JSON"):
         read_probed(place, record)
