@@ -51,6 +51,13 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def input_of(config: TrialConfig, manifest: Manifest) -> Preprocess:
+    """How the student's images are prepared: the teacher's normalisation, at either's size."""
+    plan = manifest.plan
+    preprocess = plan.teachers[plan.teacher_index(config.teacher)].preprocess
+    return preprocess.native(plan.dataset.image_size) if config.input == "native" else preprocess
+
+
 def student_to_measure(
     config: TrialConfig,
     banks: Banks,

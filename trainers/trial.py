@@ -40,7 +40,13 @@ from trainers.loop import DivergedError, Reporter, Saver, Trained, train
 from trainers.measure import Banks, load_banks
 from trainers.notice import Notice, PreemptedError
 from trainers.objectives import OBJECTIVES
-from trainers.record import measured, source_of, store_student, student_to_measure
+from trainers.record import (
+    input_of,
+    measured,
+    source_of,
+    store_student,
+    student_to_measure,
+)
 from trainers.speed import eager, quick
 from trainers.students import build_student
 from trainers.targets import make_target
@@ -98,7 +104,8 @@ def run_trial(
         place = trial_place(root, config)
         owner = owner_of(config, source_of(config, manifest))
         checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
-        preprocess, dim = _input_and_output(config, manifest)
+        teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
+        preprocess, dim = input_of(config, manifest), teacher.dim
         student = trained = None
         if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=notice)
@@ -141,14 +148,6 @@ def _train(
         observe = Observer(banks, config, preprocess, engine.device)
     objective = OBJECTIVES[config.objective]
     return train(config, model, objective, data, engine, saver, report, observe)
-
-
-def _input_and_output(config: TrialConfig, manifest: Manifest) -> tuple[Preprocess, int]:
-    """What turns images into the student's input, and the width of its embedding."""
-    teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
-    if config.input == "native":
-        return teacher.preprocess.native(manifest.plan.dataset.image_size), teacher.dim
-    return teacher.preprocess, teacher.dim
 
 
 def _finished_here(
