@@ -29,7 +29,7 @@ NEEDED = {  # of each event that is read
     "failed": ["config"],
 }
 DATA = ("train", "test", "dim")
-SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim")
+SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim", "classes")
 CAPTION = "%: probe accuracy. InfoNCE in nats, lower is better. ±: sd over seeds, ddof = 1."
 NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
 

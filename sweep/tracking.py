@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Tracker:
                 record = event["record"]
                 at = event | {"step": record["curve"][-1]["step"] if record["curve"] else 0}
                 metrics = record["metrics"] | record["teacher"]
-                rows.setdefault(trial, []).extend(_metrics(at, metrics, ""))
+                rows.setdefault(trial, []).extend([*_metrics(at, metrics, ""), *_curves(event)])
                 ends[trial] = event
             elif event["event"] == "failed":
                 self._run(trial, event)
@@ -186,6 +187,16 @@ class Tracker:
                 raise ValueError(f"journal: trial {trial} reports before it starts")
             self._runs[trial] = run
         return self._runs[trial]
+
+
+def _curves(event: dict[str, Any]) -> Iterator[Any]:
+    """What was looked at while it trained, by step.
+
+    Rows have no time of their own. They get the result's, which a line sent again has too.
+    """
+    for row in event["record"].get("curves", []):
+        values = {name: value for name, value in row.items() if name != "step"}
+        yield from _metrics(event | {"step": row["step"]}, values, "curve/")
 
 
 def _metrics(event: dict[str, Any], values: dict[str, float], prefix: str) -> list[Any]:
