@@ -146,7 +146,8 @@ def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
     for group in own:
         seen = group.data.get("views_per_sample", group.config.get("views", "?"))
         views.setdefault(str(group.config["arm"]), []).append(_text(seen))
-    shown = ("epochs", "batch_size", "lr", "objective", "input")
+    shown = ("batch_size", "lr", "objective", "input")
+    values = {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown}
     return {
         "teacher": teacher,
         "groups": own,
@@ -154,8 +155,13 @@ def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
         "students": _distinct(group.config["student"] for group in own),
         "seeds": sorted({s for group in own for s in group.seeds}, key=natural),
         "views": {arm: " or ".join(_distinct(seen)) for arm, seen in views.items()},
-        "values": {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown},
+        "values": values | {"length": ", ".join(_distinct(_length(g.fields) for g in own))},
     }
+
+
+def _length(fields: dict[str, Any]) -> str:
+    """How long a group trained: `30 epochs`, `1000 steps`."""
+    return fields.get("duration") or f"{_text(fields.get('epochs', '-'))} epochs"
 
 
 def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:

@@ -24,7 +24,7 @@ from sweep.records import REPLICATE, Record, Run, read_run
 __all__ = ["REPLICATE", "Record", "Run", "read_run"]
 
 DATA = ("train", "test", "dim")
-SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim")
+SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim", "classes")
 CAPTION = "%: probe accuracy. InfoNCE in nats, lower is better. ±: sd over seeds, ddof = 1."
 NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
 

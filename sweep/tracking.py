@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Tracker:
                 rows.setdefault(trial, []).extend(_metrics(event, event["values"], "train/"))
             elif kind in ("result", "probe"):
                 at, metrics, told = _measured(event)
-                rows.setdefault(trial, []).extend(_metrics(at, metrics, ""))
+                rows.setdefault(trial, []).extend([*_metrics(at, metrics, ""), *_curves(event)])
                 versions.setdefault(trial, {}).update(told)
             if kind in ("result", "failed"):
                 ends[trial] = event
@@ -197,6 +198,16 @@ def _measured(event: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], 
     record = event["record"]
     at = event | {"step": record["curve"][-1]["step"] if record["curve"] else 0}
     return at, record["metrics"] | record["teacher"], record.get("probe_versions", {})
+
+
+def _curves(event: dict[str, Any]) -> Iterator[Any]:
+    """What was looked at while it trained, by step; nothing of a probe run again.
+
+    Rows have no time of their own. They get the result's, which a line sent again has too.
+    """
+    for row in event.get("record", {}).get("curves", []):
+        values = {name: value for name, value in row.items() if name != "step"}
+        yield from _metrics(event | {"step": row["step"]}, values, "curve/")
 
 
 def _metrics(event: dict[str, Any], values: dict[str, float], prefix: str) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from shards.progress import Progress
 from sweep.journal import Journal
-from sweep.plan import trial_weight
+from sweep.plan import planned_steps, trial_weight
 from trainers.config import TrialConfig
 from trainers.probed import added, read_probed
 from trainers.trial import finished, trial_place
@@ -25,7 +25,8 @@ class Watch:
         self.journal, self.store = journal, store
         self.trials = {config.identity: config for config in trials}
         self.weights = {config.identity: trial_weight(config) for config in trials}
-        self.epochs: dict[str, int] = {}
+        self.planned = {config.identity: max(1, planned_steps(config)) for config in trials}
+        self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
         self.bar: Progress | None = None
@@ -37,7 +38,7 @@ class Watch:
             self.journal.append("start", trial, **fields)
         elif kind == "epoch":
             self.journal.append("start", trial, **fields)
-            self.epochs[trial] = max(self.epochs.get(trial, 0), values["epoch"])
+            self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
             self._epoch(trial, values)
         elif kind == "finished":
             self.adopt(config)
@@ -81,7 +82,7 @@ class Watch:
         """How much of `total` is behind us."""
         total = 0.0
         for trial, weight in self.weights.items():
-            share = self.epochs.get(trial, 0) / max(1, self.trials[trial].epochs)
+            share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
             total += weight * (1.0 if trial in self.ended else TRAINING * share)
         return total
 
@@ -94,5 +95,5 @@ class Watch:
 
     def show(self) -> None:
         if self.bar is not None:
-            begun = bool(self.epochs or self.ended)  # until then, the first guess stays
+            begun = bool(self.steps or self.ended)  # until then, the first guess stays
             self.bar.update(self.done(), self.note() if begun else "")

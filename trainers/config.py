@@ -21,6 +21,7 @@ from pydantic import (
 from shards.arms import make_arm
 from shards.command import arguments_of
 from trainers.durations import canonical_duration, in_steps
+from trainers.rank_fields import UNNAMED, check_ranks, idle
 from trainers.strict_yaml import parse
 
 Whole = Annotated[int, Field(strict=True)]
@@ -94,8 +95,8 @@ class TrialConfig(BaseModel):
     engine: Text = "single"
     ranks: Whole = Field(default=1, ge=1, le=1024)
     threads: Whole = Field(default=1, ge=1, le=1024)
+    elastic: Literal["off", "order", "exact"] = "off"  # what another number of ranks keeps
     sync_batchnorm: Flag = True  # statistics over the global batch (of a micro-batch)
-    elastic: Literal["off", "order", "exact"] = "off"
     zero_stage: Whole = Field(default=0, ge=0, le=3)  # of deepspeed
     offload: Flag = False  # of deepspeed: optimiser state in the host's memory
     # What is looked at while it trains.
@@ -219,17 +220,16 @@ class TrialConfig(BaseModel):
             return config
         return validate(config.model_dump() | values)
 
+    @field_validator("elastic", "sync_batchnorm", "zero_stage", "offload")
+    @classmethod
+    def _no_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        """A value that changes nothing with this engine is written as the default."""
+        name = str(info.field_name)
+        return cls.model_fields[name].default if idle(name, value, info.data) else value
+
     @model_validator(mode="after")
-    def _ranks(self) -> TrialConfig:
-        if self.engine == "single" and self.ranks != 1:
-            raise ValueError(f"ranks: {self.ranks} with engine `single`; choose 1, or engine `ddp`")
-        if self.batch_size % self.ranks:
-            low = self.batch_size // self.ranks * self.ranks
-            near = f"{low} or {low + self.ranks}" if low else str(self.ranks)
-            raise ValueError(
-                f"batch_size: {self.batch_size} is not divisible by {self.ranks} ranks; "
-                f"nearest: {near}"
-            )
+    def _together(self) -> TrialConfig:
+        check_ranks(self)
         return self
 
     @model_validator(mode="after")
@@ -237,20 +237,21 @@ class TrialConfig(BaseModel):
         """Refuses what engines could not do together."""
         if self.cuda_graphs and self.engine != "single":
             raise ValueError(f"cuda_graphs: true with engine `{self.engine}`; choose `single`")
-        parted = self.engine == "deepspeed" and self.zero_stage
-        if parted and self.optimizer == "muon":
+        if self.optimizer == "muon" and self.engine == "deepspeed" and self.zero_stage:
             raise ValueError(
                 f"optimizer: `muon` needs whole matrices, zero_stage {self.zero_stage} cuts them; "
                 "choose zero_stage 0"
             )
-        if parted == 3 and self.ema:
-            raise ValueError("ema: needs whole weights, zero_stage 3 cuts them; choose 0, 1 or 2")
         return self
 
     @property
     def identity(self) -> str:
-        """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name."""
-        text = self.model_dump_json(exclude=set(PINS))
+        """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
+
+        Left out is what does not change the result, or what `elastic` lets change under way:
+        `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
+        """
+        text = self.model_dump_json(exclude=set(PINS) | UNNAMED[self.elastic])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

@@ -21,10 +21,11 @@ from trainers.data import Data, permutation
 from trainers.durations import in_steps
 from trainers.engines import Engine
 from trainers.notice import PreemptedError
-from trainers.randomness import random_arrays, restore_random
+from trainers.randomness import random_arrays, restore_random, seed_all
 from trainers.speed import eager
 
 LOOK = 0.5  # seconds between two looks, about
+MOST = 1024  # steps between two looks
 NAMED = 3  # samples of a batch whose loss is not finite
 Row = dict[str, Any]
 Observe = Callable[[int, nn.Module], dict[str, float]]
@@ -69,7 +70,7 @@ class Saver:
 
 
 class Keeper:
-    """Told of each micro-batch's loss (`add`) and each step (`stepped`), on every rank."""
+    """Told of each step (`stepped`), on every rank."""
 
     def __init__(
         self,
@@ -101,10 +102,13 @@ class Keeper:
         first = self.engine.rank == 0
         saved = self.saver.checkpoints.latest() if first else None
         step = self.engine.agree(saved.step if saved else -1)
-        if step >= 0:
+        if step < 0:
+            seed_all(self.config.seed, self.engine.rank)
+        else:
             saved = saved or self.saver.checkpoints.load(step)
-            restore_random(saved.arrays, self.engine.device)
-            self.engine.load_states(restore(saved.arrays, self._modules()))
+            with self.engine.whole(write=True):
+                states = restore(saved.arrays, self._modules())
+            restore_random(self.engine.load_states(states), self.engine.device)
             self.step = step
             losses = saved.arrays["losses"]
             self.losses[: len(losses)] = losses.to(self.losses.device)
@@ -135,15 +139,13 @@ class Keeper:
         size, order_N = self.config.batch_size, permutation(self.config.seed, epoch, len(self.data))
         return epoch, list(order_N[first * size : last * size].split(size))
 
-    def add(self, loss: torch.Tensor) -> None:
-        self.losses[self.step % self.per_epoch] += loss.detach() / self.config.accumulate
-
-    def stepped(self) -> None:
-        """Count a step, and do what is due after it.
+    def stepped(self, loss: torch.Tensor) -> None:
+        """Count a step with its loss, and do what is due after it.
 
         Errors: DivergedError naming step and samples, PreemptedError once the state is saved.
         """
-        self.average.update(self.step)
+        self.losses[self.step % self.per_epoch] = loss
+        self._average()
         self.step += 1
         ended = self.step % self.per_epoch == 0 or self.step == self.total
         if ended:
@@ -155,6 +157,11 @@ class Keeper:
             if self.engine.rank == 0:
                 self.report(self.curve[-1])
             self.losses.zero_()
+
+    def _average(self) -> None:
+        if self.average.kept is not None:
+            with self.engine.whole():
+                self.average.update(self.step)
 
     def _row(self) -> Row:
         self._check_finite()
@@ -168,16 +175,20 @@ class Keeper:
         """On the first rank; it draws from no generator that training draws from."""
         due = self._every and (self.step % self._every == 0 or self.step == self.total)
         seen = bool(self.observed) and self.observed[-1]["step"] == self.step
-        if self.observe is None or not due or seen or self.engine.rank > 0:
+        if self.observe is None or not due or seen:
             return
         self._check_finite()
+        with self.engine.whole():
+            values = self._observed(self.observe) if self.engine.rank == 0 else {}
+        self.observed.append({"step": self.step, "epoch": self.step / self.per_epoch} | values)
+
+    def _observed(self, observe: Observe) -> dict[str, float]:
         student, device = self.average.student, self.engine.device
         mode, cuda = student.training, [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), eager(self.config):
-            values = self.observe(self.step, student)
+            values = observe(self.step, student)
         student.train(mode)
-        row = {"step": self.step, "epoch": self.step / self.per_epoch}
-        self.observed.append(row | values)
+        return values
 
     # ---- now and then ----
 
@@ -189,7 +200,7 @@ class Keeper:
         if now - self._looked > pause:
             self._interval = max(1, self._interval // 2)
         elif now - self._looked < pause / 2:
-            self._interval *= 2
+            self._interval = min(2 * self._interval, MOST)
         leave = self.engine.any(self.saver.stop())
         save = leave or self.saver.due()
         self._interval, save = divmod(self.engine.agree(2 * self._interval + save), 2)
@@ -203,10 +214,10 @@ class Keeper:
             )
 
     def _save(self) -> None:
-        states = self.engine.states()
+        states = self.engine.states(random_arrays(self.engine.device))
+        with self.engine.whole():
+            arrays = capture(self._modules(), states) if self.engine.rank == 0 else {}
         if self.engine.rank == 0:
-            arrays = capture(self._modules(), states)
-            arrays |= random_arrays(self.engine.device)
             arrays["losses"] = self.losses[: self.step % self.per_epoch].cpu().clone()
             values = {"curve": self.curve, "observed": self.observed}
             self.saver.save(State(self.step, arrays, values))

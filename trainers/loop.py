@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from torch import nn
@@ -54,15 +55,14 @@ def train(
     model.train()
     while keeper.step < keeper.total:
         epoch, batches = keeper.rest_of_epoch()
-        parts = [part for b in batches for part in engine.micro_batches(b, config.accumulate)]
-        for at, (images_BCHW, teacher_BD) in enumerate(data.batches(parts, epoch), start=1):
+        micro = [engine.micro_batches(index_B, config.accumulate) for index_B in batches]
+        lasts = [at + 1 == len(parts) for parts in micro for at in range(len(parts))]
+        inputs = data.batches(itertools.chain.from_iterable(micro), epoch)
+        for (images_BCHW, teacher_BD), last in zip(inputs, lasts, strict=True):
             set_rate(optimizer, rate(keeper.step))
             student_BD = engine.gather(forward(images_BCHW))
             loss = objective(student_BD, engine.gather(teacher_BD), config)
-            last = at % config.accumulate == 0
             engine.backward(loss, last)
-            keeper.add(loss)
             if last:
-                engine.step()
-                keeper.stepped()
+                keeper.stepped(engine.step())
     return Trained(keeper.average.student, keeper.curve, keeper.observed)

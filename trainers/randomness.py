@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from shards.rng import hash64
+
 Arrays = dict[str, torch.Tensor]
+
+
+def seed_all(seed: int, rank: int) -> None:
+    """Every generator from (seed, rank): a trial owes nothing to what its process did before."""
+    word = int(hash64(seed, rank))
+    torch.manual_seed(word >> 1)
+    random.seed(word)
+    np.random.seed(word >> 32)
 
 
 def random_arrays(device: torch.device) -> Arrays:

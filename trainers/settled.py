@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 TRAINING = (
     "arm", "views", "target", "objective", "accumulate", "optimizer", "lr", "weight_decay",
     "momentum", "clip_norm", "schedule", "warmup", "ema", "precision", "compile", "cuda_graphs",
-    "engine", "ranks", "sync_batchnorm", "elastic", "zero_stage", "offload", "curve_every",
+    "engine", "ranks", "sync_batchnorm", "elastic", "zero_stage", "offload",
 )  # fmt: skip
-STUDENT = ("seed", "input", "channels_last")  # what a student that is no network does not read
+STUDENT = (
+    "seed",
+    "input",
+    "channels_last",
+    "curve_every",
+)  # what a student that is no network does not read
 
 
 def settled(config: TrialConfig) -> dict[str, Any]:

@@ -105,8 +105,8 @@ def run_trial(
         place = trial_place(root, config)
         owner = owner_of(config, source_of(config, manifest))
         checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
-        preprocess = input_of(config, manifest)
-        dim = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)].dim
+        teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
+        preprocess, dim = input_of(config, manifest), teacher.dim
         student = trained = None
         if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=notice)

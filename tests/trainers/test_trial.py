@@ -25,7 +25,7 @@ from trainers.trial import finished, run_trial, source_of, trial_place
 ROOT = Path(__file__).parents[2]
 KEYS = {
     "format", "id", "config", "source", "weights_sha256", "student", "data", "metrics", "teacher",
-    "arrays", "undefined", "curve", "environment", "input", "probe_versions",
+    "arrays", "undefined", "curve", "curves", "environment", "input", "probe_versions",
 }  # fmt: skip
 
 
@@ -173,14 +173,14 @@ def test_the_teachers_own_input_is_another_student(bank, make, tmp_path):
 
 
 def test_measures_without_a_value_are_named_and_left_out(bank, make, tmp_path, monkeypatch):
-    from trainers.probes import PROBES
+    from trainers.probes import PROBES, Probe
 
     def half(bank):
         yield "half/nan", float("nan")
         yield "half/one", 1.0
         yield "half/curve", [1.0, float("inf")]
 
-    monkeypatch.setitem(PROBES, "linear", half)
+    monkeypatch.setitem(PROBES, "linear", Probe(half))
     config = make(probes=("linear",), epochs=0)
     result = run_trial(config, bank, str(tmp_path))
     assert result["metrics"] == {"test/half/one": 1.0}

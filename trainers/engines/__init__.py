@@ -109,7 +109,28 @@ def _ddp(device: torch.device) -> Engine:
     return DDP(device)
 
 
-ENGINES: Table[Callable[[torch.device], Engine]] = Table("engine", {"single": _single, "ddp": _ddp})
+def _deepspeed(device: torch.device) -> Engine:
+    from trainers.engines.deepspeed import DeepSpeed
+
+    return DeepSpeed(device)
+
+
+ENGINES: Table[Callable[[torch.device], Engine]] = Table(
+    "engine", {"single": _single, "ddp": _ddp, "deepspeed": _deepspeed}
+)
+
+
+def check_engine(config: TrialConfig, device: torch.device) -> None:
+    """Before any rank is started. Errors: ValueError where the engine cannot run here."""
+    if config.engine == "deepspeed":
+        from trainers.engines.deepspeed import check_deepspeed
+
+        check_deepspeed(config, device)
+    if device.type == "cuda" and config.ranks > torch.cuda.device_count():
+        raise ValueError(
+            f"ranks: {config.ranks}, each needs a GPU of its own; there are "
+            f"{torch.cuda.device_count()}"
+        )
 
 
 def choose_device(name: str = "auto") -> torch.device:
