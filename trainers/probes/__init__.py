@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from shards.table import Table
 from trainers.probes.features import FeatureBank
 from trainers.probes.infonce import infonce
+from trainers.probes.intervals import intervals
 from trainers.probes.linear import linear
+from trainers.probes.retained import retained
 from trainers.probes.robustness import robustness
 from trainers.probes.spectrum import spectrum
+from trainers.probes.truncated import truncated
 
 Value = float | list[float]
 
@@ -30,10 +33,13 @@ class Probe:
 PROBES: Table[Probe] = Table(
     "probe",
     {
-        "spectrum": Probe(spectrum),
+        "spectrum": Probe(spectrum, version=2),
         "linear": Probe(linear),
         "robustness": Probe(robustness),
-        "infonce": Probe(infonce),
+        "infonce": Probe(infonce, version=2),
+        "intervals": Probe(intervals),
+        "retained": Probe(retained),
+        "truncated": Probe(truncated),
     },
 )
 
