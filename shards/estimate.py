@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from shards import storage
+from shards.arms import make_arm
 from shards.format import ArmRecord, Plan
 from shards.progress import clock
 from shards.request import Request
@@ -102,7 +103,10 @@ def bank_passes(request: Request) -> int:
     """Images that each teacher has to embed."""
     size = size_of(request)
     counts = {"train": size.train, "test": size.test}
-    return sum(counts[split] * request.teacher_views(split) for split in counts)
+    views = [make_arm(spec).views(request.test_views) for spec in request.teacher_robustness]
+    return sum(counts[split] * request.teacher_views(split) for split in counts) + (
+        size.test * sum(views)
+    )
 
 
 def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
@@ -158,6 +162,8 @@ def print_cost(request: Request, out: str, device: str, price: float | None) -> 
     for split in ("train", "test"):
         arms = [f"{r.arm} x{r.stop - r.start}" for r in request.arm_records(split)]
         print(f"views of a {split} image: {', '.join(arms)}")
+    if request.teacher_robustness:
+        print(f"teachers under {len(request.teacher_robustness)} arms, kept as figures")
     print(f"bytes: {needed:,}{_free(out, needed)}")
     total = 0.0
     for spec in request.teachers:

@@ -84,14 +84,14 @@ def downloads(trials: list[TrialConfig]) -> list[str]:
     return list(lines)
 
 
-def bytes_needed(trials: list[TrialConfig], store: str) -> int:
+def bytes_needed(trials: list[TrialConfig], store: str, figures: bool = False) -> int:
     """Banks still to build, and every unfinished trial's student and checkpoints."""
     left = [config for config in trials if finished(store, config) is None]
-    banks = sum(bank_bytes(job.request) for job in plan_banks(left, store)[1])
+    banks = sum(bank_bytes(job.request) for job in plan_banks(left, store, figures)[1])
     return banks + sum(BYTES_A_PARAMETER * student_of(c).parameters.total for c in left)
 
 
-def check_room(trials: list[TrialConfig], store: str) -> None:
+def check_room(trials: list[TrialConfig], store: str, figures: bool = False) -> None:
     """Errors: OSError with bytes needed and free when a local store is too small."""
     if not storage.is_local(store):
         return
@@ -99,7 +99,7 @@ def check_room(trials: list[TrialConfig], store: str) -> None:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    needed = bytes_needed(trials, store)
+    needed = bytes_needed(trials, store, figures)
     if needed > free:
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
 
@@ -135,7 +135,7 @@ def _teacher_seconds(request: Request) -> float:
     return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
 
 
-def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
+def describe(trials: list[TrialConfig], store: str, figures: bool = False) -> dict[str, Any]:
     """The dry run, for machines. Times are of this machine's CPU, from a short calibration."""
     fetch = downloads(trials)
     rows, pace = [], _pace(trials)
@@ -164,14 +164,14 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
             "bytes": bank_bytes(job.request),
             "seconds": bank_passes(job.request) * _teacher_seconds(job.request),
         }
-        for job in plan_banks(left, store)[1]
+        for job in plan_banks(left, store, figures)[1]
     ]
     work = sum(row["seconds"] for row in rows if not row["finished"])
     return {
         "trials": rows,
         "banks": banks,
         "downloads": fetch,
-        "bytes": bytes_needed(trials, store),
+        "bytes": bytes_needed(trials, store, figures),
         "cpu_seconds": {
             "teacher": sum(bank["seconds"] for bank in banks),
             "training": work,

@@ -18,8 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from shards.arm_groups import expand_arms
 from shards.arms import make_arm
 from shards.command import arguments_of
+from shards.stored import check_dataset
 from trainers.durations import canonical_duration, in_steps
 from trainers.rank_fields import UNNAMED, check_ranks, idle
 from trainers.strict_yaml import parse
@@ -30,7 +32,8 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
 MOMENTUM = 0.9
-PROBE_NAMES = ("spectrum", "linear", "robustness", "infonce")
+PROBE_NAMES = ("spectrum", "linear", "robustness", "frequency", "infonce")
+ADAPT_ARMS = ("noise:0.1",)
 
 
 class TrialConfig(BaseModel):
@@ -106,11 +109,15 @@ class TrialConfig(BaseModel):
     probes: tuple[Text, ...] = PROBE_NAMES
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
     test_views: Whole = Field(default=3, ge=1, le=64)
+    adapt_arms: tuple[Text, ...] = ADAPT_ARMS  # refitted, and BatchNorm recalibrated, under these
 
     @field_validator("arm")
     @classmethod
     def _arm(cls, spec: str) -> str:
-        return make_arm(spec).spec
+        arm = make_arm(spec)
+        if arm.test_only:
+            raise ValueError(f"arm: `{arm.spec}` has test images only; choose another arm")
+        return arm.spec
 
     @field_validator("views")
     @classmethod
@@ -120,8 +127,21 @@ class TrialConfig(BaseModel):
 
     @field_validator("test_arms")
     @classmethod
-    def _test_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(make_arm(spec).spec for spec in specs))
+    def _test_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Arms and groups of arms (`shards.arm_groups`), each arm once in canonical spelling."""
+        arms = expand_arms(specs)
+        check_dataset(arms, info.data.get("dataset", "cifar10"))
+        return arms
+
+    @field_validator("adapt_arms")
+    @classmethod
+    def _adapt_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Without the robustness probe they have no effect: the default."""
+        arms = tuple(spec for spec in expand_arms(specs) if spec != "clean")
+        for spec in arms:
+            if make_arm(spec).test_only:
+                raise ValueError(f"adapt_arms: `{spec}` has test images only; choose another arm")
+        return arms if "robustness" in info.data.get("probes", PROBE_NAMES) else ADAPT_ARMS
 
     @field_validator("*")
     @classmethod

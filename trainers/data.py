@@ -80,7 +80,8 @@ class Data:
         images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2).contiguous()
         params_BP = self._take(self._params_NVP, index_B, view_B)
         pixels = self.arm.pixels(images_BCHW, params_BP)
-        return self.arm.normalised(self.preprocess(pixels), params_BP)
+        nyquist = self.preprocess.nyquist(pixels.shape[-1])
+        return self.arm.normalised(self.preprocess(pixels), params_BP, nyquist=nyquist)
 
     def batch(self, index_B: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets float32 (B, E) of the views that `epoch` shows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -15,10 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from shards import storage
 from shards.arms import Arm, make_arm
+from shards.figures import Figures
 from shards.format import Manifest, arm_record
 from shards.preprocess import Preprocess
 from shards.prompts import unpack_floats
 from shards.splits import Split, load_splits, split_bytes, take
+from shards.stored import check_stored
 from trainers.cnn import Student
 from trainers.config import TrialConfig
 from trainers.data import Data, fits
@@ -69,6 +71,9 @@ def load_banks(
         )
         for split in arms
     )
+    for spec in config.test_arms:
+        if make_arm(spec).test_only:
+            check_stored(spec, test["clean"].keys, test["clean"].labels_N)
     banks = Banks(manifest, train[config.arm], train["clean"], test, names)
     samples, held = len(banks.train.keys), len(test["clean"].keys)
     if samples < config.batch_size or held < 2:
@@ -148,6 +153,13 @@ def _text(banks: Banks, index: int) -> Floats | None:
     return text_CD[: len(banks.classes)]
 
 
+def _figures(manifest: Manifest, config: TrialConfig, index: int) -> Mapping[str, Figures]:
+    """The teacher's under corruption as the shards hold them; none of them for fewer classes."""
+    if manifest.robustness is None or config.classes is not None:
+        return {}
+    return manifest.robustness.teachers[index]
+
+
 def _bank(banks: Banks, config: TrialConfig, subject: Subject, trained_on: str) -> FeatureBank:
     index = banks.manifest.plan.teacher_index(config.teacher)
     train_ND, test_ND = subject.embed("train"), subject.embed("test")
@@ -166,6 +178,8 @@ def _bank(banks: Banks, config: TrialConfig, subject: Subject, trained_on: str) 
         test_arms=config.test_arms,
         draws=config.test_views,
         trained_on=trained_on,
+        adapt_arms=config.adapt_arms,
+        figures={} if trained_on else _figures(banks.manifest, config, index),
         batch_size=config.batch_size,
         seed=banks.manifest.plan.seed,
     )
@@ -248,6 +262,8 @@ def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
         [(name, PROBES[name].version) for name in config.probes],
         config.test_arms,
         config.test_views,
+        config.adapt_arms,
+        dict(_figures(banks.manifest, config, banks.manifest.plan.teacher_index(config.teacher))),
         config.threads,
         config.classes,
     ]
