@@ -25,7 +25,7 @@ from trainers.trial import finished, run_trial, source_of, trial_place
 ROOT = Path(__file__).parents[2]
 KEYS = {
     "format", "id", "config", "source", "weights_sha256", "student", "data", "metrics", "teacher",
-    "arrays", "undefined", "curve", "observed", "environment",
+    "arrays", "undefined", "curve", "curves", "environment", "input", "probe_versions",
 }  # fmt: skip
 
 

@@ -7,30 +7,16 @@ student's rank, its low rank is not what costs it accuracy.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainers.probes.features import FeatureBank
 from trainers.probes.geometry import components
+from trainers.probes.linear import fit
 from trainers.probes.moments import Matrix, Moments, Rows, blocks
 
 Labels = NDArray[np.int64]
-
-
-class Classifier(Protocol):
-    def predict(self, x_ND: NDArray[Any]) -> Labels: ...
-
-
-def fit(x_ND: NDArray[np.float32], labels_N: Labels) -> Classifier:
-    """Softmax regression with scikit-learn's objective, C = 1."""
-    from sklearn.linear_model import (  # pyright: ignore[reportMissingTypeStubs]
-        LogisticRegression,
-    )
-
-    model: Any = LogisticRegression(C=1.0, solver="lbfgs", max_iter=2000)
-    return model.fit(x_ND, labels_N)
 
 
 def dims(width: int) -> list[int]:
