@@ -214,13 +214,18 @@ class TrialConfig(BaseModel):
         return self
 
     @property
+    def unnamed(self) -> set[str]:
+        """Fields that are no part of the identity."""
+        return set(PINS) | UNNAMED[self.elastic]
+
+    @property
     def identity(self) -> str:
         """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
 
         Left out is what does not change the result, or what `elastic` lets change under way:
         `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
         """
-        text = self.model_dump_json(exclude=set(PINS) | UNNAMED[self.elastic])
+        text = self.model_dump_json(exclude=self.unnamed)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def total_steps(self, train_samples: int) -> int:
