@@ -173,6 +173,16 @@ class TrialConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _plain_layout(cls, fields: Any) -> Any:
+        """DeepSpeed has one memory layout, whatever was asked: the same trial, one name."""
+        if not isinstance(fields, dict):
+            return fields
+        given = cast("dict[str, Any]", fields)
+        same = given.get("engine") == "deepspeed" and given.get("channels_last") is False
+        return given | {"channels_last": True} if same else given
+
+    @model_validator(mode="before")
+    @classmethod
     def _one_length(cls, fields: Any) -> Any:
         """`duration` takes the place of `epochs`; one in whole epochs is written as `epochs`."""
         if not isinstance(fields, dict):
