@@ -212,6 +212,16 @@ class TrialConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _plain_layout(cls, fields: Any) -> Any:
+        """DeepSpeed has one memory layout, whatever was asked: the same trial, one name."""
+        if not isinstance(fields, dict):
+            return fields
+        given = cast("dict[str, Any]", fields)
+        same = given.get("engine") == "deepspeed" and given.get("channels_last") is False
+        return given | {"channels_last": True} if same else given
+
+    @model_validator(mode="before")
+    @classmethod
     def _one_length(cls, fields: Any) -> Any:
         """`duration` takes the place of `epochs`; one in whole epochs is written as `epochs`."""
         if not isinstance(fields, dict):
@@ -265,13 +275,18 @@ class TrialConfig(BaseModel):
         return self
 
     @property
+    def unnamed(self) -> set[str]:
+        """Fields that are no part of the identity."""
+        return set(PINS) | UNNAMED[self.elastic]
+
+    @property
     def identity(self) -> str:
         """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
 
         Left out is what does not change the result, or what `elastic` lets change under way:
         `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
         """
-        text = self.model_dump_json(exclude=set(PINS) | UNNAMED[self.elastic])
+        text = self.model_dump_json(exclude=self.unnamed)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
