@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainers.objectives import unread_fields
+from trainers.objectives import UNTRAINED, unread_fields
 from trainers.teacher_pca import has_no_network
 
 if TYPE_CHECKING:
@@ -34,14 +34,13 @@ def settled(config: TrialConfig) -> dict[str, Any]:
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     idle: set[str] = set()
     decided: dict[str, Any] = {}
-    if has_no_network(config.student) or not config.trains:
+    if has_no_network(config.student) or not config.trains or config.objective == UNTRAINED:
         idle |= set(TRAINING)
         decided |= {"epochs": 0, "duration": None}
-    if has_no_network(config.student):
-        idle |= set(STUDENT)
-    elif config.trains and config.objective == "supervised":
+        idle |= set(STUDENT) if has_no_network(config.student) else set()
+    elif config.objective == "supervised":
         decided["target"] = _only_labels(config.target)
-    elif config.trains:
+    else:
         _refuse(config)
     objective = defaults["objective"] if "objective" in idle else config.objective
     idle |= unread_fields(objective)
