@@ -153,8 +153,14 @@ def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
         "students": _distinct(group.config["student"] for group in own),
         "seeds": sorted({s for group in own for s in group.seeds}, key=natural),
         "views": {arm: " or ".join(_distinct(seen)) for arm, seen in views.items()},
-        "values": {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown},
+        "values": {k: ", ".join(_distinct(_shown(g, k) for g in own)) for k in shown},
     }
+
+
+def _shown(group: Group, name: str) -> Any:
+    """A field of a group; a duration that is not in whole epochs stands in their place."""
+    value = group.fields.get(name, "-")
+    return group.fields.get("duration", "-") if name == "epochs" and value is None else value
 
 
 def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shards.estimate import size_of
 from shards.progress import Progress
 from sweep.journal import Journal
 from sweep.plan import trial_weight
@@ -13,17 +14,23 @@ from trainers.trial import finished
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
 
 
+def _steps(config: TrialConfig) -> int:
+    return max(1, config.total_steps(size_of(config).train))
+
+
 class Watch:
     """Called for every trial: `watch(identity, kind, values)`.
 
-    `kind` is start, epoch (step, epoch, loss, time_ms), finished or failed (error).
+    `kind` is start, epoch (step, epoch, loss, time_ms; a trial may end inside an epoch), finished
+    or failed (error).
     """
 
     def __init__(self, journal: Journal, trials: list[TrialConfig], store: str) -> None:
         self.journal, self.store = journal, store
         self.trials = {config.identity: config for config in trials}
         self.weights = {config.identity: trial_weight(config) for config in trials}
-        self.epochs: dict[str, int] = {}
+        self.lengths = {config.identity: _steps(config) for config in trials}
+        self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
         self.bar: Progress | None = None
@@ -35,7 +42,7 @@ class Watch:
             self.journal.append("start", trial, **fields)
         elif kind == "epoch":
             self.journal.append("start", trial, **fields)
-            self.epochs[trial] = max(self.epochs.get(trial, 0), values["epoch"])
+            self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
             self._epoch(trial, values)
         elif kind == "finished":
             self.adopt(config)
@@ -68,7 +75,7 @@ class Watch:
         """How much of `total` is behind us."""
         total = 0.0
         for trial, weight in self.weights.items():
-            share = self.epochs.get(trial, 0) / max(1, self.trials[trial].epochs)
+            share = self.steps.get(trial, 0) / self.lengths[trial]
             total += weight * (1.0 if trial in self.ended else TRAINING * share)
         return total
 
@@ -81,5 +88,5 @@ class Watch:
 
     def show(self) -> None:
         if self.bar is not None:
-            begun = bool(self.epochs or self.ended)  # until then, the first guess stays
+            begun = bool(self.steps or self.ended)  # until then, the first guess stays
             self.bar.update(self.done(), self.note() if begun else "")
