@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from shards.estimate import size_of
 from shards.progress import Progress
 from sweep.journal import Journal
-from sweep.plan import trial_weight
+from sweep.plan import planned_steps, trial_weight
 from trainers.config import TrialConfig
-from trainers.trial import finished
+from trainers.probed import added, read_probed
+from trainers.trial import finished, trial_place
 
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
-
-
-def _steps(config: TrialConfig) -> int:
-    return max(1, config.total_steps(size_of(config).train))
 
 
 class Watch:
     """Called for every trial: `watch(identity, kind, values)`.
 
-    `kind` is start, epoch (step, epoch, loss, time_ms; a trial may end inside an epoch), finished
-    or failed (error).
+    `kind` is start, epoch (step, epoch, loss, time_ms), finished or failed (error).
     """
 
     def __init__(self, journal: Journal, trials: list[TrialConfig], store: str) -> None:
         self.journal, self.store = journal, store
         self.trials = {config.identity: config for config in trials}
         self.weights = {config.identity: trial_weight(config) for config in trials}
-        self.lengths = {config.identity: _steps(config) for config in trials}
+        self.planned = {config.identity: max(1, planned_steps(config)) for config in trials}
         self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
@@ -64,7 +60,18 @@ class Watch:
         for row in record["curve"]:
             self._epoch(trial, row)
         self.journal.append("result", trial, record=record)
+        self._adopt_probes(config, record)
         return True
+
+    def _adopt_probes(self, config: TrialConfig, record: dict[str, Any]) -> None:
+        """Probes that were run again on the trial since; what does not belong to it is named."""
+        probed, passed_over = read_probed(trial_place(self.store, config), record)
+        step = record["curve"][-1]["step"] if record["curve"] else 0
+        for one in probed:
+            if result := added(record, one):
+                self.journal.append("probe", config.identity, step=step, result=result)
+        for line in passed_over:
+            print(f"warning: passed over: {line}", file=sys.stderr)
 
     def _epoch(self, trial: str, row: dict[str, Any]) -> None:
         values = {"loss": row["loss"], "epoch": row["epoch"]}
@@ -75,7 +82,7 @@ class Watch:
         """How much of `total` is behind us."""
         total = 0.0
         for trial, weight in self.weights.items():
-            share = self.steps.get(trial, 0) / self.lengths[trial]
+            share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
             total += weight * (1.0 if trial in self.ended else TRAINING * share)
         return total
 

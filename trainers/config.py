@@ -12,13 +12,16 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from shards.arm_groups import expand_arms
 from shards.arms import make_arm
 from shards.command import arguments_of
+from shards.stored import check_dataset
 from trainers.durations import canonical_duration, in_steps
 from trainers.rank_fields import UNNAMED, check_ranks, idle
 from trainers.strict_yaml import parse
@@ -29,7 +32,8 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
 MOMENTUM = 0.9
-PROBE_NAMES = ("spectrum", "linear", "robustness", "infonce")
+PROBE_NAMES = ("spectrum", "linear", "robustness", "frequency", "infonce")
+ADAPT_ARMS = ("noise:0.1",)
 
 
 class TrialConfig(BaseModel):
@@ -56,8 +60,20 @@ class TrialConfig(BaseModel):
     input: Literal["native", "teacher"] = "native"
     target: Text = "teacher"
     objective: Text = "cosine"
+    # Terms of the objective; those it does not have are at their defaults.
     infonce_weight: Number = Field(default=1.0, ge=0)
     temperature: Number = Field(default=0.1, gt=0)
+    infonce_positive: Literal["teacher", "student"] = "teacher"  # student: of another view
+    theia_cosine_weight: Number = Field(default=0.9, ge=0)
+    theia_smooth_l1_weight: Number = Field(default=0.1, ge=0)
+    rkd_distance_weight: Number = Field(default=25.0, ge=0)
+    rkd_angle_weight: Number = Field(default=50.0, ge=0)
+    sp_weight: Number = Field(default=1.0, ge=0)
+    vicreg_variance_weight: Number = Field(default=25.0, ge=0)
+    vicreg_covariance_weight: Number = Field(default=1.0, ge=0)
+    vicreg_gamma: Number | None = Field(default=None, gt=0)  # None: 1, on unit vectors 1/sqrt(D)
+    vicreg_vectors: Literal["raw", "unit"] = "raw"
+    koleo_weight: Number = Field(default=0.1, ge=0)
     # For how long, from which draws.
     seed: Whole = Field(default=0, ge=0, lt=2**63)
     epochs: Whole | None = Field(default=5, ge=0, le=100_000)
@@ -88,16 +104,20 @@ class TrialConfig(BaseModel):
     offload: Flag = False  # of deepspeed: optimiser state in the host's memory
     # What is looked at while it trains.
     curve_every: Text | None = None
-    curve_samples: Whole = Field(default=1000, ge=2)
+    curve_samples: Whole = Field(default=1000, ge=2)  # of each split, at most
     # What is measured at the end.
     probes: tuple[Text, ...] = PROBE_NAMES
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
     test_views: Whole = Field(default=3, ge=1, le=64)
+    adapt_arms: tuple[Text, ...] = ADAPT_ARMS  # refitted, and BatchNorm recalibrated, under these
 
     @field_validator("arm")
     @classmethod
     def _arm(cls, spec: str) -> str:
-        return make_arm(spec).spec
+        arm = make_arm(spec)
+        if arm.test_only:
+            raise ValueError(f"arm: `{arm.spec}` has test images only; choose another arm")
+        return arm.spec
 
     @field_validator("views")
     @classmethod
@@ -107,13 +127,26 @@ class TrialConfig(BaseModel):
 
     @field_validator("test_arms")
     @classmethod
-    def _test_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(make_arm(spec).spec for spec in specs))
+    def _test_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Arms and groups of arms (`shards.arm_groups`), each arm once in canonical spelling."""
+        arms = expand_arms(specs)
+        check_dataset(arms, info.data.get("dataset", "cifar10"))
+        return arms
 
-    @field_validator("infonce_weight", "weight_decay", "momentum", "clip_norm", "ema")
+    @field_validator("adapt_arms")
     @classmethod
-    def _no_minus_zero(cls, value: float) -> float:
-        return value + 0.0
+    def _adapt_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Without the robustness probe they have no effect: the default."""
+        arms = tuple(spec for spec in expand_arms(specs) if spec != "clean")
+        for spec in arms:
+            if make_arm(spec).test_only:
+                raise ValueError(f"adapt_arms: `{spec}` has test images only; choose another arm")
+        return arms if "robustness" in info.data.get("probes", PROBE_NAMES) else ADAPT_ARMS
+
+    @field_validator("*")
+    @classmethod
+    def _no_minus_zero(cls, value: Any) -> Any:
+        return value + 0.0 if isinstance(value, float) else value
 
     @field_validator("warmup", "duration", "curve_every")
     @classmethod
@@ -149,10 +182,16 @@ class TrialConfig(BaseModel):
     @field_validator("objective")
     @classmethod
     def _objective(cls, name: str) -> str:
-        from trainers.objectives import OBJECTIVES
+        from trainers.objectives import canonical_objective
 
-        _ = OBJECTIVES[name]
-        return name
+        return canonical_objective(name)
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, spec: str) -> str:
+        from trainers.targets import canonical_target
+
+        return canonical_target(spec)
 
     @field_validator("engine")
     @classmethod
@@ -199,6 +238,18 @@ class TrialConfig(BaseModel):
         length = {"epochs": int(whole[1]), "duration": None} if whole else {"epochs": None}
         return given | length
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _settled(cls, fields: Any, validate: ModelWrapValidatorHandler[TrialConfig]) -> TrialConfig:
+        """What has no effect is at its default, so that one trial has one name."""
+        from trainers.settled import settled
+
+        config = validate(fields)
+        values = settled(config)
+        if all(getattr(config, name) == value for name, value in values.items()):
+            return config
+        return validate(config.model_dump() | values)
+
     @field_validator("elastic", "sync_batchnorm", "zero_stage", "offload")
     @classmethod
     def _no_effect(cls, value: Any, info: ValidationInfo) -> Any:
@@ -237,6 +288,11 @@ class TrialConfig(BaseModel):
         """
         text = self.model_dump_json(exclude=self.unnamed)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def trains(self) -> bool:
+        """Whether any step is asked for: not of an untrained student, nor of `teacher_pca`."""
+        return float((self.duration or f"{self.epochs}").split()[0]) > 0
 
     def total_steps(self, train_samples: int) -> int:
         """Optimiser steps in all (the last short batch of an epoch is dropped)."""

@@ -19,25 +19,39 @@ import time
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from shards import storage
 from shards.arms import make_arm
 from shards.command import command
-from shards.format import Manifest, TeacherRecord, arm_record
+from shards.format import Manifest
+from shards.preprocess import Preprocess
 from shards.progress import Progress
 from shards.reader import load_manifest
 from trainers.checkpoint import Checkpoints, owner_of
-from trainers.config import PINS, TrialConfig, load_config, make_config
+from trainers.checks import check_bank, check_classes
+from trainers.config import TrialConfig, load_config, make_config
+from trainers.curves import Observer
 from trainers.data import Data
-from trainers.engines import ENGINES, check_engine, choose_device
+from trainers.engines import ENGINES, Engine, check_engine, choose_device
 from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
-from trainers.loop import DivergedError, Reporter, Saver, train
-from trainers.measure import load_banks
+from trainers.learner import learner, sees_two_views
+from trainers.loop import DivergedError, Reporter, Saver, Trained, train
+from trainers.measure import Banks, load_banks
 from trainers.notice import Notice, PreemptedError
 from trainers.objectives import OBJECTIVES
-from trainers.record import input_of, measured, source_of, store_student
+from trainers.probed import stale
+from trainers.record import (
+    input_of,
+    measured,
+    source_of,
+    store_student,
+    student_to_measure,
+)
 from trainers.speed import eager, quick
 from trainers.students import build_student
+from trainers.targets import make_target
+from trainers.teacher_pca import has_no_network
 
 __all__ = ["check_bank", "finished", "run_trial", "source_of", "trial_place"]
 
@@ -60,56 +74,6 @@ def finished(root: str, config: TrialConfig) -> dict[str, Any] | None:
         raise ValueError(f"{place}: not JSON ({error}); delete it to run the trial again") from None
 
 
-def _teachers(manifest: Manifest, config: TrialConfig) -> str:
-    """The teacher asked for where the bank has it, else all that it has."""
-    specs = [teacher.spec for teacher in manifest.plan.teachers]
-    return config.teacher if config.teacher in specs else ", ".join(specs)
-
-
-def _pins(config: TrialConfig, teacher: TeacherRecord) -> dict[str, tuple[object, object]]:
-    """What the trial wants to be sure of: the teacher's weights, width and input size."""
-    sha256 = config.teacher_sha256
-    there = {
-        "teacher_sha256": teacher.weights_sha256[: len(sha256 or "")],
-        "teacher_dim": teacher.dim,
-        "teacher_size": teacher.preprocess.size,
-    }
-    asked = {name: getattr(config, name) for name in PINS}
-    return {name: (there[name], asked[name]) for name in PINS if asked[name] is not None}
-
-
-def check_bank(config: TrialConfig, manifest: Manifest, place: str) -> None:
-    """Errors: ValueError with both values where the shards are not those the trial asks for."""
-    plan = manifest.plan
-    pairs: dict[str, tuple[object, object]] = {
-        "dataset": (plan.dataset.spec, config.dataset),
-        "teacher": (_teachers(manifest, config), config.teacher),
-        "data_seed": (plan.seed, config.data_seed),
-        "train_samples": (plan.dataset.train_samples, config.train_samples),
-        "test_samples": (plan.dataset.test_samples, config.test_samples),
-        "image_size": (plan.dataset.image_size, config.image_size or plan.dataset.image_size),
-    }
-    if config.teacher == pairs["teacher"][0]:
-        pairs |= _pins(config, plan.teachers[plan.teacher_index(config.teacher)])
-    record = arm_record(manifest, "train", config.arm)
-    arm = make_arm(config.arm)
-    pairs["arm"] = ((record.columns, record.options), (arm.columns, arm.options))
-    for field, (there, asked) in pairs.items():
-        if there != asked:
-            raise ValueError(f"{field}: the shards in {place} have {there!r}, asked for {asked!r}")
-    views = record.stop - record.start
-    if views != config.views:
-        raise ValueError(
-            f"views: the shards in {place} have {views} of arm {config.arm}, asked for "
-            f"{config.views}"
-        )
-    if plan.dataset.counts["train"] < config.batch_size:
-        raise ValueError(
-            f"batch_size: {config.batch_size} is more than the {plan.dataset.counts['train']} "
-            "train samples"
-        )
-
-
 def run_trial(
     config: TrialConfig,
     bank: str,
@@ -130,6 +94,7 @@ def run_trial(
     if done is not None:
         return done
     check_bank(config, manifest, bank)
+    check_classes(config, manifest, bank)
     check_engine(config, choose_device(device))
     with Notice() as notice:
         if config.engine != "single" and rank_of_environment() is None:
@@ -142,23 +107,48 @@ def run_trial(
         checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
         teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
         preprocess, dim = input_of(config, manifest), teacher.dim
-        with ENGINES[config.engine](chosen) as engine, notice.deferred():
-            if engine.ranks != config.ranks:
-                raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
-            model = build_student(config.student, dim, preprocess.size, config.seed)
-            quick(model, config, engine.device, preprocess.size)
-            data = Data(banks.train, make_arm(config.arm), preprocess, engine.device)
+        student = trained = None
+        if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=notice)
-            objective = OBJECTIVES[config.objective]
-            trained = train(config, model, objective, data, engine, saver, report)
-        if engine.rank > 0:
-            return {}
+            with ENGINES[config.engine](chosen) as engine, notice.deferred():
+                trained = _train(config, banks, preprocess, dim, engine, saver, report)
+            if engine.rank > 0:
+                return {}
+            chosen = engine.device
+            student = student_to_measure(config, banks, trained, preprocess, chosen)
         with eager(config):
-            result = measured(config, banks, trained, preprocess, engine.device, root)
-        store_student(place, trained.student, config, dim, preprocess.size)
+            result = measured(config, banks, student, trained, preprocess, chosen, root)
+        if student is not None:
+            store_student(place, student, config, dim, preprocess.size)
         storage.write_json(storage.join(place, RESULT), result)
         checkpoints.clear()
         return result
+
+
+def _train(
+    config: TrialConfig,
+    banks: Banks,
+    preprocess: Preprocess,
+    dim: int,
+    engine: Engine,
+    saver: Saver,
+    report: Reporter,
+) -> Trained:
+    """The student, what it learns from and by, and the loop. Errors: those of `train`."""
+    if engine.ranks != config.ranks:
+        raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
+    student = build_student(config.student, dim, preprocess.size, config.seed)
+    model = learner(config, student, dim, len(banks.classes))
+    quick(model, config, engine.device, preprocess.size)
+    with threadpool_limits(config.threads):
+        target = make_target(config.target, banks.clean_train, len(banks.classes))
+    two_views, arm = sees_two_views(config), make_arm(config.arm)
+    data = Data(banks.train, arm, preprocess, engine.device, target, two_views)
+    observe = None
+    if config.curve_every is not None and engine.rank == 0:
+        observe = Observer(banks, config, preprocess, engine.device)
+    objective = OBJECTIVES[config.objective]
+    return train(config, model, objective, data, engine, saver, report, observe)
 
 
 def _finished_here(
@@ -174,6 +164,12 @@ def _finished_here(
             f"{trial_place(root, config)}: finished on other images, draws or teacher weights "
             f"({done['source'][:16]}) than the shards in {bank} hold ({source[:16]}); choose "
             "another --out or delete it"
+        )
+    for probe, (there, here) in stale(done).items():
+        print(
+            f"warning: {trial_place(root, config)}: `{probe}` was measured by version {there}, "
+            f"this code has {here}; python -m trainers.probe measures it again",
+            file=sys.stderr,
         )
     return done
 
