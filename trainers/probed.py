@@ -22,7 +22,16 @@ from trainers.stored import read_json, student_sha256
 FORMAT = "probe-result/1"
 FOLDER = "probes"
 FILE = re.compile(r"([A-Za-z0-9_]+)-v([0-9]+)\.json")
-SETTINGS = ("test_arms", "test_views", "batch_size", "arm", "input", "classes", "data_seed")
+SETTINGS = (
+    "test_arms",
+    "test_views",
+    "adapt_arms",
+    "batch_size",
+    "arm",
+    "input",
+    "classes",
+    "data_seed",
+)
 VALUES = ("metrics", "teacher", "arrays", "undefined")
 Record = dict[str, Any]
 
