@@ -9,7 +9,7 @@ from shards.progress import Progress
 from sweep.journal import Journal
 from sweep.plan import planned_steps, trial_weight
 from trainers.config import TrialConfig
-from trainers.probed import added, read_probed
+from trainers.probed import VALUES, added, read_probed
 from trainers.trial import finished, trial_place
 
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
@@ -68,7 +68,8 @@ class Watch:
         probed, passed_over = read_probed(trial_place(self.store, config), record)
         step = record["curve"][-1]["step"] if record["curve"] else 0
         for one in probed:
-            if result := added(record, one):
+            result = added(record, one)
+            if any(result[part] for part in VALUES):
                 self.journal.append("probe", config.identity, step=step, result=result)
         for line in passed_over:
             print(f"warning: passed over: {line}", file=sys.stderr)

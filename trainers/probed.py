@@ -22,7 +22,16 @@ from trainers.stored import read_json, student_sha256
 FORMAT = "probe-result/1"
 FOLDER = "probes"
 FILE = re.compile(r"([A-Za-z0-9_]+)-v([0-9]+)\.json")
-SETTINGS = ("test_arms", "test_views", "batch_size", "arm", "input", "classes", "data_seed")
+SETTINGS = (
+    "test_arms",
+    "test_views",
+    "adapt_arms",
+    "batch_size",
+    "arm",
+    "input",
+    "classes",
+    "data_seed",
+)
 VALUES = ("metrics", "teacher", "arrays", "undefined")
 Record = dict[str, Any]
 
@@ -100,32 +109,37 @@ def merged(record: Record, probed: list[Record]) -> Record:
     """The trial's record with results of probes run again; the record itself is left alone.
 
     A result of another version than the record's takes the place of all that the probe gave; one
-    of the same version adds what is not there (arms that the trial was not measured under).
+    of the same version adds names that are not there (arms that the trial was not measured
+    under). What is there stays: means over arms, for one, hang on which arms there were.
     """
     for one in probed:
-        probe, version = one["probe"], one["version"]
-        versions = record.get("probe_versions", {})
-        same = versions.get(probe) == version
-        kept = record if same else without(record, probe)
-        values = {part: one[part] | kept.get(part, {}) for part in ("metrics", "teacher", "arrays")}
-        values["undefined"] = sorted({*kept.get("undefined", []), *one["undefined"]})
-        record = kept | values | {"probe_versions": versions | {probe: version}}
+        probe = one["probe"]
+        new = added(record, one)
+        kept = record if _same_version(record, one) else without(record, probe)
+        parts: Record = {
+            part: kept.get(part, {}) | new[part] for part in ("metrics", "teacher", "arrays")
+        }
+        parts["undefined"] = [*kept.get("undefined", []), *new["undefined"]]
+        versions = record.get("probe_versions", {}) | {probe: one["version"]}
+        record = kept | parts | {"probe_versions": versions}
     return record
 
 
-def added(record: Record, probed: Record) -> Record | None:
-    """What a result has that the record has not; None for nothing.
-
-    All of it where the versions differ, else names of its own: a value is never told twice.
-    """
-    if record.get("probe_versions", {}).get(probed["probe"]) != probed["version"]:
+def added(record: Record, probed: Record) -> Record:
+    """What a result has that the record has not: all of it where the versions differ."""
+    if not _same_version(record, probed):
         return probed
+    known = {name for part in VALUES for name in record.get(part, ())}
     new: Record = {
-        part: {n: v for n, v in probed[part].items() if n not in record.get(part, {})}
+        part: {name: value for name, value in probed[part].items() if name not in known}
         for part in ("metrics", "teacher", "arrays")
     }
-    new["undefined"] = [n for n in probed["undefined"] if n not in record.get("undefined", [])]
-    return probed | new if any(new.values()) else None
+    new["undefined"] = [name for name in probed["undefined"] if name not in known]
+    return probed | new
+
+
+def _same_version(record: Record, probed: Record) -> bool:
+    return record.get("probe_versions", {}).get(probed["probe"]) == probed["version"]
 
 
 def without(record: Record, probe: str) -> Record:

@@ -20,6 +20,7 @@ from trainers.probes.names import (
     parse,
     with_glossary,
 )
+from trainers.trial import run_trial
 
 README = Path(__file__).parents[2] / "README.md"
 STRENGTHS = {"noise": ("noise", "noise:0.05", "noise:1e-05"), "clean": ("clean",)}
@@ -34,6 +35,7 @@ def small_bank() -> FeatureBank:
     arms = [spec for name in ARMS for spec in STRENGTHS.get(name, (name,))]
     specs = tuple(make_arm(spec).spec for spec in arms)
     stored = {("test", s, v): unit(test + rng.normal(size=(60, 8))) for s in specs for v in (0, 1)}
+    stored |= {("train", s, 0): unit(train + rng.normal(size=(120, 8))) for s in specs}
     stored |= {("train", "clean", 0): train, ("test", "clean", 0): test}
     return FeatureBank(
         train_ND=train,
@@ -47,6 +49,8 @@ def small_bank() -> FeatureBank:
         classes=("a", "b", "c", "d"),
         test_arms=specs,
         draws=2,
+        trained_on="fog:3",
+        adapt_arms=("noise:0.1", "band_noise:2:0.1"),
     )
 
 
@@ -62,32 +66,40 @@ def test_every_name_of_every_probe_has_one_entry():
             assert metric.probe == probe, name
 
 
-def test_every_name_of_a_real_trial_has_one_entry(done):
-    """A student with a network gives what stored embeddings cannot."""
-    _, _, result, _ = done
+@pytest.fixture(scope="module")
+def result(bank, make, tmp_path_factory):
+    """A student with a network, through every probe there is, observed while it trained."""
+    arms = ("noise:0.1", "noise:0.2", "fog:3", "band_noise:2", "low_pass", "fourier_map:2")
+    config = make(
+        epochs=1, probes=tuple(PROBES), test_arms=arms, test_views=2, curve_every="1 epochs"
+    )
+    return run_trial(config, bank, str(tmp_path_factory.mktemp("every")))
+
+
+def test_every_name_of_a_real_trial_has_one_entry(result):
     names = [*result["metrics"], *result["teacher"], *result["arrays"], *result["undefined"]]
-    assert len(names) > 20
+    names += [f"curve/{name}" for row in result["curves"] for name in row if name != "step"]
+    assert len(names) > 100
     assert [name for name in names if metric_of(name) is None] == []
 
 
-def test_values_lie_where_the_table_says(done):
-    _, _, result, _ = done
-    for name, value in (result["metrics"] | result["teacher"]).items():
-        metric = metric_of(name)
-        if metric.range == "0 to 1":
-            assert 0 <= value <= 1, name
-        elif metric.range == "-1 to 1":
-            assert -1 - 1e-6 <= value <= 1 + 1e-6, name
-        elif metric.range == "0 upwards":
-            assert value >= -1e-9, name
+def test_values_lie_where_the_table_says(result):
+    limits = {"0 to 1": (0, 1), "-1 to 1": (-1, 1), "0 upwards": (0, np.inf), "up to 1": (-9e9, 1)}
+    values = {name: [value] for name, value in (result["metrics"] | result["teacher"]).items()}
+    checked = 0
+    for name, numbers in (values | result["arrays"]).items():
+        low, high = limits.get(metric_of(name).range, (-np.inf, np.inf))
+        assert low - 1e-6 <= min(numbers), name
+        assert max(numbers) <= high + 1e-6, name
+        checked += np.isfinite(low)
+    assert checked > 50
 
 
 def test_an_entry_is_for_one_probe_and_used():
-    assert {metric.probe for metric in METRICS} <= set(PROBES)
-    assert set(PROBES) <= {metric.probe for metric in METRICS}
+    assert {metric.probe for metric in METRICS} == {*PROBES, "curves", "training"}
     patterns = [metric.pattern for metric in METRICS]
     assert len(set(patterns)) == len(patterns)
-    used = {word for pattern in patterns for word in pattern.split("/") if word.isupper()}
+    used = {word for pattern in patterns for word in pattern.split("/") if word in WORDS}
     assert used == set(WORDS)
 
 
@@ -96,10 +108,17 @@ def test_an_entry_is_for_one_probe_and_used():
     [
         ("test/rank/effective", "rank/effective", ""),
         ("teacher/dims/90", "dims/P", ""),
-        ("noise/pixel/0.1/accuracy", "noise/SPACE/S/accuracy", "↑"),
-        ("test/noise/paper/1e-05/cosine", "noise/SPACE/S/cosine", "↑"),
-        ("crop_flip/4/accuracy", "ARM/S/accuracy", "↑"),
+        ("noise/pixel/0.1/accuracy", "ARM/accuracy", "↑"),
+        ("test/noise/paper/1e-05/cosine", "ARM/cosine", "↑"),
+        ("crop_flip/4/accuracy", "ARM/accuracy", "↑"),
+        ("clean/rank", "ARM/rank", ""),
+        ("corruption/fog/3/accuracy_sd", "ARM/accuracy_sd", "↓"),
+        ("band_noise/0.1/4/accuracy", "BAND/accuracy", "↑"),
+        ("band_noise/0.1/4/refitted/accuracy", "ANY/refitted/accuracy", "↑"),
+        ("linear/standard/C", "linear/standard/C", ""),
+        ("linear/paper/accuracy/low", "linear/paper/accuracy/END", "↑"),
         ("alignment", "alignment", "↓"),
+        ("teacher/curve/uniformity", "curve/uniformity", ""),
     ],
 )
 def test_names_find_their_entry(name, pattern, sign):
@@ -127,7 +146,7 @@ def test_two_claims_are_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     "table",
-    ["a | p | u | r\n    one", "a | p | u | r | up\n    one", "X/a | p | u | r | lower\n    one"],
+    ["a | p | u | r\n    one", "a | p | u | r | up\n    one", "XX/a | p | u | r | lower\n    one"],
 )
 def test_a_wrong_entry_is_named(table):
     with pytest.raises(ValueError, match="metric `"):

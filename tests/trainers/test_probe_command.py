@@ -13,7 +13,7 @@ from shards import storage
 from shards.build import build
 from shards.request import Request
 from trainers.probe import main, probe
-from trainers.probed import added, merged, read_probed, stale
+from trainers.probed import VALUES, added, merged, read_probed, stale
 from trainers.probes import PROBES
 from trainers.subjects import places, subject_at
 from trainers.trial import run_trial, trial_place
@@ -62,7 +62,7 @@ def test_the_values_are_those_of_the_trials_end(run, capsys):
         assert one["version"] == PROBES[one["probe"]].version
         assert {n: record["teacher"][n] for n in one["teacher"]} == one["teacher"]
         assert merged(record, [one]) == record
-        assert added(record, one) is None
+        assert not any(added(record, one)[part] for part in VALUES)
     files = sorted((Path(place) / "probes").iterdir())
     before = [file.read_bytes() for file in files]
     assert command(folder, "--probe", "linear", "--probe", "spectrum") == 0
@@ -94,7 +94,8 @@ def test_other_arms_are_added_and_named(run, capsys):
 def test_versions_are_never_mixed(run, monkeypatch, capsys):
     """A newer version takes the place of all the older gave; a stale file is named, not read."""
     _, place, record = run
-    assert record["probe_versions"] == {name: PROBES[name].version for name in PROBES}
+    probes = record["config"]["probes"]
+    assert record["probe_versions"] == {name: PROBES[name].version for name in probes}
     assert command(place, "--probe", "linear") == 0
     old = PROBES["linear"].version
 
@@ -159,7 +160,8 @@ def test_older_records_have_no_versions(run):
     assert command(place, "--probe", "linear") == 0
     (one,), _ = read_probed(place, record)
     bare = {name: value for name, value in record.items() if name != "probe_versions"}
-    assert stale(bare) == {name: (0, PROBES[name].version) for name in PROBES}
+    probes = record["config"]["probes"]
+    assert stale(bare) == {name: (0, PROBES[name].version) for name in probes}
     whole = merged(bare, [one])
     assert whole["metrics"] == record["metrics"]
     assert whole["probe_versions"] == {"linear": PROBES["linear"].version}

@@ -3,13 +3,9 @@
     python -m trainers.probes.names                     # the glossary, as Markdown
     python -m trainers.probes.names --write README.md   # between its two glossary comments
 
-A new metric is one entry of two lines in TABLE:
-
-    NAME | PROBE | UNIT | RANGE | higher, lower or neither is better
-        what it is, in one line
-
-Words in capitals in a name stand for any one part of it: see WORDS. In a record, names begin with
-`test/` for a student and `teacher/` for its teacher.
+A new metric is one entry of two lines in `trainers.probes.glossary`. Words in capitals in a name
+stand for parts of it: see WORDS. In a record, names begin with `test/` for a student and
+`teacher/` for its teacher.
 """
 
 from __future__ import annotations
@@ -23,62 +19,30 @@ from typing import Literal, cast
 
 from shards.arms import ARMS
 from shards.command import command
+from trainers.probes.glossary import TABLE
 
 Direction = Literal["higher", "lower", "neither"]
 ARROWS: dict[str, str] = {"higher": "↑", "lower": "↓", "neither": ""}
 PREFIXES = ("test/", "teacher/")
 BEGIN, END = "<!-- glossary -->", "<!-- /glossary -->"
 NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"
+ENDS = "low|high"
+RANKS = "effective|roy_vetterli|participation"
+FREQUENCY = f"band_noise/{NUMBER}/[1-8]|(?:low|high)_pass/{NUMBER}"
 WORDS = {  # what a word in capitals stands for, and the expression that it matches
-    "P": ("per cent", NUMBER),
-    "S": ("strength of a corruption", NUMBER),
+    "ARM": ("a corruption's path: `noise/pixel/0.1`, `corruption/fog/3`, `crop_flip/4`", ""),
+    "BAND": ("a band or filter's: `band_noise/0.1/4`, `low_pass/0.5`, `high_pass/0.25`", FREQUENCY),
+    "ANY": ("either of the two", ""),
     "SPACE": ("`pixel` or `paper` (after normalisation)", "pixel|paper"),
-    "ARM": ("any other arm's name", ""),  # in ARMS, see `_fits`
+    "KIND": ("`corruption` (computed here) or `stored` (CIFAR-10-C's files)", "corruption|stored"),
+    "MEASURE": ("`effective`, `roy_vetterli` or `participation`", RANKS),
+    "PROTOCOL": ("`paper` or `standard`", "paper|standard"),
+    "END": ("`low` or `high`", ENDS),
+    "K": ("a number of dimensions", NUMBER),
+    "P": ("per cent", NUMBER),
+    "S": ("a strength", NUMBER),
+    "COUNT": ("a number of images", NUMBER),
 }
-TABLE = """
-rank/effective | spectrum | dimensions | 1 to min(N - 1, D) | neither
-    exp of the entropy of the shares of variance (the paper's effective rank)
-rank/roy_vetterli | spectrum | dimensions | 1 to min(N - 1, D) | neither
-    the same of the shares of singular values (Roy and Vetterli)
-rank/rankme | spectrum | dimensions | 1 to min(N, D) | neither
-    RankMe: of the singular values of the embeddings as they are, not centred
-rank/participation | spectrum | dimensions | 1 to min(N - 1, D) | neither
-    participation ratio, tr(C)^2 / tr(C^2)
-dims/P | spectrum | dimensions | 0 to D | neither
-    fewest principal components that hold P % of the variance
-cosine_to_teacher | spectrum | cosine | -1 to 1 | higher
-    mean cosine of an image's embedding to the teacher's of the same image
-spectrum | spectrum | shares | 0 to 1, sum 1 | neither
-    array: the shares of variance of the principal components, largest first
-linear/paper/accuracy | linear | share | 0 to 1 | higher
-    logistic regression on clean train embeddings (C = 1, unit vectors), right on clean test images
-noise/SPACE/S/accuracy | robustness | share | 0 to 1 | higher
-    that classifier, right under Gaussian noise of S; mean over draws
-noise/SPACE/S/cosine | robustness | cosine | -1 to 1 | higher
-    mean cosine of an image's embedding under that noise to its clean one
-ARM/accuracy | robustness | share | 0 to 1 | higher
-    that classifier, right under an arm without strength
-ARM/cosine | robustness | cosine | -1 to 1 | higher
-    mean cosine of an image's embedding under that arm to its clean one
-ARM/S/accuracy | robustness | share | 0 to 1 | higher
-    that classifier, right under an arm of strength S; mean over draws
-ARM/S/cosine | robustness | cosine | -1 to 1 | higher
-    mean cosine of an image's embedding under that arm to its clean one
-infonce/paper | infonce | nats | 0 upwards | lower
-    InfoNCE, student against teacher, batches of 64, temperature 0.1; ln 64 if nothing is told
-infonce/full | infonce | nats | 0 upwards | lower
-    the same with all N test images in one batch; ln N if nothing is told
-infonce/bound | infonce | nats | up to ln N | higher
-    ln N minus infonce/full: at least so much of the teacher is told by the student
-infonce/retrieval1 | infonce | share | 0 to 1 | higher
-    how often the teacher's embedding nearest to the student's is that of the same image
-alignment | infonce | squared distance | 0 to 4 | lower
-    mean squared distance of an image's embedding to the teacher's of the same image
-uniformity | infonce | ln | -8 to 0 | neither
-    ln of the mean of exp(-2 d^2) over distinct pairs (Wang and Isola); lower is more spread out
-uniformity/paper | infonce | ln | -8 to 0 | neither
-    the same as the paper has it: self-pairs included, in batches of 64
-"""
 
 
 @dataclass(frozen=True)
@@ -94,16 +58,24 @@ class Metric:
 
     def matches(self, name: str) -> bool:
         """Whether `name`, without test/ or teacher/, is one of this metric's."""
-        parts, found = self.pattern.split("/"), name.split("/")
-        return len(parts) == len(found) and all(map(_fits, parts, found))
+        words = [_expression(w) if w in WORDS else re.escape(w) for w in self.pattern.split("/")]
+        return re.fullmatch("/".join(words), name) is not None
 
 
-def _fits(word: str, part: str) -> bool:
-    if not word.isupper():
-        return word == part
-    if word == "ARM":
-        return part in ARMS and part != "noise"
-    return re.fullmatch(WORDS[word][1], part) is not None
+def _expression(word: str) -> str:
+    """What a word in capitals matches, as a group."""
+    if word == "ANY":
+        return f"(?:{_expression('ARM')}|{FREQUENCY})"
+    return f"(?:{_arms() if word == 'ARM' else WORDS[word][1]})"
+
+
+def _arms() -> str:
+    """Paths of all arms that are no band and no filter; most are the arm's name and a strength."""
+    names = "|".join(name for name in ARMS if name not in ("noise", "stored", "fourier"))
+    return (
+        f"noise/(?:pixel|paper)/{NUMBER}|(?:corruption|stored)/[a-z_0-9]+/[1-5]|"
+        f"(?!{FREQUENCY})(?:{names})(?:/{NUMBER})?"
+    )
 
 
 def parse(table: str) -> tuple[Metric, ...]:
@@ -116,7 +88,7 @@ def parse(table: str) -> tuple[Metric, ...]:
             raise ValueError(f"metric `{head}`: expected NAME | PROBE | UNIT | RANGE | DIRECTION")
         pattern, probe, unit, reach, direction = fields
         for word in pattern.split("/"):
-            if word.isupper() and word not in WORDS:
+            if word.isupper() and len(word) > 1 and word not in WORDS:
                 raise ValueError(f"metric `{pattern}`: `{word}` is not in WORDS")
         side = cast("Direction", direction)
         metrics.append(Metric(pattern, probe, unit, reach, side, meaning.strip()))
