@@ -57,7 +57,7 @@ def test_quick_steps_are_not_looked_at_one_by_one(make, data, tmp_path):
         return False
 
     run(config, data, tmp_path, seconds=1e9, stop=stop, clock=lambda: 0.0)
-    assert len(looks) == 7  # after 1, 2, 4, 8, 16, 32 steps, and at the end of all 50
+    assert len(looks) == 6  # after 1, 3, 7, 15, 31 steps, and at the end of all 50
 
 
 # ---- how long ----
