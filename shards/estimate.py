@@ -18,6 +18,7 @@ import torch
 from shards import storage
 from shards.arms import make_arm
 from shards.format import ArmRecord, Plan
+from shards.preprocess import CPU_BATCH
 from shards.progress import clock
 from shards.request import Request
 from shards.table import split_spec
@@ -27,36 +28,41 @@ from shards.threads import check_device, one_core_each
 CALIBRATION_SECONDS = 2.0
 TAR_OVERHEAD = 20_000  # headers, padding and the end of a tar
 KNOWN_COUNTS = {
-    "digits": (1438, 359, 32),
-    "cifar10": (50_000, 10_000, 32),
-    "cifar100": (50_000, 10_000, 32),
+    "digits": (1438, 359, 32, 10),
+    "cifar10": (50_000, 10_000, 32, 10),
+    "cifar100": (50_000, 10_000, 32, 100),
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """A data set's counts and image side; known without a download for the built-in ones."""
+    """A data set's counts, image side and classes; known without a download if it is built in."""
 
     train: int
     test: int
     side: int
+    classes: int
 
 
 def size_of(fields: Any) -> Size:
     """`fields` has dataset, image_size, train_samples, test_samples. Opens folders only."""
     if fields.dataset in KNOWN_COUNTS:
-        train, test, side = KNOWN_COUNTS[fields.dataset]
+        train, test, side, classes = KNOWN_COUNTS[fields.dataset]
     else:
         from shards.datasets import open_dataset
 
         data = open_dataset(fields.dataset, fields.image_size)
         train, test, side = data.count("train"), data.count("test"), data.image_size
+        classes = len(data.classes)
     for name, have in (("train_samples", train), ("test_samples", test)):
         asked = getattr(fields, name)
         if asked is not None and asked > have:
             raise ValueError(f"{name}: {asked} asked of {fields.dataset}, which has {have}")
     return Size(
-        fields.train_samples or train, fields.test_samples or test, fields.image_size or side
+        fields.train_samples or train,
+        fields.test_samples or test,
+        fields.image_size or side,
+        classes,
     )
 
 
@@ -126,7 +132,7 @@ def teacher_seconds(
 ) -> float:
     """Seconds an image of `side` pixels takes through preprocessing and teacher, here."""
     teacher = _untrained(spec, device, precision)
-    batch = 32 if torch.device(device).type == "cpu" else 256
+    batch = CPU_BATCH if torch.device(device).type == "cpu" else 256
     images_BCHW = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
 
     def one(_: int) -> int:

@@ -161,13 +161,15 @@ def _finish(folder: Path, options: argparse.Namespace, failed: dict[str, str]) -
     from sweep.report import write_report
     from sweep.summary import as_plain, read_run, table
 
-    records = read_run(folder).records
-    if records:
+    run = read_run(folder)
+    if records := run.records:
         report = write_report(folder)
         if options.json:
             print(json.dumps(as_plain(records)))
         else:
             Console().print(table(records), soft_wrap=True)
+        for note in run.notes:
+            print(f"note:    {note}", file=sys.stderr)
         print(f"report:  {report}", file=sys.stderr)
     uri = options.tracking_uri or default_uri(folder)
     print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
