@@ -44,13 +44,17 @@ def test_the_record(done, make):
     assert seen == result["curve"]
     assert [row["epoch"] for row in seen] == [1, 2]
     assert strict_json(Path(trial_place(root, config)) / "result.json") == result
-    assert result["undefined"] == []
+    assert result["undefined"] == [  # 60 test images have no eigenvalue 100
+        f"{whose}/rank/{name}" for whose in ("test", "teacher") for name in ("alpha", "alpha/r2")
+    ]
     names = {name.removeprefix("test/") for name in result["metrics"]}
-    assert names == {name.removeprefix("teacher/") for name in result["teacher"]}
+    beside = {name.removeprefix("teacher/") for name in result["teacher"]}
+    assert beside < names
+    assert all(name.startswith("rank/penultimate/") for name in names - beside)
     assert {"linear/paper/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"} <= names
     for value in [*result["metrics"].values(), *result["teacher"].values()]:
         assert np.isfinite(value)
-    assert set(result["arrays"]) == {"test/spectrum", "teacher/spectrum"}
+    assert {"test/spectrum", "teacher/spectrum", "test/subspace"} <= set(result["arrays"])
     assert result["data"] == {
         "train": 200, "test": 60, "classes": 10, "chance": 0.1,
         "dim": len(result["arrays"]["test/spectrum"]), "views_per_sample": 2,

@@ -65,14 +65,14 @@ class Moments:
 
     @classmethod
     def _of_block(cls, rows_BD: Matrix) -> Moments:
-        if not np.isfinite(rows_BD).all():
-            raise ValueError("a spectrum needs finite embeddings; got NaN or infinity")
-        mean_D: Vector = rows_BD.mean(axis=0)
-        centred_BD: Matrix = rows_BD - mean_D
         with np.errstate(over="ignore", invalid="ignore"):
+            mean_D: Vector = rows_BD.mean(axis=0)
+            centred_BD: Matrix = rows_BD - mean_D
             m2_DD: Matrix = centred_BD.T @ centred_BD
         if not np.isfinite(m2_DD).all():
-            raise ValueError("embeddings are too large: their squares overflow; divide them first")
+            if np.isfinite(rows_BD).all():
+                raise ValueError("embeddings are too large: their squares overflow; scale them")
+            raise ValueError("a spectrum needs finite embeddings; got NaN or infinity")
         return cls(len(rows_BD), mean_D, m2_DD)
 
     def merge(self, other: Moments) -> Moments:
@@ -87,16 +87,6 @@ class Moments:
         weight = self.count * other.count / count
         mean_D = self.mean_D + gap_D * (other.count / count)
         return Moments(count, mean_D, self.m2_DD + other.m2_DD + weight * np.outer(gap_D, gap_D))
-
-    def without(self, part: Moments) -> Moments:
-        """The inverse of `merge`: what is left when `part` is taken out of these rows."""
-        count = self.count - part.count
-        if count < 1:
-            raise ValueError(f"{part.count} of {self.count} rows cannot be left out; keep one")
-        mean_D = self.mean_D + (self.mean_D - part.mean_D) * (part.count / count)
-        gap_D = part.mean_D - mean_D
-        weight = count * part.count / self.count
-        return Moments(count, mean_D, self.m2_DD - part.m2_DD - weight * np.outer(gap_D, gap_D))
 
     def part(self, start: int, stop: int) -> Moments:
         """Of some of the columns, as if the others had never been there."""
