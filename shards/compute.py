@@ -17,13 +17,13 @@ from shards.arms import Arm, make_arm
 from shards.datasets import open_dataset
 from shards.format import Packed, Plan, pack
 from shards.precision import choose_precision
+from shards.preprocess import CPU_BATCH
 from shards.prompts import class_embeddings, pack_floats
 from shards.request import Request, embedded, make_plan
 from shards.samples import Block
 from shards.teachers import Precision, Teacher, open_teacher
 from shards.threads import check_device, one_core_each
 
-CPU_BATCH = 32  # images a core takes at a time; larger is no faster, and costs memory
 CALIBRATION = 32  # images on which the precision of the arithmetic is chosen
 Columns = dict[str, np.ndarray]
 Map = Callable[..., Iterator[Any]]

@@ -18,6 +18,7 @@ import torch
 from shards import storage
 from shards.arms import make_arm
 from shards.format import ArmRecord, Plan
+from shards.preprocess import CPU_BATCH
 from shards.progress import clock
 from shards.request import Request
 from shards.table import split_spec
@@ -131,7 +132,7 @@ def teacher_seconds(
 ) -> float:
     """Seconds an image of `side` pixels takes through preprocessing and teacher, here."""
     teacher = _untrained(spec, device, precision)
-    batch = 32 if torch.device(device).type == "cpu" else 256
+    batch = CPU_BATCH if torch.device(device).type == "cpu" else 256
     images_BCHW = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
 
     def one(_: int) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
 import shutil
+from collections import Counter
 from typing import Any
 
 from rich import box
@@ -180,10 +182,22 @@ def describe(trials: list[TrialConfig], store: str, figures: bool = False) -> di
     }
 
 
+def _odd(plan: dict[str, Any]) -> dict[str, Any]:
+    """{field: most frequent value} of the fields in which trials differ, besides those shown."""
+    shown = ("student", "arm", "seed", "views", "curve_every", "curve_samples")
+    counts: dict[str, Counter[Any]] = {}
+    for row in plan["trials"]:
+        for name, value in row["config"].items():
+            if name not in shown:
+                counts.setdefault(name, Counter())[json.dumps(value)] += 1
+    return {n: json.loads(c.most_common(1)[0][0]) for n, c in counts.items() if len(c) > 1}
+
+
 def show(plan: dict[str, Any], console: Console) -> None:
-    """The dry run, for people: one line a student and arm."""
+    """The dry run, for people: one line for trials that differ in their seed alone."""
     table = Table(title=f"{len(plan['trials'])} trials", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("student", "arm"):
+    usual = _odd(plan)
+    for name in ("student", "arm", "but") if usual else ("student", "arm"):
         table.add_column(name, overflow="fold")
     for name in ("seeds", "trunk", "head", "total", "MMAC", "done"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -193,9 +207,11 @@ def show(plan: dict[str, Any], console: Console) -> None:
         groups.setdefault((repr(changing),), []).append(row)
     for rows in groups.values():
         first = rows[0]
+        other = (f"{n} {v}" for n, v in first["config"].items() if n in usual and v != usual[n])
         table.add_row(
             first["student"],
             first["arm"],
+            *([", ".join(other)] if usual else []),
             str(len(rows)),
             f"{first['trunk']:,}",
             f"{first['head']:,}",

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from shards import storage
-from trainers.config import PINS, TrialConfig
+from trainers.config import TrialConfig
 
 Arrays = dict[str, torch.Tensor]
 FORMAT = "checkpoint/3"
@@ -44,10 +44,9 @@ class State:
 def owner_of(config: TrialConfig, source: str = "") -> dict[str, Any]:
     """What must agree between a checkpoint and who resumes from it.
 
-    Every field of the trial (but `ranks`, where it may change) and what the trial reads.
+    Every field of the trial (but those that may change under way) and what the trial reads.
     """
-    free = PINS if config.elastic == "off" else (*PINS, "ranks")
-    return config.model_dump(mode="json", exclude=set(free)) | {"source": source}
+    return config.model_dump(mode="json", exclude=config.unnamed) | {"source": source}
 
 
 def capture(modules: dict[str, nn.Module], states: list[Arrays]) -> Arrays:

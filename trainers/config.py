@@ -31,7 +31,6 @@ Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
-MOMENTUM = 0.9
 PROBE_NAMES = ("spectrum", "linear", "robustness", "frequency", "infonce")
 ADAPT_ARMS = ("noise:0.1",)
 
@@ -84,7 +83,7 @@ class TrialConfig(BaseModel):
     optimizer: Text = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e6)
     weight_decay: Number = Field(default=0.0, ge=0)
-    momentum: Number = Field(default=MOMENTUM, ge=0, lt=1)  # of sgd and muon
+    momentum: Number = Field(default=0.9, ge=0, lt=1)  # of sgd and muon
     clip_norm: Number = Field(default=0.0, ge=0)  # 0: gradients are not clipped
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Text = "0 steps"
@@ -160,12 +159,6 @@ class TrialConfig(BaseModel):
 
         _ = OPTIMIZERS[name]
         return name
-
-    @field_validator("momentum")
-    @classmethod
-    def _momentum_of_some(cls, momentum: float, info: ValidationInfo) -> float:
-        """Adam has none: the same trial, one name."""
-        return momentum if info.data.get("optimizer") in ("sgd", "muon") else MOMENTUM
 
     @field_validator("warmup")
     @classmethod
@@ -252,17 +245,10 @@ class TrialConfig(BaseModel):
         check_ranks(self)
         return self
 
-    @model_validator(mode="after")
-    def _go_together(self) -> TrialConfig:
-        """Refuses what engines could not do together."""
-        if self.cuda_graphs and self.engine != "single":
-            raise ValueError(f"cuda_graphs: true with engine `{self.engine}`; choose `single`")
-        if self.optimizer == "muon" and self.engine == "deepspeed" and self.zero_stage:
-            raise ValueError(
-                f"optimizer: `muon` needs whole matrices, zero_stage {self.zero_stage} cuts them; "
-                "choose zero_stage 0"
-            )
-        return self
+    @property
+    def unnamed(self) -> set[str]:
+        """Fields that are no part of the identity."""
+        return set(PINS) | UNNAMED[self.elastic]
 
     @property
     def identity(self) -> str:
@@ -271,7 +257,7 @@ class TrialConfig(BaseModel):
         Left out is what does not change the result, or what `elastic` lets change under way:
         `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
         """
-        text = self.model_dump_json(exclude=set(PINS) | UNNAMED[self.elastic])
+        text = self.model_dump_json(exclude=self.unnamed)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

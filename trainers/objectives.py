@@ -6,7 +6,8 @@ it takes them as they are or as unit vectors. A sum is written with `+`: `cosine
 cosine + koleo_weight * koleo. Weights are fields of TrialConfig and count wherever their term
 stands, alone too.
 
-koleo and vicreg look at the student only: alone, they teach it nothing of the teacher.
+`none` is no objective: nothing is trained. koleo and vicreg look at the student only: alone, they
+teach it nothing of the teacher.
 """
 
 from __future__ import annotations
@@ -210,6 +211,7 @@ OBJECTIVES = Objectives(
         "supervised": supervised,
     },
 )
+UNTRAINED = "none"  # no objective: the student is measured as it was made, as with `epochs: 0`
 FIELDS: dict[str, tuple[str, ...]] = {  # of TrialConfig that a term reads
     "cosine": (),
     "mse": (),
@@ -230,6 +232,8 @@ FIELDS: dict[str, tuple[str, ...]] = {  # of TrialConfig that a term reads
 
 def canonical_objective(name: str) -> str:
     """Terms in the table's order: `koleo+cosine` -> `cosine+koleo`. Errors: ValueError."""
+    if name == UNTRAINED:
+        return name
     terms = name.split("+")
     for term in terms:
         _ = OBJECTIVES[term]

@@ -22,6 +22,8 @@ class Fields(Protocol):
     def ranks(self) -> int: ...
     @property
     def elastic(self) -> str: ...
+    @property
+    def cuda_graphs(self) -> bool: ...
 
 
 def idle(name: str, value: Any, before: Mapping[str, Any]) -> bool:
@@ -46,6 +48,8 @@ def check_ranks(config: Fields) -> None:
         raise ValueError(
             f"elastic: `{config.elastic}` with engine `deepspeed`; choose off, or engine `ddp`"
         )
+    if exact and config.cuda_graphs:
+        raise ValueError("cuda_graphs: true with elastic: exact; set one of them to false or off")
     if exact and config.accumulate % ranks:
         raise ValueError(
             f"accumulate: {config.accumulate} is not divisible by {ranks} ranks (elastic: exact); "

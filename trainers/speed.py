@@ -19,7 +19,8 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def quick(model: nn.Module, config: TrialConfig, device: torch.device, side: int) -> nn.Module:
     """`model` on `device`, as the trial says; `side`: pixels of its square input.
 
-    channels_last: convolutions and their inputs as (B, H, W, C) in memory.
+    channels_last: convolutions as (B, H, W, C) in memory, which is faster on CPUs and GPUs
+    alike; DeepSpeed sends weights as flat bytes and takes plain ones only.
     compile: torch.compile of the forward and backward pass. cuda_graphs: both replayed as one
     CUDA graph each; with compile, by its own mode for that.
     Errors: ValueError for cuda_graphs on a device that is not CUDA.
@@ -28,7 +29,8 @@ def quick(model: nn.Module, config: TrialConfig, device: torch.device, side: int
         raise ValueError(
             f"cuda_graphs: needs a CUDA device, this trial runs on {device.type}; set it to false"
         )
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    wanted = config.channels_last and config.engine != "deepspeed"
+    layout = torch.channels_last if wanted else torch.contiguous_format
     model = model.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     if config.compile:
         model.compile(mode="reduce-overhead" if config.cuda_graphs else "default")

@@ -33,8 +33,8 @@ from trainers.checks import check_bank, check_classes
 from trainers.config import TrialConfig, load_config, make_config
 from trainers.curves import Observer
 from trainers.data import Data
-from trainers.engines import ENGINES, Engine, choose_device
-from trainers.engines.launch import RankError, launch, rank_of_environment, report_line
+from trainers.engines import ENGINES, Engine, check_engine, choose_device
+from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
 from trainers.learner import learner, sees_two_views
 from trainers.loop import DivergedError, Reporter, Saver, Trained, train
 from trainers.measure import Banks, load_banks
@@ -57,7 +57,6 @@ __all__ = ["check_bank", "finished", "run_trial", "source_of", "trial_place"]
 
 RESULT = "result.json"
 DIVERGED = 3  # exit status of a trial whose loss is not finite
-PREEMPTED = 4  # of one that SIGTERM ended: the same command continues it
 
 
 def trial_place(root: str, config: TrialConfig) -> str:
@@ -96,6 +95,7 @@ def run_trial(
         return done
     check_bank(config, manifest, bank)
     check_classes(config, manifest, bank)
+    check_engine(config, choose_device(device))
     with Notice() as notice:
         if config.engine != "single" and rank_of_environment() is None:
             return _run_ranks(config, bank, root, report, device, save_seconds, reading, notice)
@@ -188,7 +188,8 @@ def _run_ranks(
     arguments = ["--config", config.model_dump_json(), "--bank", bank, "--out", root]
     arguments += ["--device", device, "--save-seconds", str(save_seconds), "--reading", reading]
     try:
-        launch(config.ranks, arguments, report)
+        with notice.deferred():
+            launch(config.ranks, arguments, report, stop=notice)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.said) from None

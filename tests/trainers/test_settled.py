@@ -35,6 +35,8 @@ def same(one, other):
         ({"student": "teacher_pca:08"}, {"student": "teacher_pca:8"}),
         ({"duration": "0 steps"}, UNTRAINED),
         ({"duration": "0 samples"}, UNTRAINED),
+        ({"objective": "none", "epochs": 30}, UNTRAINED),
+        (PCA | {"objective": "none"}, PCA),
         (PCA | {"seed": 7}, PCA),
         (PCA | {"input": "teacher"}, PCA),
         (PCA | {"epochs": 30}, PCA | UNTRAINED),

@@ -142,8 +142,7 @@ class _Normalise(torch.autograd.Function):
         dx = dy - dy_C.view(ctx.shape) - xhat * dy_xhat_C.view(ctx.shape)
         factor_C = scale_C if weight is None else scale_C * weight
         dx = (dx * factor_C.view(ctx.shape)).to(x.dtype)
-        dweight = own[1].to(weight.dtype) if ctx.needs_input_grad[1] else None
-        dbias = own[0] if ctx.needs_input_grad[2] else None
+        dbias, dweight = (own[i] if ctx.needs_input_grad[2 - i] else None for i in (0, 1))
         return dx, dweight, dbias, None, None, None, None
 
 

@@ -76,7 +76,8 @@ def arrays_of_all(arrays: Arrays, device: torch.device) -> list[Arrays]:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return plain.flatten().view(torch.uint8)  # one element may be contiguous with any stride
 
 
 def _unpacked(heads: list[tuple[str, str, list[int]]], body: torch.Tensor) -> Arrays:

@@ -9,6 +9,7 @@ once. With `elastic: exact` there is no gathering and no DDP: see `trainers.engi
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import torch
@@ -42,7 +43,10 @@ class DDP(Ranks):
             self._forward = Outer(model, self._exact.statistics, config.precision)
             return self._watched
         statistics = GlobalStatistics() if wants_global_statistics(config, self.ranks) else None
-        options: dict[str, Any] = {"broadcast_buffers": False}  # equal, or each rank's own
+        # Buffers are equal anyway, or each rank's own. torch 2.15 has another name for that.
+        names = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        options: dict[str, Any] = {sync: False}
         if self.device.type == "cuda":
             options["device_ids"] = [self.device.index]
         # Over 3 or more ranks DDP re-buckets after its first backward pass, and sums in another

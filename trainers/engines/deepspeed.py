@@ -78,7 +78,7 @@ class DeepSpeed(Ranks):
         logger.setLevel(logging.ERROR)
         # Its collectives over shared memory need a C++ compiler, and spin for ever when a rank
         # is gone; without an entry here gloo does all of them.
-        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.ops.__dict__["__compatible_ops__"] = {}
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         with self._watchdog.during("the first meeting"):
             deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
@@ -109,9 +109,10 @@ class DeepSpeed(Ranks):
         if self._scaler.is_enabled() and config.zero_stage == 0:
             optimizer.register_step_pre_hook(self._unscale)
         with self._watchdog.during("prepare"):
-            self._engine, self._zero, *_ = deepspeed.initialize(
+            self._engine, zero, *_ = deepspeed.initialize(
                 model=outer, optimizer=optimizer, config=settings(config, self.ranks)
             )
+        self._zero: Any = zero  # the torch optimiser itself with ZeRO 0
         self._prepared = True
         return self._watched
 
