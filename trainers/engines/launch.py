@@ -174,7 +174,7 @@ class _Gang:
             if line.startswith(PREFIX):
                 report(json.loads(line[len(PREFIX) :]))
         if left:
-            raise self._farewell(left[0])
+            raise self._farewell(left)
 
     def _left(self, codes: list[int | None]) -> list[int]:
         """Ranks that were asked to leave and did; SIGTERM ends one that has not begun yet."""
@@ -190,11 +190,12 @@ class _Gang:
             for rank in alive:
                 self._children[rank].send_signal(signal.SIGTERM)
 
-    def _farewell(self, rank: int) -> RankError:
-        said = _last_line(self._logs[rank])
-        if self._children[rank].returncode != PREEMPTED:
-            said = "asked to leave before it trained; the same command again continues"
-        return RankError(rank, PREEMPTED, said)
+    def _farewell(self, left: list[int]) -> RankError:
+        for rank in left:
+            if self._children[rank].returncode == PREEMPTED:
+                return RankError(rank, PREEMPTED, _last_line(self._logs[rank]))
+        said = "asked to leave before it trained; the same command again continues"
+        return RankError(left[0], PREEMPTED, said)
 
     def _refuse_failures(self, codes: list[int | None], alive: list[int], left: list[int]) -> None:
         if any(code for rank, code in enumerate(codes) if rank not in left):
@@ -204,7 +205,7 @@ class _Gang:
             how = f"was not heard of for {self._silence.limit:g} s"
             raise RankError(silent, -signal.SIGKILL, f"{SILENT_VARIABLE} sets the limit", how)
         if self._first_left is not None and time.monotonic() - self._first_left > LEAVE:
-            raise self._farewell(left[0])
+            raise self._farewell(left)
 
 
 def _read(stream: IO[str], lines: SimpleQueue[str]) -> None:

@@ -1,7 +1,7 @@
 """One rank of a gang that plays many small trainings, one after the other, in one process.
 
-python worker.py OUT RUNS.json: each run is {"name", "engine", "fields", ...}; what it gave is
-saved as OUT/NAME.RANK, a dict of tensors. Without RANK in the environment: engine `single`.
+python -m tests.trainers.engines.worker OUT RUNS.json: each run is {"name", "engine", "fields",
+...}, see `runs`; what it gave is saved as OUT/NAME.RANK, a dict of tensors.
 """
 
 from __future__ import annotations
