@@ -53,6 +53,7 @@ def test_the_record(done, make):
     beside = {name.removeprefix("teacher/") for name in result["teacher"]}
     own = {n for n in names - beside if not re.search("penultimate|refitted|recalibrated", n)}
     assert own <= {"noise/pixel/half"}
+    assert beside - names <= {"noise/pixel/half"}
     assert "noise/pixel/0.1/refitted/accuracy" in names
     assert {"linear/paper/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"} <= names
     for value in [*result["metrics"].values(), *result["teacher"].values()]:
