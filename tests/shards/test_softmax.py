@@ -171,6 +171,20 @@ def test_float32_does_not_limit_what_is_reached(C):
 
 
 @pytest.mark.usefixtures("in_chunks")
+@pytest.mark.parametrize(("shift", "copied"), [(0.0, False), (3.0, False), (1e3, True)])
+def test_float32_rows_are_copied_only_where_they_lie_far(shift, copied):
+    x, labels = clouds(600, 12, 4)
+    x = torch.as_tensor(x + shift).float()
+    problem = SoftmaxProblem(x, torch.as_tensor(labels), 4)
+    assert (problem.rows.narrow_ND is not None) == copied
+    model = problem.solve(3.0)
+    assert model.converged
+    assert gradient(model, x.numpy(), labels, 3.0) == pytest.approx(model.gradient_norm, abs=1e-11)
+    whole = fit(x.double() - shift, labels, C=3.0)
+    assert model.weight_CD.numpy() == pytest.approx(whole.weight_CD.numpy(), abs=1e-3)
+
+
+@pytest.mark.usefixtures("in_chunks")
 def test_threads_change_no_bit():
     x, labels = cone(1500, 12, 5)
     before, found = torch.get_num_threads(), []
