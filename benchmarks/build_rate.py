@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from shards.build import build
-from shards.compute import CPU_BATCH
+from shards.preprocess import CPU_BATCH
 from shards.request import Request
 from shards.teachers import open_teacher
 from shards.threads import one_core_each

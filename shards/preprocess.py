@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.nn.functional import interpolate
 
 PILLOW_BITS = 22
-CPU_BATCH = 32  # images that a CPU resizes at a time; it normalises one by one, in its cache
+CPU_BATCH = 16  # images a core takes at a time; larger is no faster, and costs memory
+CPU_PIXELS = 224 * 224  # that it normalises at a time: as floats they stay in a core's cache
 
 
 def _cubic(x: float) -> float:
@@ -34,7 +36,12 @@ def _triangle(x: float) -> float:
     return max(0.0, 1 - abs(x))
 
 
-KERNELS = {"bicubic": (_cubic, 2.0), "bilinear": (_triangle, 1.0)}
+def _box(x: float) -> float:
+    return 1.0 if -0.5 < x <= 0.5 else 0.0
+
+
+KERNELS = {"bicubic": (_cubic, 2.0), "bilinear": (_triangle, 1.0)}  # of teachers' inputs
+RESAMPLERS = KERNELS | {"box": (_box, 0.5)}
 
 
 @functools.lru_cache(maxsize=512)
@@ -45,7 +52,7 @@ def coefficients(
 
     `bits` None: as many as torch takes, the most with which all weights fit 16 bits.
     """
-    function, reach = KERNELS[kernel]
+    function, reach = RESAMPLERS[kernel]
     scale = source / target
     stretch = max(scale, 1.0)
     support = reach * stretch
@@ -113,6 +120,13 @@ class Preprocess(BaseModel):
         """The same normalisation at the images' own resolution."""
         return self.model_copy(update={"size": image_size, "resize": None})
 
+    def nyquist(self, image_size: int) -> float:
+        """The highest frequency of pictures of that size, in cycles per pixel of the input.
+
+        Half a cycle at the pictures' own resolution, or where they were made smaller.
+        """
+        return min(0.5, 0.5 * image_size / (self.resize or self.size))
+
     def pixels(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> uint8 (B, 3, size, size)."""
         wide = resize(images_BCHW, self.resize or self.size, self.interpolation)
@@ -121,17 +135,28 @@ class Preprocess(BaseModel):
 
     def __call__(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> float32 (B, 3, size, size), normalised, channels last."""
-        device, side = images_BCHW.device, self.size
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=device).repeat(side)
-        pairs = zip(self.mean, self.std, strict=True)
-        shift = torch.tensor([-m / s for m, s in pairs], device=device).repeat(side)
-        batch = len(images_BCHW)
-        out = torch.empty(batch, side, side * 3, dtype=torch.float32, device=device)
-        on_cpu = device.type == "cpu"
-        step, each = (CPU_BATCH, 1) if on_cpu else (max(1, batch),) * 2
-        floats = torch.empty_like(out[:each]) if on_cpu else out  # stays in a CPU's cache
-        for images, rows in zip(images_BCHW.split(step), out.split(step), strict=True):
-            pixels = self.pixels(images).permute(0, 2, 3, 1).reshape(-1, side, side * 3)
-            for levels, part in zip(pixels.split(each), rows.split(each), strict=True):
-                torch.addcmul(shift, floats[: len(part)].copy_(levels), scale, out=part)
+        device, side, batch = images_BCHW.device, self.size, len(images_BCHW)
+        scale, shift = _row(self.mean, self.std, side, device)
+        if device.type == "cpu":
+            step, rows = CPU_BATCH, max(1, CPU_PIXELS // side)
+            # NumPy asks for huge pages, torch does not: new memory is ready three times as fast.
+            out = torch.from_numpy(np.empty((batch, side, side * 3), dtype=np.float32))
+        else:
+            step, rows = max(1, batch), max(1, batch * side)
+            out = torch.empty(batch, side, side * 3, device=device)
+        for images, floats in zip(images_BCHW.split(step), out.split(step), strict=True):
+            levels = self.pixels(images).permute(0, 2, 3, 1).reshape(-1, side * 3)
+            parts = zip(levels.split(rows), floats.view(-1, side * 3).split(rows), strict=True)
+            for some, part in parts:
+                torch.addcmul(shift, part.copy_(some), scale, out=part)
         return out.view(batch, side, side, 3).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=64)
+def _row(
+    mean: tuple[float, ...], std: tuple[float, ...], side: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What levels of a row of pixels are multiplied by, and what is added then."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.repeat(side), shift.repeat(side)

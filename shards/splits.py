@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from shards import storage, verified
-from shards.format import ArmRecord, Manifest, ShardRecord, arm_record
-from shards.reader import Shard, UniqueKeys, claim_of, iter_shards, load_file
+from shards.format import DTYPES, ArmRecord, Manifest, ShardRecord, arm_record
+from shards.reader import UniqueKeys, ahead, claim_of, column_shapes, load_file, load_shard
 from shards.stream import Files, Located, StreamedColumn, locate
 
 Column = np.ndarray | StreamedColumn
@@ -30,6 +31,29 @@ class Split:
     params_NVP: Column
     embedding_NVD: Column
     norm_NV: np.ndarray
+
+
+def take(splits: dict[str, Split], rows_N: np.ndarray) -> dict[str, Split]:
+    """The samples `rows_N` of each; a column that arms share is still shared."""
+    taken: dict[int, Column] = {}
+
+    def of(column: Column) -> Column:
+        if id(column) not in taken:
+            streamed = isinstance(column, StreamedColumn)
+            taken[id(column)] = column.take(rows_N) if streamed else column[rows_N]
+        return taken[id(column)]
+
+    return {
+        name: Split(
+            tuple(split.keys[row] for row in rows_N),
+            of(split.images_NHWC),
+            split.labels_N[rows_N],
+            of(split.params_NVP),
+            of(split.embedding_NVD),
+            split.norm_NV[rows_N],
+        )
+        for name, split in splits.items()
+    }
 
 
 def split_bytes(manifest: Manifest, split: str, arms: Iterable[str], teacher: int = 0) -> int:
@@ -58,19 +82,25 @@ def load_splits(
     places = {arm: arm_record(manifest, split, arm) for arm in arms}
     if streaming:
         return _streamed(location, manifest, split, places, teacher)
-    count = manifest.plan.dataset.counts[split]
-    columns: dict[str, np.ndarray] = {}
-    keys: list[str] = []
-    for shard in iter_shards(location, manifest, split):
-        at = len(keys)
-        for name, array in _wanted(shard, places, teacher):
-            if name not in columns:
-                columns[name] = np.empty((count, *array.shape[1:]), dtype=array.dtype)
-            columns[name][at : at + len(array)] = array
-        keys += shard.keys
+    unique = UniqueKeys(location, manifest, split)
+    firsts = np.cumsum([0, *(record.samples for record in unique.records)])
+    wanted = _wanted(places, teacher)
+    columns = _room(manifest, split, int(firsts[-1]), wanted)
+
+    def fill(at: tuple[ShardRecord, int]) -> tuple[str, ...]:
+        record, first = at
+        shard = load_shard(location, manifest, record)
+        for name, (column, part) in wanted.items():
+            columns[name][first : first + record.samples] = shard.arrays[column][part]
+        return shard.keys
+
+    tasks = list(zip(unique.records, firsts.tolist()[:-1], strict=True))
+    for record, keys in zip(unique.records, ahead(fill, tasks), strict=True):
+        unique.add(record, keys)
+    keys = unique.finish()
     return {
         arm: Split(
-            tuple(keys),
+            keys,
             columns["image"],
             columns["label"],
             columns[f"{arm}/params"],
@@ -81,16 +111,26 @@ def load_splits(
     }
 
 
-def _wanted(
-    shard: Shard, places: dict[str, ArmRecord], teacher: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    yield "image", shard.arrays["image"]
-    yield "label", shard.arrays["label"]
+def _wanted(places: dict[str, ArmRecord], teacher: int) -> dict[str, tuple[str, Any]]:
+    """What is held in memory by name: the shards' column, and which part of it."""
+    wanted: dict[str, tuple[str, Any]] = {n: (n, np.s_[:]) for n in ("image", "label")}
     for arm, place in places.items():
-        at = slice(place.start, place.stop)
-        yield f"{arm}/params", shard.arrays["params"][:, at, : len(place.columns)]
-        yield f"{arm}/embedding", shard.arrays[f"embedding.{teacher}"][:, at]
-        yield f"{arm}/norm", shard.arrays[f"norm.{teacher}"][:, at]
+        views = slice(place.start, place.stop)
+        wanted[f"{arm}/params"] = ("params", np.s_[:, views, : len(place.columns)])
+        wanted[f"{arm}/embedding"] = (f"embedding.{teacher}", np.s_[:, views])
+        wanted[f"{arm}/norm"] = (f"norm.{teacher}", np.s_[:, views])
+    return wanted
+
+
+def _room(
+    manifest: Manifest, split: str, count: int, wanted: dict[str, tuple[str, Any]]
+) -> dict[str, np.ndarray]:
+    shapes = column_shapes(manifest.plan, split, count)
+    room = {}
+    for name, (column, part) in wanted.items():
+        whole = np.broadcast_to(np.zeros((), DTYPES[column.split(".")[0]]), shapes[column])
+        room[name] = np.empty(whole[part].shape, whole.dtype)
+    return room
 
 
 def _streamed(

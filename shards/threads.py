@@ -21,10 +21,17 @@ def one_core_each(device: str) -> Iterator[Callable[..., Iterator[Any]]]:
     if torch.device(device).type != "cpu":
         yield map
         return
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
+    with single_cores(torch.get_num_threads()) as pool:
         yield pool.map
+
+
+@contextlib.contextmanager
+def single_cores(count: int) -> Iterator[ThreadPoolExecutor]:
+    """`count` threads in which torch computes on one core each; what has not begun is dropped."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # what threads made from now on start with

@@ -17,8 +17,8 @@ from shards.teachers import TEACHERS, open_teacher
 from shards.teachers.frozen import FrozenTeacher  # noqa: F401
 from trainers.config import make_config
 from trainers.objectives import OBJECTIVES
-from trainers.probes import PROBES, run_probes
-from trainers.probes.features import FeatureBank, unit
+from trainers.probes import PROBES, Probe, run_probes  # noqa: F401
+from trainers.probes.features import FeatureBank, Stored, unit
 from trainers.students import STUDENTS, Student, build_student  # noqa: F401
 
 README = Path(__file__).parents[2] / "README.md"
@@ -69,9 +69,8 @@ def test_the_additions_work_as_printed():
     arm = make_arm("flip")
     flipped = arm.pixels(torch.arange(2).view(1, 1, 1, 2).byte(), torch.tensor([[1]]))
     assert flipped.flatten().tolist() == [1, 0]
-    bank = FeatureBank(
-        unit(np.eye(3)), np.arange(3), unit(np.eye(3)), np.arange(3), {}, unit(np.eye(3))
-    )
+    eye, labels = unit(np.eye(3)), np.arange(3)
+    bank = FeatureBank(eye, labels, eye, labels, eye, eye, Stored({}))
     assert run_probes(config.probes, bank, "test")[0] == {"test/mean_norm": pytest.approx(3**-0.5)}
     assert open_teacher("mine").dim == 3 * 224 * 224
     assert open_dataset("mine").count("test") == 4

@@ -18,6 +18,7 @@ from shards.arms import make_arm
 from shards.build import build, request_arguments
 from shards.datasets import open_dataset
 from shards.precision import Choice
+from shards.preprocess import CPU_BATCH
 from shards.reader import load_manifest
 from shards.request import Request
 from shards.splits import load_splits
@@ -223,7 +224,7 @@ def test_a_teacher_that_says_nothing_about_an_image_stops_the_build(
     value, request_60: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused
 ) -> None:
     monkeypatch.setattr("shards.compute.open_teacher", lambda spec, device, precision: Deaf(value))
-    key = open_dataset("digits", train_samples=60).keys("train")[24]
+    key = open_dataset("digits", train_samples=60).keys("train")[CPU_BATCH - 1]
     refused(lambda: build(request_60, str(tmp_path)), f"`{key}`", "clean", "norm 0")
     assert not list(tmp_path.glob("*.tar"))
 

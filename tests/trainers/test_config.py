@@ -54,7 +54,7 @@ def test_one_spelling_one_name(one, other):
         {"arm": "noise:0.2"},
         {"student": "width:1.0000001"},
         {"student": "params:2.0000001M"},
-        {"temperature": 0.2},
+        {"objective": "cosine+infonce"},
         {"threads": 2},
         {"probes": ["linear"]},
     ],

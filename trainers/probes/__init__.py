@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shards.table import Table
 from trainers.probes.features import FeatureBank
+from trainers.probes.frequency import frequency
 from trainers.probes.infonce import infonce
 from trainers.probes.intervals import intervals
 from trainers.probes.linear import linear
@@ -40,6 +41,7 @@ PROBES: Table[Probe] = Table(
         "neighbours": Probe(neighbours),
         "zero_shot": Probe(zero_shot),
         "robustness": Probe(robustness, version=2),
+        "frequency": Probe(frequency),
         "infonce": Probe(infonce, version=2),
         "intervals": Probe(intervals),
         "retained": Probe(retained),

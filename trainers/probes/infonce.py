@@ -84,17 +84,14 @@ def full_infonce(x_ND: Rows, y_ND: Rows, temperature: float = TEMPERATURE) -> Co
     """Over all N at once, in one pass over chunks of rows; retrieval takes the first of equals."""
     x_wide, y_wide = _pairs(x_ND, y_ND)
     count = len(x_wide)
-    own_N: Vector = (x_wide * y_wide).sum(axis=1) / temperature
-    loss, hits = 0.0, 0
+    own_N, loss, hits = np.zeros(count), 0.0, 0
     top_N, summed_N = np.full(count, -np.inf), np.zeros(count)
     best_N = np.zeros(count, dtype=np.int64)
     for start in range(0, count, CHUNK):
-        rows = slice(start, start + CHUNK)
-        logits_BN: Matrix = x_wide[rows] @ y_wide.T / temperature
-        # One positive a pair: its own sum of products, which a matrix product rounds otherwise.
+        logits_BN: Matrix = x_wide[start : start + CHUNK] @ y_wide.T / temperature
         own = np.arange(start, start + len(logits_BN))
-        logits_BN[own - start, own] = own_N[rows]
-        loss += float((_logsumexp(logits_BN) - own_N[rows]).sum())
+        own_N[own] = logits_BN[own - start, own]
+        loss += float((_logsumexp(logits_BN) - own_N[own]).sum())
         hits += int((logits_BN.argmax(axis=1) == own).sum())
         highest_N: Vector = logits_BN.max(axis=0)
         best_N = np.where(highest_N > top_N, start + logits_BN.argmax(axis=0), best_N)

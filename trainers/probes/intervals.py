@@ -120,10 +120,9 @@ def rank_intervals(x_ND: Rows, seed: int, level: float = LEVEL) -> dict[str, tup
         return dict.fromkeys(RANKS, (NAN, NAN))
     every = Moments.of(x_ND)
     values_D = centred_eigenvalues(x_ND, every)
-    left: list[list[float]] = []
-    for group_M in np.array_split(permutation(count, seed), groups):
-        rest_D = every.without(Moments.of(x_ND[group_M])).eigenvalues()
-        left.append([measure(rest_D) for measure in RANKS.values()])
+    parts = np.array_split(permutation(count, seed), groups)
+    rests = (rest.eigenvalues() for rest in _left_out(x_ND, parts))
+    left = [[measure(rest_D) for measure in RANKS.values()] for rest_D in rests]
     t = float(stdtrit(groups - 1, (1 + level) / 2))
     found: dict[str, tuple[float, float]] = {}
     for (name, measure), ranks_G in zip(RANKS.items(), np.array(left).T, strict=True):
@@ -136,6 +135,22 @@ def rank_intervals(x_ND: Rows, seed: int, level: float = LEVEL) -> dict[str, tup
             error = float(np.sqrt((groups - 1) * np.log(ranks_G).var()))
             found[name] = rank * float(np.exp(-t * error)), rank * float(np.exp(t * error))
     return found
+
+
+def _left_out(
+    x_ND: Rows, parts: list[Indices], outside: Moments | None = None
+) -> Iterator[Moments]:
+    """Moments of `outside` and all parts but one, for each part.
+
+    By halves: nothing is subtracted, which would leave rounding where one part varies most.
+    """
+    if outside is not None and len(parts) == 1:
+        yield outside
+        return
+    middle = len(parts) // 2
+    for inner, outer in ((parts[:middle], parts[middle:]), (parts[middle:], parts[:middle])):
+        rest = Moments.of(x_ND[np.sort(np.concatenate(outer))])
+        yield from _left_out(x_ND, inner, rest if outside is None else outside.merge(rest))
 
 
 def rank_curve(x_ND: Rows, seed: int) -> list[tuple[int, float]]:

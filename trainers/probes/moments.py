@@ -88,16 +88,6 @@ class Moments:
         mean_D = self.mean_D + gap_D * (other.count / count)
         return Moments(count, mean_D, self.m2_DD + other.m2_DD + weight * np.outer(gap_D, gap_D))
 
-    def without(self, part: Moments) -> Moments:
-        """The inverse of `merge`: what is left when `part` is taken out of these rows."""
-        count = self.count - part.count
-        if count < 1:
-            raise ValueError(f"{part.count} of {self.count} rows cannot be left out; keep one")
-        mean_D = self.mean_D + (self.mean_D - part.mean_D) * (part.count / count)
-        gap_D = part.mean_D - mean_D
-        weight = count * part.count / self.count
-        return Moments(count, mean_D, self.m2_DD - part.m2_DD - weight * np.outer(gap_D, gap_D))
-
     def part(self, start: int, stop: int) -> Moments:
         """Of some of the columns, as if the others had never been there."""
         columns = slice(start, stop)

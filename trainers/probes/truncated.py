@@ -27,21 +27,22 @@ def dims(width: int) -> list[int]:
 def truncated_accuracies(
     train_ND: Rows, train_labels_N: Labels, test_ND: Rows, test_labels_N: Labels
 ) -> Iterator[tuple[int, float, float]]:
-    """(k, accuracy of a refit, accuracy of the full classifier) for k = 1, 2, 4, ..., K.
+    """(k, accuracy of a refit, accuracy of the full classifier) for k = 1, 2, 4, ..., D.
 
     Coordinates in the first k components, centred by train's mean and divided by one number, the
     root mean square of train, so that rotations, shifts and scales change nothing. The refit sees
-    train cut to k; the full classifier is fitted on all K components, and only what it is asked
-    about is cut. K is the rank of train's covariance. In [0, 1], higher is better.
-    Errors: ValueError where train does not vary or has one class.
+    train cut to k; the full classifier is fitted on all components, and only what it is asked
+    about is cut. Beyond the rank of train's covariance nothing is left to cut. In [0, 1], higher
+    is better; the commonest class's share where train does not vary.
+    Errors: ValueError where train has one class.
     """
     state = Moments.of(train_ND)
     _, basis_DK = components(state)
-    if basis_DK.shape[1] == 0:
-        raise ValueError("train embeddings are all the same: they have no principal components")
     if len(np.unique(train_labels_N)) < 2:
         raise ValueError("train labels are all the same: a classifier needs two classes")
     scale = float(np.sqrt(state.variance / len(state.mean_D)))
+    if basis_DK.shape[1] == 0:  # nothing varies: one coordinate that is always 0
+        basis_DK, scale = np.zeros((len(state.mean_D), 1)), 1.0
 
     def coordinates(x_ND: Rows) -> NDArray[np.float32]:
         scaled_DK: Matrix = basis_DK / scale
@@ -50,10 +51,10 @@ def truncated_accuracies(
 
     train_NK, test_NK = coordinates(train_ND), coordinates(test_ND)
     every = fit(train_NK, train_labels_N)
-    for k in dims(train_NK.shape[1]):
+    for k in dims(len(state.mean_D)):
         cut_NK = test_NK.copy()
         cut_NK[:, k:] = 0
-        own = every if k == train_NK.shape[1] else fit(train_NK[:, :k], train_labels_N)
+        own = every if k >= train_NK.shape[1] else fit(train_NK[:, :k], train_labels_N)
         guesses = own.predict(test_NK[:, :k]), every.predict(cut_NK)
         refit, fixed = (float((guess_N == test_labels_N).mean()) for guess_N in guesses)
         yield k, refit, fixed

@@ -11,9 +11,9 @@ from trainers.probes.features import Stored, unit
 def features():
     """Correlated student and teacher, classes that can be half told apart."""
     rng = np.random.default_rng(1)
-    labels, test_labels = rng.integers(0, 4, 300), rng.integers(0, 4, 150)
+    labels, test_labels = rng.integers(0, 4, 320), rng.integers(0, 4, 150)
     centres = rng.normal(size=(4, 24))
-    train = centres[labels] + rng.normal(size=(300, 24))
+    train = centres[labels] + rng.normal(size=(320, 24))
     teacher = centres[test_labels] + rng.normal(size=(150, 24))
     student = teacher + 0.5 * rng.normal(size=(150, 24))
     noisy = np.stack([student + rng.normal(size=student.shape) for _ in range(3)])

@@ -1,4 +1,4 @@
-"""Moments: NumPy's own figures, merging, leaving out, every float type, what is refused."""
+"""Moments: NumPy's own figures, merging, every float type, what is refused."""
 
 from functools import reduce
 
@@ -52,14 +52,6 @@ def test_a_merge_of_far_apart_parts_keeps_its_digits():
     x_ND = np.concatenate([near, far]).astype(np.longdouble)
     exact = (x_ND - x_ND.mean(axis=0)).T @ (x_ND - x_ND.mean(axis=0))
     np.testing.assert_allclose(found.m2_DD, exact.astype(np.float64), rtol=1e-13)
-
-
-def test_leaving_out_is_the_inverse_of_merging():
-    left, out = normal(90, 6) + 2, normal(10, 6, seed=1) - 1
-    both = Moments.of(left).merge(Moments.of(out))
-    assert_equal(both.without(Moments.of(out)), Moments.of(left))
-    with pytest.raises(ValueError, match="100 of 100 rows cannot be left out"):
-        both.without(both)
 
 
 @pytest.mark.parametrize("block", [1, 7, 100, 4096])
