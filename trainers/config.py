@@ -31,7 +31,10 @@ Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
-PROBE_NAMES = ("spectrum", "linear", "robustness", "frequency", "infonce")
+PROBE_NAMES = (
+    "spectrum", "linear", "neighbours", "zero_shot", "robustness", "frequency", "infonce",
+    "intervals", "retained", "truncated",
+)  # fmt: skip
 ADAPT_ARMS = ("noise:0.1",)
 
 
