@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 BITS = 16  # fractional bits of weights
-CHUNK = 1 << 23  # numbers held at once while zooms are summed
+CACHE, MEMORY = 1 << 17, 1 << 25  # numbers held at once on a CPU, elsewhere
 ONE = 1 << BITS
 Taps = list[tuple[int, int, int]]  # (rows down, columns right, weight)
 
@@ -116,19 +116,20 @@ def zoom_matrix(size: int, zoom: float) -> torch.Tensor:
 
 def sum_of_zooms(images_BCHW: torch.Tensor, zooms: list[float]) -> torch.Tensor:
     """float64 integers (B, C, H, W) -> the sum of the picture's zooms, in 2^-24."""
-    batch, channels, height, width = images_BCHW.shape
-    device = images_BCHW.device
+    height, width = images_BCHW.shape[-2:]
+    device, count = images_BCHW.device, len(zooms)
     down, across = (
         torch.stack([zoom_matrix(size, zoom) for zoom in zooms]).to(device)
         for size in (height, width)
     )
-    step = max(1, CHUNK // max(1, images_BCHW.numel()))
+    down = down.reshape(count * height, height)
+    across = across.transpose(1, 2).reshape(count * width, width)
+    room = CACHE if device.type == "cpu" else MEMORY
+    step = max(1, room // max(1, count * images_BCHW[:1].numel()))
     total = torch.zeros_like(images_BCHW)
-    for some_ZHH, other_ZWW in zip(down.split(step), across.split(step), strict=True):
-        rows = some_ZHH.reshape(-1, height) @ images_BCHW  # (B, C, Z H, W)
-        rows = rows.view(batch, channels, len(some_ZHH), height, width).transpose(2, 3)
-        rows = rows.reshape(batch, channels, height, len(some_ZHH) * width)
-        total += rows @ other_ZWW.transpose(1, 2).reshape(-1, width)
+    for images, out in zip(images_BCHW.split(step), total.split(step), strict=True):
+        rows = (down @ images).unflatten(2, (count, height))  # (B, C, Z, H, W)
+        out.copy_(rows.transpose(2, 3).flatten(3) @ across)
     return total
 
 
