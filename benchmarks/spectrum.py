@@ -109,12 +109,10 @@ def main() -> int:
         def with_moments(x_ND: np.ndarray = x_ND) -> np.ndarray:
             return centred_eigenvalues(x_ND)
 
-        theirs, ours, merged = seconds(with_svd, with_moments, lambda x=x_ND: moments_alone(x))
+        theirs, ours, state = seconds(with_svd, with_moments, lambda x=x_ND: moments_alone(x))
         squares, roots = errors(x_ND)
-        print(
-            f"{name}: svdvals {theirs:.3f} s, ours {ours:.3f} s, ratio {theirs / ours:.1f} ", end=""
-        )
-        print(f"(from the merged state alone {theirs / merged:.1f}), to reach 1")
+        ratios = f"ratio {theirs / ours:.1f}, to reach 1; merged state alone {theirs / state:.1f}"
+        print(f"{name}: svdvals {theirs:.3f} s, ours {ours:.3f} s, {ratios}")
         print(f"  errors: s^2 {squares:.1e} (at most {SQUARES:g}), s {roots:.1e} ({ROOTS:g})")
         failed |= ours > theirs or squares > SQUARES or roots > ROOTS
     small, large = peak(20_000), peak(320_000)

@@ -202,14 +202,14 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     fields = {k: v for k, v in vars(options).items() if k in Request.model_fields and v is not None}
+    if options.teacher_robustness == []:
+        fields["teacher_robustness"] = DEFAULT
     if options.request:
-        fields = json.loads(options.request)
+        fields = json.loads(options.request)  # in full: no arms there are none
     elif not options.dataset or not options.teachers:
         parser.error("--dataset and --teacher are required")
     if options.templates:
         fields["templates"] = load_templates(options.templates)
-    if fields.get("teacher_robustness") == []:
-        fields["teacher_robustness"] = DEFAULT
     request = arguments_of(Request, fields)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.dry_run:

@@ -65,6 +65,11 @@ def channels_first(images_NHWC: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images_NHWC.transpose(0, 3, 1, 2).copy())
 
 
+def images_at_once(batch: int, device: str) -> int:
+    """What a worker of a build takes at a time; on a CPU no more than one core is best at."""
+    return min(batch, CPU_BATCH) if torch.device(device).type == "cpu" else batch
+
+
 def embed_view(
     teachers: list[Teacher],
     arm: Arm,
@@ -140,8 +145,7 @@ class Embedder:
         )
         self.teachers = [self._open(spec, request, precisions) for spec in request.teachers]
         self.plan = make_plan(request, self.dataset, self.teachers, device)
-        on_cpu = self.plan.device == "cpu"
-        self._step = min(request.batch, CPU_BATCH) if on_cpu else request.batch
+        self._step = images_at_once(request.batch, device)
 
     def _open(self, spec: str, request: Request, precisions: dict[str, Precision]) -> Teacher:
         precision = request.precision

@@ -25,6 +25,7 @@ Task = Callable[[slice], tuple[Tensor, ...]]
 SMALL = 1 << 20  # entries up to which all is computed in float64
 CHUNK = {"cpu": 1 << 19}  # entries: stays in cache; elsewhere only memory is bounded
 SAMPLE = 16  # rows a column from which the second moment is estimated
+FAR = 100  # squared distance from 0, in variances, up to which float32 rows are used as they are
 SLABS = 16  # of chunks; each has one partial sum
 FORCING = 0.05  # conjugate gradients end at this share of the gradient
 PRODUCTS = 200  # a Newton step, at most
@@ -36,8 +37,9 @@ STALLS = 3  # safe steps that do not halve the gradient: rounding allows no bett
 class Rows:
     """Centred features (N, D) by chunks, their labels in [0, K), and their second moment.
 
-    values_D, axes_DD: its eigenvalues and vectors. Any centre would do, exactly; near the mean
-    float32 loses least. Errors: ValueError for NaN or infinity.
+    values_D, axes_DD: its eigenvalues and vectors. Float32 rows are centred in the arithmetic
+    (`shift_D`) unless that would cost digits; other large ones are copied, centred, to float32.
+    Errors: ValueError for NaN or infinity.
     """
 
     def __init__(self, x_ND: Tensor, index_N: Tensor, classes: int, each: Each) -> None:
@@ -47,16 +49,22 @@ class Rows:
         ends = [len(spans) * slab // SLABS for slab in range(SLABS + 1)]
         self.slabs = [spans[a:b] for a, b in itertools.pairwise(ends) if a < b]
         self.exact = torch.float64 if x_ND.dtype == torch.float64 else torch.float32
+        self.large = x_ND.numel() > SMALL
         (total_D,) = self.sums(each, lambda at: (x_ND[at].to(self.exact).sum(dim=0),))
         self._check(total_D)
         self.centre_D = (total_D / self.count).to(self.exact)
-        self.narrow_ND = None
-        if x_ND.numel() > SMALL:
-            self.narrow_ND = torch.empty_like(x_ND, dtype=torch.float32)
         self.keep_N = self._sample()
-        (second_DD,) = self.sums(each, self._first)
+        (second_DD,) = self.sums(each, self._second)
         values_D, self.axes_DD = torch.linalg.eigh(second_DD / int(self.keep_N.sum()))
         self.values_D = values_D.clamp(min=0)
+        distance, variance = float(self.centre_D.square().sum()), float(self.values_D.sum())
+        self.raw = self.large and x_ND.dtype == torch.float32 and distance <= FAR * variance
+        self.shift_D = self.centre_D.double() if self.raw else torch.zeros_like(total_D)
+        self.narrow_ND = None
+        if self.large and not self.raw:
+            self.narrow_ND = torch.empty_like(x_ND, dtype=torch.float32)
+            for _ in each(self._fill, self.slabs):
+                pass
 
     def _check(self, total_D: Tensor) -> None:
         if not bool(torch.isfinite(total_D).all()):
@@ -72,19 +80,21 @@ class Rows:
         keep_N[chosen] = True
         return keep_N.to(self.x_ND.device)
 
-    def _first(self, at: slice) -> tuple[Tensor]:
-        """Fills the float32 copy; this chunk's part of the second moment."""
-        rows = self.x_ND[at].to(self.exact) - self.centre_D
-        if self.narrow_ND is None:
-            rows = rows.double()
-        else:
-            rows = self.narrow_ND[at] = rows.float()
-        kept = rows[self.keep_N[at]]
+    def _second(self, at: slice) -> tuple[Tensor]:
+        kept = self.x_ND[at][self.keep_N[at]].to(self.exact) - self.centre_D
+        kept = kept.float() if self.large else kept.double()
         return (kept.T @ kept,)
 
+    def _fill(self, spans: list[slice]) -> None:
+        assert self.narrow_ND is not None
+        for at in spans:
+            self.narrow_ND[at] = self.x_ND[at].to(self.exact) - self.centre_D
+
     def get(self, at: slice, dtype: torch.dtype) -> Tensor:
-        if dtype == torch.float32:
-            assert self.narrow_ND is not None
+        """Rows minus the centre, but for `shift_D`, which is still in them."""
+        if self.raw:
+            return self.x_ND[at].to(dtype)
+        if self.narrow_ND is not None and dtype == torch.float32:
             return self.narrow_ND[at]
         return self.x_ND[at].double() - self.centre_D
 
@@ -135,11 +145,14 @@ class Descent:
             theta, step = theta + size * direction, step + 1
 
     def _split(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        narrow = vector.to(self.dtype)
-        return narrow[:, :-1].contiguous(), narrow[:, -1:]
+        """Weights and biases for rows as `get` gives them."""
+        weight_KD = vector[:, :-1]
+        bias_K1 = vector[:, -1:] - (weight_KD @ self.rows.shift_D)[:, None]
+        return weight_KD.to(self.dtype).contiguous(), bias_K1.to(self.dtype)
 
     def _finish(self, weight_KD: Tensor, bias_K: Tensor, theta: Tensor) -> Tensor:
         """Sums over samples -> by theta, of the objective over C N; sums to 0 over classes."""
+        weight_KD = weight_KD - bias_K[:, None] * self.rows.shift_D
         out = torch.cat([weight_KD, bias_K[:, None]], dim=1) / self.rows.count
         out[:, :-1] += self.ridge * theta[:, :-1]
         return out - out.mean(dim=0)

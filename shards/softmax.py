@@ -63,9 +63,10 @@ def fit_softmax(
     """The optimum for float features (N, D) and integer labels (N,) in [0, classes).
 
     Computed on the features' device, which must have float64; the same bits whatever the number
-    of threads. Memory: a float32 copy of the features and four float32 matrices (N, classes).
-    N < D, D = 1 and constant features are fine. Errors: ValueError, one line, for shapes, labels,
-    NaN, fewer than two classes present, C or tol not above 0.
+    of threads. Memory: six float32 matrices (N, classes), and a float32 copy of the features unless
+    they are float32 and not too far from 0 for their spread. N < D, D = 1 and constant features are
+    fine. Errors: ValueError, one line, for shapes, labels, NaN, fewer than two classes present, C
+    or tol not above 0.
     """
     return SoftmaxProblem(x_ND, labels_N, classes).solve(C, tol)
 
@@ -120,7 +121,7 @@ class SoftmaxProblem:
         ridge = 1 / (C * self.rows.count)
         theta, norm, done = self._parameters(start), math.inf, 0
         with _one_core(self.prior_K.device) as each:
-            if self.rows.narrow_ND is not None:
+            if self.rows.large:
                 descent = Descent(self.rows, ridge, torch.float32, each)
                 theta, _, done = descent.run(theta, tol / 2, steps)
             descent = Descent(self.rows, ridge, torch.float64, each)

@@ -23,7 +23,7 @@ from rich.table import Table as Grid
 
 from shards.arms import make_arm
 from shards.command import command
-from shards.compute import channels_first, embed_view
+from shards.compute import channels_first, embed_view, images_at_once
 from shards.format import Manifest, ShardRecord, TeacherRecord
 from shards.progress import Progress
 from shards.reader import Shard, UniqueKeys, check_shard, load_manifest
@@ -143,6 +143,7 @@ class Replay:
             first += record.samples
         self.least, self.views, self.samples = 1.0, 0, 0
         self.teachers = [self._open(record) for record in manifest.plan.teachers]
+        self.step = images_at_once(manifest.plan.batch, device)
 
     def _open(self, record: TeacherRecord) -> Teacher:
         teacher = open_teacher(record.spec, self.device, record.precision)
@@ -154,10 +155,15 @@ class Replay:
         return teacher
 
     def check(self, shard: Shard) -> None:
-        """Every view of the chosen samples of a shard."""
+        """Every view of the chosen samples of a shard, in batches as large as the build's.
+
+        In another batch a teacher may round otherwise, in bf16 visibly.
+        """
         rows = self.rows[shard.record.name]
-        if not len(rows):
-            return
+        for start in range(0, len(rows), self.step):
+            self._replay(shard, rows[start : start + self.step])
+
+    def _replay(self, shard: Shard, rows: np.ndarray) -> None:
         images_BCHW = channels_first(shard.arrays["image"][rows]).to(self.device)
         params_BVP = torch.from_numpy(shard.arrays["params"][rows]).to(self.device)
         for record in self.verdict.manifest.plan.arms[shard.record.split]:

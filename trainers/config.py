@@ -31,7 +31,6 @@ Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
-MOMENTUM = 0.9
 PROBE_NAMES = ("spectrum", "linear", "robustness", "frequency", "infonce")
 ADAPT_ARMS = ("noise:0.1",)
 
@@ -84,7 +83,7 @@ class TrialConfig(BaseModel):
     optimizer: Text = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e6)
     weight_decay: Number = Field(default=0.0, ge=0)
-    momentum: Number = Field(default=MOMENTUM, ge=0, lt=1)  # of sgd and muon
+    momentum: Number = Field(default=0.9, ge=0, lt=1)  # of sgd and muon
     clip_norm: Number = Field(default=0.0, ge=0)  # 0: gradients are not clipped
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Text = "0 steps"
@@ -161,12 +160,6 @@ class TrialConfig(BaseModel):
         _ = OPTIMIZERS[name]
         return name
 
-    @field_validator("momentum")
-    @classmethod
-    def _momentum_of_some(cls, momentum: float, info: ValidationInfo) -> float:
-        """Adam has none: the same trial, one name."""
-        return momentum if info.data.get("optimizer") in ("sgd", "muon") else MOMENTUM
-
     @field_validator("warmup")
     @classmethod
     def _no_warmup(cls, text: str) -> str:
@@ -212,16 +205,6 @@ class TrialConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_layout(cls, fields: Any) -> Any:
-        """DeepSpeed has one memory layout, whatever was asked: the same trial, one name."""
-        if not isinstance(fields, dict):
-            return fields
-        given = cast("dict[str, Any]", fields)
-        same = given.get("engine") == "deepspeed" and given.get("channels_last") is False
-        return given | {"channels_last": True} if same else given
-
-    @model_validator(mode="before")
-    @classmethod
     def _one_length(cls, fields: Any) -> Any:
         """`duration` takes the place of `epochs`; one in whole epochs is written as `epochs`."""
         if not isinstance(fields, dict):
@@ -260,18 +243,6 @@ class TrialConfig(BaseModel):
     @model_validator(mode="after")
     def _together(self) -> TrialConfig:
         check_ranks(self)
-        return self
-
-    @model_validator(mode="after")
-    def _go_together(self) -> TrialConfig:
-        """Refuses what engines could not do together."""
-        if self.cuda_graphs and self.engine != "single":
-            raise ValueError(f"cuda_graphs: true with engine `{self.engine}`; choose `single`")
-        if self.optimizer == "muon" and self.engine == "deepspeed" and self.zero_stage:
-            raise ValueError(
-                f"optimizer: `muon` needs whole matrices, zero_stage {self.zero_stage} cuts them; "
-                "choose zero_stage 0"
-            )
         return self
 
     @property

@@ -92,6 +92,7 @@ class Keeper:
         self.observed: list[Row] = []
         self.losses = torch.zeros(self.per_epoch, dtype=torch.float64, device=engine.device)
         self._every = self._observation_steps()
+        self._observed_at: int | None = None
         self._interval, self._next = 1, 1
         self._looked = saver.clock()
 
@@ -113,6 +114,7 @@ class Keeper:
             losses = saved.arrays["losses"]
             self.losses[: len(losses)] = losses.to(self.losses.device)
             self.curve, self.observed = saved.values["curve"], saved.values["observed"]
+            self._observed_at = self.observed[-1]["step"] if self.observed else None
         self._next = self.step + 1
         self._observe()
 
@@ -123,7 +125,7 @@ class Keeper:
     def _observation_steps(self) -> int:
         """Errors: ValueError where `curve_every` is less than a step."""
         every = self.config.curve_every
-        if every is None or self.observe is None:
+        if every is None:
             return 0
         steps = in_steps(every, self.config.batch_size, len(self.data))
         if steps < 1:
@@ -172,17 +174,19 @@ class Keeper:
         return {"step": self.step, "epoch": epoch, "loss": loss, "time_ms": time_ms}
 
     def _observe(self) -> None:
-        """On the first rank; it draws from no generator that training draws from."""
+        """Only the first rank looks, but the others make the model whole with it."""
         due = self._every and (self.step % self._every == 0 or self.step == self.total)
-        seen = bool(self.observed) and self.observed[-1]["step"] == self.step
-        if self.observe is None or not due or seen:
+        if not due or self._observed_at == self.step:
             return
         self._check_finite()
         with self.engine.whole():
-            values = self._observed(self.observe) if self.engine.rank == 0 else {}
-        self.observed.append({"step": self.step, "epoch": self.step / self.per_epoch} | values)
+            if self.observe is not None and self.engine.rank == 0:
+                row = {"step": self.step, "epoch": self.step / self.per_epoch}
+                self.observed.append(row | self._observed(self.observe))
+        self._observed_at = self.step
 
     def _observed(self, observe: Observe) -> dict[str, float]:
+        """What it draws, training does not miss."""
         student, device = self.average.student, self.engine.device
         mode, cuda = student.training, [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), eager(self.config):

@@ -15,18 +15,14 @@ from trainers.teacher_pca import has_no_network
 if TYPE_CHECKING:
     from trainers.config import TrialConfig
 
-# What only training reads, besides `epochs` and `duration`.
+# What only training reads, beside `epochs` and `duration`.
 TRAINING = (
     "arm", "views", "target", "objective", "accumulate", "optimizer", "lr", "weight_decay",
     "momentum", "clip_norm", "schedule", "warmup", "ema", "precision", "compile", "cuda_graphs",
     "engine", "ranks", "sync_batchnorm", "elastic", "zero_stage", "offload",
 )  # fmt: skip
-STUDENT = (
-    "seed",
-    "input",
-    "channels_last",
-    "curve_every",
-)  # what a student that is no network does not read
+STUDENT = ("seed", "input", "channels_last", "curve_every")  # nor does what is no network
+MOMENTUM = ("sgd", "muon")  # the optimisers that have it
 
 
 def settled(config: TrialConfig) -> dict[str, Any]:
@@ -42,6 +38,11 @@ def settled(config: TrialConfig) -> dict[str, Any]:
         decided["target"] = _only_labels(config.target)
     else:
         _refuse(config)
+    _refuse_together(config)
+    if config.optimizer not in MOMENTUM:
+        idle.add("momentum")
+    if config.engine == "deepspeed":
+        idle.add("channels_last")  # it has one memory layout
     objective = defaults["objective"] if "objective" in idle else config.objective
     idle |= unread_fields(objective)
     if config.curve_every is None or "curve_every" in idle:
@@ -72,3 +73,14 @@ def _refuse(config: TrialConfig) -> None:
         )
     if config.infonce_positive == "student" and config.cuda_graphs and not config.compile:
         raise ValueError("cuda_graphs: true with infonce_positive `student`; set it to false")
+
+
+def _refuse_together(config: TrialConfig) -> None:
+    """What engines could not do together."""
+    if config.cuda_graphs and config.engine != "single":
+        raise ValueError(f"cuda_graphs: true with engine `{config.engine}`; choose `single`")
+    if config.optimizer == "muon" and config.engine == "deepspeed" and config.zero_stage:
+        raise ValueError(
+            f"optimizer: `muon` needs whole matrices, zero_stage {config.zero_stage} cuts them; "
+            "choose zero_stage 0"
+        )

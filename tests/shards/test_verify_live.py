@@ -48,6 +48,21 @@ def test_every_view_of_every_arm_and_teacher_replays(rich: Path) -> None:
     assert f"{views} views" in verdict.notes["live"]
 
 
+def test_a_bank_in_bf16_replays_in_bf16_and_in_no_other_precision(tmp_path: Path) -> None:
+    request = Request(
+        dataset="digits", teachers=("embedded",), precision="bf16", train_samples=20,
+        test_samples=10,
+    )  # fmt: skip
+    build(request, str(tmp_path))
+    assert verify(str(tmp_path), live=30).good
+    manifest = load_manifest(str(tmp_path))
+    teacher = manifest.plan.teachers[0].model_copy(update={"precision": "fp32"})
+    plan = manifest.plan.model_copy(update={"teachers": (teacher,)})
+    other = manifest.model_copy(update={"plan": plan, "identity": plan.identity}).sealed()
+    (tmp_path / "manifest.json").write_text(other.model_dump_json())
+    assert verify(str(tmp_path), live=30).failures["live"]
+
+
 def test_some_samples_are_some_of_the_bank(rich: Path) -> None:
     assert "7 samples" in verify(str(rich), live=7).notes["live"]
 

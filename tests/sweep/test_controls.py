@@ -29,6 +29,7 @@ fixed:
   test_views: 2
   curve_every: 2 steps
   curve_samples: 50
+  probes: [spectrum, linear]
 parts:
   - axes: {objective: [cosine, supervised, none]}
   - fixed: {student: teacher_pca:8}

@@ -35,14 +35,16 @@ def observe(step, student):
 
 
 TRIALS = [
-    *({"optimizer": name} for name in OPTIMIZERS),
-    {"optimizer": "sgd", "momentum": 0.0, "lr": 0.1},
+    {"optimizer": "adam", "arm": "crop_flip", "ema": 0.5, "curve_every": "2 steps"},
     {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup": "2 steps"},
-    {"arm": "crop_flip", "ema": 0.5, "curve_every": "2 steps"},
-    {"accumulate": 2, "objective": "cosine+infonce", "channels_last": False},
-    {"epochs": None, "duration": "6 steps", "batch_size": 50, "seed": 4},
-    {"student": "timm:test_resnet", "optimizer": "muon", "weight_decay": 0.1, "ema": 0.9},
+    {"optimizer": "sgd", "accumulate": 2, "objective": "cosine+infonce", "channels_last": False},
+    {"optimizer": "muon", "epochs": None, "duration": "6 steps", "batch_size": 50, "seed": 4},
+    {"optimizer": "muon", "student": "timm:test_resnet", "weight_decay": 0.1, "ema": 0.9},
 ]
+
+
+def test_every_optimiser_is_among_them():
+    assert {change["optimizer"] for change in TRIALS} == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("change", TRIALS, ids=lambda c: " ".join(map(str, c.values())))
@@ -62,10 +64,9 @@ def test_stopped_after_every_step_it_ends_bitwise_equal(make, data, tmp_path, ch
     assert whole.values["observed"] or not config.curve_every
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_killed_between_saves_it_ends_bitwise_equal(make, data, tmp_path, monkeypatch, objective):
+def test_killed_between_saves_it_ends_bitwise_equal(make, data, tmp_path, monkeypatch):
     """The process is gone at the fifth step without a word; the last save was after the third."""
-    config = make(epochs=3, objective=objective, seed=4)
+    config = make(epochs=3, objective="cosine+infonce", seed=4)
     whole = run(config, data["noise:0.1"], tmp_path / "whole", seconds=1e9)
     real, done = Keeper.stepped, []
 

@@ -65,14 +65,14 @@ class Moments:
 
     @classmethod
     def _of_block(cls, rows_BD: Matrix) -> Moments:
-        if not np.isfinite(rows_BD).all():
-            raise ValueError("a spectrum needs finite embeddings; got NaN or infinity")
-        mean_D: Vector = rows_BD.mean(axis=0)
-        centred_BD: Matrix = rows_BD - mean_D
         with np.errstate(over="ignore", invalid="ignore"):
+            mean_D: Vector = rows_BD.mean(axis=0)
+            centred_BD: Matrix = rows_BD - mean_D
             m2_DD: Matrix = centred_BD.T @ centred_BD
         if not np.isfinite(m2_DD).all():
-            raise ValueError("embeddings are too large: their squares overflow; divide them first")
+            if np.isfinite(rows_BD).all():
+                raise ValueError("embeddings are too large: their squares overflow; scale them")
+            raise ValueError("a spectrum needs finite embeddings; got NaN or infinity")
         return cls(len(rows_BD), mean_D, m2_DD)
 
     def merge(self, other: Moments) -> Moments:

@@ -62,15 +62,18 @@ def _squares(x_ND: Rows, centre_D: Vector, gram_DD: Matrix, noise: float) -> Vec
         values_D = np.linalg.eigvalsh(gram_DD)
         lost = int((values_D < LOST * values_D[-1]).sum())
         if lost:
-            values_D[:lost] = _small_squares(x_ND, centre_D, gram_DD, lost)
+            values_D[:lost] = _small_squares(x_ND, centre_D, gram_DD, lost, noise)
         values_D = np.sort(values_D)[::-1]
     return np.where(values_D > noise**2, values_D, 0.0)
 
 
-def _small_squares(x_ND: Rows, centre_D: Vector, gram_DD: Matrix, lost: int) -> Vector:
+def _small_squares(
+    x_ND: Rows, centre_D: Vector, gram_DD: Matrix, lost: int, noise: float
+) -> Vector:
     """The `lost` smallest squared singular values, ascending: of the rows in that space.
 
     By projecting on it, or, where it is most of the whole, by subtracting what lies outside it.
+    Blocks that together hold no more than noise^2 could change nothing and are passed over.
     """
     basis_DD: Matrix = np.linalg.eigh(gram_DD)[1]
     small_DK, large_DK = basis_DD[:, :lost], basis_DD[:, lost:]
@@ -83,7 +86,8 @@ def _small_squares(x_ND: Rows, centre_D: Vector, gram_DD: Matrix, lost: int) -> 
             part -= (part @ large_DK) @ large_DK.T
         else:
             part = part @ small_DK
-        apart += part.T @ part
+        if float(np.vdot(part, part)) > noise**2 * len(part) / len(x_ND):
+            apart += part.T @ part
     return np.linalg.eigvalsh(apart)[-lost:].astype(np.float64)
 
 
