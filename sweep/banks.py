@@ -15,6 +15,7 @@ from shards.format import MANIFEST, Manifest
 from shards.reader import load_manifest
 from shards.request import Request
 from trainers.config import TrialConfig
+from trainers.teacher_pca import has_no_network
 from trainers.trial import check_bank
 
 # In the child, before any heavy import: die with the parent (PR_SET_PDEATHSIG = 1).
@@ -45,9 +46,9 @@ def present_banks(store: str) -> dict[str, Manifest]:
 
 
 def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
-    """Whether a bank holds everything the trial reads, the teacher under every test arm too:
+    """Whether a bank holds everything the trial reads, and the teacher under every test arm.
 
-    its embeddings, or its figures in the manifest.
+    That is its embeddings there, or its figures where these are enough.
     """
     try:
         check_bank(config, manifest, place)
@@ -55,11 +56,17 @@ def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
         return False
     have = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
     told = manifest.robustness
-    known = told.arms if told and told.draws >= config.test_views else ()
+    enough = told is not None and told.draws >= config.test_views and _figures_serve(config)
+    known = told.arms if told and enough else ()
     return all(
         spec in known or have.get(spec, 0) >= make_arm(spec).views(config.test_views)
         for spec in config.test_arms
     )
+
+
+def _figures_serve(config: TrialConfig) -> bool:
+    """Whether the teacher's figures tell all: not of fewer classes or fewer dimensions of it."""
+    return config.classes is None and not has_no_network(config.student)
 
 
 def plan_banks(
@@ -67,7 +74,8 @@ def plan_banks(
 ) -> tuple[dict[str, str], list[BankJob]]:
     """({trial identity: bank location}, banks still to build).
 
-    `figures`: these hold the teachers' figures under the test arms, not their embeddings.
+    `figures`: these hold the teacher's figures under the test arms, where that is enough, in the
+    place of its embeddings.
 
     Trials that differ only in student, seed or arm share one bank; arms that an existing bank
     holds are not computed again. The clean arm is in every bank, so its trials join any.
@@ -100,6 +108,7 @@ def plan_banks(
 
 
 def _request(config: TrialConfig, arms: tuple[str, ...], views: int, figures: bool) -> Request:
+    figures = figures and _figures_serve(config)
     return Request(
         dataset=config.dataset,
         teachers=(config.teacher,),

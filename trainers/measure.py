@@ -153,14 +153,20 @@ def _text(banks: Banks, index: int) -> Floats | None:
     return text_CD[: len(banks.classes)]
 
 
-def _figures(manifest: Manifest, config: TrialConfig, index: int) -> Mapping[str, Figures]:
+def _figures(manifest: Manifest, config: TrialConfig) -> Mapping[str, Figures]:
     """The teacher's under corruption as the shards hold them; none of them for fewer classes."""
     if manifest.robustness is None or config.classes is not None:
         return {}
-    return manifest.robustness.teachers[index]
+    return manifest.robustness.teachers[manifest.plan.teacher_index(config.teacher)]
 
 
-def _bank(banks: Banks, config: TrialConfig, subject: Subject, trained_on: str) -> FeatureBank:
+def _bank(
+    banks: Banks,
+    config: TrialConfig,
+    subject: Subject,
+    trained_on: str,
+    figures: Mapping[str, Figures] | None = None,
+) -> FeatureBank:
     index = banks.manifest.plan.teacher_index(config.teacher)
     train_ND, test_ND = subject.embed("train"), subject.embed("test")
     assert train_ND is not None
@@ -179,7 +185,7 @@ def _bank(banks: Banks, config: TrialConfig, subject: Subject, trained_on: str) 
         draws=config.test_views,
         trained_on=trained_on,
         adapt_arms=config.adapt_arms,
-        figures={} if trained_on else _figures(banks.manifest, config, index),
+        figures=figures or {},
         batch_size=config.batch_size,
         seed=banks.manifest.plan.seed,
     )
@@ -215,7 +221,8 @@ def teacher_features(banks: Banks, config: TrialConfig) -> FeatureBank:
     """The stored embeddings in the student's place; corruptions where the bank has them."""
     views = _stored_views(banks, config)
     embeddings = {key: _stored(split, view) for key, split, view in views}
-    return _bank(banks, config, Stored(embeddings), "")
+    figures = _figures(banks.manifest, config)
+    return _bank(banks, config, Stored(embeddings), "", figures)
 
 
 def projected_features(banks: Banks, config: TrialConfig) -> FeatureBank:
@@ -263,7 +270,7 @@ def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
         config.test_arms,
         config.test_views,
         config.adapt_arms,
-        dict(_figures(banks.manifest, config, banks.manifest.plan.teacher_index(config.teacher))),
+        dict(_figures(banks.manifest, config)),
         config.threads,
         config.classes,
     ]

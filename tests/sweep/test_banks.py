@@ -48,9 +48,12 @@ def test_without_figures_embeddings_are_asked_for(tmp_path) -> None:
         ({"test_views": 3}, False),
         ({"test_arms": ["contrast:2", "fog:1"]}, False),
         ({"test_arms": []}, True),
+        ({"classes": 5}, False),
+        ({"student": "teacher_pca:8"}, False),
     ],
 )
 def test_a_bank_with_figures_serves_what_they_cover(change, served: bool, told) -> None:
+    """Of fewer classes, or of some of its dimensions, the teacher's figures tell nothing."""
     config = make_config(FIELDS | change)
     for figures in (False, True):
         places, jobs = plan_banks([config], str(told), figures)

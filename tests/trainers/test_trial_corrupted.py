@@ -58,6 +58,18 @@ def test_figures_that_are_added_later_are_not_hidden_by_what_was_measured_before
     assert "teacher/noise/pixel/0.1/accuracy" in after["teacher"]
 
 
+@pytest.mark.parametrize("change", [{"student": "teacher_pca:8"}, {"classes": 4}])
+def test_figures_of_the_whole_teacher_are_not_those_of_a_part_of_it(change, tmp_path) -> None:
+    bank = built(tmp_path / "bank", train_samples=200, test_arms=ARMS[:1], teacher_robustness=ARMS)
+    result = run(
+        bank, tmp_path / "root", train_samples=200, test_arms=ARMS, adapt_arms=(), **change
+    )
+    lacking = result["metrics"] if "student" in change else result["teacher"]
+    names = {name.split("/", 1)[1] for name in lacking}
+    assert "noise/pixel/0.1/accuracy" in names  # of stored embeddings
+    assert "corruption/contrast/5/accuracy" not in names
+
+
 @pytest.mark.parametrize(("side", "view"), [(8, "native"), (8, "teacher"), (32, "native")])
 def test_every_group_at_every_size(side: int, view: str, tmp_path) -> None:
     bank = built(tmp_path / "bank", image_size=side)
@@ -91,12 +103,13 @@ def test_every_group_at_every_size(side: int, view: str, tmp_path) -> None:
 def test_seen_corruptions_are_reported_apart(tmp_path) -> None:
     bank = built(tmp_path / "bank", arms=("fog:3", "contrast:2"), views=2)
     arms = ("fog:1", "contrast:1")
-    fog = run(bank, tmp_path / "a", arm="fog:3", views=2, test_arms=arms, adapt_arms=())
+    fields = {"test_arms": arms, "adapt_arms": (), "epochs": 1}
+    fog = run(bank, tmp_path / "a", arm="fog:3", views=2, **fields)
     found = fog["metrics"]
     assert found["test/corruption/seen/accuracy"] == found["test/corruption/fog/1/accuracy"]
     assert found["test/corruption/unseen/accuracy"] == found["test/corruption/contrast/1/accuracy"]
     assert "teacher/corruption/seen/accuracy" not in fog["teacher"]
-    one_view = run(bank, tmp_path / "b", arm="contrast:2", views=9, test_arms=arms, adapt_arms=())
+    one_view = run(bank, tmp_path / "b", arm="contrast:2", views=9, **fields)
     assert one_view["config"]["views"] == 1
 
 
