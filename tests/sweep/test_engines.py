@@ -55,7 +55,7 @@ def test_a_grid_over_all_engines(tools, tmp_path):
     losses = {name: result["curve"][-1]["loss"] for name, result in found.items()}
     assert losses["ddp"] == pytest.approx(losses["single"], rel=1e-2)
     assert losses["deepspeed"] == pytest.approx(losses["ddp"], rel=1e-3)
-    assert len(tools.events(ran.folder, "finished")) == 3
+    assert len(tools.events(ran.folder, "result")) == 3
 
 
 @pytest.mark.ray
@@ -77,7 +77,7 @@ def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
         time.sleep(0.1)
     assert killed is not None
     assert driver.wait(timeout=250) == 0
-    assert [event["outcome"] for event in tools.events(folder, "failed")] == []
+    assert tools.events(folder, "failed") == []
     assert len(tools.events(folder, "result")) == 1
     assert results(folder)["ddp"]["curve"][-1]["epoch"] == 300
 
@@ -87,9 +87,7 @@ def test_ranks_share_no_gpu():
     two = make_config(fields | {"engine": "ddp", "ranks": 2})
     resources = Resources(address="auto", gpus_per_trial=0.5)
     check_fits([make_config(fields)], resources)
-    with pytest.raises(
-        ValueError, match=r"--gpus-per-trial: 0\.5 for each of 2 ranks; ranks share"
-    ):
+    with pytest.raises(ValueError, match="for each of 2 ranks; ranks share no GPU"):
         check_fits([two], resources)
 
 
