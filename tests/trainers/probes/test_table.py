@@ -9,7 +9,6 @@ from tests.trainers.probes.made import bank_of, normal
 from trainers.probes import PROBES, run_probes
 from trainers.probes.features import unit
 
-
 BAND = "band_noise:1:0.1"
 
 
