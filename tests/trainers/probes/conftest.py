@@ -20,4 +20,5 @@ def features():
     stored = {("test", "noise:0.1", view): unit(x_ND) for view, x_ND in enumerate(noisy)}
     subject = Stored(stored)
     rows = (train, labels, student, test_labels, teacher)
-    return bank_of(*rows, subject=subject, test_arms=("noise:0.1",), draws=3)
+    fields = {"test_arms": ("noise:0.1",), "draws": 3, "text_CD": unit(centres)}
+    return bank_of(*rows, subject=subject, **fields)
