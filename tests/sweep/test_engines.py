@@ -24,6 +24,7 @@ fixed:
   probes: [linear]
   test_arms: [noise:0.1]
   epochs: {epochs}
+  zero_stage: 3
 axes:
   engine: [{engines}]
   ranks: [1, 2]
@@ -54,6 +55,7 @@ def test_a_grid_over_all_engines(tools, tmp_path):
     }
     losses = {name: result["curve"][-1]["loss"] for name, result in found.items()}
     assert losses["ddp"] == pytest.approx(losses["single"], rel=1e-2)
+    assert found["deepspeed"]["config"]["zero_stage"] == 3
     assert losses["deepspeed"] == pytest.approx(losses["ddp"], rel=1e-3)
     assert len(tools.events(ran.folder, "result")) == 3
 

@@ -99,6 +99,7 @@ def test_a_finished_trial_under_torchrun_is_printed_once(done, bank, monkeypatch
 
 
 @deepspeed
+@pytest.mark.slow
 def test_zero_3_leaves_a_plain_student(done, bank, make, tmp_path):
     config, root, result, _ = done
     split = make(
@@ -173,7 +174,7 @@ def test_one_lost_rank_ends_its_peers_and_is_named(bank, make, tmp_path, monkeyp
 @pytest.mark.faults
 def test_sigterm_saves_and_another_number_of_ranks_goes_on(bank, make, tmp_path):
     """`elastic: exact`: two ranks, asked to leave, then one process: as if never disturbed."""
-    fields = TWO | {"elastic": "exact", "accumulate": 2, "epochs": 60}
+    fields = TWO | {"elastic": "exact", "accumulate": 2, "epochs": 30}
     config = make(**fields)
     trial = subprocess.Popen(
         command(config, bank, tmp_path),

@@ -74,7 +74,7 @@ with ENGINES["ddp"](torch.device("cpu")) as engine:
 def test_without_a_launcher_the_peers_of_a_stuck_rank_end_by_themselves():
     """As under torchrun: nobody watches but the ranks."""
     base = os.environ | {"PYTHONPATH": str(ROOT), "MASTER_PORT": str(free_port())}
-    base |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", LIMIT_VARIABLE: "20"}
+    base |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", LIMIT_VARIABLE: "10"}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", RANK],
@@ -97,4 +97,4 @@ def test_without_a_launcher_the_peers_of_a_stuck_rank_end_by_themselves():
             rank.kill()
             rank.wait()
     assert ranks[0].returncode == 1
-    assert said.splitlines()[-1].startswith("error: waited 20 s for the other ranks (in agree)")
+    assert said.splitlines()[-1].startswith("error: waited 10 s for the other ranks (in agree)")
