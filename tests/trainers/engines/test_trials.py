@@ -201,6 +201,28 @@ def test_sigterm_saves_and_another_number_of_ranks_goes_on(bank, make, tmp_path)
     assert student_of(tmp_path / "runs", config) == student_of(tmp_path / "whole", alone)
 
 
+@pytest.mark.slow
+def test_another_number_of_ranks_goes_on_in_the_same_order(bank, make, tmp_path):
+    """`elastic: order`: two ranks, then one. The same batches, so nearly the same losses."""
+    config = make(**TWO | {"elastic": "order", "epochs": 3})
+    whole = run_trial(config, bank, str(tmp_path / "whole"))
+
+    def stop(values):
+        if values["epoch"] == 2:
+            raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError):
+        run_trial(config, bank, str(tmp_path / "runs"), stop, save_seconds=0)
+    alone, seen = make(**TWO | {"elastic": "order", "epochs": 3, "ranks": 1}), []
+    assert alone.identity == config.identity
+    again = run_trial(alone, bank, str(tmp_path / "runs"), seen.append)
+    assert [values["epoch"] for values in seen] == [3]
+    assert losses_of(again)[:2] == losses_of(whole)[:2]
+    assert losses_of(again) == pytest.approx(losses_of(whole), rel=1e-3)
+    other = run_trial(make(**TWO | {"seed": 1, "epochs": 3}), bank, str(tmp_path / "other"))
+    assert losses_of(other) != pytest.approx(losses_of(whole), rel=1e-3)  # it tells orders apart
+
+
 # ---- refusals ----
 
 
