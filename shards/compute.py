@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from shards.preprocess import CPU_BATCH
 from shards.prompts import class_embeddings, pack_floats
 from shards.request import Request, embedded, make_plan
 from shards.samples import Block
+from shards.stopwatch import Stopwatch
 from shards.teachers import Precision, Teacher, open_teacher
 from shards.threads import check_device, one_core_each
 
@@ -28,36 +27,6 @@ CALIBRATION = 32  # images on which the precision of the arithmetic is chosen
 Columns = dict[str, np.ndarray]
 Map = Callable[..., Iterator[Any]]
 Tick = Callable[[int], None]
-
-
-class Stopwatch:
-    """Seconds that the teachers alone were at work, summed over workers."""
-
-    def __init__(self, device: str) -> None:
-        self._cuda = torch.device(device).type == "cuda"
-        self._lock, self._sum = threading.Lock(), 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    def time(self, action: Callable[[], torch.Tensor]) -> torch.Tensor:
-        if self._cuda:
-            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            pair[0].record()
-            result = action()
-            pair[1].record()
-            self._events.append(pair)
-            return result
-        start = time.perf_counter()
-        result = action()
-        with self._lock:
-            self._sum += time.perf_counter() - start
-        return result
-
-    def seconds(self) -> float:
-        if self._events:
-            torch.cuda.synchronize()
-            self._sum += sum(start.elapsed_time(end) / 1000 for start, end in self._events)
-            self._events.clear()
-        return self._sum
 
 
 def channels_first(images_NHWC: np.ndarray) -> torch.Tensor:
