@@ -11,94 +11,22 @@ An arm is named by `NAME[:STRENGTH]`, e.g. `noise:0.1`; strengths have declared 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 
+from shards.arm import Arm, Options, number
+from shards.corrupt_arms import CORRUPT_ARMS
 from shards.ops import (
     ColorJitter,
     HorizontalFlip,
     NormalisedNoise,
-    Op,
     PixelNoise,
     RandomCrop,
     RandomResizedCrop,
-    Viewer,
 )
-from shards.rng import hash64, key_id
+from shards.rng import key_id
 from shards.table import Table, split_spec
-
-Options = dict[str, str | float | int | bool]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A named list of operations. `metric` is the arm's name inside a metric's path.
-
-    `denoise`: the teacher sees the clean image, whatever the student sees.
-    """
-
-    spec: str
-    metric: str
-    ops: tuple[Op, ...] = ()
-    options: Options = field(default_factory=dict)
-    denoise: bool = False
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(name for op in self.ops for name in op.columns)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether two views of a sample can differ."""
-        return bool(self.columns)
-
-    @property
-    def teacher_varies(self) -> bool:
-        """Whether what the teacher sees can differ between two views."""
-        return self.stochastic and not self.denoise
-
-    def draw(self, seed: int, keys: tuple[str, ...], views: int) -> np.ndarray:
-        """Parameters int64 (N, views, columns), a pure function of (arm, seed, key, view)."""
-        ids_N11 = np.array([key_id(k) for k in keys], dtype=np.uint64)[:, None, None]
-        views_V1 = np.arange(views, dtype=np.uint64)[:, None]
-        name = np.uint64(key_id(self.spec))
-        index = np.arange(len(self.columns), dtype=np.uint64)
-        words_NVC = hash64(name, np.uint64(seed % (1 << 64)), ids_N11, views_V1, index)
-        parts, at = [np.zeros((len(keys), views, 0), dtype=np.int64)], 0
-        for op in self.ops:
-            take = words_NVC[..., at : at + len(op.columns)]
-            parts.append(op.draw(np.ascontiguousarray(take)))
-            at += len(op.columns)
-        return np.concatenate(parts, axis=-1)
-
-    def pixels(
-        self, images_BCHW: torch.Tensor, params_BP: torch.Tensor, viewer: Viewer = "student"
-    ) -> torch.Tensor:
-        """uint8 (B, C, H, W) and stored parameters (B, P >= columns) -> uint8 (B, C, H, W)."""
-        for op, params_BC in self._seen_by(viewer, params_BP):
-            images_BCHW = op.pixels(images_BCHW, params_BC)
-        return images_BCHW
-
-    def normalised(
-        self, images_BCHW: torch.Tensor, params_BP: torch.Tensor, viewer: Viewer = "student"
-    ) -> torch.Tensor:
-        """The part of the arm that acts on normalised floats; nothing for most arms."""
-        for op, params_BC in self._seen_by(viewer, params_BP):
-            images_BCHW = op.normalised(images_BCHW, params_BC)
-        return images_BCHW
-
-    def _seen_by(
-        self, viewer: Viewer, params_BP: torch.Tensor
-    ) -> Iterator[tuple[Op, torch.Tensor]]:
-        """The operations with their columns."""
-        at = 0
-        for op in () if self.denoise and viewer == "teacher" else self.ops:
-            yield op, params_BP[:, at : at + len(op.columns)]
-            at += len(op.columns)
 
 
 def _clean(spec: str, strength: str) -> Arm:
@@ -110,7 +38,7 @@ def _clean(spec: str, strength: str) -> Arm:
 
 def _crop_flip(spec: str, strength: str) -> Arm:
     """crop_flip[:PAD]: RandomCrop with PAD pixels of padding (default 4), then a random flip"""
-    pad = _number(spec, strength, 4, 1, 64)
+    pad = number(spec, strength, 4, 1, 64)
     if pad != int(pad):
         raise ValueError(f"arm `{spec}`: strength is a padding in whole pixels; got {pad}")
     ops = (RandomCrop(int(pad)), HorizontalFlip())
@@ -140,13 +68,13 @@ def _crop_flip_noise(spec: str, strength: str) -> Arm:
 
 
 def _pixel_sigma(spec: str, strength: str) -> tuple[float, Options]:
-    sigma = _number(spec, strength, 0.1, 0, 1)
+    sigma = number(spec, strength, 0.1, 0, 1)
     return sigma, {"sigma": sigma, "space": "pixel", "unit": "[0, 1] pixels", "clipped": True}
 
 
 def _color_jitter(spec: str, strength: str) -> Arm:
     """color_jitter[:STRENGTH]: colour factors 1 +- STRENGTH (default 0.4), hue STRENGTH/4 turns"""
-    amount = _number(spec, strength, 0.4, 0, 1)
+    amount = number(spec, strength, 0.4, 0, 1)
     about: Options = {"strength": amount, "hue": amount / 4, "unit": "factors; hue in turns"}
     ops = (ColorJitter(amount),)
     return Arm(f"color_jitter:{amount:g}", f"color_jitter/{amount:g}", ops, about)
@@ -154,7 +82,7 @@ def _color_jitter(spec: str, strength: str) -> Arm:
 
 def _random_resized_crop(spec: str, strength: str) -> Arm:
     """random_resized_crop[:MIN_AREA]: a crop of that share (default 0.25) or more, resized back"""
-    least = _number(spec, strength, 0.25, 0, 1, above=True)
+    least = number(spec, strength, 0.25, 0, 1, above=True)
     about: Options = {"least_area": least, "unit": "share of the area", "interpolation": "bilinear"}
     about["aspect"] = "3/4 to 4/3, nearest that fits"
     ops = (RandomResizedCrop(least),)
@@ -163,30 +91,11 @@ def _random_resized_crop(spec: str, strength: str) -> Arm:
 
 def _noise_normalised(spec: str, strength: str) -> Arm:
     """noise_normalised[:SIGMA]: noise (default 0.1) after normalisation, unclipped (paper)"""
-    sigma = _number(spec, strength, 0.1, 0, 10)
+    sigma = number(spec, strength, 0.1, 0, 10)
     unit = "standard deviations of the data"
     about: Options = {"sigma": sigma, "space": "normalised", "unit": unit}
     ops = (NormalisedNoise(sigma),)
     return Arm(f"noise_normalised:{sigma:g}", f"noise/paper/{sigma:g}", ops, about)
-
-
-def _number(
-    spec: str, text: str, default: float, low: float, high: float, above: bool = False
-) -> float:
-    """The strength, to the six significant digits that a canonical spec writes.
-
-    In [low, high], or in (low, high] where it must be `above` low.
-    """
-    try:
-        value = float(text) if text else float(default)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high or (above and value == low):
-        bracket = "(" if above else "["
-        raise ValueError(
-            f"arm `{spec}`: strength `{text}` must be a number in {bracket}{low}, {high}]"
-        )
-    return abs(float(f"{value:g}"))  # abs: -0 is 0
 
 
 ARMS: Table[Callable[[str, str], Arm]] = Table(
@@ -200,6 +109,7 @@ ARMS: Table[Callable[[str, str], Arm]] = Table(
         "crop_flip_noise": _crop_flip_noise,
         "color_jitter": _color_jitter,
         "random_resized_crop": _random_resized_crop,
+        **CORRUPT_ARMS,
     },
 )
 
@@ -210,7 +120,14 @@ def describe_arms() -> list[tuple[str, str]]:
     Both are the first line of its entry's docstring, `SPELLING: WHAT`; where that line has no
     spelling, it is the description of the entry's name.
     """
-    lines = {name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in ARMS.items()}
+    return described(ARMS)
+
+
+def described(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, str]]:
+    """The same of any table of such entries."""
+    lines = {
+        name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in table.items()
+    }
     parts = {name: line.partition(": ") for name, line in lines.items()}
     return [
         (form, what) if form.startswith(name) and what else (name, lines[name])

@@ -26,6 +26,7 @@ import torch
 from pydantic import ValidationError
 
 from shards import storage
+from shards.arm_groups import describe_groups
 from shards.arms import describe_arms
 from shards.command import arguments_of, command
 from shards.compute import Computes, Embedder, Task, tasks_of
@@ -36,6 +37,7 @@ from shards.progress import Progress
 from shards.prompts import load_templates
 from shards.reader import load_manifest
 from shards.request import Request, check_serves
+from shards.teacher_robustness import DEFAULT, add_robustness, missing_arms
 from shards.teachers import Precision
 from shards.threads import check_device
 from shards.writer import BankWriter
@@ -49,22 +51,28 @@ def build(
 ) -> Manifest:
     """Build, or finish, the bank at `out`; `workplace` computes it, by default this process.
 
+    A finished bank is left as it is, but for figures of the teachers' robustness that it lacks.
     Errors: ValueError, OSError.
     """
-    if storage.exists(storage.join(out, MANIFEST)):
+    finished = storage.exists(storage.join(out, MANIFEST))
+    if finished:
         manifest = load_manifest(out)
         check_serves(request, manifest, out)
-        return manifest
+        if not missing_arms(request, manifest):
+            return manifest
     if workplace is Embedder:
         check_device(device)
     with storage.exclusive(out, "bank"):
         place = workplace(request, device, _planned_precisions(out))
+        if finished:
+            return add_robustness(out, load_manifest(out), request, place)
         writer = BankWriter(out, place.plan)
         _check_space(place.plan, writer)
         start = time.monotonic()
         rates = _compute(request, place, writer)
         created = _created(device, time.monotonic() - start) | rates
-        return writer.finish(place.class_embeddings(), created)
+        manifest = writer.finish(place.class_embeddings(), created)
+        return add_robustness(out, manifest, request, place)
 
 
 def _planned_precisions(out: str) -> dict[str, Precision]:
@@ -154,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "python -m shards.build",
         description=__doc__,
         epilog=f"data sets: {', '.join(DATASETS)}; arms: "
-        + "; ".join(f"{spec}: {what}" for spec, what in describe_arms()),
+        + "; ".join(f"{spec}: {what}" for spec, what in [*describe_arms(), *describe_groups()]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -164,6 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--views", type=int, metavar="K", help="views of each training arm (default 1)")
     add("--test-arm", action="append", metavar="SPEC", dest="test_arms")
     add("--test-views", type=int, metavar="K", help="views of each test arm (default 1)")
+    add(
+        "--teacher-robustness",
+        nargs="*",
+        metavar="SPEC",
+        help="figures of the teachers under these arms, over --test-views draws, kept in the "
+        f"manifest (default: {' '.join(DEFAULT)})",
+    )
     add("--image-size", type=int, metavar="S")
     add("--train-samples", type=int, metavar="N", help="a class-balanced subset")
     add("--test-samples", type=int, metavar="N")
@@ -187,8 +202,10 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     fields = {k: v for k, v in vars(options).items() if k in Request.model_fields and v is not None}
+    if options.teacher_robustness == []:
+        fields["teacher_robustness"] = DEFAULT
     if options.request:
-        fields = json.loads(options.request)
+        fields = json.loads(options.request)  # in full: no arms there are none
     elif not options.dataset or not options.teachers:
         parser.error("--dataset and --teacher are required")
     if options.templates:
@@ -207,6 +224,9 @@ def main(argv: list[str]) -> int:
         manifest = build(request, options.out, device)
     total = sum(shard.bytes for shard in manifest.shards)
     print(f"{options.out}: {len(manifest.shards)} shards, {total:,} bytes, {PLAN} and {MANIFEST}")
+    if manifest.robustness:
+        found = manifest.robustness
+        print(f"teachers measured under {len(found.arms)} arms, {found.draws} draws each")
     for name in ("images/s", "teacher alone, images/s"):
         if name in manifest.created:
             print(f"{name}: {manifest.created[name]}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from shards.preprocess import CPU_BATCH
 from shards.prompts import class_embeddings, pack_floats
 from shards.request import Request, embedded, make_plan
 from shards.samples import Block
+from shards.stopwatch import Stopwatch
 from shards.teachers import Precision, Teacher, open_teacher
 from shards.threads import check_device, one_core_each
 
@@ -27,36 +27,6 @@ CALIBRATION = 32  # images on which the precision of the arithmetic is chosen
 Columns = dict[str, np.ndarray]
 Map = Callable[..., Iterator[Any]]
 Tick = Callable[[int], None]
-
-
-class Stopwatch:
-    """Seconds that the teachers alone were at work, summed over workers."""
-
-    def __init__(self, device: str) -> None:
-        self._cuda = torch.device(device).type == "cuda"
-        self._lock, self._sum = threading.Lock(), 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    def time(self, action: Callable[[], torch.Tensor]) -> torch.Tensor:
-        if self._cuda:
-            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            pair[0].record()
-            result = action()
-            pair[1].record()
-            self._events.append(pair)
-            return result
-        start = time.perf_counter()
-        result = action()
-        with self._lock:
-            self._sum += time.perf_counter() - start
-        return result
-
-    def seconds(self) -> float:
-        if self._events:
-            torch.cuda.synchronize()
-            self._sum += sum(start.elapsed_time(end) / 1000 for start, end in self._events)
-            self._events.clear()
-        return self._sum
 
 
 def channels_first(images_NHWC: np.ndarray) -> torch.Tensor:
@@ -80,7 +50,8 @@ def embed_view(
     pixels = arm.pixels(images_BCHW, params_BP, viewer="teacher")
     parts = []
     for teacher in teachers:
-        inputs = arm.normalised(teacher.preprocess(pixels), params_BP, viewer="teacher")
+        nyquist = teacher.preprocess.nyquist(pixels.shape[-1])
+        inputs = arm.normalised(teacher.preprocess(pixels), params_BP, "teacher", nyquist)
         parts.append(timed(lambda t=teacher, x=inputs: t.embed(x)))
     return parts
 
@@ -93,6 +64,14 @@ class Task:
     index: int
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class CorruptView:
+    """One view of every test image under an arm, which need not be among the bank's."""
+
+    arm: str
+    view: int
 
 
 def tasks_of(plan: Plan) -> list[Task]:
@@ -115,6 +94,9 @@ class Computes(Protocol):
         ...
 
     def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]: ...
+    def corrupted(
+        self, todo: list[CorruptView], tick: Tick
+    ) -> Iterator[tuple[CorruptView, Columns]]: ...
     def class_embeddings(self) -> tuple[Packed | None, ...]: ...
 
 
@@ -239,6 +221,43 @@ class Embedder:
                         at = slice(record.start, record.stop)
                         columns[name][:, at] = columns[name][:, :1]
 
+    @functools.cached_property
+    def _test_blocks(self) -> list[Block]:
+        """The test split, in memory."""
+        return [self.read(task) for task in tasks_of(self.plan) if task.split == "test"]
+
+    def corrupted(
+        self, todo: list[CorruptView], tick: Tick
+    ) -> Iterator[tuple[CorruptView, Columns]]:
+        """Views with `embedding.I` of each teacher, as a shard would hold it: float16 (N, D)."""
+        with one_core_each(self.device) as each:
+            for item in todo:
+                parts = [self._corrupt(block, item, each, tick) for block in self._test_blocks]
+                names = [f"embedding.{i}" for i in range(len(self.teachers))]
+                yield item, {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _corrupt(self, block: Block, item: CorruptView, each: Map, tick: Tick) -> Columns:
+        arm = make_arm(item.arm)
+        images_NCHW = channels_first(block.images_NHWC)
+        params_NP = torch.from_numpy(
+            arm.draw(self.plan.seed, block.keys, item.view + 1)[:, item.view].copy()
+        )
+
+        def one(start: int) -> list[torch.Tensor]:
+            at = slice(start, start + self._step)
+            images_BCHW = images_NCHW[at].to(self.device)
+            return embed_view(self.teachers, arm, images_BCHW, params_NP[at].to(self.device))
+
+        columns: dict[str, list[np.ndarray]] = {}
+        starts = range(0, len(images_NCHW), self._step)
+        for start, raws in zip(starts, each(one, starts), strict=True):
+            for i, raw_BD in enumerate(raws):
+                keys = block.keys[start : start + len(raw_BD)]
+                unit_BD, _ = self._unit(raw_BD.cpu().numpy(), keys, arm, i)
+                columns.setdefault(f"embedding.{i}", []).append(unit_BD.astype(np.float16))
+            tick(sum(map(len, raws)))
+        return {name: np.concatenate(parts) for name, parts in columns.items()}
+
     def _unit(
         self, raw_BD: np.ndarray, keys: tuple[str, ...], arm: Arm, index: int
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -248,6 +267,6 @@ class Embedder:
             bad = keys[int(np.argmin(good_B))]
             raise ValueError(
                 f"teacher {self.teachers[index].spec}: the embedding of sample `{bad}` (arm "
-                f"{arm.spec}) is not finite or has norm 0; nothing of this shard was written"
+                f"{arm.spec}) is not finite or has norm 0; nothing of this was written"
             )
         return raw_BD / norm_B[:, None], norm_B

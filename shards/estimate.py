@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from shards import storage
+from shards.arms import make_arm
 from shards.format import ArmRecord, Plan
 from shards.preprocess import CPU_BATCH
 from shards.progress import clock
@@ -27,36 +28,41 @@ from shards.threads import check_device, one_core_each
 CALIBRATION_SECONDS = 2.0
 TAR_OVERHEAD = 20_000  # headers, padding and the end of a tar
 KNOWN_COUNTS = {
-    "digits": (1438, 359, 32),
-    "cifar10": (50_000, 10_000, 32),
-    "cifar100": (50_000, 10_000, 32),
+    "digits": (1438, 359, 32, 10),
+    "cifar10": (50_000, 10_000, 32, 10),
+    "cifar100": (50_000, 10_000, 32, 100),
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """A data set's counts and image side; known without a download for the built-in ones."""
+    """A data set's counts, image side and classes; known without a download if it is built in."""
 
     train: int
     test: int
     side: int
+    classes: int
 
 
 def size_of(fields: Any) -> Size:
     """`fields` has dataset, image_size, train_samples, test_samples. Opens folders only."""
     if fields.dataset in KNOWN_COUNTS:
-        train, test, side = KNOWN_COUNTS[fields.dataset]
+        train, test, side, classes = KNOWN_COUNTS[fields.dataset]
     else:
         from shards.datasets import open_dataset
 
         data = open_dataset(fields.dataset, fields.image_size)
         train, test, side = data.count("train"), data.count("test"), data.image_size
+        classes = len(data.classes)
     for name, have in (("train_samples", train), ("test_samples", test)):
         asked = getattr(fields, name)
         if asked is not None and asked > have:
             raise ValueError(f"{name}: {asked} asked of {fields.dataset}, which has {have}")
     return Size(
-        fields.train_samples or train, fields.test_samples or test, fields.image_size or side
+        fields.train_samples or train,
+        fields.test_samples or test,
+        fields.image_size or side,
+        classes,
     )
 
 
@@ -98,7 +104,10 @@ def bank_passes(request: Request) -> int:
     """Images that each teacher has to embed."""
     size = size_of(request)
     counts = {"train": size.train, "test": size.test}
-    return sum(counts[split] * request.teacher_views(split) for split in counts)
+    views = [make_arm(spec).views(request.test_views) for spec in request.teacher_robustness]
+    return sum(counts[split] * request.teacher_views(split) for split in counts) + (
+        size.test * sum(views)
+    )
 
 
 def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
@@ -154,6 +163,8 @@ def print_cost(request: Request, out: str, device: str, price: float | None) -> 
     for split in ("train", "test"):
         arms = [f"{r.arm} x{r.stop - r.start}" for r in request.arm_records(split)]
         print(f"views of a {split} image: {', '.join(arms)}")
+    if request.teacher_robustness:
+        print(f"teachers under {len(request.teacher_robustness)} arms, kept as figures")
     print(f"bytes: {needed:,}{_free(out, needed)}")
     total = 0.0
     for spec in request.teachers:

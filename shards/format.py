@@ -31,9 +31,11 @@ from typing import IO, Literal
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from shards.figures import TeacherRobustness
 from shards.preprocess import Preprocess
+from shards.strict import Strict
 
 FORMAT = "shards/2"
 MANIFEST = "manifest.json"
@@ -45,10 +47,6 @@ DTYPES = {"image": "|u1", "label": "<i8", "params": "<i8", "embedding": "<f2", "
 RANKS = {"image": 4, "label": 1, "params": 3, "embedding": 3, "norm": 2}
 HEADER = 4096  # bytes that hold any .npy header of ours
 Array = NDArray[np.generic]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DatasetRecord(Strict):
@@ -134,11 +132,16 @@ class Manifest(Strict):
     class_embeddings: tuple[Packed | None, ...]
     created: dict[str, str]
     checksum: str = ""
+    robustness: TeacherRobustness | None = None
+
+    def to_json(self, *besides: str, indent: int | None = None) -> str:
+        """JSON without some fields; `robustness` where there is any, so that old checksums hold."""
+        left_out = {*besides, *(() if self.robustness else ("robustness",))}
+        return self.model_dump_json(exclude=left_out, indent=indent)
 
     def digest(self) -> str:
         """sha256 of everything but `checksum`, which stores it."""
-        bare = self.model_dump_json(exclude={"checksum"})
-        return hashlib.sha256(bare.encode()).hexdigest()
+        return hashlib.sha256(self.to_json("checksum").encode()).hexdigest()
 
     def sealed(self) -> Manifest:
         return self.model_copy(update={"checksum": self.digest()})

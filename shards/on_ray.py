@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from shards.build import build
-from shards.compute import Embedder, Task, Tick
+from shards.compute import Columns, CorruptView, Embedder, Task, Tick
 from shards.format import Manifest, Packed, Plan
 from shards.request import Request
 from shards.teachers import Precision
@@ -86,13 +86,22 @@ class Worker:
 
     def shard(self, task: Task, identity: str) -> bytes:
         """The shard's tar. Errors: ValueError where this node sees other data or weights."""
+        self._check(identity)
+        ((_, data),) = self._embedder.shards([task], lambda images: None)
+        return data
+
+    def corrupted(self, item: CorruptView, identity: str) -> Columns:
+        """One view of the test images under an arm. Errors: as `shard`."""
+        self._check(identity)
+        ((_, columns),) = self._embedder.corrupted([item], lambda images: None)
+        return columns
+
+    def _check(self, identity: str) -> None:
         if self._embedder.plan.identity != identity:
             raise ValueError(
                 f"node {ray.util.get_node_ip_address()} sees other images or teacher weights than "
                 "the first worker; make the same files visible on every node"
             )
-        ((_, data),) = self._embedder.shards([task], lambda images: None)
-        return data
 
 
 class OnRay:
@@ -125,20 +134,36 @@ class OnRay:
 
     def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]:
         """Tasks with their tars, as they are done."""
+        for task, data in self._spread(todo, "shard"):
+            views = self._request.teacher_views(task.split)
+            tick((task.stop - task.start) * views * len(self.plan.teachers))
+            yield task, data
+
+    def corrupted(
+        self, todo: list[CorruptView], tick: Tick
+    ) -> Iterator[tuple[CorruptView, Columns]]:
+        """Views with the teachers' embeddings, as they are done."""
+        for item, columns in self._spread(todo, "corrupted"):
+            tick(sum(map(len, columns.values())))
+            yield item, columns
+
+    def _spread(self, todo: list[Any], method: str) -> Iterator[tuple[Any, Any]]:
+        """What a worker's method gives for each, as it is done."""
         chosen = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
         unit = "GPU" if self._gpu else "CPU"  # counted now, when the first worker has its place
         count = self._count or max(1, int(ray.cluster_resources().get(unit, 0)))
         others = [self._make(*self._asked, chosen) for _ in range(min(count, len(todo)) - 1)]
         waiting, left = deque(todo), len(todo)
         # A worker that waits for room on the cluster is given nothing to hold back.
-        flying: dict[Any, tuple[Any, Task | None]] = {}
+        flying: dict[Any, tuple[Any, Any]] = {}
         for worker in (self._first, *others):
             flying[worker.plan.remote()] = (worker, None)
 
         def give(worker: Any) -> None:
             if waiting:
                 task = waiting.popleft()
-                flying[worker.shard.remote(task, self.plan.identity)] = (worker, task)
+                reference = getattr(worker, method).remote(task, self.plan.identity)
+                flying[reference] = (worker, task)
 
         while left:
             (done,), _ = ray.wait(list(flying), num_returns=1)
@@ -149,8 +174,6 @@ class OnRay:
             if task is None:
                 continue
             left -= 1
-            views = self._request.teacher_views(task.split)
-            tick((task.stop - task.start) * views * len(self.plan.teachers))
             yield task, data
 
 

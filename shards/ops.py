@@ -32,19 +32,24 @@ class Op:
     columns: ClassVar[tuple[str, ...]] = ()
 
     def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        """Uniform 64-bit words (N, columns) -> int64 parameters (N, columns)."""
-        raise ValueError(f"{type(self).__name__} draws nothing")
+        """Uniform 64-bit words (..., columns) -> int64 parameters; the words, if nothing else."""
+        return words_NC.view(np.int64)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
         """uint8 -> uint8, same shape."""
         return images_BCHW
 
-    def normalised(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        """Float after normalisation -> float, same shape."""
+    def normalised(
+        self, images_BCHW: torch.Tensor, params_BC: torch.Tensor, nyquist: float = 0.5
+    ) -> torch.Tensor:
+        """Float after normalisation -> float, same shape.
+
+        `nyquist`: the pictures' own, in cycles per pixel of the input.
+        """
         return images_BCHW
 
 
-def _below(words: np.ndarray, bound: int) -> np.ndarray:
+def below(words: np.ndarray, bound: int) -> np.ndarray:
     """Uniform integers in [0, bound) from the top 32 bits of each word (bias < bound / 2^32)."""
     return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
 
@@ -57,7 +62,7 @@ class RandomCrop(Op):
     columns: ClassVar[tuple[str, ...]] = ("top", "left")
 
     def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return _below(words_NC, 2 * self.pad + 1)
+        return below(words_NC, 2 * self.pad + 1)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
         batch, _, height, width = images_BCHW.shape
@@ -77,7 +82,7 @@ class HorizontalFlip(Op):
     columns: ClassVar[tuple[str, ...]] = ("flip",)
 
     def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return _below(words_NC, 2)
+        return below(words_NC, 2)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
         flip_B = params_BC[:, 0].bool()
@@ -90,9 +95,6 @@ class PixelNoise(Op):
 
     sigma: float = 0.1
     columns: ClassVar[tuple[str, ...]] = ("noise_seed",)
-
-    def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return words_NC.view(np.int64)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
         normal = normal_fixed(params_BC[:, 0], images_BCHW.shape[1:].numel())
@@ -113,10 +115,9 @@ class NormalisedNoise(Op):
     sigma: float = 0.1
     columns: ClassVar[tuple[str, ...]] = ("noise_seed",)
 
-    def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        return words_NC.view(np.int64)
-
-    def normalised(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
+    def normalised(
+        self, images_BCHW: torch.Tensor, params_BC: torch.Tensor, nyquist: float = 0.5
+    ) -> torch.Tensor:
         normal = normal_fixed(params_BC[:, 0], images_BCHW.shape[1:].numel())
         normal = normal.view(images_BCHW.shape)
         return images_BCHW + normal.to(images_BCHW.dtype) * (self.sigma / (1 << NORMAL_BITS))
@@ -127,7 +128,7 @@ def _rounded(fixed: torch.Tensor, bits: int) -> torch.Tensor:
     return ((fixed + (1 << (bits - 1))) >> bits).clamp(0, 255)
 
 
-def _luma(levels_BCHW: torch.Tensor) -> torch.Tensor:
+def luma(levels_BCHW: torch.Tensor) -> torch.Tensor:
     """(299 R + 587 G + 114 B) / 1000 in Pillow's fixed point, (B, 1, H, W)."""
     red, green, blue = levels_BCHW.split(1, dim=1)
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
@@ -169,8 +170,8 @@ class ColorJitter(Op):
     def draw(self, words_NC: np.ndarray) -> np.ndarray:
         factor = round(self.strength * (1 << FACTOR_BITS))
         hue = round(self.strength / 4 * TURN)
-        factors_N3 = _below(words_NC[:, :, :3], 2 * factor + 1) + (1 << FACTOR_BITS) - factor
-        hue_N1 = _below(words_NC[:, :, 3:], 2 * hue + 1) - hue
+        factors_N3 = below(words_NC[:, :, :3], 2 * factor + 1) + (1 << FACTOR_BITS) - factor
+        hue_N1 = below(words_NC[:, :, 3:], 2 * hue + 1) - hue
         return np.concatenate([factors_N3, hue_N1], axis=-1)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
@@ -178,9 +179,9 @@ class ColorJitter(Op):
         factors = params_BC.int()[:, :, None, None, None]
         levels = _rounded(levels * factors[:, 0], FACTOR_BITS)
         count = levels.shape[2] * levels.shape[3]
-        mean = (_luma(levels).sum(dim=(1, 2, 3), keepdim=True) + count // 2) // max(count, 1)
+        mean = (luma(levels).sum(dim=(1, 2, 3), keepdim=True) + count // 2) // max(count, 1)
         for centre, factor in ((mean.int(), factors[:, 1]), (None, factors[:, 2])):
-            grey = _luma(levels) if centre is None else centre
+            grey = luma(levels) if centre is None else centre
             levels = _rounded((grey << FACTOR_BITS) + (levels - grey) * factor, FACTOR_BITS)
         cos_sin_B2 = _turns().to(levels.device)[params_BC[:, 3] % TURN]
         ones_B = torch.full_like(cos_sin_B2[:, :1], 1 << FACTOR_BITS)

@@ -36,7 +36,12 @@ def _triangle(x: float) -> float:
     return max(0.0, 1 - abs(x))
 
 
-KERNELS = {"bicubic": (_cubic, 2.0), "bilinear": (_triangle, 1.0)}
+def _box(x: float) -> float:
+    return 1.0 if -0.5 < x <= 0.5 else 0.0
+
+
+KERNELS = {"bicubic": (_cubic, 2.0), "bilinear": (_triangle, 1.0)}  # of teachers' inputs
+RESAMPLERS = KERNELS | {"box": (_box, 0.5)}
 
 
 @functools.lru_cache(maxsize=512)
@@ -47,7 +52,7 @@ def coefficients(
 
     `bits` None: as many as torch takes, the most with which all weights fit 16 bits.
     """
-    function, reach = KERNELS[kernel]
+    function, reach = RESAMPLERS[kernel]
     scale = source / target
     stretch = max(scale, 1.0)
     support = reach * stretch
@@ -114,6 +119,13 @@ class Preprocess(BaseModel):
     def native(self, image_size: int) -> Preprocess:
         """The same normalisation at the images' own resolution."""
         return self.model_copy(update={"size": image_size, "resize": None})
+
+    def nyquist(self, image_size: int) -> float:
+        """The highest frequency of pictures of that size, in cycles per pixel of the input.
+
+        Half a cycle at the pictures' own resolution, or where they were made smaller.
+        """
+        return min(0.5, 0.5 * image_size / (self.resize or self.size))
 
     def pixels(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> uint8 (B, 3, size, size)."""

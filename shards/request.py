@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from shards.arm_groups import expand_arms
 from shards.arms import make_arm
-from shards.format import ArmRecord, DatasetRecord, Manifest, Plan, Strict, TeacherRecord
+from shards.format import ArmRecord, DatasetRecord, Manifest, Plan, TeacherRecord
 from shards.prompts import templates_for
 from shards.samples import SPLITS, Dataset
+from shards.stored import check_dataset
+from shards.strict import Strict
 from shards.teachers import Teacher
 
 
@@ -19,6 +22,8 @@ class Request(Strict):
 
     `precision` is that of the teachers' arithmetic: `auto` is decided once, when the bank is
     planned. `templates` are the prompts of the class embeddings; None is the data set's own set.
+    `teacher_robustness`: arms under which the teachers' figures are put into the manifest, over
+    `test_views` draws; they change nothing else of the bank.
     """
 
     dataset: str
@@ -27,6 +32,7 @@ class Request(Strict):
     views: int = Field(default=1, ge=1, le=4096)
     test_arms: tuple[str, ...] = ()
     test_views: int = Field(default=1, ge=1, le=4096)
+    teacher_robustness: tuple[str, ...] = ()
     image_size: int | None = Field(default=None, ge=1, le=4096)
     train_samples: int | None = None
     test_samples: int | None = None
@@ -36,10 +42,24 @@ class Request(Strict):
     batch: int = Field(default=256, ge=1)
     shard_samples: int = Field(default=1000, ge=1)
 
-    @field_validator("arms", "test_arms")
+    @field_validator("arms")
     @classmethod
-    def _canonical(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(make_arm(s).spec for s in specs if make_arm(s).stochastic))
+    def _trained_on(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        for spec in specs:
+            if make_arm(spec).test_only:
+                raise ValueError(f"arms: `{spec}` has test images only; ask for it in test_arms")
+        return cls._measured(specs)
+
+    @field_validator("test_arms", "teacher_robustness")
+    @classmethod
+    def _measured(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        """Arms and groups of arms (`shards.arm_groups`), canonical, each once, without `clean`."""
+        return tuple(spec for spec in expand_arms(specs) if spec != "clean")
+
+    @model_validator(mode="after")
+    def _of_its_images(self) -> Request:
+        check_dataset(self.test_arms + self.teacher_robustness, self.dataset)
+        return self
 
     @field_validator("teachers")
     @classmethod
@@ -47,23 +67,24 @@ class Request(Strict):
         return tuple(dict.fromkeys(specs))
 
     def arm_records(self, split: str) -> tuple[ArmRecord, ...]:
-        """The clean view first, then `views` views of each arm."""
+        """The clean view first, then `views` views of each arm (one where all are the same)."""
         specs, views = (
             (self.arms, self.views) if split == "train" else (self.test_arms, self.test_views)
         )
         records, at = [], 0
         for spec, count in [("clean", 1), *((s, views) for s in specs)]:
             arm = make_arm(spec)
+            stop = at + arm.views(count)
             records.append(
                 ArmRecord(
                     arm=arm.spec,
                     columns=arm.columns,
                     options=arm.options,
                     start=at,
-                    stop=at + count,
+                    stop=stop,
                 )
             )
-            at += count
+            at = stop
         return tuple(records)
 
     def teacher_views(self, split: str) -> int:
@@ -74,7 +95,7 @@ class Request(Strict):
 
 def embedded(record: ArmRecord) -> bool:
     """Whether an arm's views cost the teacher a pass: not where it always sees the clean image."""
-    return record.arm == "clean" or make_arm(record.arm).teacher_varies
+    return not make_arm(record.arm).denoise
 
 
 def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], device: str) -> Plan:

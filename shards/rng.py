@@ -65,17 +65,20 @@ def normal_table() -> torch.Tensor:
     return torch.tensor([-z for z in reversed(upper)] + upper, dtype=torch.int32)
 
 
-def normal_fixed(seeds_B: torch.Tensor, count: int) -> torch.Tensor:
-    """Normal variates in units of 2^-12: int64 seeds (B,) -> int32 (B, count).
+def uniform_fixed(seeds_B: torch.Tensor, count: int) -> torch.Tensor:
+    """Uniform integers below 2^16: int64 seeds (B,) -> int64 (B, count).
 
-    One 64-bit hash of (seed, counter) gives four 16-bit table indices.
+    One 64-bit hash of (seed, counter) gives four of them.
     """
-    device = seeds_B.device
-    blocks = torch.arange((count + 3) // 4, device=device, dtype=torch.int64)
+    blocks = torch.arange((count + 3) // 4, device=seeds_B.device, dtype=torch.int64)
     words = _mix_torch(seeds_B[:, None] + (blocks + 1) * _signed(GOLDEN))
     lanes = [_shift(words, 16 * lane) & 0xFFFF for lane in (0, 1, 2)] + [_shift(words, 48)]
-    index_BN = torch.stack(lanes, dim=-1).flatten(1)[:, :count]
-    return _table_on(device)[index_BN]
+    return torch.stack(lanes, dim=-1).flatten(1)[:, :count]
+
+
+def normal_fixed(seeds_B: torch.Tensor, count: int) -> torch.Tensor:
+    """Normal variates in units of 2^-12: int64 seeds (B,) -> int32 (B, count)."""
+    return _table_on(seeds_B.device)[uniform_fixed(seeds_B, count)]
 
 
 @functools.lru_cache(maxsize=8)

@@ -33,6 +33,29 @@ class Split:
     norm_NV: np.ndarray
 
 
+def take(splits: dict[str, Split], rows_N: np.ndarray) -> dict[str, Split]:
+    """The samples `rows_N` of each; a column that arms share is still shared."""
+    taken: dict[int, Column] = {}
+
+    def of(column: Column) -> Column:
+        if id(column) not in taken:
+            streamed = isinstance(column, StreamedColumn)
+            taken[id(column)] = column.take(rows_N) if streamed else column[rows_N]
+        return taken[id(column)]
+
+    return {
+        name: Split(
+            tuple(split.keys[row] for row in rows_N),
+            of(split.images_NHWC),
+            split.labels_N[rows_N],
+            of(split.params_NVP),
+            of(split.embedding_NVD),
+            split.norm_NV[rows_N],
+        )
+        for name, split in splits.items()
+    }
+
+
 def split_bytes(manifest: Manifest, split: str, arms: Iterable[str], teacher: int = 0) -> int:
     """Bytes that `load_splits` would hold in memory."""
     plan = manifest.plan

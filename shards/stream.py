@@ -60,7 +60,7 @@ class StreamedColumn:
 
     `column[index_B]` gives rows, `column[index_B, view_B]` one view of each, as NumPy's indexing
     of an array would. `views` is the slice of the second axis that is shown, `width` how much of
-    the last; both None for columns without views.
+    the last; both None for columns without views. `rows`: which samples are shown; None is all.
     """
 
     files: Files
@@ -71,6 +71,7 @@ class StreamedColumn:
     dtype: np.dtype
     views: slice | None = None
     width: int | None = None
+    rows: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -92,9 +93,15 @@ class StreamedColumn:
         """The same column with views `start` to `stop` and the first `width` entries of each."""
         return replace(self, views=slice(start, stop), width=width)
 
+    def take(self, rows: np.ndarray) -> StreamedColumn:
+        """The same column of the samples `rows` alone, which are numbered anew."""
+        shown = rows if self.rows is None else self.rows[rows]
+        return replace(self, count=len(rows), rows=shown)
+
     def __getitem__(self, at: Any) -> np.ndarray:
         index, view = (*at, None)[:2] if isinstance(at, tuple) else (at, None)
         index_B = index if isinstance(index, np.ndarray) else np.arange(self.count)[index]
+        index_B = index_B if self.rows is None else self.rows[index_B]
         if view is None:
             out = self._read(index_B, 0, self.row)
             if self.views is not None:

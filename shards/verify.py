@@ -33,6 +33,7 @@ from shards.teachers import Teacher, open_teacher
 from shards.threads import check_device
 
 SHOWN = 5  # failures of a check that are written out
+NEEDED = {"accuracy", "cosine", "rank"}  # figures of a teacher under an arm
 LEAST_COSINE = 0.99999  # fp16 storage costs less than 1e-6
 
 
@@ -68,10 +69,33 @@ def check_draws(manifest: Manifest, shard: Shard) -> None:
             )
 
 
+def check_robustness(manifest: Manifest) -> None:
+    """The teachers' figures are of all teachers, under the same arms, in canonical spelling."""
+    found = manifest.robustness
+    assert found is not None
+    count = len(manifest.plan.teachers)
+    if (len(found.teachers), len(found.clean)) != (count, count):
+        raise ValueError(f"figures of {len(found.teachers)} teachers for {count}; build again")
+    for arm in found.arms:
+        if make_arm(arm).spec != arm:
+            raise ValueError(f"arm `{arm}` is spelled `{make_arm(arm).spec}`; build again")
+    for teacher, figures in zip(manifest.plan.teachers, found.teachers, strict=True):
+        if tuple(figures) != found.arms:
+            raise ValueError(f"teacher {teacher.spec} has figures of other arms; build again")
+        bad = [arm for arm, values in figures.items() if set(values) - {"accuracy_sd"} != NEEDED]
+        if bad:
+            raise ValueError(f"teacher {teacher.spec}, arm `{bad[0]}`: not all figures are there")
+
+
 def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
     """Read everything once, whatever was checked before. Errors: ValueError without a manifest."""
     manifest = load_manifest(location)
     verdict = Verdict(manifest, {"shards": [], "keys": [], "draws": []})
+    if manifest.robustness:
+        verdict.failures["robustness"] = []
+        verdict.attempt("robustness", lambda: check_robustness(manifest))
+        arms, draws = len(manifest.robustness.arms), manifest.robustness.draws
+        verdict.notes["robustness"] = f"figures of the teachers under {arms} arms, {draws} draws"
     replay = Replay(manifest, live, device, verdict) if live else None
     with Progress("verify", len(manifest.shards)) as bar:
         for split in SPLITS:

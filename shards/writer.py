@@ -91,10 +91,14 @@ class BankWriter:
             class_embeddings=class_embeddings,
             created=created,
         ).sealed()
-        text = manifest.model_dump_json(indent=1) + "\n"
-        storage.write(storage.join(self.location, MANIFEST), text.encode())
+        write_manifest(self.location, manifest)
         storage.delete(storage.join(self.location, LOG))
         return manifest
+
+
+def write_manifest(location: str, manifest: Manifest) -> None:
+    text = manifest.to_json(indent=1) + "\n"
+    storage.write(storage.join(location, MANIFEST), text.encode())
 
 
 def difference(there: object, mine: object, path: str = "") -> str:

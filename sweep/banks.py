@@ -9,11 +9,13 @@ import sys
 from dataclasses import dataclass
 
 from shards import storage
+from shards.arms import make_arm
 from shards.build import request_arguments
 from shards.format import MANIFEST, Manifest
 from shards.reader import load_manifest
 from shards.request import Request
 from trainers.config import TrialConfig
+from trainers.teacher_pca import has_no_network
 from trainers.trial import check_bank
 
 # In the child, before any heavy import: die with the parent (PR_SET_PDEATHSIG = 1).
@@ -44,18 +46,36 @@ def present_banks(store: str) -> dict[str, Manifest]:
 
 
 def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
-    """Whether a bank holds everything the trial reads, the teacher under every test arm too."""
+    """Whether a bank holds everything the trial reads, and the teacher under every test arm.
+
+    That is its embeddings there, or its figures where these are enough.
+    """
     try:
         check_bank(config, manifest, place)
     except ValueError:
         return False
     have = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
-    need = dict.fromkeys(config.test_arms, config.test_views) | {"clean": 1}
-    return all(have.get(arm, 0) >= views for arm, views in need.items())
+    told = manifest.robustness
+    enough = told is not None and told.draws >= config.test_views and _figures_serve(config)
+    known = told.arms if told and enough else ()
+    return all(
+        spec in known or have.get(spec, 0) >= make_arm(spec).views(config.test_views)
+        for spec in config.test_arms
+    )
 
 
-def plan_banks(trials: list[TrialConfig], store: str) -> tuple[dict[str, str], list[BankJob]]:
+def _figures_serve(config: TrialConfig) -> bool:
+    """Whether the teacher's figures tell all: not of fewer classes or fewer dimensions of it."""
+    return config.classes is None and not has_no_network(config.student)
+
+
+def plan_banks(
+    trials: list[TrialConfig], store: str, figures: bool = False
+) -> tuple[dict[str, str], list[BankJob]]:
     """({trial identity: bank location}, banks still to build).
+
+    `figures`: these hold the teacher's figures under the test arms, where that is enough, in the
+    place of its embeddings.
 
     Trials that differ only in student, seed or arm share one bank; arms that an existing bank
     holds are not computed again. The clean arm is in every bank, so its trials join any.
@@ -70,13 +90,15 @@ def plan_banks(trials: list[TrialConfig], store: str) -> tuple[dict[str, str], l
                 break
         else:
             views = 0 if config.arm == "clean" else config.views
-            groups.setdefault(_request(config, (), 1), {}).setdefault(views, []).append(config)
+            groups.setdefault(_request(config, (), 1, figures), {}).setdefault(views, []).append(
+                config
+            )
     jobs: list[BankJob] = []
     for by_views in groups.values():
         clean = by_views.pop(0, [])
         for views, members in by_views.items() or {1: []}.items():
             arms = tuple(sorted({config.arm for config in members}))
-            request = _request((members or clean)[0], arms, views)
+            request = _request((members or clean)[0], arms, views, figures)
             name = hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:16]
             job = BankJob(request, storage.join(store, "banks", name))
             jobs.append(job)
@@ -85,13 +107,15 @@ def plan_banks(trials: list[TrialConfig], store: str) -> tuple[dict[str, str], l
     return places, jobs
 
 
-def _request(config: TrialConfig, arms: tuple[str, ...], views: int) -> Request:
+def _request(config: TrialConfig, arms: tuple[str, ...], views: int, figures: bool) -> Request:
+    figures = figures and _figures_serve(config)
     return Request(
         dataset=config.dataset,
         teachers=(config.teacher,),
         arms=arms,
         views=views,
-        test_arms=config.test_arms,
+        test_arms=() if figures else config.test_arms,
+        teacher_robustness=config.test_arms if figures else (),
         test_views=config.test_views,
         image_size=config.image_size,
         train_samples=config.train_samples,

@@ -25,7 +25,6 @@ INK, FAINT, GRID = "#1c2733", "#8a94a0", "#e3e7ec"
 TEACHER = {"color": INK, "ls": "--", "lw": 1.4}
 GUIDE = {"color": FAINT, "ls": ":", "lw": 1.2}
 POINTS = 300  # of a loss curve: longer ones are averaged in blocks
-FIT = ("test/cosine_to_teacher", "test/rank/effective")
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "sweep.figures",
     "svg.fonttype": "path",
@@ -86,25 +85,31 @@ def draw(groups: list[Group], teacher: Teacher | None, style: Style) -> list[Dra
     """The figures of groups that differ in student and arm alone, in reading order."""
     from matplotlib import rc_context
 
-    makers = (rank_by_size, accuracy_by_noise, variance_curves, loss_curves, rank_by_cosine)
+    from sweep.underfitting import rank_by_cosine, rank_by_step
+
+    makers = (rank_by_size, accuracy_by_noise, variance_curves, loss_curves)
+    makers += (rank_by_step, rank_by_cosine)
     with rc_context(SETTINGS):
         return [found for make in makers if (found := make(groups, teacher, style))]
 
 
 def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
     """Seeds as points, their mean with its 95 % t interval; once with the teacher, once without."""
-    known = [(group, stat) for group in groups if (stat := group.stat("test/rank/effective"))]
+    sized = [group for group in groups if group.student["total"]]  # teacher_pca has no parameters
+    known = [(group, stat) for group in sized if (stat := group.stat("test/rank/effective"))]
     if not known:
         return None
     reference = teacher.metrics.get("teacher/rank/effective") if teacher else None
-    figure, axes = _panels(["from zero", "the students alone"], 4.9, 3.6, share=False)
+    figure, axes = panels_of(["from zero", "the students alone"], 4.9, 3.6, share=False)
     arms = _arms(group for group, _ in known)
     totals = sorted({group.student["total"] for group, _ in known})
     for axis in axes:
         for group, stat in known:
             dodge = 1.06 ** (arms.index(str(group.config["arm"])) - (len(arms) - 1) / 2)
             x, look = group.student["total"] * dodge, style.point(group)
-            seeds = [record["metrics"].get(FIT[1], math.nan) for record in group.records]
+            seeds = [
+                record["metrics"].get("test/rank/effective", math.nan) for record in group.records
+            ]
             axis.plot([x / 1.02] * group.n, seeds, ls="", ms=4, alpha=0.45, mec="none", **look)
             bar = half_width(stat)
             axis.errorbar(x, stat.mean, bar, ms=8, mec="white", capsize=4, lw=1.5, **look)
@@ -117,10 +122,10 @@ def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> 
         axes[0].axhline(reference.mean, **TEACHER)
     axes[0].set_ylim(0, max(axes[0].get_ylim()[1], 1.12 * reference.mean if reference else 0))
     axes[0].set_ylabel("effective rank (variance)")
-    _legend(figure, [group for group, _ in known], style, markers=True, teacher=bool(reference))
-    words = [f"{_label(group)} {stat.mean:.1f}" for group, stat in known]
+    legend(figure, [group for group, _ in known], style, markers=True, teacher=bool(reference))
+    words = [f"{label(group)} {stat.mean:.1f}" for group, stat in known]
     words += [f"teacher {reference.mean:.1f}"] if reference else []
-    return Drawing("rank", f"Effective rank by parameters: {'; '.join(words)}.", _svg(figure))
+    return Drawing("rank", f"Effective rank by parameters: {'; '.join(words)}.", svg(figure))
 
 
 def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
@@ -130,7 +135,7 @@ def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style
     panels = [(space, student) for space in spaces for student in _capacities(groups)]
     if not panels:
         return None
-    figure, axes = _panels([f"{student}, {space} noise" for space, student in panels])
+    figure, axes = panels_of([f"{student}, {space} noise" for space, student in panels])
     own = {name[8:]: s.mean for name, s in teacher.metrics.items()} if teacher else {}
     words: list[str] = []
     for axis, (space, student) in zip(axes, panels, strict=True):
@@ -145,14 +150,14 @@ def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style
             marked = style.line(group) | style.point(group)
             _percent_line(axis, names, means, ms=6, lw=2, **marked)
             numbers = [f"{100 * means[m]:.0f} at {s:g}" for s, m in names.items() if m in means]
-            words.append(f"{_label(group)}, {space}: {', '.join(numbers) or 'not measured'}")
+            words.append(f"{label(group)}, {space}: {', '.join(numbers) or 'not measured'}")
         _percent_line(axis, names, own, **TEACHER)
         if chance := groups[0].data.get("chance"):
             axis.axhline(100 * chance, **GUIDE)
         axis.set(ylim=(0, 102), xlabel="noise sigma", xticks=list(names))
-    _legend(figure, groups, style, teacher=any(name.startswith("noise/") for name in own))
+    legend(figure, groups, style, teacher=any(name.startswith("noise/") for name in own))
     figure.supylabel("accuracy, %", fontsize="medium")
-    return Drawing("noise", f"Accuracy, %, by noise: {'; '.join(words)}.", _svg(figure))
+    return Drawing("noise", f"Accuracy, %, by noise: {'; '.join(words)}.", svg(figure))
 
 
 def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
@@ -166,7 +171,7 @@ def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) 
         return None
     own = _cumulative([teacher.spectrum]) if teacher and teacher.spectrum else []
     capacities = _capacities(group for group, _ in known)
-    figure, axes = _panels(capacities)
+    figure, axes = panels_of(capacities)
     for axis, student in zip(axes, capacities, strict=True):
         for group, curve in known:
             if str(group.config["student"]) == student:
@@ -176,10 +181,10 @@ def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) 
         axis.set(xscale="log", ylim=(0, 102), xlabel="principal directions")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     figure.supylabel("variance, cumulative %", fontsize="medium")
-    _legend(figure, [group for group, _ in known], style, teacher=bool(own))
-    words = [f"{_label(group)} {curve[:20][-1]:.0f}" for group, curve in known]
+    legend(figure, [group for group, _ in known], style, teacher=bool(own))
+    words = [f"{label(group)} {curve[:20][-1]:.0f}" for group, curve in known]
     words += [f"teacher {own[:20][-1]:.0f}"] if own else []
-    return Drawing("variance", f"Variance, %, in 20 directions: {'; '.join(words)}.", _svg(figure))
+    return Drawing("variance", f"Variance, %, in 20 directions: {'; '.join(words)}.", svg(figure))
 
 
 def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing | None:
@@ -188,7 +193,7 @@ def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing
     known = [group for group in groups if curves[id(group)]]
     if not known:
         return None
-    figure, axes = _panels(_capacities(known))
+    figure, axes = panels_of(_capacities(known))
     for axis, student in zip(axes, _capacities(known), strict=True):
         for group in _of(known, student):
             for curve in curves[id(group)]:
@@ -196,28 +201,9 @@ def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing
                 axis.plot(*curve.T, lw=1.1, alpha=0.8, marker=marker, **style.line(group))
         axis.set_xlabel("step")
     figure.supylabel("training loss", fontsize="medium")
-    _legend(figure, known, style)
-    words = [f"{_label(g)} {np.mean([c[-1, 1] for c in curves[id(g)]]):.3f}" for g in known]
-    return Drawing("loss", f"Training loss, at the end: {'; '.join(words)}.", _svg(figure))
-
-
-def rank_by_cosine(groups: list[Group], _: Teacher | None, style: Style) -> Drawing | None:
-    """One point a trial: is a low rank no more than underfitting?"""
-    found = {}
-    figure, (axis,) = _panels([""], 7.2, 3.9)
-    for group in groups:
-        pairs = _finite([[record["metrics"].get(name) for name in FIT] for record in group.records])
-        if len(pairs):
-            found[id(group)] = pairs
-            axis.plot(*pairs.T, ls="", ms=7.5, alpha=0.8, mec="white", **style.point(group))
-    if not found:
-        return None
-    axis.set(xlabel="mean cosine to the teacher, test", ylabel="effective rank (variance)")
-    _legend(figure, [group for group in groups if id(group) in found], style, markers=True)
-    points = np.concatenate(list(found.values()))
-    (x, y), (to_x, to_y) = points.min(axis=0), points.max(axis=0)
-    alt = f"Effective rank ({y:.1f} to {to_y:.1f}) against cosine ({x:.3f} to {to_x:.3f})."
-    return Drawing("underfitting", alt, _svg(figure))
+    legend(figure, known, style)
+    words = [f"{label(g)} {np.mean([c[-1, 1] for c in curves[id(g)]]):.3f}" for g in known]
+    return Drawing("loss", f"Training loss, at the end: {'; '.join(words)}.", svg(figure))
 
 
 def _arms(groups: Iterable[Group]) -> list[str]:
@@ -232,7 +218,7 @@ def _of(groups: list[Group], student: str) -> list[Group]:
     return [group for group in groups if str(group.config["student"]) == student]
 
 
-def _label(group: Group) -> str:
+def label(group: Group) -> str:
     return f"{group.config['student']} {group.config['arm']}"
 
 
@@ -247,7 +233,7 @@ def _cumulative(spectra: list[list[float]]) -> list[float]:
     return (100 * np.cumsum(np.mean(padded, axis=0))).tolist() if padded else []
 
 
-def _finite(rows: list[list[Any]]) -> np.ndarray:
+def finite(rows: list[list[Any]]) -> np.ndarray:
     """The rows, of two numbers each, without those that hold a None, a NaN or an infinity."""
     array_N2 = np.array(rows, dtype=float).reshape(-1, 2)
     return array_N2[np.isfinite(array_N2).all(axis=1)]
@@ -255,7 +241,7 @@ def _finite(rows: list[list[Any]]) -> np.ndarray:
 
 def _curve(record: Record) -> np.ndarray:
     """(points, 2): step and loss, averaged in blocks where there are many."""
-    points = _finite([[p.get("step"), p.get("loss")] for p in record.get("curve") or []])
+    points = finite([[p.get("step"), p.get("loss")] for p in record.get("curve") or []])
     blocks = np.array_split(points, max(1, min(len(points), POINTS)))
     return np.array([block.mean(axis=0) for block in blocks if len(block)])
 
@@ -265,7 +251,9 @@ def _percent_line(axis: Any, names: dict[float, str], values: dict[str, Any], **
     axis.plot([x for x, _ in pairs], [100 * y for _, y in pairs], **look)
 
 
-def _panels(titles: list[str], width: float = 3.3, height: float = 2.9, share: bool = True) -> Any:
+def panels_of(
+    titles: list[str], width: float = 3.3, height: float = 2.9, share: bool = True
+) -> Any:
     """A figure of panels of width x height inches, three a row at most, and its axes."""
     from matplotlib.figure import Figure
 
@@ -280,7 +268,7 @@ def _panels(titles: list[str], width: float = 3.3, height: float = 2.9, share: b
     return figure, list(grid[: len(titles)])
 
 
-def _legend(
+def legend(
     figure: Any, groups: list[Group], style: Style, markers: bool = False, teacher: bool = False
 ) -> None:
     """Above the panels: arms by colour, capacities by marker, the teacher."""
@@ -294,6 +282,6 @@ def _legend(
     figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4)
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     figure.savefig(out := io.StringIO(), format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()

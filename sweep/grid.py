@@ -8,11 +8,15 @@ axes:
 seeds: 3                        # 0, 1, 2; or a list
 exclude:                        # combinations left out
   - {student: width:4, arm: clean}
+parts:                          # instead of one product, several: each adds to what is above
+  - fixed: {epochs: 0}
+  - axes: {target: [pca:8, whitened]}
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -27,7 +31,8 @@ from trainers.strict_yaml import StrictLoader, parse
 
 LIMIT = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-KEYS = ("name", "fixed", "axes", "seeds", "exclude")
+KEYS = ("name", "fixed", "axes", "seeds", "exclude", "parts")
+PART_KEYS = ("fixed", "axes", "exclude")
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 
 
@@ -41,6 +46,7 @@ class Grid:
     seeds: list[int]
     exclude: list[dict[str, Any]]
     place: str
+    parts: tuple[Grid, ...] = ()  # whose trials are the grid's, where there are any
 
 
 def named_grids() -> dict[str, str]:
@@ -71,12 +77,36 @@ def read_grid(text: str, place: str, name: str) -> Grid:
     title = raw.get("name", name)
     if not isinstance(title, str) or not NAME.fullmatch(title):
         raise ValueError(f"{place}: name: `{title}`; use letters, digits, `.`, `_` and `-`")
+    fixed, axes, exclude = _sections(raw, place)
+    grid = Grid(title, fixed, axes, _seeds(raw.get("seeds", 1), place), exclude, place)
+    parts = raw.get("parts") or []
+    if not isinstance(parts, list):
+        raise ValueError(f"{place}: parts: expected a list, found `{parts}`")
+    return replace(grid, parts=tuple(_part(grid, raw, i) for i, raw in enumerate(parts, 1)))
+
+
+def _sections(raw: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
     fixed, axes, exclude = (raw.get(key) or kind() for key, kind in SECTIONS.items())
     for (key, kind), value in zip(SECTIONS.items(), (fixed, axes, exclude), strict=True):
         if not isinstance(value, kind):
             raise ValueError(f"{place}: {key}: expected a {kind.__name__}, found `{value}`")
     _check(fixed, axes, exclude, place)
-    return Grid(title, fixed, axes, _seeds(raw.get("seeds", 1), place), exclude, place)
+    return fixed, axes, exclude
+
+
+def _part(whole: Grid, raw: Any, number: int) -> Grid:
+    """The grid of one part: its own fixed values and axes, over those of the whole."""
+    place = f"{whole.place}: part {number}"
+    if not isinstance(raw, dict) or not raw:
+        raise ValueError(f"{place}: expected {{fixed: ..., axes: ...}}, found `{raw}`")
+    for key in raw:
+        if key not in PART_KEYS:
+            raise ValueError(f"{place}: unknown key `{key}`; {closest(str(key), list(PART_KEYS))}")
+    fixed, axes, exclude = _sections(raw, place)
+    above = {k: v for k, v in whole.fixed.items() if k not in axes}
+    crossed = {k: v for k, v in whole.axes.items() if k not in fixed}
+    exclude = whole.exclude + exclude
+    return Grid(whole.name, above | fixed, crossed | axes, whole.seeds, exclude, place)
 
 
 def _check(fixed: dict[str, Any], axes: dict[str, Any], exclude: list[Any], place: str) -> None:
@@ -132,19 +162,31 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"--set {setting}: {' '.join(str(error).split())}") from None
     chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")
-    return replace(grid, fixed=fixed, axes=axes, seeds=chosen)
+    parts = tuple(override(part, settings, seeds) for part in grid.parts)
+    return replace(grid, fixed=fixed, axes=axes, seeds=chosen, parts=parts)
 
 
 def expand(grid: Grid) -> list[TrialConfig]:
-    """Every combination that is not excluded, each validated, without duplicates.
+    """Every combination that is not excluded, of all parts, each validated, without duplicates.
 
-    Errors: ValueError for an invalid combination, an empty grid or one above the limit.
+    Errors: ValueError for an invalid combination, an empty grid or part, or more than the limit.
     """
-    count = len(grid.seeds)
-    for values in grid.axes.values():
-        count *= len(values)
+    parts = grid.parts or (grid,)
+    count = sum(
+        len(part.seeds) * math.prod(len(values) for values in part.axes.values()) for part in parts
+    )
     if count > LIMIT:
         raise ValueError(f"{grid.place}: {count:,} trials > limit of {LIMIT:,}; make axes shorter")
+    trials: dict[str, TrialConfig] = {}
+    for part in parts:
+        own = _trials(part)
+        if not own:
+            raise ValueError(f"{part.place}: 0 trials; every combination is excluded")
+        trials |= own
+    return list(trials.values())
+
+
+def _trials(grid: Grid) -> dict[str, TrialConfig]:
     trials: dict[str, TrialConfig] = {}
     for values in itertools.product(*grid.axes.values()):
         point = grid.fixed | dict(zip(grid.axes, values, strict=True))
@@ -155,9 +197,7 @@ def expand(grid: Grid) -> list[TrialConfig]:
         for seed in grid.seeds:
             config = make_config(point | {"seed": seed}, grid.place)
             trials[config.identity] = config
-    if not trials:
-        raise ValueError(f"{grid.place}: 0 trials; every combination is excluded")
-    return list(trials.values())
+    return trials
 
 
 def _same(point: dict[str, Any], excluded: dict[str, Any], place: str) -> bool:

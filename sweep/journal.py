@@ -4,9 +4,11 @@
     {"event": "epoch",  "trial": ID, "step": S, "values": {"loss": ...}, "time_ms": T}
     {"event": "result", "trial": ID, "record": {...}, "time_ms": T}
     {"event": "failed", "trial": ID, "config": {...}, "error": "one line", "time_ms": T}
+    {"event": "probe",  "trial": ID, "step": S, "result": {...}, "time_ms": T}
 
 Everything else (MLflow, the table, the report) is made from it. An epoch that a resumed trial
-reports again, and a result that is there already, are not written twice.
+reports again, and a result that is there already, are not written twice. `probe` is a probe run
+again on a finished trial, see trainers.probed; one of other settings or version is another event.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from trainers.probed import key_of
 
 NAME = "journal.jsonl"
 
@@ -49,7 +53,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._lock = threading.Lock()
-        self._seen: set[tuple[str, str, int]] = set()
+        self._seen: set[tuple[str, str, int | str]] = set()
         end = 0
         for offset, event in read_events(self.path):
             end = offset
@@ -59,8 +63,11 @@ class Journal:
             self._stream.truncate(end)
 
     @staticmethod
-    def _key(event: dict[str, Any]) -> tuple[str, str, int]:
-        return event["event"], event["trial"], int(event.get("step", 0))
+    def _key(event: dict[str, Any]) -> tuple[str, str, int | str]:
+        which: int | str = int(event.get("step", 0))
+        if event["event"] == "probe":
+            which = json.dumps(key_of(event["result"]), sort_keys=True)
+        return event["event"], event["trial"], which
 
     def has(self, event: str, trial: str) -> bool:
         return (event, trial, 0) in self._seen

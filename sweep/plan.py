@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
 import shutil
+from collections import Counter
 from typing import Any
 
 from rich import box
@@ -49,10 +51,25 @@ def student_of(config: TrialConfig) -> StudentSummary:
     return _summary(config.student, embedding_dim(config.teacher), _side(config))
 
 
+def planned_steps(config: TrialConfig) -> int:
+    """Optimiser steps of a trial; on a subset of classes, as if all were of one size.
+
+    Errors: ValueError with both numbers where it asks for more classes than there are.
+    """
+    size = size_of(config)
+    shown = size.classes if config.classes is None else config.classes
+    if shown > size.classes:
+        raise ValueError(f"classes: {shown} asked of {config.dataset}, which has {size.classes}")
+    return config.total_steps(size.train * shown // size.classes)
+
+
+def samples_seen(config: TrialConfig) -> int:
+    return planned_steps(config) * config.batch_size
+
+
 def trial_weight(config: TrialConfig) -> float:
     """Relative cost of a trial: multiply-accumulates, and a constant for what is fixed."""
-    seen = config.total_steps(size_of(config).train) * config.batch_size
-    return 2e10 + student_of(config).macs * 3.0 * seen
+    return 2e10 + student_of(config).macs * 3.0 * samples_seen(config)
 
 
 def downloads(trials: list[TrialConfig]) -> list[str]:
@@ -69,14 +86,14 @@ def downloads(trials: list[TrialConfig]) -> list[str]:
     return list(lines)
 
 
-def bytes_needed(trials: list[TrialConfig], store: str) -> int:
+def bytes_needed(trials: list[TrialConfig], store: str, figures: bool = False) -> int:
     """Banks still to build, and every unfinished trial's student and checkpoints."""
     left = [config for config in trials if finished(store, config) is None]
-    banks = sum(bank_bytes(job.request) for job in plan_banks(left, store)[1])
+    banks = sum(bank_bytes(job.request) for job in plan_banks(left, store, figures)[1])
     return banks + sum(BYTES_A_PARAMETER * student_of(c).parameters.total for c in left)
 
 
-def check_room(trials: list[TrialConfig], store: str) -> None:
+def check_room(trials: list[TrialConfig], store: str, figures: bool = False) -> None:
     """Errors: OSError with bytes needed and free when a local store is too small."""
     if not storage.is_local(store):
         return
@@ -84,16 +101,19 @@ def check_room(trials: list[TrialConfig], store: str) -> None:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    needed = bytes_needed(trials, store)
+    needed = bytes_needed(trials, store, figures)
     if needed > free:
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
 
 
 def _pace(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
-    """Seconds a training sample of each trial takes on this machine's CPU."""
+    """Seconds a training sample of each trial takes on this machine's CPU; 0 of one untrained."""
     known: dict[tuple[Any, ...], float] = {}
     found = {}
     for config in trials:
+        if not config.trains:
+            found[config] = 0.0
+            continue
         side, dim = _side(config), embedding_dim(config.teacher)
         key = (config.student, dim, side, config.threads)
         if key not in known:
@@ -105,8 +125,7 @@ def _pace(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
 def guess(left: list[TrialConfig], cpus: int) -> str:
     """A first ETA, before any epoch has ended: `, about 5:20`."""
     work = sum(
-        (FIXED_SECONDS + pace * config.total_steps(size_of(config).train) * config.batch_size)
-        * min(cpus, config.ranks * config.threads)
+        (FIXED_SECONDS + pace * samples_seen(config)) * min(cpus, config.ranks * config.threads)
         for config, pace in _pace(left).items()
     )
     return f", about {clock(START_SECONDS + work / min(cpus, len(left)))}"
@@ -118,12 +137,12 @@ def _teacher_seconds(request: Request) -> float:
     return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
 
 
-def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
+def describe(trials: list[TrialConfig], store: str, figures: bool = False) -> dict[str, Any]:
     """The dry run, for machines. Times are of this machine's CPU, from a short calibration."""
     fetch = downloads(trials)
     rows, pace = [], _pace(trials)
     for config in trials:
-        student, size = student_of(config), size_of(config)
+        student = student_of(config)
         rows.append(
             {
                 "id": config.identity,
@@ -135,7 +154,7 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
                 "parameters": student.parameters.total,
                 "macs": student.macs,
                 "finished": finished(store, config) is not None,
-                "seconds": pace[config] * config.total_steps(size.train) * config.batch_size,
+                "seconds": pace[config] * samples_seen(config),
                 "config": config.model_dump(mode="json"),
             }
         )
@@ -147,14 +166,14 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
             "bytes": bank_bytes(job.request),
             "seconds": bank_passes(job.request) * _teacher_seconds(job.request),
         }
-        for job in plan_banks(left, store)[1]
+        for job in plan_banks(left, store, figures)[1]
     ]
     work = sum(row["seconds"] for row in rows if not row["finished"])
     return {
         "trials": rows,
         "banks": banks,
         "downloads": fetch,
-        "bytes": bytes_needed(trials, store),
+        "bytes": bytes_needed(trials, store, figures),
         "cpu_seconds": {
             "teacher": sum(bank["seconds"] for bank in banks),
             "training": work,
@@ -163,10 +182,22 @@ def describe(trials: list[TrialConfig], store: str) -> dict[str, Any]:
     }
 
 
+def _odd(plan: dict[str, Any]) -> dict[str, Any]:
+    """{field: most frequent value} of the fields in which trials differ, besides those shown."""
+    shown = ("student", "arm", "seed", "views", "curve_every", "curve_samples")
+    counts: dict[str, Counter[Any]] = {}
+    for row in plan["trials"]:
+        for name, value in row["config"].items():
+            if name not in shown:
+                counts.setdefault(name, Counter())[json.dumps(value)] += 1
+    return {n: json.loads(c.most_common(1)[0][0]) for n, c in counts.items() if len(c) > 1}
+
+
 def show(plan: dict[str, Any], console: Console) -> None:
-    """The dry run, for people: one line a student and arm."""
+    """The dry run, for people: one line for trials that differ in their seed alone."""
     table = Table(title=f"{len(plan['trials'])} trials", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("student", "arm"):
+    usual = _odd(plan)
+    for name in ("student", "arm", "but") if usual else ("student", "arm"):
         table.add_column(name, overflow="fold")
     for name in ("seeds", "trunk", "head", "total", "MMAC", "done"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -176,9 +207,11 @@ def show(plan: dict[str, Any], console: Console) -> None:
         groups.setdefault((repr(changing),), []).append(row)
     for rows in groups.values():
         first = rows[0]
+        other = (f"{n} {v}" for n, v in first["config"].items() if n in usual and v != usual[n])
         table.add_row(
             first["student"],
             first["arm"],
+            *([", ".join(other)] if usual else []),
             str(len(rows)),
             f"{first['trunk']:,}",
             f"{first['head']:,}",

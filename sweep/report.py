@@ -31,6 +31,7 @@ from sweep.summary import (
     table,
     teachers,
 )
+from trainers.probes.names import arrow
 
 NAME, TEMPLATE = "report.html", "report.html.j2"
 UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is worth a note
@@ -54,12 +55,12 @@ GEOMETRY: list[Column] = [
     ("uniformity/paper", "uniformity, with self-pairs", 1, 3),
 ]
 AGREEMENT: list[Column] = [
-    ("cosine_to_teacher", "cosine to teacher ↑", 1, 3),
-    ("alignment", "squared distance to teacher ↓", 1, 3),
-    ("infonce/paper", "InfoNCE in batches (paper), nats ↓", 1, 3),
-    ("infonce/full", "InfoNCE full set, nats ↓", 1, 3),
-    ("infonce/bound", "information bound, nats ↑", 1, 3),
-    ("infonce/retrieval1", "retrieval @ 1, % ↑", 100, 1),
+    ("cosine_to_teacher", "cosine to teacher", 1, 3),
+    ("alignment", "squared distance to teacher", 1, 3),
+    ("infonce/paper", "InfoNCE in batches (paper), nats", 1, 3),
+    ("infonce/full", "InfoNCE full set, nats", 1, 3),
+    ("infonce/bound", "information bound, nats", 1, 3),
+    ("infonce/retrieval1", "retrieval @ 1, %", 100, 1),
 ]
 
 
@@ -111,7 +112,7 @@ def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: Non
         settings=[_setting(teacher, groups) for teacher in references],
         groups=groups,
         few=FEW,
-        notes=_notes(groups, references),
+        notes=[*run.notes, *_notes(groups, references)],
         tables=_tables(run),
         comparisons=_comparisons(groups, references, on_figures),
         failures=run.failures,
@@ -145,7 +146,8 @@ def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
     for group in own:
         seen = group.data.get("views_per_sample", group.config.get("views", "?"))
         views.setdefault(str(group.config["arm"]), []).append(_text(seen))
-    shown = ("epochs", "batch_size", "lr", "objective", "input")
+    shown = ("batch_size", "lr", "objective", "input")
+    values = {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown}
     return {
         "teacher": teacher,
         "groups": own,
@@ -153,8 +155,13 @@ def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
         "students": _distinct(group.config["student"] for group in own),
         "seeds": sorted({s for group in own for s in group.seeds}, key=natural),
         "views": {arm: " or ".join(_distinct(seen)) for arm, seen in views.items()},
-        "values": {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown},
+        "values": values | {"length": ", ".join(_distinct(_length(g.fields) for g in own))},
     }
+
+
+def _length(fields: dict[str, Any]) -> str:
+    """How long a group trained: `30 epochs`, `1000 steps`."""
+    return fields.get("duration") or f"{_text(fields.get('epochs', '-'))} epochs"
 
 
 def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
@@ -178,20 +185,26 @@ def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
 def _tables(run: Run) -> list[dict[str, Any]]:
     """Which columns stand in which table; whatever has no place elsewhere stands in the last."""
     noises = [
-        (f"noise/{a}/{b}/accuracy", f"noise {b} ({a}), % ↑", 100, 2)
+        (f"noise/{a}/{b}/accuracy", f"noise {b} ({a}), %", 100, 2)
         for a, b in severities(run.records)
     ]
-    accuracy: list[Column] = [("linear/paper/accuracy", "probe, clean, % ↑", 100, 2), *noises]
+    accuracy: list[Column] = [("linear/paper/accuracy", "probe, clean, %", 100, 2), *noises]
     known = {name for name, *_ in (*accuracy, *GEOMETRY, *AGREEMENT)}
     names = sorted({n[5:] for r in run.records for n in r["metrics"] if n[:5] == "test/"} - known)
     main = [accuracy[0], *noises, GEOMETRY[0], AGREEMENT[0], AGREEMENT[2]]
-    return [
+    kinds: list[dict[str, Any]] = [
         {"title": "Size and accuracy", "columns": accuracy, "sizes": True, "kind": "sd"},
         {"title": "Geometry of the test embeddings", "columns": GEOMETRY, "kind": "sd"},
         {"title": "Agreement with the teacher", "columns": AGREEMENT, "kind": "sd"},
         {"title": "95 % t intervals of the mean", "columns": main, "kind": "interval"},
         {"title": "Other measurements", "columns": [(n, n, 1, 4) for n in names], "kind": "sd"},
     ]
+    return [kind | {"columns": _with_arrows(kind["columns"])} for kind in kinds]
+
+
+def _with_arrows(columns: list[Column]) -> list[Column]:
+    """Titles with ↑ where higher is better and ↓ where lower is."""
+    return [(name, f"{title} {arrow(name)}".rstrip(), by, n) for name, title, by, n in columns]
 
 
 def _comparisons(
@@ -247,6 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
         from rich.console import Console
 
         Console().print(table(run.records), soft_wrap=True)
+        for note in run.notes:
+            print(f"note: {note}", file=sys.stderr)
         print(path)
     except (OSError, ValueError) as error:
         print(f"sweep.report: {error}", file=sys.stderr)

@@ -43,6 +43,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1")
     parser.add_argument("--out", metavar="DIR", help="run folder (default runs/NAME)")
     parser.add_argument("--store", metavar="DIR-OR-URL", help="shards and trials (default: --out)")
+    parser.add_argument(
+        "--teacher-robustness",
+        action="store_true",
+        help="banks built here hold the teacher's figures under the test arms instead of its "
+        "embeddings: much smaller where there are many",
+    )
     parser.add_argument("--dry-run", action="store_true", help="resolve and estimate, run nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run, or the final table")
     parser.add_argument("--address", help="of a running Ray, e.g. auto (default: start one here)")
@@ -115,7 +121,7 @@ def _schedule(
         options.address, options.cpus, options.gpus_per_trial, options.max_concurrent
     )
     check_fits(left, resources)
-    places, banks = plan_banks(left, store)
+    places, banks = plan_banks(left, store, options.teacher_robustness)
     if not options.address:
         build_banks(banks, options)
     bar = Progress("trials", watch.total())
@@ -139,13 +145,13 @@ def main(argv: list[str]) -> int:
     store = options.store or str(folder.resolve())
     storage.scheme_of(store)
     if options.dry_run:
-        plan = describe(trials, store)
+        plan = describe(trials, store, options.teacher_robustness)
         print(json.dumps(plan, indent=1)) if options.json else show(plan, Console())
         return 0
     with storage.exclusive(str(folder), "sweep"):
         for line in downloads(trials):
             print(f"to download: {line}", file=sys.stderr)
-        check_room(trials, store)
+        check_room(trials, store, options.teacher_robustness)
         failed = run_trials(trials, options, folder, store)
     return _finish(folder, options, failed)
 
@@ -155,13 +161,15 @@ def _finish(folder: Path, options: argparse.Namespace, failed: dict[str, str]) -
     from sweep.report import write_report
     from sweep.summary import as_plain, read_run, table
 
-    records = read_run(folder).records
-    if records:
+    run = read_run(folder)
+    if records := run.records:
         report = write_report(folder)
         if options.json:
             print(json.dumps(as_plain(records)))
         else:
             Console().print(table(records), soft_wrap=True)
+        for note in run.notes:
+            print(f"note:    {note}", file=sys.stderr)
         print(f"report:  {report}", file=sys.stderr)
     uri = options.tracking_uri or default_uri(folder)
     print(f"compare: {mlflow_command(uri)}", file=sys.stderr)

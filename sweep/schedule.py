@@ -25,6 +25,8 @@ from ray import tune
 from shards import on_ray
 from sweep.tracking import quiet
 from trainers.config import TrialConfig, make_config
+from trainers.engines.launch import RankError
+from trainers.notice import PreemptedError
 from trainers.trial import run_trial
 
 Tell = Callable[[str, str, dict[str, Any]], None]
@@ -64,6 +66,13 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
 
     Errors: ValueError with what is asked and what is there.
     """
+    part = (resources.gpus_per_trial or 0.0) % 1
+    most = max((config.ranks for config in trials), default=1)
+    if part and most > 1:
+        raise ValueError(
+            f"--gpus-per-trial: {resources.gpus_per_trial:g} for each of {most} ranks; ranks share "
+            "no GPU, choose a whole number"
+        )
     if resources.address:
         return
     there = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
@@ -105,7 +114,11 @@ def gpus_for(resources: Resources) -> float:
 
 
 def trainable(space: dict[str, Any]) -> None:
-    """One Tune trial. Its own errors are an outcome, reported; only a death is retried."""
+    """One Tune trial. Its own errors are an outcome, reported; only a death is retried.
+
+    A rank that died, or was asked to leave, is a death: the next attempt goes on from what is
+    saved.
+    """
     job = space["job"]
     config = make_config(job["config"])
 
@@ -115,7 +128,11 @@ def trainable(space: dict[str, Any]) -> None:
     try:
         run_trial(config, job["bank"], job["store"], report, job["device"])
         tune.report({"outcome": "finished"})
+    except PreemptedError as error:
+        raise RuntimeError(str(error)) from None
     except Exception as error:  # becomes the trial's recorded outcome
+        if isinstance(error, RankError) and error.code < 0:
+            raise RuntimeError(str(error)) from None  # of a kind that Ray can pickle
         text = " ".join(str(error).split()) or type(error).__name__
         tune.report({"outcome": "failed", "error": f"{type(error).__name__}: {text}"[:1000]})
     finally:

@@ -11,8 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,26 +19,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-Record = dict[str, Any]
-JOURNAL = "journal.jsonl"
-REPLICATE = "seed"  # the one field of a configuration that may differ inside a group
-NEEDED = {  # of each event that is read
-    "result": [f"config.{name}" for name in ("dataset", "teacher", "student", "arm", REPLICATE)]
-    + ["metrics", "data.train", "data.test", "student.total"],
-    "failed": ["config"],
-}
+from sweep.records import REPLICATE, Record, Run, read_run
+
+__all__ = ["REPLICATE", "Record", "Run", "read_run"]
+
 DATA = ("train", "test", "dim")
-SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim")
+SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim", "classes")
 CAPTION = "%: probe accuracy. InfoNCE in nats, lower is better. ±: sd over seeds, ddof = 1."
 NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Results of one sweep, and the trials that failed and have no later result."""
-
-    records: list[Record]
-    failures: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,58 +79,6 @@ class Teacher:
     fields: dict[str, Any]
     metrics: dict[str, Stat]
     spectrum: list[float]  # shares of variance, descending; empty if no trial has it
-
-
-def read_run(run_dir: str | Path) -> Run:
-    """Records and failures of RUN/journal.jsonl, in the order of their last event.
-
-    The last result of a trial wins; a failure counts unless a result of that trial follows it.
-    Unknown events and a last line cut short are ignored. ValueError for a missing file, and by
-    file and line for any other line that cannot be read.
-    """
-    path = Path(run_dir) / JOURNAL
-    if not path.is_file():
-        what = f"no {JOURNAL} in it" if Path(run_dir).is_dir() else "no such folder"
-        raise ValueError(f"{run_dir}: {what}; expected a run folder written by `sweep.run`")
-    records: dict[str, Record] = {}
-    failures: dict[str, Record] = {}
-    lines = path.read_bytes().split(b"\n")  # an empty piece follows the last line, unless cut
-    for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line) if line.strip() else {}
-            problem = _problem(event)
-        except ValueError as error:
-            event, problem = {}, f"not JSON ({error}); expected one object a line"
-        if problem and number < len(lines):
-            raise ValueError(f"{path}:{number}: {problem}")
-        kind, trial = ("", "") if problem else (event.get("event"), str(event.get("trial")))
-        if kind == "result":
-            failures.pop(trial, None)
-            records.pop(trial, None)  # so that it takes the last place
-            records[trial] = {"id": trial, **event["record"]}
-        elif kind == "failed":
-            failures[trial] = {"id": trial, **event}
-    return Run(list(records.values()), list(failures.values()))
-
-
-def _problem(event: Any) -> str:
-    """What is wrong with an event and what would be right; nothing for one to be ignored."""
-    if not isinstance(event, dict):
-        return f"got {str(event)[:40]!r}; expected a JSON object"
-    kind = str(event.get("event"))
-    if kind not in NEEDED:
-        return ""
-    if not isinstance(event.get("trial"), str):
-        return f"trial: got {event.get('trial')!r}; expected the id of a trial"
-    where, held = ("record.", event.get("record")) if kind == "result" else ("", event)
-    for path in NEEDED[kind]:
-        part, _, name = path.partition(".")
-        found = held.get(part) if isinstance(held, dict) else None
-        if not isinstance(found, dict):
-            return f"{where}{part}: got {str(found)[:40]!r}; expected a JSON object"
-        if name and name not in found:
-            return f"{where}{path}: missing; expected beside {', '.join(sorted(found)) or 'none'}"
-    return ""
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

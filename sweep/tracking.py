@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,28 +97,29 @@ class Tracker:
         """Everything behind the mark; metrics of a trial go together in batches."""
         rows: dict[str, list[Any]] = {}
         ends: dict[str, dict[str, Any]] = {}
+        versions: dict[str, dict[str, int]] = {}
         wanted, (start, status) = self._status, self._offset()
         end = start
         for offset, event in read_events(self.folder / NAME, start):
-            trial, end = event["trial"], offset
-            if event["event"] == "start":
+            trial, kind, end = event["trial"], event["event"], offset
+            if kind in ("start", "failed"):
                 self._run(trial, event)
-            elif event["event"] == "epoch":
+            elif kind == "epoch":
                 rows.setdefault(trial, []).extend(_metrics(event, event["values"], "train/"))
-            elif event["event"] == "result":
-                record = event["record"]
-                at = event | {"step": record["curve"][-1]["step"] if record["curve"] else 0}
-                metrics = record["metrics"] | record["teacher"]
-                rows.setdefault(trial, []).extend(_metrics(at, metrics, ""))
-                ends[trial] = event
-            elif event["event"] == "failed":
-                self._run(trial, event)
+            elif kind in ("result", "probe"):
+                at, metrics, told = _measured(event)
+                rows.setdefault(trial, []).extend([*_metrics(at, metrics, ""), *_curves(event)])
+                versions.setdefault(trial, {}).update(told)
+            if kind in ("result", "failed"):
                 ends[trial] = event
         for trial, metrics in rows.items():
             for at in range(0, len(metrics), BATCH):
                 self._connect().log_batch(self._run(trial), metrics=metrics[at : at + BATCH])
         for trial, event in ends.items():
             self._end(trial, event)
+        for trial, told in versions.items():
+            for probe, version in told.items():
+                self._connect().set_tag(self._run(trial), f"probe.{probe}.version", str(version))
         if wanted != "RUNNING" and (end > start or status != wanted):
             self._connect().set_terminated(self._parent, wanted)
             self._acknowledge(end, wanted)
@@ -186,6 +188,26 @@ class Tracker:
                 raise ValueError(f"journal: trial {trial} reports before it starts")
             self._runs[trial] = run
         return self._runs[trial]
+
+
+def _measured(event: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, int]]:
+    """Of a trial's result, or of a probe run again: (event with its step, metrics, versions)."""
+    if event["event"] == "probe":
+        result = event["result"]
+        return event, result["metrics"] | result["teacher"], {result["probe"]: result["version"]}
+    record = event["record"]
+    at = event | {"step": record["curve"][-1]["step"] if record["curve"] else 0}
+    return at, record["metrics"] | record["teacher"], record.get("probe_versions", {})
+
+
+def _curves(event: dict[str, Any]) -> Iterator[Any]:
+    """What was looked at while it trained, by step; nothing of a probe run again.
+
+    Rows have no time of their own. They get the result's, which a line sent again has too.
+    """
+    for row in event.get("record", {}).get("curves", []):
+        values = {name: value for name, value in row.items() if name != "step"}
+        yield from _metrics(event | {"step": row["step"]}, values, "curve/")
 
 
 def _metrics(event: dict[str, Any], values: dict[str, float], prefix: str) -> list[Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from shards.progress import Progress
 from sweep.journal import Journal
-from sweep.plan import trial_weight
+from sweep.plan import planned_steps, trial_weight
 from trainers.config import TrialConfig
-from trainers.trial import finished
+from trainers.probed import VALUES, added, read_probed
+from trainers.trial import finished, trial_place
 
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
 
@@ -23,7 +25,8 @@ class Watch:
         self.journal, self.store = journal, store
         self.trials = {config.identity: config for config in trials}
         self.weights = {config.identity: trial_weight(config) for config in trials}
-        self.epochs: dict[str, int] = {}
+        self.planned = {config.identity: max(1, planned_steps(config)) for config in trials}
+        self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
         self.bar: Progress | None = None
@@ -35,7 +38,7 @@ class Watch:
             self.journal.append("start", trial, **fields)
         elif kind == "epoch":
             self.journal.append("start", trial, **fields)
-            self.epochs[trial] = max(self.epochs.get(trial, 0), values["epoch"])
+            self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
             self._epoch(trial, values)
         elif kind == "finished":
             self.adopt(config)
@@ -57,7 +60,19 @@ class Watch:
         for row in record["curve"]:
             self._epoch(trial, row)
         self.journal.append("result", trial, record=record)
+        self._adopt_probes(config, record)
         return True
+
+    def _adopt_probes(self, config: TrialConfig, record: dict[str, Any]) -> None:
+        """Probes that were run again on the trial since; what does not belong to it is named."""
+        probed, passed_over = read_probed(trial_place(self.store, config), record)
+        step = record["curve"][-1]["step"] if record["curve"] else 0
+        for one in probed:
+            result = added(record, one)
+            if any(result[part] for part in VALUES):
+                self.journal.append("probe", config.identity, step=step, result=result)
+        for line in passed_over:
+            print(f"warning: passed over: {line}", file=sys.stderr)
 
     def _epoch(self, trial: str, row: dict[str, Any]) -> None:
         values = {"loss": row["loss"], "epoch": row["epoch"]}
@@ -68,7 +83,7 @@ class Watch:
         """How much of `total` is behind us."""
         total = 0.0
         for trial, weight in self.weights.items():
-            share = self.epochs.get(trial, 0) / max(1, self.trials[trial].epochs)
+            share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
             total += weight * (1.0 if trial in self.ended else TRAINING * share)
         return total
 
@@ -81,5 +96,5 @@ class Watch:
 
     def show(self) -> None:
         if self.bar is not None:
-            begun = bool(self.epochs or self.ended)  # until then, the first guess stays
+            begun = bool(self.steps or self.ended)  # until then, the first guess stays
             self.bar.update(self.done(), self.note() if begun else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -11,14 +12,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from shards.arm_groups import expand_arms
 from shards.arms import make_arm
 from shards.command import arguments_of
+from shards.stored import check_dataset
 from trainers.durations import canonical_duration, in_steps
+from trainers.rank_fields import UNNAMED, check_ranks, idle
 from trainers.strict_yaml import parse
 
 Whole = Annotated[int, Field(strict=True)]
@@ -26,7 +31,11 @@ Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
-PROBE_NAMES = ("spectrum", "linear", "robustness", "infonce")
+PROBE_NAMES = (
+    "spectrum", "linear", "neighbours", "zero_shot", "robustness", "frequency", "infonce",
+    "intervals", "retained", "truncated",
+)  # fmt: skip
+ADAPT_ARMS = ("noise:0.1",)
 
 
 class TrialConfig(BaseModel):
@@ -53,8 +62,20 @@ class TrialConfig(BaseModel):
     input: Literal["native", "teacher"] = "native"
     target: Text = "teacher"
     objective: Text = "cosine"
+    # Terms of the objective; those it does not have are at their defaults.
     infonce_weight: Number = Field(default=1.0, ge=0)
     temperature: Number = Field(default=0.1, gt=0)
+    infonce_positive: Literal["teacher", "student"] = "teacher"  # student: of another view
+    theia_cosine_weight: Number = Field(default=0.9, ge=0)
+    theia_smooth_l1_weight: Number = Field(default=0.1, ge=0)
+    rkd_distance_weight: Number = Field(default=25.0, ge=0)
+    rkd_angle_weight: Number = Field(default=50.0, ge=0)
+    sp_weight: Number = Field(default=1.0, ge=0)
+    vicreg_variance_weight: Number = Field(default=25.0, ge=0)
+    vicreg_covariance_weight: Number = Field(default=1.0, ge=0)
+    vicreg_gamma: Number | None = Field(default=None, gt=0)  # None: 1, on unit vectors 1/sqrt(D)
+    vicreg_vectors: Literal["raw", "unit"] = "raw"
+    koleo_weight: Number = Field(default=0.1, ge=0)
     # For how long, from which draws.
     seed: Whole = Field(default=0, ge=0, lt=2**63)
     epochs: Whole | None = Field(default=5, ge=0, le=100_000)
@@ -79,22 +100,26 @@ class TrialConfig(BaseModel):
     engine: Text = "single"
     ranks: Whole = Field(default=1, ge=1, le=1024)
     threads: Whole = Field(default=1, ge=1, le=1024)
+    elastic: Literal["off", "order", "exact"] = "off"  # what another number of ranks keeps
     sync_batchnorm: Flag = True  # statistics over the global batch (of a micro-batch)
-    elastic: Literal["off", "order", "exact"] = "off"
     zero_stage: Whole = Field(default=0, ge=0, le=3)  # of deepspeed
     offload: Flag = False  # of deepspeed: optimiser state in the host's memory
     # What is looked at while it trains.
     curve_every: Text | None = None
-    curve_samples: Whole = Field(default=1000, ge=2)
+    curve_samples: Whole = Field(default=1000, ge=2)  # of each split, at most
     # What is measured at the end.
     probes: tuple[Text, ...] = PROBE_NAMES
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
     test_views: Whole = Field(default=3, ge=1, le=64)
+    adapt_arms: tuple[Text, ...] = ADAPT_ARMS  # refitted, and BatchNorm recalibrated, under these
 
     @field_validator("arm")
     @classmethod
     def _arm(cls, spec: str) -> str:
-        return make_arm(spec).spec
+        arm = make_arm(spec)
+        if arm.test_only:
+            raise ValueError(f"arm: `{arm.spec}` has test images only; choose another arm")
+        return arm.spec
 
     @field_validator("views")
     @classmethod
@@ -104,18 +129,44 @@ class TrialConfig(BaseModel):
 
     @field_validator("test_arms")
     @classmethod
-    def _test_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(make_arm(spec).spec for spec in specs))
+    def _test_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Arms and groups of arms (`shards.arm_groups`), each arm once in canonical spelling."""
+        arms = expand_arms(specs)
+        check_dataset(arms, info.data.get("dataset", "cifar10"))
+        return arms
 
-    @field_validator("infonce_weight", "weight_decay", "momentum", "clip_norm", "ema")
+    @field_validator("adapt_arms")
     @classmethod
-    def _no_minus_zero(cls, value: float) -> float:
-        return value + 0.0
+    def _adapt_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Without the robustness probe they have no effect: the default."""
+        arms = tuple(spec for spec in expand_arms(specs) if spec != "clean")
+        for spec in arms:
+            if make_arm(spec).test_only:
+                raise ValueError(f"adapt_arms: `{spec}` has test images only; choose another arm")
+        return arms if "robustness" in info.data.get("probes", PROBE_NAMES) else ADAPT_ARMS
+
+    @field_validator("*")
+    @classmethod
+    def _no_minus_zero(cls, value: Any) -> Any:
+        return value + 0.0 if isinstance(value, float) else value
 
     @field_validator("warmup", "duration", "curve_every")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:
         return text if text is None else canonical_duration(text)
+
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer(cls, name: str) -> str:
+        from trainers.optim import OPTIMIZERS
+
+        _ = OPTIMIZERS[name]
+        return name
+
+    @field_validator("warmup")
+    @classmethod
+    def _no_warmup(cls, text: str) -> str:
+        return "0 steps" if float(text.split(maxsplit=1)[0]) == 0 else text
 
     @field_validator("student")
     @classmethod
@@ -127,10 +178,16 @@ class TrialConfig(BaseModel):
     @field_validator("objective")
     @classmethod
     def _objective(cls, name: str) -> str:
-        from trainers.objectives import OBJECTIVES
+        from trainers.objectives import canonical_objective
 
-        _ = OBJECTIVES[name]
-        return name
+        return canonical_objective(name)
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, spec: str) -> str:
+        from trainers.targets import canonical_target
+
+        return canonical_target(spec)
 
     @field_validator("engine")
     @classmethod
@@ -160,28 +217,56 @@ class TrialConfig(BaseModel):
             return given
         if given.get("epochs") is not None:
             raise ValueError("epochs and duration: both are given; keep one")
-        whole = re.fullmatch(r"(\d+) epochs?", str(given["duration"]))
+        text = given["duration"]
+        with contextlib.suppress(ValueError):  # said by the field's own check
+            text = canonical_duration(text) if isinstance(text, str) else text
+        whole = re.fullmatch(r"(\d+) epochs?", str(text))
         length = {"epochs": int(whole[1]), "duration": None} if whole else {"epochs": None}
         return given | length
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _settled(cls, fields: Any, validate: ModelWrapValidatorHandler[TrialConfig]) -> TrialConfig:
+        """What has no effect is at its default, so that one trial has one name."""
+        from trainers.settled import settled
+
+        config = validate(fields)
+        values = settled(config)
+        if all(getattr(config, name) == value for name, value in values.items()):
+            return config
+        return validate(config.model_dump() | values)
+
+    @field_validator("elastic", "sync_batchnorm", "zero_stage", "offload")
+    @classmethod
+    def _no_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        """A value that changes nothing with this engine is written as the default."""
+        name = str(info.field_name)
+        return cls.model_fields[name].default if idle(name, value, info.data) else value
+
     @model_validator(mode="after")
-    def _ranks(self) -> TrialConfig:
-        if self.engine == "single" and self.ranks != 1:
-            raise ValueError(f"ranks: {self.ranks} with engine `single`; choose 1, or engine `ddp`")
-        if self.batch_size % self.ranks:
-            low = self.batch_size // self.ranks * self.ranks
-            near = f"{low} or {low + self.ranks}" if low else str(self.ranks)
-            raise ValueError(
-                f"batch_size: {self.batch_size} is not divisible by {self.ranks} ranks; "
-                f"nearest: {near}"
-            )
+    def _together(self) -> TrialConfig:
+        check_ranks(self)
         return self
 
     @property
+    def unnamed(self) -> set[str]:
+        """Fields that are no part of the identity."""
+        return set(PINS) | UNNAMED[self.elastic]
+
+    @property
     def identity(self) -> str:
-        """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name."""
-        text = self.model_dump_json(exclude=set(PINS))
+        """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
+
+        Left out is what does not change the result, or what `elastic` lets change under way:
+        `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
+        """
+        text = self.model_dump_json(exclude=self.unnamed)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def trains(self) -> bool:
+        """Whether any step is asked for: not of an untrained student, nor of `teacher_pca`."""
+        return float((self.duration or f"{self.epochs}").split()[0]) > 0
 
     def total_steps(self, train_samples: int) -> int:
         """Optimiser steps in all (the last short batch of an epoch is dropped)."""

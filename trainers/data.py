@@ -19,6 +19,7 @@ from shards.preprocess import Preprocess
 from shards.rng import hash64
 from shards.splits import Column, Split
 from shards.stream import StreamedColumn
+from trainers.targets import Target
 
 AHEAD = 2  # batches read before they are asked for
 
@@ -33,18 +34,30 @@ def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
 class Data:
     """Images, draws and targets of one arm: resident on a device, or read as they are needed.
 
-    Both give the same batches. Columns that are on disk are read ahead by one thread.
+    Both give the same batches. Columns that are on disk are read ahead by one thread. `target`
+    makes targets of the raw embeddings of the views shown (and of labels); without one they are
+    the embeddings. `two_views`: inputs are cat([view, next view]) of each image, six channels.
     """
 
     def __init__(
-        self, split: Split, arm: Arm, preprocess: Preprocess, device: torch.device
+        self,
+        split: Split,
+        arm: Arm,
+        preprocess: Preprocess,
+        device: torch.device,
+        target: Target | None = None,
+        two_views: bool = False,
     ) -> None:
         self.arm, self.preprocess, self.device = arm, preprocess, device
+        self.target, self.two_views = (target or Target("teacher")).to(device), two_views
+        self.keys = split.keys
         self.count, self.views = split.params_NVP.shape[:2]
         self._offsets_N = view_offsets(split.keys, self.views)
         self._images_NHWC = self._place(split.images_NHWC)
         self._params_NVP = self._place(split.params_NVP)
-        self._target_NVD = self._place(split.embedding_NVD)
+        self._unit_NVD = self._place(split.embedding_NVD)
+        self._norm_NV = self._place(split.norm_NV)
+        self._labels_N = self._place(split.labels_N)
 
     def _place(self, column: Column) -> torch.Tensor | StreamedColumn:
         if isinstance(column, StreamedColumn):
@@ -67,13 +80,20 @@ class Data:
         images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2).contiguous()
         params_BP = self._take(self._params_NVP, index_B, view_B)
         pixels = self.arm.pixels(images_BCHW, params_BP)
-        return self.arm.normalised(self.preprocess(pixels), params_BP)
+        nyquist = self.preprocess.nyquist(pixels.shape[-1])
+        return self.arm.normalised(self.preprocess(pixels), params_BP, nyquist=nyquist)
 
     def batch(self, index_B: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets float32 (B, D) of the views that `epoch` shows."""
+        """Inputs and targets float32 (B, E) of the views that `epoch` shows."""
         view_B = view_of(epoch, self._offsets_N[index_B], self.views)
-        targets_BD = self._take(self._target_NVD, index_B, view_B).float()
-        return self.inputs(index_B, view_B), targets_BD
+        raw_BD = self._take(self._unit_NVD, index_B, view_B).float()
+        raw_BD *= self._take(self._norm_NV, index_B, view_B)[:, None]
+        targets_BE = self.target(raw_BD, self._take(self._labels_N, index_B))
+        images_BCHW = self.inputs(index_B, view_B)
+        if self.two_views:
+            other_BCHW = self.inputs(index_B, (view_B + 1) % self.views)
+            images_BCHW = torch.cat([images_BCHW, other_BCHW], dim=1)
+        return images_BCHW, targets_BE
 
     def batches(
         self, parts: Iterable[torch.Tensor], epoch: int

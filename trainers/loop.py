@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import itertools
+from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from trainers.checkpoint import Checkpoints, State, capture, restore
 from trainers.config import TrialConfig
-from trainers.data import Data, permutation
+from trainers.data import Data
 from trainers.engines import Engine
+from trainers.keeper import DivergedError, Keeper, Observe, Reporter, Row, Saver
 from trainers.objectives import Objective
+from trainers.optim import OPTIMIZERS, Schedule, set_rate
+
+__all__ = ["DivergedError", "Observe", "Reporter", "Saver", "Trained", "train"]
 
 
-class Reporter(Protocol):
-    """Told once an epoch; `values` has step, epoch, loss (mean over the epoch), time_ms."""
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: the student to measure, and what was seen on the way.
 
-    def __call__(self, values: dict[str, Any]) -> None: ...
+    `curve` has a row an epoch (see Reporter); `observed` a row {step, epoch, ...} for each look
+    of `observe`, on the first rank.
+    """
 
-
-class DivergedError(RuntimeError):
-    """The loss is not finite: the trial has an outcome, and running it again will not change it."""
-
-
-@dataclass
-class Saver:
-    """When to save: at the end of an epoch, once `seconds` have passed since the last save."""
-
-    checkpoints: Checkpoints
-    seconds: float = 30.0
-    clock: Callable[[], float] = time.monotonic
-    _last: float = field(default=0.0, init=False)
-
-    def __post_init__(self) -> None:
-        self._last = self.clock()
-
-    def due(self) -> bool:
-        return self.clock() - self._last >= self.seconds
-
-    def save(self, state: State) -> None:
-        self.checkpoints.save(state)
-        self._last = self.clock()
+    student: nn.Module
+    curve: list[Row]
+    observed: list[Row]
 
 
 def train(
@@ -55,60 +38,31 @@ def train(
     engine: Engine,
     saver: Saver,
     report: Reporter,
-) -> list[dict[str, Any]]:
-    """Train `model` in place; the curve, one row an epoch. Goes on from the newest checkpoint.
+    observe: Observe | None = None,
+) -> Trained:
+    """Train `model` in place, from the newest checkpoint on, for the trial's duration.
 
-    Errors: DivergedError naming the step when the loss is NaN or infinite.
+    `observe(step, student)` is asked on the first rank before the first step, at every multiple
+    of `curve_every` and after the last step; other ranks may pass None.
+    Errors: DivergedError naming step and samples when the loss is NaN or infinite,
+    PreemptedError when `saver.stop` said so, once the state is saved.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    optimizer = OPTIMIZERS[config.optimizer](model, config)
+    rate = Schedule.of(config, len(data))
+    keeper = Keeper(config, model, data, engine, saver, report, observe)
     forward = engine.prepare(model, optimizer, config)
-    curve = _resume(saver.checkpoints, model, engine)
+    keeper.resume()
     model.train()
-    steps = len(data) // config.batch_size
-    assert config.epochs is not None
-    for epoch in range(len(curve), config.epochs):
-        order_N = permutation(config.seed, epoch, len(data))
-        losses = torch.zeros(steps, dtype=torch.float64, device=engine.device)
-        batches = order_N[: steps * config.batch_size].split(config.batch_size)
-        parts = [part for b in batches for part in engine.micro_batches(b, config.accumulate)]
-        for at, (images_BCHW, teacher_BD) in enumerate(data.batches(parts, epoch)):
-            step, micro = divmod(at, config.accumulate)
+    while keeper.step < keeper.total:
+        epoch, batches = keeper.rest_of_epoch()
+        micro = [engine.micro_batches(index_B, config.accumulate) for index_B in batches]
+        lasts = [at + 1 == len(parts) for parts in micro for at in range(len(parts))]
+        inputs = data.batches(itertools.chain.from_iterable(micro), epoch)
+        for (images_BCHW, teacher_BD), last in zip(inputs, lasts, strict=True):
+            set_rate(optimizer, rate(keeper.step))
             student_BD = engine.gather(forward(images_BCHW))
             loss = objective(student_BD, engine.gather(teacher_BD), config)
-            engine.backward(loss, last := micro + 1 == config.accumulate)
-            losses[step] += loss.detach() / config.accumulate
+            engine.backward(loss, last)
             if last:
-                engine.step()
-        _check_finite(losses, epoch)
-        done = (epoch + 1) * steps
-        row = {"step": done, "epoch": epoch + 1, "loss": float(losses.mean())}
-        curve.append(row | {"time_ms": int(time.time() * 1000)})
-        if engine.agree(saver.due() and epoch + 1 < config.epochs):
-            states = engine.states()
-            if engine.rank == 0:
-                saver.save(State(done, capture(model, states), {"curve": curve}))
-        if engine.rank == 0:
-            report(curve[-1])
-    return curve
-
-
-def _resume(checkpoints: Checkpoints, model: nn.Module, engine: Engine) -> list[dict[str, Any]]:
-    """Restore every rank from the checkpoint that the first rank chose; the curve up to there."""
-    saved = checkpoints.latest() if engine.rank == 0 else None
-    step = engine.agree(saved.step if saved else -1)
-    if step < 0:
-        return []
-    saved = saved or checkpoints.load(step)
-    engine.load_states(restore(saved.arrays, model))
-    return saved.values["curve"]
-
-
-def _check_finite(losses: torch.Tensor, epoch: int) -> None:
-    """Looked at once an epoch, so that a GPU need not wait for every step."""
-    good = torch.isfinite(losses)
-    if not good.all():
-        at = int(good.int().argmin())
-        raise DivergedError(
-            f"diverged at step {epoch * len(losses) + at + 1} (epoch {epoch + 1}): the loss is "
-            f"{float(losses[at])}; try a smaller lr"
-        )
+                keeper.stepped(engine.step())
+    return Trained(keeper.average.student, keeper.curve, keeper.observed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -15,28 +15,33 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from shards import storage
 from shards.arms import Arm, make_arm
+from shards.figures import Figures
 from shards.format import Manifest, arm_record
 from shards.preprocess import Preprocess
 from shards.prompts import unpack_floats
-from shards.splits import Split, load_splits, split_bytes
+from shards.splits import Split, load_splits, split_bytes, take
+from shards.stored import check_stored
 from trainers.cnn import Student
 from trainers.config import TrialConfig
 from trainers.data import Data, fits
 from trainers.probes import PROBES, run_probes
 from trainers.probes.features import FeatureBank, Floats, SplitName, Stored, Subject, unit
+from trainers.teacher_pca import principal_projection
 
 BATCH = 100
+StoredKey = tuple[SplitName, str, int]
 VERSION = "probes/3"
 
 
 @dataclass(frozen=True)
 class Banks:
-    """The splits a trial reads: its own arm, and what the probes need."""
+    """The splits a trial reads: its own arm, and what the probes need; names of its classes."""
 
     manifest: Manifest
     train: Split
     clean_train: Split
     test: dict[str, Split]
+    classes: tuple[str, ...]
 
 
 def load_banks(
@@ -49,6 +54,7 @@ def load_banks(
     """One pass over the train shards and one over the test shards.
 
     `reading` is resident, streaming, or auto: resident where it fits. It changes no result.
+    Errors: ValueError where the samples of the classes asked for do not fill a batch.
     """
     index = manifest.plan.teacher_index(config.teacher)
     have = {record.arm for record in manifest.plan.arms["test"]}
@@ -58,10 +64,31 @@ def load_banks(
     }
     needed = sum(split_bytes(manifest, split, arms[split], index) for split in arms)
     streaming = reading == "streaming" or (reading == "auto" and not fits(needed, device))
+    names = manifest.plan.dataset.classes[: config.classes]
     train, test = (
-        load_splits(location, manifest, split, arms[split], index, streaming) for split in arms
+        _of_classes(
+            load_splits(location, manifest, split, arms[split], index, streaming), len(names)
+        )
+        for split in arms
     )
-    return Banks(manifest, train[config.arm], train["clean"], test)
+    for spec in config.test_arms:
+        if make_arm(spec).test_only:
+            check_stored(spec, test["clean"].keys, test["clean"].labels_N)
+    banks = Banks(manifest, train[config.arm], train["clean"], test, names)
+    samples, held = len(banks.train.keys), len(test["clean"].keys)
+    if samples < config.batch_size or held < 2:
+        raise ValueError(
+            f"classes: the first {len(names)} have {samples} train and {held} test samples; a "
+            f"batch needs {config.batch_size}, the test 2"
+        )
+    return banks
+
+
+def _of_classes(splits: dict[str, Split], classes: int) -> dict[str, Split]:
+    """The samples of the first `classes` classes, in order, with their keys and views."""
+    shown_N = np.flatnonzero(splits["clean"].labels_N < classes)
+    whole = len(shown_N) == len(splits["clean"].keys)
+    return splits if whole else take(splits, shown_N)
 
 
 @torch.inference_mode()
@@ -118,14 +145,28 @@ class Pupil:
         return replace(self, model=model.eval())
 
 
-def _text(manifest: Manifest, index: int) -> Floats | None:
-    packed = manifest.class_embeddings[index]
+def _text(banks: Banks, index: int) -> Floats | None:
+    packed = banks.manifest.class_embeddings[index]
     if packed is None:
         return None
-    return unpack_floats(packed.shape, packed.float32, "class embeddings of the manifest")
+    text_CD = unpack_floats(packed.shape, packed.float32, "class embeddings of the manifest")
+    return text_CD[: len(banks.classes)]
 
 
-def _bank(banks: Banks, config: TrialConfig, subject: Subject, trained_on: str) -> FeatureBank:
+def _figures(manifest: Manifest, config: TrialConfig) -> Mapping[str, Figures]:
+    """The teacher's under corruption as the shards hold them; none of them for fewer classes."""
+    if manifest.robustness is None or config.classes is not None:
+        return {}
+    return manifest.robustness.teachers[manifest.plan.teacher_index(config.teacher)]
+
+
+def _bank(
+    banks: Banks,
+    config: TrialConfig,
+    subject: Subject,
+    trained_on: str,
+    figures: Mapping[str, Figures] | None = None,
+) -> FeatureBank:
     index = banks.manifest.plan.teacher_index(config.teacher)
     train_ND, test_ND = subject.embed("train"), subject.embed("test")
     assert train_ND is not None
@@ -138,11 +179,13 @@ def _bank(banks: Banks, config: TrialConfig, subject: Subject, trained_on: str) 
         teacher_ND=_stored(banks.test["clean"], 0),
         teacher_train_ND=_stored(banks.clean_train, 0),
         subject=subject,
-        text_CD=_text(banks.manifest, index),
-        classes=banks.manifest.plan.dataset.classes,
+        text_CD=_text(banks, index),
+        classes=banks.classes,
         test_arms=config.test_arms,
         draws=config.test_views,
         trained_on=trained_on,
+        adapt_arms=config.adapt_arms,
+        figures=figures or {},
         batch_size=config.batch_size,
         seed=banks.manifest.plan.seed,
     )
@@ -163,17 +206,34 @@ def _stored(split: Split, view: int) -> Floats:
     return unit(split.embedding_NVD[:, view])
 
 
-def teacher_features(banks: Banks, config: TrialConfig) -> FeatureBank:
-    """The stored embeddings in the student's place; corruptions where the bank has them."""
-    embeddings: dict[tuple[SplitName, str, int], Floats] = {
-        ("train", "clean", 0): _stored(banks.clean_train, 0),
-        ("test", "clean", 0): _stored(banks.test["clean"], 0),
-    }
+def _stored_views(banks: Banks, config: TrialConfig) -> Iterator[tuple[StoredKey, Split, int]]:
+    """Every view of which the bank has the teacher's embedding: its key, split and number."""
+    yield ("train", "clean", 0), banks.clean_train, 0
+    yield ("test", "clean", 0), banks.test["clean"], 0
     for spec in config.test_arms:
         if spec in banks.test:
             place = arm_record(banks.manifest, "test", spec)
             for view in range(min(config.test_views, place.stop - place.start)):
-                embeddings["test", spec, view] = _stored(banks.test[spec], view)
+                yield ("test", spec, view), banks.test[spec], view
+
+
+def teacher_features(banks: Banks, config: TrialConfig) -> FeatureBank:
+    """The stored embeddings in the student's place; corruptions where the bank has them."""
+    views = _stored_views(banks, config)
+    embeddings = {key: _stored(split, view) for key, split, view in views}
+    figures = _figures(banks.manifest, config)
+    return _bank(banks, config, Stored(embeddings), "", figures)
+
+
+def projected_features(banks: Banks, config: TrialConfig) -> FeatureBank:
+    """`student: teacher_pca:K`: the same after projection. Errors: ValueError where K is too much.
+
+    See trainers.teacher_pca.
+    """
+    with threadpool_limits(config.threads):
+        project = principal_projection(config.student, banks.clean_train)
+    views = _stored_views(banks, config)
+    embeddings = {key: unit(project(split, view)) for key, split, view in views}
     return _bank(banks, config, Stored(embeddings), "")
 
 
@@ -209,7 +269,10 @@ def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
         [(name, PROBES[name].version) for name in config.probes],
         config.test_arms,
         config.test_views,
+        config.adapt_arms,
+        dict(_figures(banks.manifest, config)),
         config.threads,
+        config.classes,
     ]
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     place = storage.join(root, "teacher", f"{name}.json")

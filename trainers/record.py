@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,22 @@ from torch import nn
 
 from shards import storage
 from shards.format import Manifest, arm_record
+from shards.preprocess import Preprocess
 from trainers.config import TrialConfig
-from trainers.measure import Measured
-from trainers.students import Student, count_macs, count_parameters, save_student
+from trainers.curves import Observer
+from trainers.learner import student_in
+from trainers.loop import Trained
+from trainers.measure import (
+    Banks,
+    Measured,
+    Pupil,
+    measure,
+    measure_teacher,
+    projected_features,
+    student_features,
+)
+from trainers.probes import PROBES
+from trainers.students import Student, describe, save_student
 
 FORMAT = "trial-result/1"
 
@@ -38,11 +52,67 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def make_record(
-    config: TrialConfig, manifest: Manifest, own: Measured, teacher: Measured
-) -> dict[str, Any]:
-    """The trial, what it read and what was measured; student, curve and environment are added."""
+def input_of(config: TrialConfig, manifest: Manifest) -> Preprocess:
+    """How the student's images are prepared: the teacher's normalisation, at either's size."""
     plan = manifest.plan
+    preprocess = plan.teachers[plan.teacher_index(config.teacher)].preprocess
+    return preprocess.native(plan.dataset.image_size) if config.input == "native" else preprocess
+
+
+def student_to_measure(
+    config: TrialConfig,
+    banks: Banks,
+    trained: Trained,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> Student:
+    """The student inside what was trained.
+
+    One that was not trained gets BatchNorm statistics of one pass over the clean train images:
+    those it starts with, 0 and 1, are of no images at all.
+    """
+    student = student_in(trained.student)
+    if config.trains:
+        return student
+    fresh = Pupil(student, banks, config, preprocess, device).recalibrated("clean")
+    return student if fresh is None else fresh.model
+
+
+def measured(
+    config: TrialConfig,
+    banks: Banks,
+    student: Student | None,
+    trained: Trained | None,
+    preprocess: Preprocess,
+    device: torch.device,
+    root: str,
+) -> dict[str, Any]:
+    """A student through the trial's probes: the whole record. None is `teacher_pca`'s."""
+    if student is None:
+        features = projected_features(banks, config)
+    else:
+        features = student_features(student, banks, config, preprocess, device)
+    own = measure(features, config, "test")
+    result = make_record(config, banks, own, measure_teacher(banks, config, root))
+    result["student"] = cost_of(config, result["data"]["dim"], preprocess.size)
+    result["environment"] = environment_of(device, config)
+    result["curve"] = trained.curve if trained else []
+    result["curves"] = trained.observed if trained else []
+    if result["curves"]:
+        reference = Observer(banks, config, preprocess, device).teacher()
+        result["teacher"] |= {f"teacher/curve/{name}": value for name, value in reference.items()}
+    return result
+
+
+def make_record(
+    config: TrialConfig, banks: Banks, own: Measured, teacher: Measured
+) -> dict[str, Any]:
+    """The trial, what it read and what was measured; student, curve and environment are added.
+
+    `input` is what a user of the student needs: preprocessing, class names, prompts.
+    `probe_versions` are those of the probes that gave metrics, teacher and arrays.
+    """
+    manifest, plan = banks.manifest, banks.manifest.plan
     source = plan.teachers[plan.teacher_index(config.teacher)]
     return {
         "format": FORMAT,
@@ -51,13 +121,19 @@ def make_record(
         "source": source_of(config, manifest),
         "weights_sha256": source.weights_sha256,
         "data": {
-            "train": plan.dataset.counts["train"],
-            "test": plan.dataset.counts["test"],
-            "classes": len(plan.dataset.classes),
-            "chance": 1 / len(plan.dataset.classes),
+            "train": len(banks.clean_train.keys),
+            "test": len(banks.test["clean"].keys),
+            "classes": len(banks.classes),
+            "chance": 1 / len(banks.classes),
             "dim": source.dim,
             "views_per_sample": config.views,
         },
+        "input": {
+            "preprocess": input_of(config, manifest).model_dump(mode="json"),
+            "classes": list(banks.classes),
+            "templates": list(plan.templates),
+        },
+        "probe_versions": {name: PROBES[name].version for name in config.probes},
         "metrics": own.metrics,
         "teacher": teacher.metrics,
         "arrays": own.arrays | teacher.arrays,
@@ -65,15 +141,16 @@ def make_record(
     }
 
 
-def cost_of(config: TrialConfig, model: Student, size: int) -> dict[str, Any]:
-    """Parameters (trunk + head = total) and multiply-accumulates of one image."""
-    count = count_parameters(model)
+def cost_of(config: TrialConfig, dim: int, size: int) -> dict[str, Any]:
+    """Parameters (trunk + head = total) and multiply-accumulates of one image.
+
+    A supervised student's classifier does not count: it is no part of what is measured.
+    """
+    student = describe(config.student, dim, size)
     return {
         "spec": config.student,
-        "trunk": count.trunk,
-        "head": count.head,
-        "total": count.total,
-        "macs": count_macs(model, size),
+        **asdict(student.parameters),
+        "macs": student.macs,
         "image_size": size,
     }
 

@@ -3,6 +3,7 @@
     width:2             the paper's CNN (arXiv 2603.06698) with its channels multiplied by 2
     params:2M           the same CNN, its width solved for a total parameter budget
     timm:resnet18       an untrained timm backbone, pooled, and one linear layer
+    teacher_pca:16      no network at all: see trainers.teacher_pca
 
     student = build_student("width:2", embedding_dim=512, image_size=32, seed=0)
     embedding_BD = student(images_BCHW)         # raw, not normalised
@@ -23,7 +24,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shards import storage
 from shards.table import Table, split_spec
 from trainers.cnn import (
     CELLS,
@@ -50,6 +51,7 @@ from trainers.cnn import (
     on_meta,
     solve_channels,
 )
+from trainers.teacher_pca import canonical_pca, check_dimensions, has_no_network, no_network
 
 DECIMAL = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 TOLERANCE = 0.02  # of a parameter budget
@@ -136,7 +138,8 @@ def _by_timm(argument: str, embedding_dim: int, image_size: int) -> Student:
 
 
 STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
-    "student", {"width": _by_width, "params": _by_budget, "timm": _by_timm}
+    "student",
+    {"width": _by_width, "params": _by_budget, "timm": _by_timm, "teacher_pca": no_network},
 )
 
 
@@ -149,7 +152,7 @@ def canonical_student(spec: str) -> str:
     if name == "params" and (match := re.fullmatch(f"({DECIMAL})([KM])", argument)):
         millions = Decimal(match[1]) * SUFFIXES[match[2]] / SUFFIXES["M"]
         return f"params:{millions.normalize():f}M"
-    return spec
+    return canonical_pca(spec) if has_no_network(spec) else spec
 
 
 def build_student(
@@ -195,6 +198,9 @@ class StudentSummary:
 
 def describe(spec: str, embedding_dim: int, image_size: int) -> StudentSummary:
     """Size and cost of a student from its shapes alone: milliseconds, no weight is drawn."""
+    if has_no_network(spec):
+        check_dimensions(spec, embedding_dim)
+        return StudentSummary(spec, ParameterCount(0, 0, 0), 0, ())
     model = _skeleton(spec, embedding_dim, image_size)
     cost = count_macs(model, image_size)
     return StudentSummary(spec, count_parameters(model), cost, model.channels)
@@ -228,17 +234,16 @@ def save_student(
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
     folder = Path(path_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS, weights)
-    _replace(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    storage.write(str(folder / WEIGHTS), weights)
+    storage.write(str(folder / RECORD), (json.dumps(record, indent=2) + "\n").encode())
 
 
-def load_student(path_dir: str | Path) -> Student:
+def load(path_dir: str | Path) -> Student:
     """Rebuild what `save_student` wrote: on the CPU, in evaluation mode, bit for bit.
 
     ValueError for a missing, damaged or foreign file. torch's generators are left alone.
     """
-    from safetensors.torch import load
+    from safetensors.torch import load as load_arrays
 
     folder = Path(path_dir)
     record = _read_record(folder / RECORD)
@@ -247,7 +252,7 @@ def load_student(path_dir: str | Path) -> Student:
         raise ValueError(
             f"{folder / WEIGHTS}: its sha256 is not the one in {RECORD}; save the student again"
         )
-    state = load(weights)
+    state = load_arrays(weights)
     model = build_student(record["spec"], record["embedding_dim"], record["image_size"], seed=0)
     _same_tensors(state, model, str(folder / WEIGHTS))
     model.load_state_dict(state, strict=True)
@@ -288,13 +293,3 @@ def _read(file: Path) -> bytes:
     if not file.is_file():
         raise ValueError(f"{file}: no such file; expected a folder written by save_student")
     return file.read_bytes()
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Write beside `file`, force to disk, rename: it is old or new, never a part."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(file)

@@ -5,6 +5,9 @@
 
 TRIAL.yaml holds the fields of trainers.config.TrialConfig. The result is OUT/trials/<identity>/
 result.json; the same command again prints it without training.
+
+Exit status: 0, 1 when a rank died, 2 for inputs that do not fit, 3 when the loss is not finite, 4
+when SIGTERM ended it: its state is saved, the same command again continues.
 """
 
 from __future__ import annotations
@@ -16,23 +19,39 @@ import time
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from shards import storage
 from shards.arms import make_arm
 from shards.command import command
-from shards.format import Manifest, TeacherRecord, arm_record
+from shards.format import Manifest
+from shards.preprocess import Preprocess
 from shards.progress import Progress
 from shards.reader import load_manifest
-from trainers.checkpoint import Checkpoints
-from trainers.config import PINS, TrialConfig, load_config, make_config
+from trainers.checkpoint import Checkpoints, owner_of
+from trainers.checks import check_bank, check_classes
+from trainers.config import TrialConfig, load_config, make_config
+from trainers.curves import Observer
 from trainers.data import Data
-from trainers.engines import ENGINES, choose_device
-from trainers.engines.launch import RankError, launch, rank_of_environment, report_line
-from trainers.loop import DivergedError, Reporter, Saver, train
-from trainers.measure import load_banks, measure, measure_teacher, student_features
+from trainers.engines import ENGINES, Engine, check_engine, choose_device
+from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
+from trainers.learner import learner, sees_two_views
+from trainers.loop import DivergedError, Reporter, Saver, Trained, train
+from trainers.measure import Banks, load_banks
+from trainers.notice import Notice, PreemptedError
 from trainers.objectives import OBJECTIVES
-from trainers.record import cost_of, environment_of, make_record, source_of, store_student
+from trainers.probed import stale
+from trainers.record import (
+    input_of,
+    measured,
+    source_of,
+    store_student,
+    student_to_measure,
+)
+from trainers.speed import eager, quick
 from trainers.students import build_student
+from trainers.targets import make_target
+from trainers.teacher_pca import has_no_network
 
 __all__ = ["check_bank", "finished", "run_trial", "source_of", "trial_place"]
 
@@ -55,56 +74,6 @@ def finished(root: str, config: TrialConfig) -> dict[str, Any] | None:
         raise ValueError(f"{place}: not JSON ({error}); delete it to run the trial again") from None
 
 
-def _teachers(manifest: Manifest, config: TrialConfig) -> str:
-    """The teacher asked for where the bank has it, else all that it has."""
-    specs = [teacher.spec for teacher in manifest.plan.teachers]
-    return config.teacher if config.teacher in specs else ", ".join(specs)
-
-
-def _pins(config: TrialConfig, teacher: TeacherRecord) -> dict[str, tuple[object, object]]:
-    """What the trial wants to be sure of: the teacher's weights, width and input size."""
-    sha256 = config.teacher_sha256
-    there = {
-        "teacher_sha256": teacher.weights_sha256[: len(sha256 or "")],
-        "teacher_dim": teacher.dim,
-        "teacher_size": teacher.preprocess.size,
-    }
-    asked = {name: getattr(config, name) for name in PINS}
-    return {name: (there[name], asked[name]) for name in PINS if asked[name] is not None}
-
-
-def check_bank(config: TrialConfig, manifest: Manifest, place: str) -> None:
-    """Errors: ValueError with both values where the shards are not those the trial asks for."""
-    plan = manifest.plan
-    pairs: dict[str, tuple[object, object]] = {
-        "dataset": (plan.dataset.spec, config.dataset),
-        "teacher": (_teachers(manifest, config), config.teacher),
-        "data_seed": (plan.seed, config.data_seed),
-        "train_samples": (plan.dataset.train_samples, config.train_samples),
-        "test_samples": (plan.dataset.test_samples, config.test_samples),
-        "image_size": (plan.dataset.image_size, config.image_size or plan.dataset.image_size),
-    }
-    if config.teacher == pairs["teacher"][0]:
-        pairs |= _pins(config, plan.teachers[plan.teacher_index(config.teacher)])
-    record = arm_record(manifest, "train", config.arm)
-    arm = make_arm(config.arm)
-    pairs["arm"] = ((record.columns, record.options), (arm.columns, arm.options))
-    for field, (there, asked) in pairs.items():
-        if there != asked:
-            raise ValueError(f"{field}: the shards in {place} have {there!r}, asked for {asked!r}")
-    views = record.stop - record.start
-    if views != config.views:
-        raise ValueError(
-            f"views: the shards in {place} have {views} of arm {config.arm}, asked for "
-            f"{config.views}"
-        )
-    if plan.dataset.counts["train"] < config.batch_size:
-        raise ValueError(
-            f"batch_size: {config.batch_size} is more than the {plan.dataset.counts['train']} "
-            "train samples"
-        )
-
-
 def run_trial(
     config: TrialConfig,
     bank: str,
@@ -117,46 +86,69 @@ def run_trial(
     """Train and measure; the result, also written last of all. Finished trials only return it.
 
     `reading`: resident, streaming or auto, see `trainers.measure.load_banks`.
-    Errors: ValueError for inputs that do not fit, DivergedError, RankError, OSError.
+    Errors: ValueError for inputs that do not fit, DivergedError, RankError, OSError; in the main
+    thread PreemptedError after SIGTERM, while it trains once the state is saved.
     """
     manifest = load_manifest(bank)
     done = _finished_here(config, manifest, bank, root)
     if done is not None:
         return done
     check_bank(config, manifest, bank)
-    if config.engine != "single" and rank_of_environment() is None:
-        return _run_ranks(config, bank, root, report, device, save_seconds, reading)
-    chosen = choose_device(device)
-    torch.set_num_threads(config.threads)
-    banks = load_banks(bank, manifest, config, chosen, reading)
-    teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
-    preprocess, dim = teacher.preprocess, teacher.dim
-    if config.input == "native":
-        preprocess = preprocess.native(manifest.plan.dataset.image_size)
-    place = trial_place(root, config)
-    owner = f"{config.identity} on {source_of(config, manifest)[:16]}"
-    checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
-    with ENGINES[config.engine](chosen) as engine:
-        if engine.ranks != config.ranks:
-            raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
-        model = build_student(config.student, dim, preprocess.size, config.seed)
-        # 1.6 times as fast on a CPU as the default layout.
-        model = model.to(engine.device).to(memory_format=torch.channels_last)
-        data = Data(banks.train, make_arm(config.arm), preprocess, engine.device)
-        saver, objective = Saver(checkpoints, save_seconds), OBJECTIVES[config.objective]
-        curve = train(config, model, objective, data, engine, saver, report)
-    if engine.rank > 0:
-        return {}
-    features = student_features(model, banks, config, preprocess, engine.device)
-    own = measure(features, config, "test")
-    result = make_record(config, manifest, own, measure_teacher(banks, config, root))
-    result["student"] = cost_of(config, model, preprocess.size)
-    result["curve"] = curve
-    result["environment"] = environment_of(engine.device, config)
-    store_student(place, model, config, dim, preprocess.size)
-    storage.write_json(storage.join(place, RESULT), result)
-    checkpoints.clear()
-    return result
+    check_classes(config, manifest, bank)
+    check_engine(config, choose_device(device))
+    with Notice() as notice:
+        if config.engine != "single" and rank_of_environment() is None:
+            return _run_ranks(config, bank, root, report, device, save_seconds, reading, notice)
+        chosen = choose_device(device)
+        torch.set_num_threads(config.threads)
+        banks = load_banks(bank, manifest, config, chosen, reading)
+        place = trial_place(root, config)
+        owner = owner_of(config, source_of(config, manifest))
+        checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
+        teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
+        preprocess, dim = input_of(config, manifest), teacher.dim
+        student = trained = None
+        if not has_no_network(config.student):
+            saver = Saver(checkpoints, save_seconds, stop=notice)
+            with ENGINES[config.engine](chosen) as engine, notice.deferred():
+                trained = _train(config, banks, preprocess, dim, engine, saver, report)
+            if engine.rank > 0:
+                return {}
+            chosen = engine.device
+            student = student_to_measure(config, banks, trained, preprocess, chosen)
+        with eager(config):
+            result = measured(config, banks, student, trained, preprocess, chosen, root)
+        if student is not None:
+            store_student(place, student, config, dim, preprocess.size)
+        storage.write_json(storage.join(place, RESULT), result)
+        checkpoints.clear()
+        return result
+
+
+def _train(
+    config: TrialConfig,
+    banks: Banks,
+    preprocess: Preprocess,
+    dim: int,
+    engine: Engine,
+    saver: Saver,
+    report: Reporter,
+) -> Trained:
+    """The student, what it learns from and by, and the loop. Errors: those of `train`."""
+    if engine.ranks != config.ranks:
+        raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
+    student = build_student(config.student, dim, preprocess.size, config.seed)
+    model = learner(config, student, dim, len(banks.classes))
+    quick(model, config, engine.device, preprocess.size)
+    with threadpool_limits(config.threads):
+        target = make_target(config.target, banks.clean_train, len(banks.classes))
+    two_views, arm = sees_two_views(config), make_arm(config.arm)
+    data = Data(banks.train, arm, preprocess, engine.device, target, two_views)
+    observe = None
+    if config.curve_every is not None and engine.rank == 0:
+        observe = Observer(banks, config, preprocess, engine.device)
+    objective = OBJECTIVES[config.objective]
+    return train(config, model, objective, data, engine, saver, report, observe)
 
 
 def _finished_here(
@@ -173,6 +165,12 @@ def _finished_here(
             f"({done['source'][:16]}) than the shards in {bank} hold ({source[:16]}); choose "
             "another --out or delete it"
         )
+    for probe, (there, here) in stale(done).items():
+        print(
+            f"warning: {trial_place(root, config)}: `{probe}` was measured by version {there}, "
+            f"this code has {here}; python -m trainers.probe measures it again",
+            file=sys.stderr,
+        )
     return done
 
 
@@ -184,15 +182,19 @@ def _run_ranks(
     device: str,
     save_seconds: float,
     reading: str,
+    notice: Notice,
 ) -> dict[str, Any]:
     """The trial as processes of its own, one a rank; the first of them writes the result."""
     arguments = ["--config", config.model_dump_json(), "--bank", bank, "--out", root]
     arguments += ["--device", device, "--save-seconds", str(save_seconds), "--reading", reading]
     try:
-        launch(config.ranks, arguments, report)
+        with notice.deferred():
+            launch(config.ranks, arguments, report, stop=notice)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.said) from None
+        if error.code == PREEMPTED:
+            raise PreemptedError(error.said) from None
         raise
     result = finished(root, config)
     if result is None:
@@ -228,6 +230,9 @@ def main(argv: list[str]) -> int:
         config = load_config(options.trial)
     try:
         _run_and_print(config, options)
+    except PreemptedError as error:
+        print(error, file=sys.stderr)
+        return PREEMPTED
     except (DivergedError, RankError) as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else 1
@@ -247,10 +252,11 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
 
         run_trial(config, *place, tell, *how)
         return
-    with Progress(f"trial {config.identity}", config.epochs) as bar:
+    train_samples = load_manifest(options.bank).plan.dataset.counts["train"]
+    with Progress(f"trial {config.identity}", config.total_steps(train_samples)) as bar:
 
         def show(values: dict[str, Any]) -> None:
-            bar.update(values["epoch"], f"epoch {values['epoch']}, loss {values['loss']:.4f}")
+            bar.update(values["step"], f"epoch {values['epoch']:g}, loss {values['loss']:.4f}")
 
         result = run_trial(config, *place, show, *how)
     for name, value in sorted(result["metrics"].items()):

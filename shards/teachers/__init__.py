@@ -16,13 +16,16 @@ A teacher is named by a spec:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from shards.preprocess import Preprocess
 from shards.table import Table, split_spec
 from shards.teachers.frozen import Precision, weights_sha256
+
+if TYPE_CHECKING:
+    from shards.teachers.clip import TextTower
 
 __all__ = [
     "TEACHERS",
@@ -32,6 +35,7 @@ __all__ = [
     "embedding_dim",
     "input_size",
     "open_teacher",
+    "text_tower",
     "weights_sha256",
 ]
 
@@ -100,6 +104,17 @@ def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") 
     if precision != "fp32":
         teacher.cast(precision)
     return teacher
+
+
+def text_tower(teacher: Teacher) -> TextTower:
+    """The text half of a teacher that open_clip builds. Errors: ValueError for any other."""
+    from shards.teachers.clip import ClipTeacher
+
+    if not isinstance(teacher, ClipTeacher):
+        raise ValueError(
+            f"teacher `{teacher.spec}` has no text tower; `embedded` and open_clip:NAME:TAG have"
+        )
+    return teacher.text_tower()
 
 
 def check_teacher(spec: str) -> str | None:

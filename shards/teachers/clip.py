@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import os
 import sys
 from importlib import resources
@@ -11,12 +13,47 @@ from typing import Any
 import open_clip
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from shards.preprocess import KERNELS, Preprocess
 from shards.table import closest
 from shards.teachers.frozen import FrozenTeacher
 
 RANDOM = "none"
+EMBEDDED = "embedded"
+
+
+class TextTower(nn.Module):
+    """The text half of an open_clip model with its tokenizer, called as open_clip's is.
+
+    `architecture` (a name that open_clip registers, or `embedded`) and `quick_gelu` are what
+    `build_text` needs, beside the weights (`clip.state_dict()`), to make it again.
+    """
+
+    def __init__(self, clip: nn.Module, tokenizer: Any, architecture: str, quick_gelu: bool):
+        super().__init__()
+        self.clip, self.tokenizer = clip, tokenizer
+        self.architecture, self.quick_gelu = architecture, quick_gelu
+
+    def encode_text(self, text_TL: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        """Tokens (T, L), as `tokenizer` gives them, -> embeddings (T, D)."""
+        return self.clip.encode_text(text_TL, normalize=normalize)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """ln of the factor by which the teacher multiplies cosines, a scalar."""
+        return self.clip.logit_scale  # pyright: ignore[reportReturnType]
+
+    @property
+    def logit_bias(self) -> nn.Parameter | None:
+        """What a SigLIP teacher adds to them, a scalar; None for CLIP."""
+        return getattr(self.clip, "logit_bias", None)
+
+
+def _text_half(model: nn.Module) -> nn.Module:
+    """A copy without the image tower and without a captioning decoder."""
+    left_out = [m for n in ("visual", "text_decoder") if (m := getattr(model, n, None)) is not None]
+    return copy.deepcopy(model, {id(module): nn.Identity() for module in left_out})
 
 
 class ClipTeacher(FrozenTeacher):
@@ -25,10 +62,21 @@ class ClipTeacher(FrozenTeacher):
     has_text = True
 
     def __init__(
-        self, spec: str, model: Any, preprocess: Preprocess, tokenizer: Any, device: str
+        self,
+        spec: str,
+        model: Any,
+        preprocess: Preprocess,
+        tokenizer: Any,
+        device: str,
+        quick_gelu: bool = False,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._quick_gelu = tokenizer, quick_gelu
         super().__init__(spec, model, preprocess, device)
+
+    def text_tower(self) -> TextTower:
+        """A copy of the text half, on the same device, in the precision of this moment."""
+        name = EMBEDDED if self.spec == EMBEDDED else self.spec.split(":")[1]
+        return TextTower(_text_half(self._model), self._tokenizer, name, self._quick_gelu)
 
     def _encode(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         return self._model.encode_image(images_BCHW)
@@ -108,7 +156,7 @@ def open_registered(argument: str, device: str) -> FrozenTeacher:
             f"open_clip:{name}:PATH"
         ) from None
     config = open_clip.get_model_preprocess_cfg(model)
-    return ClipTeacher(spec, model, _preprocess(config, spec), tokenizer, device)
+    return ClipTeacher(spec, model, _preprocess(config, spec), tokenizer, device, quick_gelu)
 
 
 def missing_download(argument: str) -> str | None:
@@ -138,25 +186,65 @@ def _embedded_files() -> tuple[dict[str, Any], str]:
     return config, str(folder / "weights.safetensors")
 
 
-def open_embedded(device: str) -> FrozenTeacher:
-    """The tiny CLIP that ships with the package (shards/embedded/CARD.md)."""
-    config, weights = _embedded_files()
+def _embedded_model(config: dict[str, Any]) -> tuple[nn.Module, Any]:
+    """(the embedded CLIP with random weights, its tokenizer)."""
     with torch.random.fork_rng(devices=[]):
         model = open_clip.CLIP(
             embed_dim=config["embed_dim"],
             vision_cfg=open_clip.CLIPVisionCfg(**config["vision_cfg"]),
             text_cfg=open_clip.CLIPTextCfg(**config["text_cfg"]),
         )
+    length = config["text_cfg"]["context_length"]
+    return model, open_clip.SimpleTokenizer(context_length=length)
+
+
+def open_embedded(device: str) -> FrozenTeacher:
+    """The tiny CLIP that ships with the package (shards/embedded/CARD.md)."""
+    config, weights = _embedded_files()
+    model, tokenizer = _embedded_model(config)
     state = {name: tensor.float() for name, tensor in load_file(weights).items()}
     model.load_state_dict(state, strict=True)
-    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-    preprocess = _preprocess(config["preprocess_cfg"], "embedded")
-    return ClipTeacher("embedded", model, preprocess, tokenizer, device)
+    preprocess = _preprocess(config["preprocess_cfg"], EMBEDDED)
+    return ClipTeacher(EMBEDDED, model, preprocess, tokenizer, device)
+
+
+def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tensor]) -> TextTower:
+    """The text tower of an architecture with the given weights, on the CPU, frozen.
+
+    Errors: ValueError for an unknown architecture or weights of another one.
+    """
+    if architecture == EMBEDDED:
+        model, tokenizer = _embedded_model(_embedded_files()[0])
+    elif architecture in open_clip.list_models():
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # open_clip's, that the weights are random: not for long
+        try:
+            with torch.random.fork_rng(devices=[]):
+                model = open_clip.create_model(
+                    architecture,
+                    load_weights=False,
+                    force_quick_gelu=quick_gelu,
+                    pretrained_text=False,
+                )
+        finally:
+            logging.disable(before)
+        tokenizer = open_clip.get_tokenizer(architecture)
+    else:
+        near = closest(architecture, open_clip.list_models()).split("valid:", maxsplit=1)[0]
+        raise ValueError(f"text tower: open_clip has no model `{architecture}`; {near}".strip())
+    half = _text_half(model)
+    try:
+        half.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:160]
+        raise ValueError(f"text tower: weights are not those of {architecture}: {first}") from None
+    tower = TextTower(half, tokenizer, architecture, quick_gelu)
+    return tower.eval().requires_grad_(False)
 
 
 def configured_size(spec: str) -> int:
     """Pixels a side of what the image tower takes, by configuration."""
-    if spec == "embedded":
+    if spec == EMBEDDED:
         return int(_embedded_files()[0]["preprocess_cfg"]["size"])
     config = open_clip.get_model_config(_parse(spec.removeprefix("open_clip:"))[0]) or {}
     size = config.get("vision_cfg", {}).get("image_size", 224)
@@ -165,7 +253,7 @@ def configured_size(spec: str) -> int:
 
 def configured_dim(spec: str) -> int:
     """Embedding width by configuration, no weights touched."""
-    if spec == "embedded":
+    if spec == EMBEDDED:
         return int(_embedded_files()[0]["embed_dim"])
     name, _ = _parse(spec.removeprefix("open_clip:"))
     config = open_clip.get_model_config(name)

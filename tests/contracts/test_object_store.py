@@ -95,7 +95,7 @@ def test_an_interrupted_trial_goes_on_from_s3(bucket, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_trial(config, bank, root, stop, device="cpu", save_seconds=0)
     place = storage.join(root, "trials", config.identity, "checkpoints")
-    assert Checkpoints(place, config.identity).steps() == [2, 4]
+    assert Checkpoints(place, config.identity).steps() == [3, 4]
     assert finished(root, config) is None
     seen = []
     resumed = run_trial(config, bank, root, lambda v: seen.append(v["epoch"]), device="cpu")

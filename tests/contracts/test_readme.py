@@ -16,9 +16,11 @@ from shards.samples import ArrayDataset, Block  # noqa: F401
 from shards.teachers import TEACHERS, open_teacher
 from shards.teachers.frozen import FrozenTeacher  # noqa: F401
 from trainers.config import make_config
+from trainers.engines import ENGINES
+from trainers.engines.single import Single  # noqa: F401
 from trainers.objectives import OBJECTIVES
-from trainers.probes import PROBES, run_probes
-from trainers.probes.features import FeatureBank, unit
+from trainers.probes import PROBES, Probe, run_probes  # noqa: F401
+from trainers.probes.features import FeatureBank, Stored, unit
 from trainers.students import STUDENTS, Student, build_student  # noqa: F401
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,7 +33,7 @@ def snippets() -> dict[str, str]:
     return {part.split(":")[0]: part.split("\n", 1)[1] for part in parts}
 
 
-TABLES = (STUDENTS, OBJECTIVES, ARMS, PROBES, TEACHERS, DATASETS)
+TABLES = (STUDENTS, OBJECTIVES, ARMS, PROBES, ENGINES, TEACHERS, DATASETS)
 
 
 @pytest.fixture
@@ -45,7 +47,9 @@ def _tables():
 
 
 def test_each_addition_is_shown_in_five_lines():
-    assert list(snippets()) == ["student", "objective", "arm", "probe", "teacher", "data set"]
+    assert list(snippets()) == [
+        "student", "objective", "arm", "probe", "engine", "teacher", "data set"
+    ]  # fmt: skip
     for name, code in snippets().items():
         assert 1 <= len(code.strip().splitlines()) <= 5, name
 
@@ -61,17 +65,18 @@ def test_the_additions_work_as_printed():
         exec(code.replace("Block(...)", "block"), scope | {"block": block})
     config = make_config(
         {"dataset": "mine", "teacher": "mine", "student": "flat:", "arm": "flip"}
-        | {"objective": "l1", "probes": ["mean_norm"]}
+        | {"objective": "l1", "probes": ["mean_norm"], "engine": "mine"}
     )
     student = build_student(config.student, 5, 8, 0)
     loss = OBJECTIVES["l1"](student(torch.ones(2, 3, 8, 8)), torch.eye(5)[:2], config)
     assert loss.requires_grad
+    engine = ENGINES[config.engine](torch.device("cpu"))
+    assert engine.gather(torch.arange(5)).tolist() == [0, 2, 4]
     arm = make_arm("flip")
     flipped = arm.pixels(torch.arange(2).view(1, 1, 1, 2).byte(), torch.tensor([[1]]))
     assert flipped.flatten().tolist() == [1, 0]
-    bank = FeatureBank(
-        unit(np.eye(3)), np.arange(3), unit(np.eye(3)), np.arange(3), {}, unit(np.eye(3))
-    )
+    eye, labels = unit(np.eye(3)), np.arange(3)
+    bank = FeatureBank(eye, labels, eye, labels, eye, eye, Stored({}))
     assert run_probes(config.probes, bank, "test")[0] == {"test/mean_norm": pytest.approx(3**-0.5)}
     assert open_teacher("mine").dim == 3 * 224 * 224
     assert open_dataset("mine").count("test") == 4

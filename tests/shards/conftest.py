@@ -8,8 +8,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from shards.build import build
 from shards.format import Manifest, pack, unpack
@@ -38,6 +41,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> torch.Tensor:
+    """uint8 (40, 3, 32, 32), cut from two real pictures."""
+    pictures = load_sample_images().images
+    cut = [
+        Image.fromarray(pictures[i % 2]).crop((9 * i, 5 * i, 9 * i + 200, 5 * i + 200))
+        for i in range(40)
+    ]
+    return torch.from_numpy(
+        np.stack([np.asarray(c.resize((32, 32))) for c in cut]).transpose(0, 3, 1, 2).copy()
+    )
 
 
 @pytest.fixture(scope="session")

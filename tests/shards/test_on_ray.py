@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,18 @@ def test_workers_make_the_bytes_of_one_process(
     assert shards(tmp_path / "spread") == shards(bank)
     assert identity(tmp_path / "spread") == identity(bank)
     assert "100%" in capsys.readouterr().err
+
+
+def test_workers_measure_the_teachers_as_one_process_does(
+    copy: Path, request_60: Request, cluster, tmp_path: Path
+) -> None:
+    request = request_60.model_copy(update={"teacher_robustness": ("noise:0.2", "contrast:4")})
+    here = Path(shutil.copytree(copy, tmp_path / "here"))
+    spread_out = spread(request, str(copy)).robustness
+    alone = build(request, str(here)).robustness
+    assert spread_out is not None
+    assert spread_out == alone
+    assert shards(copy) == shards(here)
 
 
 def test_what_is_there_is_not_computed_again(bank: Path, copy: Path, request_60, cluster) -> None:

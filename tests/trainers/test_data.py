@@ -66,8 +66,9 @@ def test_targets_are_the_embeddings_of_the_very_view(loaded):
         images_BCHW, target_BD = data.batch(index_B, epoch)
         view_B = view_of(epoch, offsets_N[index_B], 2)
         shown.append(view_B.tolist())
-        stored_BD = split.embedding_NVD[index_B.numpy(), view_B.numpy()]
-        assert np.array_equal(target_BD.numpy(), stored_BD.astype(np.float32))
+        at = index_B.numpy(), view_B.numpy()
+        raw_BD = split.embedding_NVD[at].astype(np.float32) * split.norm_NV[at][:, None]
+        assert np.array_equal(target_BD.numpy(), raw_BD)
         assert torch.equal(images_BCHW, data.inputs(index_B, view_B))
         assert target_BD.dtype == torch.float32
     assert shown[0] != shown[1]

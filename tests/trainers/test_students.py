@@ -18,7 +18,7 @@ from trainers.students import (
     build_student,
     count_parameters,
     describe,
-    load_student,
+    load,
     save_student,
 )
 
@@ -241,7 +241,7 @@ def saved(tmp_path):
 def test_round_trip_is_bit_equal(saved):
     folder, student = saved
     before = torch.get_rng_state()
-    again = load_student(folder)
+    again = load(folder)
     assert torch.equal(torch.get_rng_state(), before)
     assert not again.training
     assert again.state_dict().keys() == student.state_dict().keys()
@@ -278,7 +278,7 @@ def test_altered_records_are_refused(saved, change, said):
     record = json.loads((folder / "student.json").read_text())
     (folder / "student.json").write_text(json.dumps(record | change))
     with pytest.raises(ValueError, match=said):
-        load_student(folder)
+        load(folder)
 
 
 def test_damaged_and_missing_files_are_refused(saved, tmp_path):
@@ -287,12 +287,12 @@ def test_damaged_and_missing_files_are_refused(saved, tmp_path):
     weights[-1] ^= 1
     (folder / "student.safetensors").write_bytes(bytes(weights))
     with pytest.raises(ValueError, match="sha256"):
-        load_student(folder)
+        load(folder)
     (folder / "student.safetensors").unlink()
     with pytest.raises(ValueError, match=r"student.safetensors: no such file"):
-        load_student(folder)
+        load(folder)
     (folder / "student.json").write_text("{")
     with pytest.raises(ValueError, match=r"student.json: not readable as JSON"):
-        load_student(folder)
+        load(folder)
     with pytest.raises(ValueError, match=r"student.json: no such file"):
-        load_student(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")

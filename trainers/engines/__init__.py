@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
 import torch
@@ -35,13 +36,18 @@ class Engine(Protocol):
     ) -> Forward:
         """The forward function of a trial, called once, before any state is restored.
 
-        The engine may wrap the model and the optimiser; the model stays the one whose
-        `state_dict` is the student.
+        It applies the trial's precision. The engine may wrap the model and the optimiser; the
+        model stays the one whose `state_dict` is the student, the optimiser the one whose
+        `param_groups` hold the learning rate. Copies of the model are made before this.
         """
         ...
 
     def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
-        """This rank's equal part of each of `count` micro-batches of a global batch of indices."""
+        """What this rank computes of a global batch of indices that has `count` micro-batches.
+
+        Its equal part of each; with `elastic: exact` its share of them, whole. So the number of
+        forward passes in a step is the length of this list, not `count`.
+        """
         ...
 
     def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
@@ -52,8 +58,19 @@ class Engine(Protocol):
         """Add the gradient of the mean over micro-batches; `last`: of this step."""
         ...
 
-    def step(self) -> None:
-        """Unscale, clip as the trial says, step the optimiser, and set gradients to zero."""
+    def step(self) -> torch.Tensor:
+        """Unscale, clip as the trial says, step the optimiser, and set gradients to zero.
+
+        Returns the mean loss over the step's micro-batches, detached, the same on every rank.
+        """
+        ...
+
+    def whole(self, write: bool = False) -> AbstractContextManager[None]:
+        """Within it the model's tensors are whole on every rank; collective.
+
+        Needed around every use of the weights outside the forward function: `state_dict`, an
+        average, a measurement; with `write` what the first rank wrote into them stays.
+        """
         ...
 
     def agree(self, value: int) -> int:
@@ -64,15 +81,19 @@ class Engine(Protocol):
         """Whether some rank's flag is set, on every rank."""
         ...
 
-    def states(self) -> list[Arrays]:
-        """Each rank's own arrays (optimiser, scaler, random state) on the first rank; collective.
+    def states(self, own: Arrays) -> list[Arrays]:
+        """Each rank's arrays on the first rank, in order of rank; [] on the others; collective.
 
-        One entry where all ranks hold the same; [] on other ranks.
+        The engine's (optimiser, scaler; what all ranks hold alike is among the first rank's
+        only) and, as `own/NAME`, those that the caller hands in (random generators).
         """
         ...
 
-    def load_states(self, states: list[Arrays]) -> None:
-        """Put back what `states` gave; every rank passes the whole list."""
+    def load_states(self, states: list[Arrays]) -> Arrays:
+        """Put back what `states` gave, after the model's weights; every rank passes all of it.
+
+        Returns this rank's `own`, the first rank's where there were fewer ranks.
+        """
         ...
 
 
@@ -88,7 +109,28 @@ def _ddp(device: torch.device) -> Engine:
     return DDP(device)
 
 
-ENGINES: Table[Callable[[torch.device], Engine]] = Table("engine", {"single": _single, "ddp": _ddp})
+def _deepspeed(device: torch.device) -> Engine:
+    from trainers.engines.deepspeed import DeepSpeed
+
+    return DeepSpeed(device)
+
+
+ENGINES: Table[Callable[[torch.device], Engine]] = Table(
+    "engine", {"single": _single, "ddp": _ddp, "deepspeed": _deepspeed}
+)
+
+
+def check_engine(config: TrialConfig, device: torch.device) -> None:
+    """Before any rank is started. Errors: ValueError where the engine cannot run here."""
+    if config.engine == "deepspeed":
+        from trainers.engines.deepspeed import check_deepspeed
+
+        check_deepspeed(config, device)
+    if device.type == "cuda" and config.ranks > torch.cuda.device_count():
+        raise ValueError(
+            f"ranks: {config.ranks}, each needs a GPU of its own; there are "
+            f"{torch.cuda.device_count()}"
+        )
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -1,87 +1,97 @@
-"""DistributedDataParallel: gloo on CPU, nccl on GPU; ranks from the torchrun environment.
+"""DistributedDataParallel.
 
-Every rank computes the loss of the whole gathered batch. The backward pass of the gather sums
-what all ranks ask of a part; DDP then divides by the number of ranks: each parameter gets the
-gradient of the global loss exactly once. BatchNorm statistics are each rank's own.
+Every rank computes the loss of the whole gathered micro-batch. The backward pass of the gather
+hands each rank the part of its gradient that flows through its own samples, times the number of
+ranks; DDP then averages over ranks: each parameter gets the gradient of the global loss exactly
+once. With `elastic: exact` there is no gathering and no DDP: see `trainers.engines.exact`.
 """
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
-from typing import Self
+import contextlib
+import inspect
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.config import TrialConfig
-from trainers.engines import Arrays, Forward
-from trainers.engines.state import load_optimizer, optimizer_arrays
+from trainers.engines import Arrays, Forward, collective
+from trainers.engines.batchnorm import GlobalStatistics
+from trainers.engines.exact import Exact
+from trainers.engines.forward import Outer, wants_global_statistics
+from trainers.engines.ranks import Ranks
+from trainers.engines.state import own_of, with_own
+from trainers.engines.stepper import Stepper
 
-TIMEOUT = timedelta(minutes=5)
 
-
-class DDP:
-    def __init__(self, device: torch.device) -> None:
-        missing = [n for n in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if n not in os.environ]
-        if missing:
-            raise ValueError(
-                f"engine `ddp`: {', '.join(missing)} not set; start it with torchrun, or let "
-                "`python -m trainers.trial` start the ranks"
-            )
-        self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.cuda.set_device(device)
-        self.device = device
-
-    def __enter__(self) -> Self:
-        backend = "nccl" if self.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        dist.destroy_process_group()
+class DDP(Ranks):
+    name = "ddp"
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
     ) -> Forward:
-        self.optimizer, self.config = optimizer, config
-        ids = [self.device.index] if self.device.type == "cuda" else None
+        self._model, self._config = model, config
+        self._stepper = Stepper(optimizer, config, self.device)
+        self._done = 0  # micro-batches of this step
+        self._exact, self._reducing = None, None
+        if config.elastic == "exact":
+            self._exact = Exact(model, self._stepper.weights, self.rank, self.ranks)
+            with self.whole(write=True):
+                pass
+            self._forward = Outer(model, self._exact.statistics, config.precision)
+            return self._watched
+        statistics = GlobalStatistics() if wants_global_statistics(config, self.ranks) else None
+        # Buffers are equal anyway, or each rank's own. torch 2.15 has another name for that.
+        names = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        options: dict[str, Any] = {sync: False}
+        if self.device.type == "cuda":
+            options["device_ids"] = [self.device.index]
         # Over 3 or more ranks DDP re-buckets after its first backward pass, and sums in another
         # order from then on: a resumed trial would differ in its last bits. This keeps the order.
-        fixed = self.ranks > 2
-        self.model = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=fixed)
-        return self.model
+        options["find_unused_parameters"] = self.ranks > 2
+        outer = Outer(model, statistics, config.precision)
+        self._forward = self._reducing = DistributedDataParallel(outer, **options)
+        return self._watched
+
+    def _watched(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Gradients are reduced with those of the step's last micro-batch."""
+        last = self._done + 1 == self._config.accumulate
+        waits = self._reducing is not None and not last
+        with self._watchdog.during("forward"), contextlib.ExitStack() as stack:
+            if self._reducing is not None and waits:
+                stack.enter_context(self._reducing.no_sync())
+            return self._forward(x_BCHW)
 
     def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
-        return [micro.chunk(self.ranks)[self.rank] for micro in index_B.chunk(count)]
+        if self._exact is not None:
+            return self._exact.share(index_B, count)
+        return super().micro_batches(index_B, count)
 
     def gather(self, part_BD: torch.Tensor) -> torch.Tensor:
-        return torch.cat(all_gather(part_BD.contiguous()))
+        return part_BD if self._exact is not None else super().gather(part_BD)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        (loss / self.config.accumulate).backward()
+        with self._watchdog.during("backward"):
+            self._stepper.backward(loss)
+        self._done += 1
+        if self._exact is not None:
+            self._exact.take(self._stepper.loss())
 
-    def step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def step(self) -> torch.Tensor:
+        self._done = 0
+        if self._exact is not None:
+            with self._watchdog.during("step"):
+                self._stepper.note(self._exact.add_up())
+        return self._stepper.step()
 
-    def agree(self, value: int) -> int:
-        box = torch.tensor(value, device=self.device)
-        dist.broadcast(box, src=0)
-        return int(box)
+    def states(self, own: Arrays) -> list[Arrays]:
+        arrays = {} if self.rank else self._stepper.arrays()
+        with self._watchdog.during("states"):
+            return collective.arrays_of_all(with_own(arrays, own), self.device)
 
-    def any(self, flag: bool) -> bool:
-        box = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(box, op=dist.ReduceOp.MAX)
-        return bool(box)
-
-    def states(self) -> list[Arrays]:
-        return [] if self.rank else [optimizer_arrays(self.optimizer)]
-
-    def load_states(self, states: list[Arrays]) -> None:
-        load_optimizer(self.optimizer, states[0])
+    def load_states(self, states: list[Arrays]) -> Arrays:
+        self._stepper.load(states[0])
+        return own_of(states, self.rank)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from contextlib import AbstractContextManager
 from typing import Self
 
 import torch
@@ -10,7 +12,10 @@ from torch import nn
 
 from trainers.config import TrialConfig
 from trainers.engines import Arrays, Forward
-from trainers.engines.state import load_optimizer, optimizer_arrays
+from trainers.engines.exact import Exact
+from trainers.engines.forward import Outer
+from trainers.engines.state import own_of, with_own
+from trainers.engines.stepper import Stepper
 
 
 class Single:
@@ -30,8 +35,10 @@ class Single:
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
     ) -> Forward:
-        self.optimizer, self.config = optimizer, config
-        return model
+        self._stepper = Stepper(optimizer, config, self.device)
+        exact = config.elastic == "exact"
+        self._exact = Exact(model, self._stepper.weights, 0, 1) if exact else None
+        return Outer(model, self._exact and self._exact.statistics, config.precision)
 
     def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
         return list(index_B.chunk(count))
@@ -40,11 +47,17 @@ class Single:
         return part_BD
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        (loss / self.config.accumulate).backward()
+        self._stepper.backward(loss)
+        if self._exact is not None:
+            self._exact.take(self._stepper.loss())
 
-    def step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def step(self) -> torch.Tensor:
+        if self._exact is not None:
+            self._stepper.note(self._exact.add_up())
+        return self._stepper.step()
+
+    def whole(self, write: bool = False) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def agree(self, value: int) -> int:
         return value
@@ -52,8 +65,9 @@ class Single:
     def any(self, flag: bool) -> bool:
         return flag
 
-    def states(self) -> list[Arrays]:
-        return [optimizer_arrays(self.optimizer)]
+    def states(self, own: Arrays) -> list[Arrays]:
+        return [with_own(self._stepper.arrays(), own)]
 
-    def load_states(self, states: list[Arrays]) -> None:
-        load_optimizer(self.optimizer, states[0])
+    def load_states(self, states: list[Arrays]) -> Arrays:
+        self._stepper.load(states[0])
+        return own_of(states, 0)

@@ -13,10 +13,16 @@ from dataclasses import dataclass
 
 from shards.table import Table
 from trainers.probes.features import FeatureBank
+from trainers.probes.frequency import frequency
 from trainers.probes.infonce import infonce
+from trainers.probes.intervals import intervals
 from trainers.probes.linear import linear
+from trainers.probes.neighbours import neighbours
+from trainers.probes.retained import retained
 from trainers.probes.robustness import robustness
 from trainers.probes.spectrum import spectrum
+from trainers.probes.truncated import truncated
+from trainers.probes.zero_shot import zero_shot
 
 Value = float | list[float]
 
@@ -30,10 +36,16 @@ class Probe:
 PROBES: Table[Probe] = Table(
     "probe",
     {
-        "spectrum": Probe(spectrum),
-        "linear": Probe(linear),
-        "robustness": Probe(robustness),
-        "infonce": Probe(infonce),
+        "spectrum": Probe(spectrum, version=2),
+        "linear": Probe(linear, version=2),
+        "neighbours": Probe(neighbours),
+        "zero_shot": Probe(zero_shot),
+        "robustness": Probe(robustness, version=2),
+        "frequency": Probe(frequency),
+        "infonce": Probe(infonce, version=2),
+        "intervals": Probe(intervals),
+        "retained": Probe(retained),
+        "truncated": Probe(truncated),
     },
 )
 

@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.figures import Figures
+
 Floats = NDArray[np.float32]
 SplitName = Literal["train", "test"]
 
@@ -45,7 +47,9 @@ class FeatureBank:
     teacher_ND, teacher_train_ND: the teacher's, of the clean test and train images; text_CD: its
     class embeddings, None without a text tower; test_arms: specs of the corruptions to measure
     under, each drawn `draws` times; trained_on: spec of the arm that the student was trained on
-    ("" for the teacher); batch_size: the trial's, for protocols that drop the last short batch.
+    ("" for the teacher); adapt_arms: corruptions to adapt to; figures: of arms under which the
+    subject cannot be embedded but was measured when the shards were built; batch_size: the
+    trial's, for protocols that drop the last short batch.
     """
 
     train_ND: Floats
@@ -60,6 +64,8 @@ class FeatureBank:
     test_arms: tuple[str, ...] = ()
     draws: int = 1
     trained_on: str = ""
+    adapt_arms: tuple[str, ...] = ()
+    figures: Mapping[str, Figures] = field(default_factory=lambda: {})
     batch_size: int = 64
     seed: int = 0
     cache: dict[str, Any] = field(default_factory=lambda: {})

@@ -1,0 +1,156 @@
+"""What can only be seen on a GPU, in a few minutes: half precision, exact resume, step times.
+
+    python benchmarks/gpu_check.py
+
+1. bf16 against fp32: trials on digits that differ in `precision` alone; for each measure the mean
+   difference over seeds beside the standard deviation over the seeds of fp32 (ddof = 1).
+2. Exact resume: a trial that SIGTERM ends inside its second epoch and that goes on, against an
+   undisturbed one, with torch's deterministic algorithms: every byte of the student.
+3. Step times: forward, objective, backward and Adam, in ms, median of 20 after 5, batches of 64,
+   at 32 and 224 pixels, for width 1, 2, 4; in fp32, in bf16, in bf16 as CUDA graphs.
+
+Ends with 1 where 1 or 2 does not hold. Needs neither Ray nor MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.build import build
+from shards.request import Request
+from trainers.config import TrialConfig, make_config
+from trainers.engines.single import Single
+from trainers.notice import PreemptedError
+from trainers.objectives import OBJECTIVES
+from trainers.optim import OPTIMIZERS
+from trainers.speed import quick
+from trainers.students import build_student
+from trainers.trial import run_trial, trial_place
+
+FIELDS: dict[str, Any] = {
+    "dataset": "digits", "teacher": "embedded", "student": "width:1", "epochs": 10,
+    "arm": "noise:0.1", "views": 2, "test_arms": ("noise:0.1",), "test_views": 2,
+}  # fmt: skip
+# Of dozens of measures some are beyond a standard deviation by chance: these are judged.
+JUDGED = ("test/linear/paper/accuracy", "test/rank/effective", "test/cosine_to_teacher")
+DIM = 512
+
+
+def make_bank(place: str, **sizes: Any) -> dict[str, Any]:
+    """A bank of digits, and the fields of trials on it."""
+    request = Request(
+        dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2,
+        test_arms=("noise:0.1",), test_views=2, **sizes,
+    )  # fmt: skip
+    build(request, place)
+    return FIELDS | sizes
+
+
+def precision_differences(
+    fields: dict[str, Any], bank: str, root: str, device: str, seeds: int
+) -> dict[str, tuple[float, float]]:
+    """{measure: (mean of bf16 - fp32 over seeds, standard deviation of fp32 over seeds)}"""
+    found: dict[str, list[dict[str, float]]] = {"fp32": [], "bf16": []}
+    for precision, metrics in found.items():
+        for seed in range(seeds):
+            config = make_config(fields | {"precision": precision, "seed": seed})
+            metrics.append(run_trial(config, bank, root, device=device)["metrics"])
+    differences = {}
+    for name in found["fp32"][0]:
+        full, half = ([m[name] for m in found[p]] for p in ("fp32", "bf16"))
+        gaps = [b - a for a, b in zip(full, half, strict=True)]
+        differences[name] = (statistics.mean(gaps), statistics.stdev(full))
+    return differences
+
+
+def resumes_exactly(fields: dict[str, Any], bank: str, root: str, device: str) -> bool:
+    """Whether a trial that was ended inside its second epoch leaves the same bytes."""
+    config = make_config(fields | {"ema": 0.9, "seed": 7})
+
+    def leave(values: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # the next step saves and leaves
+
+    broken, whole = (str(Path(root) / name) for name in ("broken", "whole"))
+    try:
+        run_trial(config, bank, broken, leave, device, save_seconds=0)
+    except PreemptedError as error:
+        print(f"  {error}")
+    again, undisturbed = (
+        run_trial(config, bank, place, device=device) for place in (broken, whole)
+    )
+    files = [Path(trial_place(p, config)) / "student/student.safetensors" for p in (broken, whole)]
+    one, other = (file.read_bytes() for file in files)
+    return one == other and again["metrics"] == undisturbed["metrics"]
+
+
+def step_ms(
+    config: TrialConfig, side: int, device: torch.device, steps: int = 20, warm: int = 5
+) -> float:
+    """Median time of a whole step on random images and targets."""
+    model = quick(build_student(config.student, DIM, side, 0), config, device, side)
+    optimizer = OPTIMIZERS[config.optimizer](model, config)
+    engine = Single(device)
+    forward = engine.prepare(model, optimizer, config)
+    images_BCHW = torch.randn(config.batch_size, 3, side, side, device=device)
+    teacher_BD = torch.nn.functional.normalize(torch.randn(config.batch_size, DIM, device=device))
+    times = []
+    for _ in range(warm + steps):
+        start = time.perf_counter()
+        loss = OBJECTIVES[config.objective](forward(images_BCHW), teacher_BD, config)
+        engine.backward(loss, last=True)
+        float(engine.step())  # waits for the device
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[warm:])
+
+
+def deterministic() -> None:
+    """Before CUDA is first used: cuBLAS reads its setting then."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("gpu_check: no CUDA device here; nothing was checked", file=sys.stderr)
+        return 2
+    deterministic()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DISTIL_CACHE"] = str(Path(folder) / "cache")
+        bank, root = str(Path(folder) / "bank"), str(Path(folder) / "runs")
+        fields = make_bank(bank)
+        print("bf16 - fp32, mean over 5 seeds, beside the standard deviation over seeds")
+        for name, (gap, sd) in sorted(precision_differences(fields, bank, root, "cuda", 5).items()):
+            beyond = abs(gap) > sd
+            good &= not (beyond and name in JUDGED)
+            print(f"  {name:40s} {gap:+.5f}  sd {sd:.5f}" + ("   beyond it" if beyond else ""))
+        exact = resumes_exactly(fields, bank, root, "cuda")
+        good &= exact
+        print(f"exact resume: {'every byte' if exact else 'NOT the same bytes'}")
+    torch.use_deterministic_algorithms(False)
+    device = torch.device("cuda")
+    print("ms a step, batch 64:      fp32      bf16      bf16 as graphs")
+    ways: list[dict[str, Any]] = [
+        {}, {"precision": "bf16"}, {"precision": "bf16", "cuda_graphs": True},
+    ]  # fmt: skip
+    for side in (32, 224):
+        for width in (1, 2, 4):
+            fields = FIELDS | {"student": f"width:{width}"}
+            times = [step_ms(make_config(fields | way), side, device) for way in ways]
+            print(f"  {side:3d} px, width:{width}   " + "".join(f"{ms:10.2f}" for ms in times))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

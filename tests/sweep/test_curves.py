@@ -1,0 +1,99 @@
+"""Curves of training: every row once in MLflow, one line a group in the report."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sweep.figures import style_of
+from sweep.journal import Journal
+from sweep.report import write_report
+from sweep.summary import group_records, teachers
+from sweep.tracking import Tracker, quiet
+from sweep.underfitting import mean_curves, rank_by_step
+
+T0 = 1_700_000_000_000
+RANKS = {0: [9.0, 7.0, 5.0], 1: [11.0, 5.0, 3.0]}  # by seed, at steps 0, 4 and 8
+
+
+def record(seed: int, curves: bool = True, student: str = "width:1") -> dict[str, Any]:
+    rows = [
+        {"step": 4 * i, "epoch": i / 2, "rank/effective": rank, "cosine_to_teacher": i / 4}
+        for i, rank in enumerate(RANKS[seed])
+    ]
+    config = {"dataset": "digits", "teacher": "embedded", "student": student, "arm": "clean"}
+    return {
+        "config": config | {"seed": seed, "epochs": None, "duration": "8 steps"},
+        "student": {"trunk": 1, "head": 2, "total": 0 if "pca" in student else 3, "macs": 10},
+        "data": {"train": 200, "test": 60, "dim": 512, "chance": 0.1},
+        "metrics": {"test/rank/effective": 4.0, "test/cosine_to_teacher": 0.5},
+        "teacher": {"teacher/rank/effective": 30.0, "teacher/curve/rank/effective": 20.0},
+        "arrays": {},
+        "curve": [{"step": 8, "epoch": 1, "loss": 0.5, "time_ms": T0}],
+        "curves": rows if curves else [],
+        "environment": {},
+    }
+
+
+def journal(folder: Path, *records: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    book = Journal(folder)
+    for number, one in enumerate(records):
+        trial = f"trial{number}"
+        book.append("start", trial, config=one["config"], time_ms=T0)
+        book.append("result", trial, record=one, time_ms=T0 + 100)
+    book.close()
+
+
+def test_every_row_is_logged_once_by_its_step(tmp_path: Path) -> None:
+    quiet()
+    journal(tmp_path, record(0), record(1), record(0, curves=False, student="teacher_pca:2"))
+    base = tmp_path / "m.db"
+    for _ in range(2):  # the second time as if nothing had been acknowledged
+        tracker = Tracker(tmp_path, "small", f"sqlite:///{base}")
+        tracker.start()
+        assert tracker.finish(), tracker.error
+        for mark in tmp_path.glob(".uploaded-*"):
+            mark.unlink()
+    with contextlib.closing(sqlite3.connect(base)) as database:
+        query = "select run_uuid, key, step, value, timestamp from metrics where key like 'curve/%'"
+        rows = database.execute(query).fetchall()
+    assert len(rows) == len(set(rows)) == 2 * 3 * 3  # epoch, rank and cosine
+    ranks = Counter((step, value) for _, key, step, value, _ in rows if key[-9:] == "effective")
+    assert ranks == {(4 * i, rank): 1 for line in RANKS.values() for i, rank in enumerate(line)}
+    assert {time for *_, time in rows} == {T0 + 100}
+
+
+def test_a_groups_line_is_the_mean_over_its_seeds() -> None:
+    (group,) = group_records([record(0), record(1)])
+    assert mean_curves(group)["rank/effective"] == [(0, 10.0), (4, 6.0), (8, 4.0)]
+    assert mean_curves(group)["cosine_to_teacher"] == [(0, 0.0), (4, 0.25), (8, 0.5)]
+
+
+def test_the_figure_says_where_ranks_began_peaked_and_ended() -> None:
+    records = [record(0), record(1)]
+    groups = group_records(records)
+    drawing = rank_by_step(groups, teachers(records)[0], style_of(groups))
+    assert drawing is not None
+    assert "width:1 clean 10.0, at most 10.0, then 4.0; teacher 20.0" in drawing.alt
+    without = group_records([record(0, curves=False)])
+    assert rank_by_step(without, None, style_of(without)) is None
+
+
+def test_the_report_has_it_and_tells_the_length_in_steps(tmp_path: Path) -> None:
+    journal(tmp_path, record(0), record(1))
+    page = write_report(tmp_path).read_text()
+    assert "Rank while it trains: collapse, or underfitting on its way up?" in page
+    assert "8 steps of batches" in page
+    assert "Effective rank by step: width:1 clean 10.0, at most 10.0, then 4.0" in page
+    assert write_report(tmp_path).read_text() == page
+
+
+def test_a_student_without_parameters_has_no_place_on_their_axis(tmp_path: Path) -> None:
+    journal(tmp_path, record(0, curves=False, student="teacher_pca:2"))
+    page = write_report(tmp_path).read_text()
+    assert "teacher_pca:2" in page
+    assert "Effective rank against total parameters" not in page

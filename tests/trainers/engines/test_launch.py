@@ -1,0 +1,187 @@
+"""A gang lives and dies together: other programs in the place of the trial."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainers.engines import launch as module
+from trainers.engines.launch import PREEMPTED, RankError, launch
+from trainers.loop import DivergedError
+from trainers.notice import PreemptedError
+from trainers.trial import run_trial
+
+ROOT = Path(__file__).parents[3]
+SIGNS = module.BOOT.split("runpy.run_module")[0]  # dies with its parent, gives signs of life
+HEAD = "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n"
+WAIT = "time.sleep(60)"
+
+
+def play(monkeypatch, script, ranks=2, report=lambda values: None, stop=lambda: False, boot=""):
+    monkeypatch.setattr(module, "BOOT", boot + HEAD + script)
+    launch(ranks, [], report, stop)
+
+
+def each(first, second):
+    return f"if rank == 0:\n    {first}\nelse:\n    {second}\n"
+
+
+def test_all_reports_arrive_even_in_one_burst(monkeypatch):
+    seen = []
+    script = """
+if rank == 0:
+    sys.stdout.write("".join('@report {"epoch": %d}\\n' % i for i in range(5000)) + "noise\\n")
+    sys.stdout.write('@report {"epoch"'); sys.stdout.flush(); time.sleep(0.3)
+    sys.stdout.write(': 5000}\\n')
+"""
+    play(monkeypatch, script, report=seen.append)
+    assert [values["epoch"] for values in seen] == list(range(5001))
+
+
+ENDS = [
+    (WAIT, "sys.exit('error: lr is odd')", "rank 1 ended with 1: lr is odd", 1),
+    (WAIT, "os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL: it said nothing", -9),
+    ("sys.exit(7)", WAIT, "rank 0 ended with 7: it said nothing", 7),
+    # A peer's connection breaks before the guilty process is quite gone.
+    (
+        "sys.exit('Connection reset')",
+        "time.sleep(0.2); os.kill(os.getpid(), 11)",
+        "rank 1 .*SEGV",
+        -11,
+    ),
+    (
+        "sys.exit('Connection closed')",
+        "time.sleep(0.2); sys.exit('no file')",
+        "rank 1 .*no file",
+        1,
+    ),
+    ("time.sleep(1); sys.exit(4)", "sys.exit('no file')", "rank 1 ended with 1: no file", 1),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "said", "code"), ENDS)
+def test_the_guilty_rank_is_named_soon(monkeypatch, first, second, said, code):
+    start = time.monotonic()
+    with pytest.raises(RankError, match=said) as caught:
+        play(monkeypatch, each(first, second))
+    assert caught.value.code == code
+    assert time.monotonic() - start < 30
+
+
+def test_divergence_of_the_ranks_is_divergence(bank, make, tmp_path, monkeypatch):
+    text = "error: diverged at step 5 (epoch 2): the loss is nan; try a smaller lr"
+    monkeypatch.setattr(
+        module, "BOOT", f"import sys; print({text!r}, file=sys.stderr); sys.exit(3)"
+    )
+    config = make(engine="ddp", ranks=2, batch_size=50)
+    with pytest.raises(DivergedError, match=r"^diverged at step 5 \(epoch 2\)"):
+        run_trial(config, bank, str(tmp_path))
+
+
+# ---- silence ----
+
+
+@pytest.mark.faults
+def test_a_halted_rank_ends_the_gang(monkeypatch):
+    """SIGSTOP: alive for the system, silent for us."""
+    monkeypatch.setenv(module.SILENT_VARIABLE, "4")
+    said = "rank 1 was not heard of for 4 s: DISTIL_SILENT_SECONDS sets the limit"
+    with pytest.raises(RankError, match=said) as caught:
+        play(monkeypatch, each(WAIT, "os.kill(os.getpid(), signal.SIGSTOP)"), boot=SIGNS)
+    assert caught.value.code == -signal.SIGKILL
+    assert psutil.Process().children() == []
+
+
+def test_a_slow_rank_is_no_silent_one(monkeypatch):
+    monkeypatch.setenv(module.SILENT_VARIABLE, "4")
+    play(monkeypatch, "time.sleep(6)", boot=SIGNS)
+
+
+def test_the_limit_must_be_a_number(monkeypatch):
+    monkeypatch.setenv(module.SILENT_VARIABLE, "soon")
+    with pytest.raises(ValueError, match="DISTIL_SILENT_SECONDS: `soon` is not a number of sec"):
+        play(monkeypatch, "")
+
+
+# ---- SIGTERM ----
+
+SAVES = """
+def leave(*_):
+    time.sleep({pause})
+    sys.exit("error: saved at step 7" if {status} == 1 else {status})
+signal.signal(signal.SIGTERM, leave)
+print('@report {{"rank": 0}}', flush=True)
+time.sleep(60)
+"""
+
+
+def asked(monkeypatch, script, ranks=2):
+    """Play it and ask it to leave once the first rank has begun."""
+    begun = threading.Event()
+    play(monkeypatch, script, ranks, lambda values: begun.set(), begun.is_set)
+
+
+def test_the_ranks_are_asked_to_save_and_waited_for(monkeypatch):
+    with pytest.raises(RankError, match=f"rank 0 ended with {PREEMPTED}") as caught:
+        asked(monkeypatch, SAVES.format(pause="2 - rank", status=PREEMPTED))
+    assert caught.value.code == PREEMPTED
+
+
+def test_what_goes_wrong_then_is_still_said(monkeypatch):
+    with pytest.raises(RankError, match="ended with 1: saved at step 7"):
+        asked(monkeypatch, SAVES.format(pause="0", status=1))
+
+
+def test_a_rank_that_had_not_begun_loses_nothing(monkeypatch):
+    script = each("print('@report {}', flush=True); time.sleep(60)", WAIT)
+    with pytest.raises(RankError, match="asked to leave before it trained") as caught:
+        asked(monkeypatch, script)
+    assert caught.value.code == PREEMPTED
+
+
+def test_one_that_stays_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "LEAVE", 1.0)
+    stays = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    with pytest.raises(RankError) as caught:
+        play(monkeypatch, each("time.sleep(1); sys.exit(4)", stays))
+    assert caught.value.code == PREEMPTED
+    assert psutil.Process().children() == []
+
+
+def test_a_trial_whose_ranks_left_was_preempted(bank, make, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        module, "BOOT", "import sys; print('saved at 7', file=sys.stderr); sys.exit(4)"
+    )
+    with pytest.raises(PreemptedError, match="saved at 7"):
+        run_trial(make(engine="ddp", ranks=2, batch_size=50), bank, str(tmp_path))
+
+
+PARENT = """
+import sys
+from trainers.engines import launch
+
+wait = "open(sys.argv[1] + f'/{os.getpid()}', 'w').close(); time.sleep(60)"
+launch.BOOT = launch.BOOT.split("runpy.run_module")[0] + wait
+launch.launch(2, [sys.argv[1]], print)
+"""
+
+
+@pytest.mark.faults
+def test_ranks_die_with_their_parent(tmp_path):
+    """The parent is killed outright; the real bootstrap has set the kernel's death signal."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT)
+    end = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    ranks = [psutil.Process(int(p.name)) for p in tmp_path.iterdir()]
+    assert len(ranks) == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive

@@ -1,0 +1,270 @@
+"""Several ranks as one trial: one result, and it survives what happens to them."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from trainers.engines import ENGINES, check_engine
+from trainers.engines.launch import PREEMPTED, RankError, free_port, rank_of_environment
+from trainers.trial import main, run_trial, trial_place
+
+ROOT = Path(__file__).parents[3]
+CPU = torch.device("cpu")
+TWO = {"engine": "ddp", "ranks": 2, "batch_size": 50, "probes": ("linear",)}
+deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
+
+
+@pytest.fixture(scope="module")
+def done(bank, make, tmp_path_factory):
+    root, seen = str(tmp_path_factory.mktemp("ddp")), []
+    config = make(**TWO, epochs=2, objective="cosine+infonce")
+    return config, root, run_trial(config, bank, root, seen.append), seen
+
+
+def student_of(root, config):
+    return (Path(trial_place(str(root), config)) / "student/student.safetensors").read_bytes()
+
+
+def losses_of(result):
+    return [row["loss"] for row in result["curve"]]
+
+
+def command(config, bank, root, *launcher):
+    file = root / "trial.yaml"
+    file.write_text(config.model_dump_json())
+    place = [str(file), "--bank", bank, "--out", str(root / "runs"), "--save-seconds", "0"]
+    return [sys.executable, *launcher, "-m", "trainers.trial", *place]
+
+
+def test_two_ranks_are_one_trial(done, bank):
+    config, root, result, seen = done
+    assert seen == result["curve"]
+    assert [row["epoch"] for row in seen] == [1, 2]
+    assert result["curve"][1]["loss"] < result["curve"][0]["loss"]
+    place = Path(trial_place(root, config))
+    assert sorted(p.name for p in place.iterdir()) == ["result.json", "student"]
+    assert json.loads((place / "result.json").read_text()) == result
+    assert run_trial(config, bank, root) == result  # starts no ranks
+
+
+def test_one_process_comes_to_nearly_the_same(done, bank, make, tmp_path):
+    config, _, result, _ = done
+    alone = run_trial(
+        make(**config.model_dump() | {"engine": "single", "ranks": 1}), bank, str(tmp_path)
+    )
+    assert losses_of(alone) == pytest.approx(losses_of(result), rel=1e-2)
+    assert alone["config"]["ranks"] == 1
+
+
+def test_torchrun_gives_the_same(done, bank, tmp_path):
+    config, _, result, _ = done
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    launcher += ("--master-port", str(free_port()))
+    ended = subprocess.run(
+        command(config, bank, tmp_path, *launcher),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("test/linear/paper/accuracy") == 1  # one rank prints
+    file = Path(trial_place(str(tmp_path / "runs"), config)) / "result.json"
+    there = json.loads(file.read_text())
+    assert there["metrics"] == result["metrics"]
+    assert losses_of(there) == losses_of(result)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_finished_trial_under_torchrun_is_printed_once(done, bank, monkeypatch, capsys, rank):
+    config, root, _, _ = done
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    file = Path(root) / "trial.yaml"
+    file.write_text(config.model_dump_json())
+    with pytest.raises(SystemExit) as caught:
+        main([str(file), "--bank", bank, "--out", root])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.count("test/linear/paper/accuracy") == 1 - rank
+
+
+@deepspeed
+@pytest.mark.slow
+def test_zero_3_leaves_a_plain_student(done, bank, make, tmp_path):
+    config, root, result, _ = done
+    split = make(
+        **config.model_dump() | {"engine": "deepspeed", "zero_stage": 3, "channels_last": False}
+    )
+    found = run_trial(split, bank, str(tmp_path))
+    assert losses_of(found) == pytest.approx(losses_of(result), rel=1e-2)
+    assert len(student_of(tmp_path, split)) == len(student_of(root, config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ranks": 2},
+        {"ranks": 3},
+        {"engine": "deepspeed", "zero_stage": 1},
+    ],
+)
+def test_an_interrupted_trial_ends_bitwise_equal(bank, make, tmp_path, fields):
+    config = make(**TWO | {"epochs": 3, "batch_size": 60} | fields)
+    whole = run_trial(config, bank, str(tmp_path / "whole"))
+
+    def stop(values):
+        raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError):
+        run_trial(config, bank, str(tmp_path / "broken"), stop, save_seconds=0)
+    again = run_trial(config, bank, str(tmp_path / "broken"), save_seconds=0)
+    assert losses_of(again) == losses_of(whole)
+    assert student_of(tmp_path / "whole", config) == student_of(tmp_path / "broken", config)
+
+
+# ---- what happens to ranks ----
+
+
+def ranks_of(process):
+    return {c.environ()["RANK"]: c for c in process.children() if "--config" in c.cmdline()}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "rank 1 was killed by SIGKILL"),
+        pytest.param(signal.SIGSTOP, "rank 1 was not heard of for 5 s", marks=pytest.mark.slow),
+    ],
+)
+def test_one_lost_rank_ends_its_peers_and_is_named(bank, make, tmp_path, monkeypatch, number, said):
+    monkeypatch.setenv("DISTIL_SILENT_SECONDS", "5")
+    config = make(**TWO | {"epochs": 100_000})
+    times = {}
+
+    def hurt():
+        times["hurt"] = time.monotonic()
+        ranks_of(psutil.Process())["1"].send_signal(number)
+
+    def report(values):
+        if values["epoch"] == 2:
+            threading.Thread(target=hurt).start()
+
+    with pytest.raises(RankError, match=said) as caught:
+        run_trial(config, bank, str(tmp_path), report, save_seconds=0)
+    assert time.monotonic() - times["hurt"] < 30
+    assert ranks_of(psutil.Process()) == {}
+    assert caught.value.rank == 1
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("result.json"))
+    assert list(tmp_path.rglob("step-*"))  # and what was saved is there for the next attempt
+
+
+@pytest.mark.faults
+def test_sigterm_saves_and_another_number_of_ranks_goes_on(bank, make, tmp_path):
+    """`elastic: exact`: two ranks, asked to leave, then one process: as if never disturbed."""
+    fields = TWO | {"elastic": "exact", "accumulate": 2, "epochs": 30}
+    config = make(**fields)
+    trial = subprocess.Popen(
+        command(config, bank, tmp_path),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    end = time.monotonic() + 120
+    while not list(tmp_path.rglob("step-*")) and time.monotonic() < end:
+        time.sleep(0.1)
+    ranks = list(ranks_of(psutil.Process(trial.pid)).values())
+    assert len(ranks) == 2
+    trial.send_signal(signal.SIGTERM)
+    _, said = trial.communicate(timeout=60)
+    assert trial.returncode == PREEMPTED, said
+    assert "state saved at step" in said.splitlines()[-1]
+    assert psutil.wait_procs(ranks, timeout=1)[1] == []
+    alone = make(**fields | {"engine": "single", "ranks": 1})
+    assert alone.identity == config.identity
+    again = run_trial(alone, bank, str(tmp_path / "runs"))
+    whole = run_trial(alone, bank, str(tmp_path / "whole"))
+    assert losses_of(again) == losses_of(whole)
+    assert student_of(tmp_path / "runs", config) == student_of(tmp_path / "whole", alone)
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_goes_on_in_the_same_order(bank, make, tmp_path):
+    """`elastic: order`: two ranks, then one. The same batches, so nearly the same losses."""
+    config = make(**TWO | {"elastic": "order", "epochs": 3})
+    whole = run_trial(config, bank, str(tmp_path / "whole"))
+
+    def stop(values):
+        if values["epoch"] == 2:
+            raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError):
+        run_trial(config, bank, str(tmp_path / "runs"), stop, save_seconds=0)
+    alone, seen = make(**TWO | {"elastic": "order", "epochs": 3, "ranks": 1}), []
+    assert alone.identity == config.identity
+    again = run_trial(alone, bank, str(tmp_path / "runs"), seen.append)
+    assert [values["epoch"] for values in seen] == [3]
+    assert losses_of(again)[:2] == losses_of(whole)[:2]
+    assert losses_of(again) == pytest.approx(losses_of(whole), rel=1e-3)
+    other = run_trial(make(**TWO | {"seed": 1, "epochs": 3}), bank, str(tmp_path / "other"))
+    assert losses_of(other) != pytest.approx(losses_of(whole), rel=1e-3)  # it tells orders apart
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
+def test_without_ranks_it_says_how_to_start_them(monkeypatch, engine):
+    if engine == "deepspeed":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert rank_of_environment() is None
+    with pytest.raises(ValueError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set; st"):
+        ENGINES[engine](CPU)
+
+
+def test_single_as_several_ranks_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="engine `single` was started as several ranks"):
+        ENGINES["single"](CPU)
+
+
+@deepspeed
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_deepspeed_in_half_precision_needs_a_gpu(bank, make, tmp_path, precision):
+    config = make(**TWO | {"engine": "deepspeed", "precision": precision})
+    said = f"precision: {precision} with engine `deepspeed` needs a GPU; choose fp32, or engine"
+    with pytest.raises(ValueError, match=said):
+        run_trial(config, bank, str(tmp_path))
+
+
+def test_without_deepspeed_the_install_line_is_given(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    said = r"DeepSpeed is not installed; pip install '\.\[deepspeed\]'"
+    with pytest.raises(ValueError, match=said):
+        check_engine(make(**TWO | {"engine": "deepspeed"}), CPU)
+    with pytest.raises(ValueError, match=said):
+        ENGINES["deepspeed"](CPU)
+
+
+def test_each_rank_has_a_gpu_of_its_own(make):
+    there = torch.cuda.device_count()
+    config = make(**TWO | {"ranks": 50})
+    with pytest.raises(
+        ValueError, match=f"ranks: 50, each needs a GPU of its own; there are {there}"
+    ):
+        check_engine(config, torch.device("cuda", 0))

@@ -1,0 +1,103 @@
+"""Memory layout, torch.compile and CUDA graphs change how, not what."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from tests.trainers.training import CPU, data_of, left_at, run, same, weights
+from trainers.speed import eager, quick
+from trainers.students import build_student
+
+
+def test_the_layout_is_as_asked(make):
+    for asked in (True, False):
+        model = quick(build_student("width:1", 16, 8, 0), make(channels_last=asked), CPU, 8)
+        kernel = model.trunk[4].weight
+        assert kernel.is_contiguous(memory_format=torch.channels_last) == asked
+        assert kernel.is_contiguous() != asked
+
+
+def test_deepspeed_takes_plain_weights(make):
+    config = make(engine="deepspeed", ranks=1)
+    assert quick(build_student("width:1", 16, 8, 0), config, CPU, 8).trunk[4].weight.is_contiguous()
+
+
+def test_both_layouts_give_the_same_student_nearly(make, bank, tmp_path):
+    data = data_of(bank)
+    one, other = (
+        weights(run(make(channels_last=c, optimizer="sgd", lr=0.1), data, tmp_path / str(c)))
+        for c in (True, False)
+    )
+    for name, tensor in one.items():
+        assert torch.allclose(tensor.float(), other[name].float(), atol=1e-4), name
+
+
+def test_cuda_graphs_without_cuda_are_refused_in_a_line(make):
+    with pytest.raises(ValueError, match="cuda_graphs: needs a CUDA device, this trial runs on c"):
+        quick(build_student("width:1", 16, 8, 0), make(cuda_graphs=True), CPU, 8)
+
+
+def test_bf16_learns_the_same(make, bank, tmp_path):
+    data = data_of(bank)
+    curves = [
+        run(make(precision=p, epochs=2), data, tmp_path / p, seconds=1e9).curve
+        for p in ("fp32", "bf16")
+    ]
+    losses = [[row["loss"] for row in curve] for curve in curves]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.01)
+
+
+def test_bf16_resumes_bitwise(make, bank, tmp_path):
+    data, config = data_of(bank), make(precision="bf16", epochs=2, ema=0.5)
+    whole = left_at(6, config, data, tmp_path / "whole")
+    for stop in (2, 4):
+        broken = left_at(stop, config, data, tmp_path / "broken")
+    assert broken.step == 6
+    assert same(whole.arrays, broken.arrays)
+    assert whole.arrays["model/trunk.0.weight"].dtype == torch.float32  # its master copy
+
+
+@pytest.mark.slow
+def test_compiled_it_keeps_its_names_and_learns_the_same(make, bank, tmp_path):
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    data = data_of(bank)
+    config = make(epochs=2, compile=True)
+    whole = left_at(6, config, data, tmp_path / "whole")
+    left_at(4, config, data, tmp_path / "broken")
+    broken = left_at(2, config, data, tmp_path / "broken")
+    assert same(whole.arrays, broken.arrays)
+    plain = left_at(6, make(epochs=2), data, tmp_path / "plain")
+    assert plain.arrays.keys() == whole.arrays.keys()
+    for row, other in zip(plain.values["curve"], whole.values["curve"], strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=1e-3)
+
+
+def test_what_is_measured_runs_as_written(make, monkeypatch):
+    """`compile` is asked of torch; inside `eager` the compiled function is not called."""
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append("compiled")
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **o: real(model, backend=backend))
+    config = make(compile=True)
+    model = quick(build_student("width:1", 16, 8, 0), config, CPU, 8)
+    names = list(model.state_dict())
+    images_BCHW = torch.zeros(2, 3, 8, 8)
+    with eager(config), torch.no_grad():
+        expected = model(images_BCHW)
+    assert calls == []
+    with torch.no_grad():
+        found = model(images_BCHW)
+    assert calls
+    assert torch.allclose(expected, found, atol=1e-6)
+    assert list(model.state_dict()) == names
+    assert list(copy.deepcopy(model).state_dict()) == names

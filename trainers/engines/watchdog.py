@@ -1,0 +1,88 @@
+"""A rank that waits too long for the others ends itself: one of them is stuck.
+
+The limit is DISTIL_STUCK_SECONDS (default 600). It bounds how long the ranks may be apart, so
+also what the first of them may do alone while the others wait (saving, measuring).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+LIMIT_VARIABLE, LIMIT = "DISTIL_STUCK_SECONDS", 600.0
+MARGIN = 60.0  # torch's own limit comes later: its messages say less
+EXIT_STATUS = 1
+
+
+def seconds_of(variable: str, default: float) -> float:
+    """A positive number from the environment. Errors: ValueError naming the variable."""
+    text = os.environ.get(variable, str(default))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"{variable}: `{text}` is not a number of seconds above 0")
+    return seconds
+
+
+def group_timeout() -> timedelta:
+    """After which torch gives up an operation of several ranks by itself."""
+    return timedelta(seconds=seconds_of(LIMIT_VARIABLE, LIMIT) + MARGIN)
+
+
+def _leave(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    os._exit(EXIT_STATUS)  # the main thread is inside the operation and cannot be asked
+
+
+class Watchdog:
+    """`with watchdog.during("gather"):` around what needs the other ranks."""
+
+    def __init__(
+        self, limit: float | None = None, on_stuck: Callable[[str], None] = _leave
+    ) -> None:
+        self.limit = limit or seconds_of(LIMIT_VARIABLE, LIMIT)
+        self._on_stuck = on_stuck
+        self._operation: tuple[str, int] | None = None
+        self._count = 0
+        self._over = threading.Event()
+
+    @contextlib.contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        self._count += 1
+        before, self._operation = self._operation, (name, self._count)
+        try:
+            yield
+        finally:
+            self._operation = before
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        """Looks several times within the limit; time in which the process was halted is not
+        counted, or all ranks of a machine that slept would end each other.
+        """
+        pause = min(1.0, self.limit / 8)
+        seen, waited, last = None, 0.0, time.monotonic()
+        while not self._over.wait(pause):
+            now = time.monotonic()
+            operation = self._operation
+            same = operation is not None and operation == seen
+            waited = waited + min(now - last, 2 * pause) if same else 0.0
+            seen, last = operation, now
+            if waited > self.limit and operation is not None:
+                self._on_stuck(
+                    f"waited {self.limit:g} s for the other ranks (in {operation[0]}): one of them "
+                    f"is stuck; {LIMIT_VARIABLE} sets the limit"
+                )
+                return

@@ -1,0 +1,154 @@
+"""A trained student for other tools, compared with the original before it is written.
+
+    python -m trainers.export runs/demo/trials/0123456789abcdef --to onnx --out student-onnx
+    python -m trainers.export s3://bucket/sweep/trials/0123456789abcdef --to timm --out student
+    python -m trainers.export runs/demo/trials/0123456789abcdef/student --to torch.export \\
+        --bank runs/demo/banks/0123456789abcdef --out student-pt2
+
+TRIAL is a trial's folder, the student/ in it, or a copy of that; a path or a URL.
+
+    onnx          student.onnx, read by onnxruntime
+    torch.export  student.pt2, read by torch.export.load
+    timm          read by timm.create_model("local-dir:OUT", pretrained=True); students timm:NAME
+    open_clip     the student with its teacher's text tower: trainers.student_clip.load_clip
+
+Beside it stands export.json: what goes in, how images are prepared, what comes out. Embeddings of
+real images (with --bank) or random ones must agree with the student's to a cosine of 0.9999.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from shards import storage
+from shards.command import command
+from shards.format import Manifest
+from shards.preprocess import Preprocess
+from shards.reader import load_manifest, load_shard
+from trainers.formats import EXPORTS, OPSET, PARITY, Embed, Exported, Job, described
+from trainers.stored import Stored, open_stored, preprocess_of
+
+FORMAT = "student-export/1"
+ABOUT = "export.json"
+IMAGES = 16
+
+
+def _pictures(job: Job, bank: str | None) -> tuple[torch.Tensor, str]:
+    """(prepared images, what they are): the first of the bank's test images, or random ones."""
+    if job.manifest is not None and bank is not None:
+        first = next(shard for shard in job.manifest.shards if shard.split == "test")
+        pixels = load_shard(bank, job.manifest, first).arrays["image"][:IMAGES]
+        images_BCHW = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2)
+        return job.preprocess(images_BCHW).contiguous(), f"{len(images_BCHW)} test images"
+    side, generator = job.preprocess.size, torch.Generator().manual_seed(0)
+    images_BCHW = torch.randint(0, 256, (IMAGES, 3, side, side), generator=generator)
+    return job.preprocess(images_BCHW.to(torch.uint8)).contiguous(), f"{IMAGES} random images"
+
+
+@torch.inference_mode()
+def parity(model: torch.nn.Module, embed: Embed, images_BCHW: torch.Tensor) -> float:
+    """Least cosine between the embeddings of `model` and `embed`, over images in two batches.
+
+    In [-1, 1], 1 for equal directions; NaN where an embedding is not finite.
+    """
+    own_BD = model(images_BCHW)
+    parts = [embed(images_BCHW[:1]), embed(images_BCHW[1:])]  # the batch is dynamic
+    return float(torch.nn.functional.cosine_similarity(own_BD, torch.cat(parts)).min())
+
+
+def export(
+    place: str, to: str, out: str, bank: str | None = None, teacher: str = "", opset: int = OPSET
+) -> dict[str, Any]:
+    """Write `out`; what its export.json says.
+
+    Errors: ValueError for a student that the format cannot hold, missing knowledge, an `out` that
+    is taken, embeddings that differ; nothing is written then. OSError.
+    """
+    make = EXPORTS[to]
+    if storage.scheme_of(out) == "https":
+        raise ValueError(f"--out {out}: https:// can only be read; write to a path, s3:// or gs://")
+    taken = storage.names(out) or (storage.is_local(out) and storage.local_path(out).is_file())
+    if taken:
+        raise ValueError(f"--out {out}: is not empty; choose another folder or delete it")
+    stored = open_stored(place)
+    _ = stored.network  # refuses a student without one
+    manifest = load_manifest(bank) if bank else None
+    job = Job(stored, _prepared(stored, manifest, bank), manifest, teacher, opset)
+    exported = make(job)
+    images_BCHW, what = _pictures(job, bank)
+    cosine = parity(stored.network, exported.embed, images_BCHW)
+    if not cosine >= PARITY:
+        raise ValueError(
+            f"{to}: embeddings of {what} have a cosine of {cosine:.6f} to the student's, at least "
+            f"{PARITY} is needed; nothing was written"
+        )
+    about = _about(job, to, exported, {"cosine": cosine, "least": PARITY, "on": what})
+    text = (json.dumps(about, indent=1) + "\n").encode()
+    storage.write_folder(out, exported.files | {ABOUT: text})
+    return about
+
+
+def _prepared(stored: Stored, manifest: Manifest | None, bank: str | None) -> Preprocess:
+    preprocess = preprocess_of(stored, manifest, bank or "")
+    side = stored.about["image_size"]
+    if preprocess.size != side:
+        raise ValueError(
+            f"{stored.place}: its record prepares images of {preprocess.size} pixels, the student "
+            f"takes {side}"
+        )
+    return preprocess
+
+
+def _about(job: Job, to: str, exported: Exported, parity: dict[str, Any]) -> dict[str, Any]:
+    record = job.stored.record or {}
+    libraries = ("torch", "timm", *(("onnx", "onnxruntime") if to == "onnx" else ()))
+    return {
+        "format": FORMAT,
+        "to": to,
+        "student": job.stored.about,
+        "trial": record.get("id"),
+        "teacher": record.get("config", {}).get("teacher"),
+        "weights_sha256": record.get("weights_sha256"),
+        **described(job),
+        **exported.notes,
+        "parity": parity,
+        "libraries": {name: version(name) for name in libraries},
+    }
+
+
+@command
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m trainers.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("trial", metavar="TRIAL", help="a trial's or a student's folder, or a URL")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(EXPORTS))
+    parser.add_argument("--out", required=True, metavar="DIR-OR-URL", help="a new folder")
+    parser.add_argument(
+        "--bank", metavar="DIR-OR-URL", help="compare on its test images; take class names from it"
+    )
+    parser.add_argument(
+        "--teacher", default="", metavar="SPEC", help="open_clip: where the teacher's weights are"
+    )
+    parser.add_argument("--opset", type=int, default=OPSET, metavar="N", help="onnx: default 18")
+    options = parser.parse_args(argv)
+    if options.teacher and options.to != "open_clip":
+        raise ValueError(f"--teacher: has no meaning for --to {options.to}; leave it out")
+    about = export(
+        options.trial, options.to, options.out, options.bank, options.teacher, options.opset
+    )
+    told = about["parity"]
+    print(f"cosine to the student: {told['cosine']:.7f} (least of {told['on']})")
+    print(storage.join(options.out, ABOUT))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

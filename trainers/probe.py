@@ -1,0 +1,169 @@
+"""Probes on what is trained already, without training.
+
+    python -m trainers.probe runs/demo --probe spectrum --probe linear      # all finished trials
+    python -m trainers.probe runs/demo/trials/0123456789abcdef --probe robustness \\
+        --test-arm noise:0.02 --test-arm noise:0.3
+    python -m trainers.probe student --probe linear --bank runs/demo/banks/0123456789abcdef
+    python -m trainers.probe runs/demo/trials/0123456789abcdef/checkpoints/step-00000120 \\
+        --probe spectrum
+
+PLACE is a run's folder, a trial's, a student's, or one checkpoint of an unfinished trial; a path
+or a URL. Results lie beside the trial, in probes/NAME-vVERSION.json; the same command again
+computes nothing. `python -m sweep.run`, again, takes them into journal, MLflow and report.
+
+Without --bank the shards are those of the run's own banks folder that the trial was trained on.
+Of a student alone nothing says on which arm it was trained: it is measured as if on `clean`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from shards import storage
+from shards.command import command
+from shards.progress import Progress
+from trainers.config import TrialConfig, make_config
+from trainers.engines import choose_device
+from trainers.measure import (
+    Banks,
+    load_banks,
+    measure,
+    measure_teacher,
+    projected_features,
+    student_features,
+)
+from trainers.probed import FORMAT, key_of, probed_file, settings_of
+from trainers.probes import PROBES
+from trainers.probes.features import FeatureBank
+from trainers.record import environment_of
+from trainers.stored import read_json
+from trainers.subjects import Subject, places, subject_at
+
+
+def probe(
+    subject: Subject,
+    names: tuple[str, ...],
+    test_arms: tuple[str, ...] = (),
+    device: str = "auto",
+    reading: str = "auto",
+) -> list[tuple[str, bool]]:
+    """Measure what is not there yet; [(file, whether it was measured now)], one a probe.
+
+    `test_arms` takes the place of the trial's own, where given. A file of the same probe and
+    version with other settings, weights or images is replaced, which is said on stderr.
+    Errors: ValueError for inputs that do not fit; OSError.
+    """
+    config = _configured(subject.config, names, test_arms)
+    about = {name: _about(subject, config, name) for name in config.probes}
+    files = {name: probed_file(subject.folder, name) for name in config.probes}
+    missing = [name for name in config.probes if not _there(files[name], about[name])]
+    if missing:
+        chosen = choose_device(device)
+        torch.set_num_threads(config.threads)
+        clean = config.model_copy(update={"arm": "clean", "views": 1})  # of train, only clean
+        banks = load_banks(subject.bank, subject.manifest, clean, chosen, reading)
+        features = _features(subject, banks, config, chosen)
+        for name in missing:
+            alone = config.model_copy(update={"probes": (name,)})
+            own = asdict(measure(features, alone, "test"))
+            reference = measure_teacher(banks, alone, subject.root)
+            result = about[name] | own | {"teacher": reference.metrics}
+            result["arrays"] = own["arrays"] | reference.arrays
+            result["undefined"] = own["undefined"] + reference.undefined
+            result["environment"] = environment_of(chosen, config)
+            storage.write_json(files[name], result)
+    return [(files[name], name in missing) for name in config.probes]
+
+
+def _configured(
+    config: TrialConfig, names: tuple[str, ...], test_arms: tuple[str, ...]
+) -> TrialConfig:
+    fields: dict[str, Any] = config.model_dump() | {"probes": names}
+    return make_config(fields | ({"test_arms": test_arms} if test_arms else {}))
+
+
+def _features(
+    subject: Subject, banks: Banks, config: TrialConfig, device: torch.device
+) -> FeatureBank:
+    if subject.student is None:
+        return projected_features(banks, config)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = subject.student.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    return student_features(model, banks, config, subject.preprocess, device)
+
+
+def _about(subject: Subject, config: TrialConfig, name: str) -> dict[str, Any]:
+    """What the values hang on; `trainers.probed.key_of` compares it."""
+    return {
+        "format": FORMAT,
+        "probe": name,
+        "version": PROBES[name].version,
+        "settings": settings_of(config),
+        "trial": subject.trial,
+        "student_sha256": subject.sha256,
+        "source": subject.source,
+    }
+
+
+def _there(file: str, about: dict[str, Any]) -> bool:
+    """Whether a result is there already; one that is of something else is named."""
+    if not storage.exists(file):
+        return False
+    there, here = key_of(read_json(file)), key_of(about)
+    differing = [name for name in here if there[name] != here[name]]
+    if differing:
+        print(f"{file}: replaced, it has other {', '.join(differing)}", file=sys.stderr)
+    return not differing
+
+
+@command
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m trainers.probe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("place", metavar="PLACE", help="a run, a trial, a student or a checkpoint")
+    add(
+        "--probe",
+        action="append",
+        required=True,
+        metavar="NAME",
+        dest="probes",
+        help=", ".join(PROBES),
+    )
+    add("--bank", metavar="DIR-OR-URL", help="the shards that the trial was trained on")
+    add(
+        "--test-arm",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        dest="test_arms",
+        help="measure under these instead of the trial's own",
+    )
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--reading", default="auto", choices=("auto", "resident", "streaming"))
+    options = parser.parse_args(argv)
+    names, arms = tuple(options.probes), tuple(options.test_arms)
+    for name in names:
+        _ = PROBES[name]
+    found = places(options.place)
+    lines: list[str] = []
+    with Progress("students", len(found)) as bar:
+        for done, place in enumerate(found, 1):
+            subject = subject_at(place, options.bank)
+            results = probe(subject, names, arms, options.device, options.reading)
+            lines += [f"{'measured' if new else 'there'}  {file}" for file, new in results]
+            bar.update(done)
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    main()
