@@ -24,7 +24,7 @@ from shards.format import (
 from shards.threads import single_cores
 
 AHEAD = 3  # shards read at once
-PIECE = 32  # samples whose norms are checked at once
+PIECE = 1 << 18  # numbers whose norms are taken at once
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -137,19 +137,20 @@ def _check(
 
 
 def _lengths(embedding_NVD: np.ndarray) -> np.ndarray:
-    """Norms of float16 vectors, float32 (N, V), in pieces that stay in a core's cache.
+    """Norms of float16 vectors, float32 (N, V), a piece at a time in memory that is used again.
 
     torch converts ten times as fast as NumPy does.
     """
-    n, views, dim = embedding_NVD.shape
-    halves, floats = np.empty((PIECE, views, dim), np.float16), torch.empty(PIECE, views, dim)
-    length_NV = torch.empty(n, views)
-    for start in range(0, n, PIECE):
-        rows = slice(0, min(PIECE, n - start))
-        halves[rows] = embedding_NVD[start : start + PIECE]
+    flat_MD = embedding_NVD.reshape(-1, embedding_NVD.shape[-1])
+    step = max(1, PIECE // flat_MD.shape[1])
+    halves = np.empty((step, flat_MD.shape[1]), np.float16)
+    floats, length_M = torch.empty(halves.shape), torch.empty(len(flat_MD))
+    for start in range(0, len(flat_MD), step):
+        rows = slice(0, min(step, len(flat_MD) - start))
+        halves[rows] = flat_MD[start : start + step]
         floats[rows] = torch.from_numpy(halves[rows])
-        length_NV[start : start + PIECE] = torch.linalg.vector_norm(floats[rows], dim=-1)
-    return length_NV.numpy()
+        torch.linalg.vector_norm(floats[rows], dim=-1, out=length_M[start : start + step])
+    return length_M.view(embedding_NVD.shape[:2]).numpy()
 
 
 def iter_shards(location: str, manifest: Manifest, split: str) -> Iterator[Shard]:
