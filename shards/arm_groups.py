@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from shards.arms import ARMS, described, make_arm
-from shards.corruptions import CORRUPTIONS, SEVERITIES
+from shards.corruptions import CORRUPTIONS, GAUSSIAN, SEVERITIES
 from shards.frequency import BANDS
 from shards.stored import NAMES
 from shards.table import Table, split_spec
 
 NOISES = (0, 0.02, 0.05, 0.1, 0.2)
+PIXEL_NOISES = tuple(sorted({*NOISES, *GAUSSIAN}))
 LOW = (0.125, 0.25, 0.375, 0.5, 0.75, 1)
 HIGH = (0.0625, 0.125, 0.25, 0.5)
 
 
 def _noise_pixel(argument: str) -> list[str]:
-    """noise_pixel: noise of 0, 0.02, 0.05, 0.1 and 0.2 in [0, 1] pixels, clipped"""
-    return [f"noise:{sigma}" for sigma in NOISES]
+    """noise_pixel: noise of 0, 0.02, 0.05, 0.1, 0.2 and CIFAR-10-C's five in [0, 1] pixels"""
+    return [f"noise:{sigma:g}" for sigma in PIXEL_NOISES]
 
 
 def _noise_paper(argument: str) -> list[str]:

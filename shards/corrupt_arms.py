@@ -116,9 +116,10 @@ CORRUPT_ARMS: dict[str, Entry] = {
 def corruptions_in(arm: Arm) -> frozenset[str]:
     """Names of the corruptions that somebody trained on `arm` has seen, at whatever severity.
 
-    Gaussian noise in any space is gaussian_noise; a colour jitter holds brightness and contrast.
+    Gaussian noise in any space is gaussian_noise, frost is frost whatever its texture; a colour
+    jitter holds brightness and contrast.
     """
-    kinds = {type(CORRUPTIONS[name](1)): name for name in CORRUPTIONS}
+    kinds = {type(CORRUPTIONS[n](1)): n.removeprefix("procedural_") for n in CORRUPTIONS}
     kinds[NormalisedNoise] = "gaussian_noise"
     seen = {kinds[type(op)] for op in arm.ops if type(op) in kinds}
     if any(isinstance(op, ColorJitter) for op in arm.ops):

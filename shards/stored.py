@@ -28,7 +28,7 @@ NAMES = (
     *("motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast"),
     *("elastic_transform", "pixelate", "jpeg_compression"),
 )
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # no part of the mean
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # no part of any mean
 STORED: Table[str] = Table("stored corruption", {name: f"{name}.npy" for name in NAMES + EXTRA})
 
 
@@ -99,6 +99,11 @@ def check_stored(spec: str, keys: tuple[str, ...], labels_N: np.ndarray) -> None
             f"{_place('labels.npy')}: another label than sample `{key}` has; these files are not "
             "CIFAR-10-C, or the data set is not cifar10"
         )
+
+
+def is_extra(spec: str) -> bool:
+    """Whether an arm is one of those beyond the 15 that means are taken over."""
+    return spec.startswith("stored:") and _parts(spec)[0] in EXTRA
 
 
 def _parts(spec: str) -> tuple[str, int]:

@@ -6,6 +6,8 @@ cosine to the teacher. An `Observer` is called with (step, model) and gives one 
     rank/effective       exp H(lambda / sum lambda) of the centred test embeddings, [1, D]
     rank/participation   tr(C)^2 / tr(C^2), [1, D]
     cosine_to_teacher    mean cosine to the teacher's embeddings, [-1, 1]
+    spectrum/K           share of the variance in the first K = 1, 2, 4, ... components, [0, 1]
+    alignment            mean |x_i - y_i|^2 to the teacher's embeddings y, [0, 4]
     uniformity           log mean exp(-2 |x_i - x_j|^2) over distinct pairs, [-8, 0]
     ridge/accuracy       of a ridge classifier fitted on the train subset, [0, 1]
 
@@ -33,8 +35,9 @@ from trainers.data import Data, permutation
 from trainers.learner import student_in
 from trainers.measure import Banks
 from trainers.probes.features import Floats, unit
-from trainers.probes.infonce import uniformity
-from trainers.probes.spectrum import centred_eigenvalues, effective_rank, participation_ratio
+from trainers.probes.infonce import alignment, uniformity
+from trainers.probes.spectrum import centred_eigenvalues, participation_ratio, rank_of
+from trainers.probes.truncated import dims
 
 BATCH = 100
 Row = dict[str, float]
@@ -109,10 +112,14 @@ class Observer:
         with threadpool_limits(self.threads):
             cosine = (test_ND.astype(np.float64) * self._teacher[1]).sum(axis=1).mean()
             labels = self._train.labels_N, self._test.labels_N
+            values_D = centred_eigenvalues(test_ND)
+            shares_D = np.cumsum(values_D) / (values_D.sum() or np.nan)
             row = {
-                "rank/effective": effective_rank(test_ND),
-                "rank/participation": participation_ratio(centred_eigenvalues(test_ND)),
+                "rank/effective": rank_of(values_D),
+                "rank/participation": participation_ratio(values_D),
+                **{f"spectrum/{k}": float(shares_D[k - 1]) for k in dims(len(shares_D))},
                 "cosine_to_teacher": float(cosine),
+                "alignment": alignment(test_ND, self._teacher[1]),
                 "uniformity": uniformity(test_ND),
                 "ridge/accuracy": ridge_accuracy(train_ND, labels[0], test_ND, labels[1]),
             }

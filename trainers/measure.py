@@ -30,7 +30,7 @@ from trainers.teacher_pca import principal_projection
 
 BATCH = 100
 StoredKey = tuple[SplitName, str, int]
-VERSION = "probes/3"
+VERSION = "probes/4"
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,14 @@ def _text(banks: Banks, index: int) -> Floats | None:
 
 
 def _figures(manifest: Manifest, config: TrialConfig) -> Mapping[str, Figures]:
-    """The teacher's under corruption as the shards hold them; none of them for fewer classes."""
-    if manifest.robustness is None or config.classes is not None:
+    """The teacher's under corruption as the shards hold them.
+
+    None of them for fewer classes, or where they are over fewer draws than are asked for.
+    """
+    told = manifest.robustness
+    if told is None or config.classes is not None or told.draws < config.test_views:
         return {}
-    return manifest.robustness.teachers[manifest.plan.teacher_index(config.teacher)]
+    return told.teachers[manifest.plan.teacher_index(config.teacher)]
 
 
 def _bank(
@@ -186,7 +190,6 @@ def _bank(
         trained_on=trained_on,
         adapt_arms=config.adapt_arms,
         figures=figures or {},
-        batch_size=config.batch_size,
         seed=banks.manifest.plan.seed,
     )
 
@@ -266,6 +269,7 @@ def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
     settings = [
         VERSION,
         banks.manifest.identity,
+        config.teacher,
         [(name, PROBES[name].version) for name in config.probes],
         config.test_arms,
         config.test_views,

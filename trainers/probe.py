@@ -2,14 +2,15 @@
 
     python -m trainers.probe runs/demo --probe spectrum --probe linear      # all finished trials
     python -m trainers.probe runs/demo/trials/0123456789abcdef --probe robustness \\
-        --test-arm noise:0.02 --test-arm noise:0.3
+        --test-arm noise:0.02 --test-arm noise:0.3 --adapt-arm noise:0.3 --test-views 5
     python -m trainers.probe student --probe linear --bank runs/demo/banks/0123456789abcdef
     python -m trainers.probe runs/demo/trials/0123456789abcdef/checkpoints/step-00000120 \\
         --probe spectrum
 
 PLACE is a run's folder, a trial's, a student's, or one checkpoint of an unfinished trial; a path
-or a URL. Results lie beside the trial, in probes/NAME-vVERSION.json; the same command again
-computes nothing. `python -m sweep.run`, again, takes them into journal, MLflow and report.
+or a URL. Results lie beside the trial, in probes/NAME-vVERSION.json (with a mark of its own for
+each set of arms and draws); the same command again computes nothing. `python -m sweep.run`, again,
+takes them into journal, MLflow and report.
 
 Without --bank the shards are those of the run's own banks folder that the trial was trained on.
 Of a student alone nothing says on which arm it was trained: it is measured as if on `clean`.
@@ -48,19 +49,19 @@ from trainers.subjects import Subject, places, subject_at
 def probe(
     subject: Subject,
     names: tuple[str, ...],
-    test_arms: tuple[str, ...] = (),
+    changes: dict[str, Any] | None = None,
     device: str = "auto",
     reading: str = "auto",
 ) -> list[tuple[str, bool]]:
     """Measure what is not there yet; [(file, whether it was measured now)], one a probe.
 
-    `test_arms` takes the place of the trial's own, where given. A file of the same probe and
-    version with other settings, weights or images is replaced, which is said on stderr.
+    `changes`: fields of the trial to measure under instead: test_arms, test_views, adapt_arms. A
+    file of other weights or images is replaced, which is said on stderr.
     Errors: ValueError for inputs that do not fit; OSError.
     """
-    config = _configured(subject.config, names, test_arms)
+    config = make_config(subject.config.model_dump() | {"probes": names} | (changes or {}))
     about = {name: _about(subject, config, name) for name in config.probes}
-    files = {name: probed_file(subject.folder, name) for name in config.probes}
+    files = {n: probed_file(subject.folder, n, config, subject.config) for n in config.probes}
     missing = [name for name in config.probes if not _there(files[name], about[name])]
     if missing:
         chosen = choose_device(device)
@@ -78,13 +79,6 @@ def probe(
             result["environment"] = environment_of(chosen, config)
             storage.write_json(files[name], result)
     return [(files[name], name in missing) for name in config.probes]
-
-
-def _configured(
-    config: TrialConfig, names: tuple[str, ...], test_arms: tuple[str, ...]
-) -> TrialConfig:
-    fields: dict[str, Any] = config.model_dump() | {"probes": names}
-    return make_config(fields | ({"test_arms": test_arms} if test_arms else {}))
 
 
 def _features(
@@ -139,18 +133,21 @@ def main(argv: list[str]) -> int:
         help=", ".join(PROBES),
     )
     add("--bank", metavar="DIR-OR-URL", help="the shards that the trial was trained on")
-    add(
-        "--test-arm",
-        action="append",
-        default=[],
-        metavar="SPEC",
-        dest="test_arms",
-        help="measure under these instead of the trial's own",
-    )
+    for name, what in (("test", "measure under"), ("adapt", "adapt to")):
+        add(
+            f"--{name}-arm",
+            action="append",
+            metavar="SPEC",
+            dest=f"{name}_arms",
+            help=f"{what} these instead of the trial's own",
+        )
+    add("--test-views", type=int, metavar="N", help="draws of each instead of the trial's own")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--reading", default="auto", choices=("auto", "resident", "streaming"))
     options = parser.parse_args(argv)
-    names, arms = tuple(options.probes), tuple(options.test_arms)
+    names = tuple(options.probes)
+    fields = ("test_arms", "adapt_arms", "test_views")
+    changes = {name: value for name in fields if (value := getattr(options, name)) is not None}
     for name in names:
         _ = PROBES[name]
     found = places(options.place)
@@ -158,7 +155,7 @@ def main(argv: list[str]) -> int:
     with Progress("students", len(found)) as bar:
         for done, place in enumerate(found, 1):
             subject = subject_at(place, options.bank)
-            results = probe(subject, names, arms, options.device, options.reading)
+            results = probe(subject, names, changes, options.device, options.reading)
             lines += [f"{'measured' if new else 'there'}  {file}" for file, new in results]
             bar.update(done)
     print("\n".join(lines))

@@ -1,15 +1,18 @@
 """Probes run again on a finished trial: their results beside it, by name and version.
 
     TRIAL/probes/linear-v2.json
+    TRIAL/probes/robustness-v8-0c9f5a1e.json      under other settings than the trial's own
 
-holds the probe's name and version, its settings, the sha256 of the student's weights, what was
-read (`source`, as in result.json), and its metrics, teacher, arrays and undefined. One is read
+hold the probe's name and version, its settings, the sha256 of the student's weights, what was
+read (`source`, as in result.json), and the metrics, teacher, arrays and undefined. One is read
 only where all of that is still so: see `read_probed`. A checkpoint's lie in a folder of their
 own, probes/step-00000123/, which is never read here: they are not the trial's result.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import Any
 
@@ -21,12 +24,11 @@ from trainers.stored import read_json, student_sha256
 
 FORMAT = "probe-result/1"
 FOLDER = "probes"
-FILE = re.compile(r"([A-Za-z0-9_]+)-v([0-9]+)\.json")
+FILE = re.compile(r"([A-Za-z0-9_]+)-v([0-9]+)(?:-([0-9a-f]{8}))?\.json")
 SETTINGS = (
     "test_arms",
     "test_views",
     "adapt_arms",
-    "batch_size",
     "arm",
     "input",
     "classes",
@@ -41,9 +43,24 @@ def settings_of(config: TrialConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", include=set(SETTINGS))
 
 
-def probed_file(folder: str, probe: str) -> str:
-    """Where this code's version of a probe leaves its result, in a trial's probes/."""
-    return storage.join(folder, f"{probe}-v{PROBES[probe].version}.json")
+def probed_file(folder: str, probe: str, config: TrialConfig, own: TrialConfig) -> str:
+    """Where this code's version of a probe leaves its result, in a trial's probes/.
+
+    `own`: the trial as it was trained. Each other set of settings has a file of its own.
+    """
+    settings = settings_of(config)
+    plain = _plain(probe, PROBES[probe].version)
+    name = plain if settings == settings_of(own) else _marked(plain, settings)
+    return storage.join(folder, name)
+
+
+def _plain(probe: object, version: object) -> str:
+    return f"{probe}-v{version}.json"
+
+
+def _marked(plain: str, settings: object) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return plain.replace(".json", f"-{digest}.json")
 
 
 def key_of(probed: Record) -> dict[str, Any]:
@@ -62,12 +79,14 @@ def read_probed(place: str, record: Record) -> tuple[list[Record], list[str]]:
     passed_over: list[str] = []
     folder = storage.join(place, FOLDER)
     files = [name for name in storage.names(folder) if FILE.fullmatch(name)]
+    files.sort(key=lambda name: (name.rpartition("-v")[0], len(name), name))  # the trial's first
     sha256 = student_sha256(place, record) if files else ""
     for name in files:
         file = storage.join(folder, name)
         probed = read_json(file)
-        own = f"{probed.get('probe')}-v{probed.get('version')}.json"
-        problem = f"holds {own}" if own != name else _problem(probed, record, sha256)
+        plain = _plain(probed.get("probe"), probed.get("version"))
+        right = name in (plain, _marked(plain, probed.get("settings")))
+        problem = _problem(probed, record, sha256) if right else f"holds {plain}"
         if problem:
             passed_over.append(f"{file}: {problem}")
         else:
@@ -110,7 +129,8 @@ def merged(record: Record, probed: list[Record]) -> Record:
 
     A result of another version than the record's takes the place of all that the probe gave; one
     of the same version adds names that are not there (arms that the trial was not measured
-    under). What is there stays: means over arms, for one, hang on which arms there were.
+    under) or had no value. What is there stays: means over arms, for one, hang on which arms
+    there were.
     """
     for one in probed:
         probe = one["probe"]
@@ -119,7 +139,9 @@ def merged(record: Record, probed: list[Record]) -> Record:
         parts: Record = {
             part: kept.get(part, {}) | new[part] for part in ("metrics", "teacher", "arrays")
         }
-        parts["undefined"] = [*kept.get("undefined", []), *new["undefined"]]
+        told = {name for part in ("metrics", "teacher", "arrays") for name in new[part]}
+        undefined = dict.fromkeys([*kept.get("undefined", []), *new["undefined"]])
+        parts["undefined"] = [name for name in undefined if name not in told]
         versions = record.get("probe_versions", {}) | {probe: one["version"]}
         record = kept | parts | {"probe_versions": versions}
     return record
@@ -129,11 +151,13 @@ def added(record: Record, probed: Record) -> Record:
     """What a result has that the record has not: all of it where the versions differ."""
     if not _same_version(record, probed):
         return probed
-    known = {name for part in VALUES for name in record.get(part, ())}
+    parts = ("metrics", "teacher", "arrays")
+    known = {name for part in parts for name in record.get(part, ())}
     new: Record = {
         part: {name: value for name, value in probed[part].items() if name not in known}
-        for part in ("metrics", "teacher", "arrays")
+        for part in parts
     }
+    known |= set(record.get("undefined", ()))
     new["undefined"] = [name for name in probed["undefined"] if name not in known]
     return probed | new
 

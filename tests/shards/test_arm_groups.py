@@ -10,7 +10,7 @@ from shards.corrupt_arms import corruptions_in
 from shards.request import Request
 
 SIZES = {
-    "noise_pixel": 5,
+    "noise_pixel": 9,
     "noise_paper": 5,
     "cifar10c": 75,
     "cifar10c_stored": 75,
@@ -38,7 +38,8 @@ def test_groups_expand_to_canonical_arms(name: str) -> None:
 
 def test_what_they_stand_for() -> None:
     sigmas = ("0", "0.02", "0.05", "0.1", "0.2")
-    assert expand_arms(["noise_pixel"]) == tuple(f"noise:{s}" for s in sigmas)
+    theirs = ("0.04", "0.06", "0.08", "0.09")  # CIFAR-10-C's, beside 0.1
+    assert expand_arms(["noise_pixel"]) == tuple(f"noise:{s}" for s in sorted({*sigmas, *theirs}))
     assert expand_arms(["noise_paper"]) == tuple(f"noise_normalised:{s}" for s in sigmas)
     assert expand_arms(["bands:0.2"])[7] == "band_noise:8:0.2"
     waves = expand_arms(["fourier_map:2"])

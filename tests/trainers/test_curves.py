@@ -17,7 +17,8 @@ from trainers.trial import run_trial, trial_place
 
 CPU = torch.device("cpu")
 NAMES = {
-    "rank/effective", "rank/participation", "cosine_to_teacher", "uniformity", "ridge/accuracy"
+    "rank/effective", "rank/participation", "cosine_to_teacher", "alignment", "uniformity",
+    "ridge/accuracy", *(f"spectrum/{2**i}" for i in range(10)),
 }  # fmt: skip
 CURVE = {"epochs": 2, "curve_every": "2 steps", "curve_samples": 40, "probes": ("spectrum",)}
 
@@ -45,6 +46,11 @@ def test_a_row_holds_the_measures_of_the_chosen_images(watching):
     teacher_ND = unit(test.embedding_NVD[:, 0])
     assert row["rank/effective"] == pytest.approx(effective_rank(x_ND))
     assert row["uniformity"] == pytest.approx(uniformity(x_ND))
+    variances = np.linalg.svd(x_ND - x_ND.mean(axis=0), compute_uv=False) ** 2
+    assert row["spectrum/4"] == pytest.approx(variances[:4].sum() / variances.sum(), abs=1e-5)
+    assert row["spectrum/512"] == pytest.approx(1)
+    apart = np.square(x_ND - teacher_ND).sum(axis=1).mean()
+    assert row["alignment"] == pytest.approx(apart, abs=1e-5)
     assert row["cosine_to_teacher"] == pytest.approx((x_ND * teacher_ND).sum(axis=1).mean())
     reference = observer.teacher()
     assert reference["cosine_to_teacher"] == pytest.approx(1)

@@ -83,13 +83,34 @@ def test_other_arms_are_added_and_named(run, capsys):
     assert set(whole["metrics"]) > set(record["metrics"])
     assert "test/noise/pixel/0.3/accuracy" in whole["metrics"]
     assert set(added(record, one)["metrics"]) == set(whole["metrics"]) - set(record["metrics"])
-    capsys.readouterr()
+    more = ("--test-arm", "noise:0.4", "--test-views", "1", "--adapt-arm", "noise:0.3")
+    assert command(place, "--probe", "robustness", *more) == 0
     assert command(place, "--probe", "robustness") == 0
-    told = capsys.readouterr()
-    assert "replaced, it has other settings" in told.err
-    (one,), _ = read_probed(place, record)
-    assert one["settings"]["test_arms"] == ["noise:0.1"]
-    assert merged(record, [one]) == record
+    assert capsys.readouterr().err.count("replaced") == 0
+    (own, *others), passed_over = read_probed(place, record)
+    assert passed_over == []
+    assert [o["settings"]["test_arms"] for o in others] in (
+        [["noise:0.3"], ["noise:0.4"]], [["noise:0.4"], ["noise:0.3"]],
+    )  # fmt: skip
+    assert own["settings"]["test_arms"] == ["noise:0.1"]
+    assert merged(record, [own]) == record
+    whole = merged(record, [own, *others])
+    for name in ("noise/pixel/0.4/accuracy", "noise/pixel/0.3/refitted/accuracy"):
+        assert f"test/{name}" in whole["metrics"]
+
+
+def test_a_stronger_arm_gives_a_value_where_there_was_none():
+    """`half` was not reached by the trial's own arms, and is by another."""
+    half, arrays = "test/noise/pixel/half", {"arrays": {}, "teacher": {}}
+    record = {"metrics": {"a": 1.0}, "undefined": [half, "test/b"], "probe_versions": {"x": 1}}
+    record |= arrays
+    one = {"probe": "x", "version": 1, "metrics": {half: 0.3, "a": 2.0}, "undefined": ["test/b"]}
+    new = added(record, one | arrays)
+    assert new["metrics"] == {half: 0.3}
+    assert new["undefined"] == []
+    whole = merged(record, [one | arrays])
+    assert whole["metrics"] == {"a": 1.0, half: 0.3}
+    assert whole["undefined"] == ["test/b"]
 
 
 def test_versions_are_never_mixed(run, monkeypatch, capsys):
@@ -103,11 +124,14 @@ def test_versions_are_never_mixed(run, monkeypatch, capsys):
     def newer(bank):
         yield "linear/paper/accuracy", 0.125
 
-    monkeypatch.setitem(PROBES, "linear", replace(PROBES["linear"], run=newer, version=old + 1))
+    users = {"linear", "robustness", "frequency", "intervals", "truncated"}
+    bumped = replace(PROBES["linear"], run=newer, own=PROBES["linear"].own + 1)
+    monkeypatch.setitem(PROBES, "linear", bumped)
     found, (line,) = read_probed(place, record)
     assert found == []
     assert f"version {old} of `linear` is stale, this code has {old + 1}" in line
-    assert stale(record) == {"linear": (old, old + 1)}
+    assert stale(record)["linear"] == (old, old + 1)
+    assert set(stale(record)) == users & set(probes)  # what rests on its arithmetic is stale too
     capsys.readouterr()
     assert command(place, "--probe", "linear") == 0
     (one,), (line,) = read_probed(place, record)
@@ -116,6 +140,7 @@ def test_versions_are_never_mixed(run, monkeypatch, capsys):
     assert whole["metrics"]["test/linear/paper/accuracy"] == 0.125
     assert whole["teacher"]["teacher/linear/paper/accuracy"] == 0.125
     assert whole["probe_versions"] == record["probe_versions"] | {"linear": old + 1}
+    assert set(stale(whole)) == (users - {"linear"}) & set(probes)
     left = {n for n in record["metrics"] if metric_of(n).probe == "linear"} - {*one["metrics"]}
     assert not left & set(whole["metrics"])  # nothing of the old version stays
     assert whole["metrics"]["test/rank/effective"] == record["metrics"]["test/rank/effective"]
@@ -125,7 +150,7 @@ def test_versions_are_never_mixed(run, monkeypatch, capsys):
 def test_reading_a_stale_trial_says_so(run, bank, done, monkeypatch, capsys):
     folder, _, _ = run
     config, _, _, _ = done
-    newer = replace(PROBES["infonce"], version=PROBES["infonce"].version + 1)
+    newer = replace(PROBES["infonce"], own=PROBES["infonce"].own + 1)
     monkeypatch.setitem(PROBES, "infonce", newer)
     run_trial(config, bank, str(folder))
     assert "`infonce` was measured by version" in capsys.readouterr().err

@@ -126,13 +126,15 @@ def test_of_several_teachers_it_takes_the_one_asked_for(bank, make, tmp_path):
     both = str(tmp_path / "both")
     build(request, both)
     config = make(probes=("spectrum",))
-    alone, together = (run_trial(config, b, str(tmp_path / b[-4:])) for b in (bank, both))
+    alone, together = (run_trial(config, b, str(tmp_path / Path(b).name)) for b in (bank, both))
     assert together["metrics"] == alone["metrics"]
     assert together["source"] == alone["source"]
     assert source_of(config, manifest) == alone["source"]
     result = run_trial(make(teacher=other, probes=("spectrum",)), both, str(tmp_path / "other"))
     assert result["data"]["dim"] == load_manifest(both).plan.teachers[0].dim != 512
     assert result["weights_sha256"] != alone["weights_sha256"]
+    beside = run_trial(make(teacher=other, probes=("spectrum",)), both, str(tmp_path / "both"))
+    assert beside["teacher"] == result["teacher"] != together["teacher"]  # one root for both
 
 
 def test_interrupted_it_gives_the_same_metrics(done, bank, tmp_path):

@@ -2,8 +2,8 @@
 
 A probe yields (name, value): a number becomes a metric, a list an array of the record. The same
 probes measure the student and, as reference, the teacher. Another probe is a function in a file
-of its own and an entry here. Its version goes up whenever a value it gives would change: results
-of different versions are never mixed.
+of its own and an entry here. Its version goes up whenever a value it gives would change, and with
+that of any probe whose arithmetic it uses: results of different versions are never mixed.
 """
 
 from __future__ import annotations
@@ -29,23 +29,32 @@ Value = float | list[float]
 
 @dataclass(frozen=True)
 class Probe:
+    """`own`: this probe's own version; `uses`: names of the probes whose arithmetic it takes."""
+
     run: Callable[[FeatureBank], Iterator[tuple[str, Value]]]
-    version: int = 1
+    own: int = 1
+    uses: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> int:
+        return self.own + sum(PROBES[name].version for name in self.uses)
 
 
 PROBES: Table[Probe] = Table(
     "probe",
     {
-        "spectrum": Probe(spectrum, version=2),
-        "linear": Probe(linear, version=2),
+        "spectrum": Probe(spectrum, own=2),
+        "linear": Probe(linear, own=3),
         "neighbours": Probe(neighbours),
         "zero_shot": Probe(zero_shot),
-        "robustness": Probe(robustness, version=2),
-        "frequency": Probe(frequency),
-        "infonce": Probe(infonce, version=2),
-        "intervals": Probe(intervals),
-        "retained": Probe(retained),
-        "truncated": Probe(truncated),
+        "robustness": Probe(robustness, own=3, uses=("linear", "spectrum")),
+        "frequency": Probe(frequency, own=2, uses=("robustness",)),
+        "infonce": Probe(infonce, own=2),
+        "intervals": Probe(
+            intervals, own=2, uses=("linear", "spectrum", "neighbours", "zero_shot")
+        ),
+        "retained": Probe(retained, uses=("spectrum",)),
+        "truncated": Probe(truncated, uses=("linear", "spectrum")),
     },
 )
 

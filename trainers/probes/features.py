@@ -48,8 +48,7 @@ class FeatureBank:
     class embeddings, None without a text tower; test_arms: specs of the corruptions to measure
     under, each drawn `draws` times; trained_on: spec of the arm that the student was trained on
     ("" for the teacher); adapt_arms: corruptions to adapt to; figures: of arms under which the
-    subject cannot be embedded but was measured when the shards were built; batch_size: the
-    trial's, for protocols that drop the last short batch.
+    subject cannot be embedded but was measured when the shards were built.
     """
 
     train_ND: Floats
@@ -66,7 +65,6 @@ class FeatureBank:
     trained_on: str = ""
     adapt_arms: tuple[str, ...] = ()
     figures: Mapping[str, Figures] = field(default_factory=lambda: {})
-    batch_size: int = 64
     seed: int = 0
     cache: dict[str, Any] = field(default_factory=lambda: {})
 

@@ -134,11 +134,15 @@ uniformity/paper | infonce | ln | -8 to 0 | neither
     the same with self-pairs, in batches of 64 (the paper's)
 uniformity/paper/distinct | infonce | ln | -8 to 0 | neither
     the same without self-pairs, in batches of 64
-linear/paper/accuracy/END | intervals | share | 0 to 1 | higher
+linear/PROTOCOL/accuracy/END | intervals | share | 0 to 1 | higher
     95 % interval of that accuracy over test images (bootstrap)
-linear/paper/correct | intervals | 0 or 1 | 0 to 1 | neither
+knn/accuracy/END | intervals | share | 0 to 1 | higher
+    95 % interval of that accuracy over test images (bootstrap)
+zero_shot/accuracy/END | intervals | share | 0 to 1 | higher
+    95 % interval of that accuracy over test images (bootstrap)
+linear/PROTOCOL/correct | intervals | 0 or 1 | 0 to 1 | neither
     array: whether each test image is right, for paired comparisons
-rank/MEASURE/END | intervals | dimensions | 1 to D | neither
+rank/MEASURE/END | intervals | dimensions | 0 upwards | neither
     95 % interval of that rank over test images (delete-d jackknife)
 rank/at/COUNT | intervals | dimensions | 1 to D | neither
     effective rank of COUNT test images, mean over disjoint subsets
@@ -164,8 +168,12 @@ curve/rank/effective | curves | dimensions | 1 to D | neither
     while it trains, of a fixed subset: compare with the teacher's of the same images
 curve/rank/participation | curves | dimensions | 1 to D | neither
     while it trains, of a fixed subset
+curve/spectrum/K | curves | share | 0 to 1 | neither
+    while it trains: share of the variance in the first K components of a fixed subset
 curve/cosine_to_teacher | curves | cosine | -1 to 1 | higher
     while it trains, of a fixed subset
+curve/alignment | curves | squared distance | 0 to 4 | lower
+    while it trains, of a fixed subset: squared distance to the teacher's embeddings
 curve/uniformity | curves | ln | -8 to 0 | neither
     while it trains, of a fixed subset
 curve/ridge/accuracy | curves | share | 0 to 1 | higher

@@ -21,15 +21,18 @@ from scipy.special import (  # pyright: ignore[reportMissingTypeStubs]
 
 from shards.rng import hash64
 from trainers.probes.features import FeatureBank
-from trainers.probes.linear import classifier
+from trainers.probes.linear import classifier, standard_classifier
 from trainers.probes.moments import Moments, Rows, Vector
+from trainers.probes.neighbours import voted
 from trainers.probes.spectrum import RANKS, centred_eigenvalues, rank_of
+from trainers.probes.zero_shot import named
 
 RESAMPLES, AT_ONCE = 2000, 50
 GROUPS = 32
 SIZES = (100, 200, 360, 1000, 2000, 5000, 10_000)  # the N at which ranks can be compared
 SUBSETS = 8  # of each size at most
 LEVEL = 0.95
+ENDS = ("low", "high")
 NAN = float("nan")
 Indices = NDArray[np.int64]
 
@@ -173,21 +176,26 @@ def rank_curve(x_ND: Rows, seed: int) -> list[tuple[int, float]]:
 # ---- the probe ----
 
 
-def correct(bank: FeatureBank) -> NDArray[np.bool_]:
-    """(N,): which clean test images the paper's classifier gets right."""
-    guesses_N: NDArray[np.int64] = classifier(bank).predict(bank.test_ND)
-    return guesses_N == bank.test_labels_N
+def correct(bank: FeatureBank) -> dict[str, NDArray[np.bool_]]:
+    """{classifier: (N,) which clean test images it gets right}."""
+    guesses = {
+        "linear/paper": classifier(bank).predict(bank.test_ND),
+        "linear/standard": standard_classifier(bank).predict(bank.test_ND),
+        "knn": voted(bank),
+        "zero_shot": named(bank),
+    }
+    return {name: g == bank.test_labels_N for name, g in guesses.items() if g is not None}
 
 
 def intervals(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:
     """95 % intervals over clean test images, which images are right, and ranks at common N."""
-    correct_N = correct(bank)
-    yield "linear/paper/correct", correct_N.astype(np.float64).tolist()
-    ends = mean_interval(correct_N, bank.seed)
-    for name, value in zip(("low", "high"), ends, strict=True):
-        yield f"linear/paper/accuracy/{name}", value
+    for guess, correct_N in correct(bank).items():
+        if guess.startswith("linear/"):
+            yield f"{guess}/correct", correct_N.astype(np.float64).tolist()
+        for name, value in zip(ENDS, mean_interval(correct_N, bank.seed), strict=True):
+            yield f"{guess}/accuracy/{name}", value
     for measure, ends in rank_intervals(bank.test_ND, bank.seed).items():
-        for name, value in zip(("low", "high"), ends, strict=True):
+        for name, value in zip(ENDS, ends, strict=True):
             yield f"rank/{measure}/{name}", value
     curve = rank_curve(bank.test_ND, bank.seed)
     for size, rank in curve:

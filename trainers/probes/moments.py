@@ -7,6 +7,7 @@ in blocks, so that memory does not depend on their number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,23 @@ class Moments:
         weight = self.count * other.count / count
         mean_D = self.mean_D + gap_D * (other.count / count)
         return Moments(count, mean_D, self.m2_DD + other.m2_DD + weight * np.outer(gap_D, gap_D))
+
+    def packed(self) -> Vector:
+        """All of the state as one float64 vector, 1 + D + D^2 long, for `of_packed`."""
+        return np.concatenate([[float(self.count)], self.mean_D, self.m2_DD.ravel()])
+
+    @classmethod
+    def of_packed(cls, packed_RP: Matrix) -> Moments:
+        """The states of R ranks, gathered by one collective, merged in their order.
+
+        Every rank that has gathered the same rows gets the same bits.
+        """
+        width = round((math.sqrt(4 * packed_RP.shape[1] - 3) - 1) / 2)
+        state = cls(0, np.zeros(width), np.zeros((width, width)))
+        for packed_P in packed_RP:
+            mean_D, m2 = packed_P[1 : 1 + width], packed_P[1 + width :]
+            state = state.merge(cls(int(packed_P[0]), mean_D, m2.reshape(width, width)))
+        return state
 
     def part(self, start: int, stop: int) -> Moments:
         """Of some of the columns, as if the others had never been there."""

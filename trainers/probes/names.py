@@ -130,6 +130,7 @@ def glossary() -> str:
         rows.append("| " + " | ".join(cells) + " |")
     words = "; ".join(f"`{word}` {meaning}" for word, (meaning, _) in WORDS.items())
     about = "↑ higher is better, ↓ lower is; no arrow: neither by itself. "
+    about += "A rank is 0 where nothing varies; an array is in a trial's record alone. "
     return "\n".join([*rows, "", f"{about}In names: {words}.", ""])
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from shards.arms import make_arm
 from shards.corrupt_arms import corruptions_in
 from shards.figures import Draw, Figures, figures_of, measure_draw
+from shards.stored import is_extra
 from trainers.probes.features import FeatureBank, Subject
 from trainers.probes.linear import accuracy, classifier
 from trainers.probes.spectrum import effective_rank
@@ -51,7 +52,7 @@ def _measured(bank: FeatureBank, spec: str) -> Figures | None:
     for view in range(make_arm(spec).views(bank.draws)):
         x_ND = bank.subject.embed("test", spec, view)
         if x_ND is None:
-            break
+            return None  # fewer draws than the others have would not be compared with like
         draws.append(
             measure_draw(
                 x_ND,
@@ -60,7 +61,7 @@ def _measured(bank: FeatureBank, spec: str) -> Figures | None:
                 effective_rank,
             )
         )
-    return figures_of(draws) if draws else None
+    return figures_of(draws)
 
 
 def all_figures(bank: FeatureBank, families: tuple[str, ...], inside: bool) -> dict[str, Figures]:
@@ -102,12 +103,17 @@ def _halves(
 
 
 def _means(bank: FeatureBank, found: Mapping[str, Figures]) -> Iterator[tuple[str, float]]:
-    """Mean accuracy over the corruptions that are there; those trained on also apart."""
+    """Mean accuracy over the corruptions of each kind; those trained on also apart.
+
+    Nothing where some of a kind are missing: its mean would be over others than a student's.
+    CIFAR-10-C's four extra corruptions are in no mean.
+    """
     trained = corruptions_in(make_arm(bank.trained_on)) if bank.trained_on else frozenset[str]()
     for kind in MEANS:
-        under = {spec: f["accuracy"] for spec, f in found.items() if family(spec) == kind}
-        if not under:
+        asked = [spec for spec in bank.test_arms if family(spec) == kind and not is_extra(spec)]
+        if not asked or not all(spec in found for spec in asked):
             continue
+        under = {spec: found[spec]["accuracy"] for spec in asked}
         seen = [a for spec, a in under.items() if corruptions_in(make_arm(spec)) & trained]
         unseen = [a for spec, a in under.items() if not corruptions_in(make_arm(spec)) & trained]
         yield f"{kind}/arms", float(len(under))

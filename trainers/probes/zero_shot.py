@@ -48,15 +48,22 @@ def zero_shot_labels(
     return cosine_NC.argmax(axis=1)
 
 
+def named(bank: FeatureBank) -> Labels | None:
+    """The class nearest to each clean test embedding; None where texts are not as wide."""
+    text_CD = bank.text_CD
+    if text_CD is None or text_CD.shape[1] != bank.test_ND.shape[1]:
+        return None
+    return zero_shot_labels(bank.test_ND, text_CD)
+
+
 def zero_shot(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     """Accuracy on the clean test images, and how often the teacher's own guess is the same.
 
     Nothing without a text tower, or where the student's embeddings are not as wide as its texts.
     """
-    text_CD = bank.text_CD
-    if text_CD is None or text_CD.shape[1] != bank.test_ND.shape[1]:
+    guess_N, text_CD = named(bank), bank.text_CD
+    if guess_N is None or text_CD is None:
         return
-    guess_N = zero_shot_labels(bank.test_ND, text_CD)
     mean_D: Matrix = bank.train_ND.mean(axis=0, dtype=np.float64)
     centred_N = zero_shot_labels(bank.test_ND, text_CD, mean_D)
     teacher_N = zero_shot_labels(bank.teacher_ND, text_CD)

@@ -151,15 +151,17 @@ def test_the_rank_grows_with_n_up_to_the_estimate_itself():
 
 
 def test_the_probe_gives_ends_around_what_the_others_give(features):
-    metrics, arrays = run_probes(("spectrum", "linear", "intervals"), features, "test")
+    probes = ("spectrum", "linear", "neighbours", "zero_shot", "intervals")
+    metrics, arrays = run_probes(probes, features, "test")
     ends = [name for name in metrics if name.endswith("/low")]
-    assert len(ends) == 4
+    assert len(ends) == 7
     for name in ends:
         middle = metrics[name.removesuffix("/low")]
         assert metrics[name] < middle < metrics[name.replace("/low", "/high")]
-    right = arrays["test/linear/paper/correct"]
-    assert set(right) == {0.0, 1.0}
-    assert np.mean(right) == pytest.approx(metrics["test/linear/paper/accuracy"])
+    for protocol in ("paper", "standard"):
+        right = arrays[f"test/linear/{protocol}/correct"]
+        assert set(right) == {0.0, 1.0}
+        assert np.mean(right) == pytest.approx(metrics[f"test/linear/{protocol}/accuracy"])
     assert arrays["test/rank/curve/n"] == [100, 150]
     assert arrays["test/rank/curve/effective"][0] == metrics["test/rank/at/100"]
     assert arrays["test/rank/curve/effective"][1] == pytest.approx(metrics["test/rank/effective"])

@@ -91,6 +91,16 @@ def test_means_with_and_without_what_was_trained_on(features) -> None:
         assert found["corruption/mean/accuracy"] == pytest.approx(0.65)
         assert found["corruption/unseen/accuracy"] == pytest.approx(unseen)
         assert found.get("corruption/seen/accuracy") == (seen and pytest.approx(seen))
+    extra = told | {"stored:speckle_noise:1": {"accuracy": 0.0, "cosine": 1.0, "rank": 2.0}}
+    wide = replace(bank, figures=extra, test_arms=tuple(extra), cache={})
+    assert names_of(wide)["stored/mean/accuracy"] == 0.4  # the extra four are in no mean
+    some = names_of(replace(bank, test_arms=(*told, "snow:1"), cache={}))
+    assert "corruption/mean/accuracy" not in some  # a mean over others would be compared with it
+    assert some["stored/mean/accuracy"] == 0.4
+    frost = {"stored:frost:1": {"accuracy": 0.3, "cosine": 1.0, "rank": 2.0}}
+    cold = replace(bank, figures=frost, test_arms=tuple(frost), cache={})
+    found = names_of(replace(cold, trained_on="procedural_frost:3"))
+    assert found["stored/seen/accuracy"] == 0.3
     alone = replace(bank, test_arms=("fog:1",), trained_on="fog:2", cache={})
     assert "corruption/unseen/accuracy" not in names_of(alone)
     assert names_of(alone)["corruption/seen/accuracy"] == 0.8
