@@ -76,7 +76,7 @@ def style_of(groups: Iterable[Group]) -> Style:
     for i, arm in enumerate(_arms(groups)):
         line = LINES[i // len(COLOURS) % len(LINES)]
         style.lines[arm] = {"color": COLOURS[i % len(COLOURS)], "ls": line}
-    for i, capacity in enumerate(_capacities(groups)):
+    for i, capacity in enumerate(capacities(groups)):
         style.markers[capacity] = MARKERS[i % len(MARKERS)]
     return style
 
@@ -85,10 +85,11 @@ def draw(groups: list[Group], teacher: Teacher | None, style: Style) -> list[Dra
     """The figures of groups that differ in student and arm alone, in reading order."""
     from matplotlib import rc_context
 
+    from sweep.frequencies import accuracy_by_frequency, fourier_maps
     from sweep.underfitting import rank_by_cosine, rank_by_step
 
-    makers = (rank_by_size, accuracy_by_noise, variance_curves, loss_curves)
-    makers += (rank_by_step, rank_by_cosine)
+    makers = (rank_by_size, accuracy_by_noise, accuracy_by_frequency, fourier_maps)
+    makers += (variance_curves, loss_curves, rank_by_step, rank_by_cosine)
     with rc_context(SETTINGS):
         return [found for make in makers if (found := make(groups, teacher, style))]
 
@@ -132,7 +133,7 @@ def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style
     """One panel a capacity and kind of noise; sigma 0 is the clean test set."""
     found = severities(record for group in groups for record in group.records)
     spaces = list(dict.fromkeys(space for space, _ in found))
-    panels = [(space, student) for space in spaces for student in _capacities(groups)]
+    panels = [(space, student) for space in spaces for student in capacities(groups)]
     if not panels:
         return None
     figure, axes = panels_of([f"{student}, {space} noise" for space, student in panels])
@@ -141,20 +142,22 @@ def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style
     for axis, (space, student) in zip(axes, panels, strict=True):
         names = {0.0: "linear/paper/accuracy"}
         names |= {float(s): f"noise/{a}/{s}/accuracy" for a, s in found if a == space}
-        for group in _of(groups, student):
+        for group in members_of(groups, student):
             for record in group.records:
                 one = {name[5:]: value for name, value in record["metrics"].items()}
-                _percent_line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
+                percent_line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
             stats = {name: group.stat(f"test/{name}") for name in names.values()}
             means = {name: stat.mean for name, stat in stats.items() if stat}
             marked = style.line(group) | style.point(group)
-            _percent_line(axis, names, means, ms=6, lw=2, **marked)
+            percent_line(axis, names, means, ms=6, lw=2, **marked)
             numbers = [f"{100 * means[m]:.0f} at {s:g}" for s, m in names.items() if m in means]
             words.append(f"{label(group)}, {space}: {', '.join(numbers) or 'not measured'}")
-        _percent_line(axis, names, own, **TEACHER)
+        percent_line(axis, names, own, **TEACHER)
         if chance := groups[0].data.get("chance"):
             axis.axhline(100 * chance, **GUIDE)
-        axis.set(ylim=(0, 102), xlabel="noise sigma", xticks=list(names))
+        axis.set(ylim=(0, 102), xlabel="noise sigma")
+        if len(names) < 6:
+            axis.set_xticks(list(names))
     legend(figure, groups, style, teacher=any(name.startswith("noise/") for name in own))
     figure.supylabel("accuracy, %", fontsize="medium")
     return Drawing("noise", f"Accuracy, %, by noise: {'; '.join(words)}.", svg(figure))
@@ -170,9 +173,9 @@ def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) 
     if not known:
         return None
     own = _cumulative([teacher.spectrum]) if teacher and teacher.spectrum else []
-    capacities = _capacities(group for group, _ in known)
-    figure, axes = panels_of(capacities)
-    for axis, student in zip(axes, capacities, strict=True):
+    students = capacities(group for group, _ in known)
+    figure, axes = panels_of(students)
+    for axis, student in zip(axes, students, strict=True):
         for group, curve in known:
             if str(group.config["student"]) == student:
                 axis.plot(range(1, len(curve) + 1), curve, lw=2, **style.line(group))
@@ -193,9 +196,9 @@ def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing
     known = [group for group in groups if curves[id(group)]]
     if not known:
         return None
-    figure, axes = panels_of(_capacities(known))
-    for axis, student in zip(axes, _capacities(known), strict=True):
-        for group in _of(known, student):
+    figure, axes = panels_of(capacities(known))
+    for axis, student in zip(axes, capacities(known), strict=True):
+        for group in members_of(known, student):
             for curve in curves[id(group)]:
                 marker = "." if len(curve) == 1 else ""
                 axis.plot(*curve.T, lw=1.1, alpha=0.8, marker=marker, **style.line(group))
@@ -210,11 +213,11 @@ def _arms(groups: Iterable[Group]) -> list[str]:
     return sorted({str(group.config["arm"]) for group in groups}, key=arm_order)
 
 
-def _capacities(groups: Iterable[Group]) -> list[str]:
+def capacities(groups: Iterable[Group]) -> list[str]:
     return list(dict.fromkeys(str(group.config["student"]) for group in groups))
 
 
-def _of(groups: list[Group], student: str) -> list[Group]:
+def members_of(groups: list[Group], student: str) -> list[Group]:
     return [group for group in groups if str(group.config["student"]) == student]
 
 
@@ -246,7 +249,7 @@ def _curve(record: Record) -> np.ndarray:
     return np.array([block.mean(axis=0) for block in blocks if len(block)])
 
 
-def _percent_line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: Any) -> None:
+def percent_line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: Any) -> None:
     pairs = [(x, values[name]) for x, name in names.items() if values.get(name) is not None]
     axis.plot([x for x, _ in pairs], [100 * y for _, y in pairs], **look)
 
@@ -275,7 +278,7 @@ def legend(
     from matplotlib.lines import Line2D
 
     entries: list[Any] = [(arm, style.lines[arm] | {"lw": 3}) for arm in _arms(groups)]
-    for name in _capacities(groups) if markers else []:
+    for name in capacities(groups) if markers else []:
         entries.append((name, {"color": FAINT, "ls": "", "ms": 8, "marker": style.markers[name]}))
     entries += [("teacher", TEACHER)] if teacher else []
     handles = [Line2D([], [], label=name, **look) for name, look in entries]

@@ -34,6 +34,7 @@ from sweep.summary import (
 from trainers.probes.names import arrow
 
 NAME, TEMPLATE = "report.html", "report.html.j2"
+AT_INPUT = tuple(f"test/{n}/" for n in ("noise/paper", "band_noise", "low_pass", "high_pass"))
 UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is worth a note
 FEW = 5  # seeds below which no difference is decided
 EXAMPLES = """examples:
@@ -169,6 +170,13 @@ def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
     notes = []
     if len({tuple(map(str, group.seeds)) for group in groups}) > 1:
         notes.append("Groups do not all have the same seeds: their means are not paired.")
+    native = [group.records[0] for group in groups if group.config.get("input") == "native"]
+    if any(name.startswith(AT_INPUT) for record in native for name in record["metrics"]):
+        notes.append(
+            "Noise after normalisation (`paper`), bands, filters and waves act at each network's "
+            "own input size. Where students see native pictures and the teacher larger ones, its "
+            "values there say nothing about theirs: compare students with each other."
+        )
     for teacher in references:
         loose = [m for m, s in teacher.metrics.items() if (s.sd or 0) > UNSTEADY * abs(s.mean)]
         if loose:

@@ -172,6 +172,18 @@ def severities(records: Iterable[Record]) -> list[tuple[str, str]]:
     return sorted(found, key=lambda pair: (natural(pair[0]), float(pair[1])))
 
 
+def some_severities(found: list[tuple[str, str]], most: int = 3) -> list[tuple[str, str]]:
+    """Of each space at most so many, evenly from the weakest to the strongest; not 0 then."""
+    kept: list[tuple[str, str]] = []
+    for space in dict.fromkeys(space for space, _ in found):
+        own = [pair for pair in found if pair[0] == space]
+        if len(own) > most:
+            own = [pair for pair in own if float(pair[1]) > 0]
+            own = [own[round(i * (len(own) - 1) / (most - 1))] for i in range(most)]
+        kept += own
+    return kept
+
+
 def as_plain(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Teacher rows, then one row per group: fields, seeds and {metric: {mean, sd, n}}."""
     records, rows = list(records), []
@@ -204,7 +216,8 @@ def table(records: Iterable[Record]) -> Table:
 
     Three severities fit in 80 columns; print more with `soft_wrap=True`, or rich crops the lines.
     """
-    groups, noises = group_records(records := list(records)), severities(records)
+    groups = group_records(records := list(records))
+    noises = some_severities(severities(records))
     by_arm = {(group.config["arm"], group.config.get("views")) for group in groups}
     told = ["views"] if len(by_arm) == len(dict(by_arm)) else []  # the arm says it already
     extra = [name for name in columns(groups) if name not in told]

@@ -23,6 +23,8 @@ fixed:
   epochs: 2
   views: 2
   batch_size: 50
+  probes: [spectrum, linear, robustness, infonce]
+  adapt_arms: []
 axes:
   student: [width:1]
   arm: [clean, noise:0.1]

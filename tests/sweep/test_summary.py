@@ -17,6 +17,7 @@ from sweep.summary import (
     group_records,
     read_run,
     severities,
+    some_severities,
     stat_of,
     table,
     teachers,
@@ -132,6 +133,15 @@ def test_severities_and_gaps_in_them():
     ]  # fmt: skip
     assert group_records(records)[1].stat("test/noise/pixel/0.1/accuracy") is None
     assert "width:2" in shown(records)
+
+
+def test_a_terminal_shows_few_of_many_severities():
+    many = [("pixel", s) for s in ("0", "0.02", "0.04", "0.05", "0.1", "0.2")]
+    paper = [("paper", "0.1")]
+    assert some_severities(paper + many) == [
+        *paper, ("pixel", "0.02"), ("pixel", "0.05"), ("pixel", "0.2")
+    ]  # fmt: skip
+    assert some_severities(many[:3]) == many[:3]
 
 
 def test_one_teacher_per_data_set_with_its_missing_values():
