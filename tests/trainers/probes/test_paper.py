@@ -1,8 +1,13 @@
 """What is called `paper`, and what it rests on, against the procedure written out elsewhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from scipy.stats import kstest
 
+from shards.ops import NormalisedNoise
 from tests.golden import paper
 from trainers.probes import PROBES, run_probes
 
@@ -45,6 +50,42 @@ def test_at_512_dimensions_the_papers_logarithm_is_told_apart():
     values_D = centred_eigenvalues(x_ND)
     assert paper_rank(values_D) == pytest.approx(paper.effective_rank(x_ND), abs=1e-9)
     assert 1e-6 < abs(rank_of(values_D) - paper.effective_rank(x_ND)) < 1e-4
+
+
+def test_the_last_short_batch_of_train_is_dropped(features):
+    """Its 63 rows are turned round: with them the classifier would be another."""
+    extra = -features.train_ND[:63]
+    train = np.concatenate([features.train_ND, extra])
+    labels = np.concatenate([features.train_labels_N, features.train_labels_N[:63]])
+    bank = replace(features, train_ND=train, train_labels_N=labels, cache={})
+    theirs = paper.linear_probe(train.astype(np.float64), labels)
+    metrics, _ = run_probes(("linear",), bank, "test")
+    score = paper.accuracy(theirs, features.test_ND, features.test_labels_N)
+    assert metrics["test/linear/paper/accuracy"] == pytest.approx(score, abs=1e-6)
+    assert metrics["test/linear/paper/n"] == 320
+
+
+class Given:
+    """A generator whose normal variates are known."""
+
+    def __init__(self, z):
+        self.z = z
+
+    def standard_normal(self, shape):
+        assert self.z.shape == shape
+        return self.z
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2])
+def test_noise_is_the_papers(sigma):
+    """x + sigma z on normalised pictures, never clipped, z standard normal."""
+    images = torch.linspace(-3, 3, 4 * 3 * 32 * 32).view(4, 3, 32, 32)
+    params = torch.arange(4)[:, None] * 7919
+    z = NormalisedNoise(1.0).normalised(torch.zeros_like(images), params).numpy()
+    ours = NormalisedNoise(sigma).normalised(images, params).numpy()
+    np.testing.assert_allclose(ours, paper.noisy(images.numpy(), sigma, Given(z)), atol=1e-6)
+    assert kstest(z.ravel(), "norm").pvalue > 0.01
+    assert abs(ours).max() > 3
 
 
 def test_noise_is_judged_by_the_clean_classifier(features, measured):

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.trainers.probes.made import bank_of, normal
+from tests.trainers.probes.made import bank_of, normal, rotation
 from trainers.probes import PROBES, run_probes
-from trainers.probes.features import unit
+from trainers.probes.features import Stored, unit
 
 
 @pytest.fixture
@@ -62,14 +62,68 @@ def test_a_collapsed_student_is_measured(features, probe):
             assert value < 0.5
 
 
-@pytest.mark.parametrize("probe", ["spectrum", "retained", "infonce", "intervals", "truncated"])
-def test_fewer_samples_than_dimensions_are_measured(probe):
-    train, test = normal(30, 64), normal(20, 64, seed=1)
-    bank = bank_of(train, np.arange(30) % 3, test, np.arange(20) % 3, test, train)
-    metrics, arrays = run_probes((probe,), bank, "test")
+def random_bank(d, **sets):
+    """30 train and 20 test rows of `d` dimensions under every arm that a probe may ask for."""
+    train, test, texts = normal(30, d), normal(20, d, seed=1), normal(3, d, seed=2)
+    noisy = {("test", spec, 0): unit(test + 0.1) for spec in ("noise:0.1", "low_pass:0.5")}
+    fields = {"subject": Stored(noisy), "test_arms": ("noise:0.1", "low_pass:0.5")}
+    rows = (train, np.arange(30) % 3, test, np.arange(20) % 3, normal(20, d, seed=3), train)
+    return replace(bank_of(*rows, text_CD=unit(texts), **fields), **sets)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("d", [64, 1])
+def test_few_samples_or_one_dimension_are_measured(probe, d):
+    """More dimensions than samples, and one alone, where unit vectors are 1 and -1."""
+    metrics, arrays = run_probes((probe,), random_bank(d), "test")
+    assert metrics
     undefined = {name for name, value in metrics.items() if not np.isfinite(value)}
-    assert undefined <= {"test/rank/alpha", "test/rank/alpha/r2"}
+    may = {"rank/alpha", "rank/alpha/r2", "noise/pixel/half", "retained/rank/ratio"}
+    assert undefined <= {f"test/{name}" for name in may}
     assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_one_test_image_is_measured_or_refused_in_words(probe):
+    every = random_bank(8)
+    sets = {"test_ND": every.test_ND[:1], "test_labels_N": every.test_labels_N[:1]}
+    noisy = {key: x_ND[:1] for key, x_ND in every.subject.embeddings.items()}
+    alone = replace(every, **sets, teacher_ND=every.teacher_ND[:1], subject=Stored(noisy), cache={})
+    refused = {"spectrum", "retained", "robustness", "frequency"}  # all of them take ranks
+    if probe in refused:
+        with pytest.raises(ValueError, match=r"^[^\n]{20,}$"):
+            run_probes((probe,), alone, "test")
+    else:
+        metrics, _ = run_probes((probe,), alone, "test")
+        assert all(0 <= v <= 1 for n, v in metrics.items() if n.endswith("accuracy"))
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_common_rotation_changes_no_value(whole, probe):
+    turn = rotation(24)
+    names = ("train_ND", "test_ND", "teacher_ND", "teacher_train_ND", "text_CD")
+    sets = {name: unit(getattr(whole, name) @ turn) for name in names}
+    moved = {key: unit(x_ND @ turn) for key, x_ND in whole.subject.embeddings.items()}
+    turned = replace(whole, **sets, subject=Stored(moved), cache={})
+    (one, _), (other, _) = (run_probes((probe,), b, "test") for b in (whole, turned))
+    assert set(one) == set(other)
+    for name in one:
+        if not name.endswith("gradient_norm"):  # rounding, at the optimum
+            assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5, nan_ok=True), name
+
+
+def test_every_image_twice_changes_no_value_that_is_a_mean(whole):
+    """What hangs on N by its definition is left out: negatives, neighbours, penalties."""
+    twice = {name: np.repeat(getattr(whole, name), 2, axis=0) for name in whole.__annotations__
+             if name.endswith(("_ND", "_N"))}  # fmt: skip
+    both = [replace(whole, **sets, cache={}) for sets in ({}, twice)]
+    names = ("spectrum", "infonce", "zero_shot")
+    one, other = (run_probes(names, bank, "test")[0] for bank in both)
+    on_n = ("infonce", "rank/n", "rank/rankme", "cka", "uniformity")
+    kept = [n for n in one if not n.removeprefix("test/").startswith(on_n)]
+    assert len(kept) > 20
+    for name in [*kept, "test/uniformity/with_self"]:
+        assert other[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9, nan_ok=True), name
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
