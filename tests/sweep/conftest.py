@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 GRID = """\
@@ -89,6 +91,16 @@ class Tools:
 @pytest.fixture(scope="session")
 def tools() -> Tools:
     return Tools(run, start, events, GRID)
+
+
+@pytest.fixture(scope="session")
+def gone_later() -> Iterator[Callable[[list[psutil.Process]], None]]:
+    """Names processes that must be gone 70 s later: looked at when all tests have run."""
+    named: list[tuple[float, list[psutil.Process]]] = []
+    yield lambda processes: named.append((time.monotonic() + 70, processes))
+    for deadline, processes in named:
+        gone, left = psutil.wait_procs(processes, max(0, deadline - time.monotonic()))
+        assert len(gone) == len(processes), left
 
 
 @pytest.fixture(scope="session")
