@@ -21,8 +21,7 @@ from shards.format import ArmRecord, Plan
 from shards.preprocess import CPU_BATCH
 from shards.progress import clock
 from shards.request import Request
-from shards.table import split_spec
-from shards.teachers import Precision, Teacher, embedding_dim, input_size, open_teacher
+from shards.teachers import Precision, Teacher, embedding_dim, input_size, open_teacher, untrained
 from shards.threads import check_device, one_core_each
 
 CALIBRATION_SECONDS = 2.0
@@ -112,13 +111,10 @@ def bank_passes(request: Request) -> int:
 
 def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
     """A teacher's architecture: its weights do not matter for its pace."""
-    name, argument = split_spec(spec)
-    if name != "embedded":
-        spec = f"{name}:{argument.split(':')[0]}:none"
     logging.disable(logging.WARNING)  # that its weights are random is no news here
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return open_teacher(spec, device, precision)
+            return open_teacher(untrained(spec), device, precision)
     finally:
         logging.disable(logging.NOTSET)
 
