@@ -39,8 +39,9 @@ def main() -> int:
     total = sum(sizes.values())
     for name, size in sorted(sizes.items()):
         print(f"{name}: {size:,} bytes")
-    print(f"in all {total:,} bytes, raw arrays {raw:,}: ratio {total / raw:.4f}, to reach {RATIO:g}")
-    return int(total / raw > RATIO)
+    ratio = total / raw
+    print(f"in all {total:,} bytes, raw arrays {raw:,}: ratio {ratio:.4f}, to reach {RATIO:g}")
+    return int(ratio > RATIO)
 
 
 if __name__ == "__main__":
