@@ -31,7 +31,7 @@ from shards.arms import describe_arms
 from shards.command import arguments_of, command
 from shards.compute import Computes, Embedder, Task, tasks_of
 from shards.datasets import DATASETS
-from shards.estimate import plan_bytes, print_cost
+from shards.estimate import Spread, plan_bytes, print_cost
 from shards.format import MANIFEST, PLAN, Manifest, Plan
 from shards.progress import Progress
 from shards.prompts import load_templates
@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="DIR-OR-URL")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--dry-run", action="store_true", help="bytes, seconds and money; nothing is written")
-    add("--gpu-price", type=float, metavar="PER_HOUR", help="with --dry-run: what an hour costs")
+    add("--gpu-price", type=float, metavar="PER_HOUR", help="with --dry-run: of one GPU")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="spread over a Ray cluster")
     add("--workers", type=int, metavar="N", help="with --ray: teachers at once")
     return parser
@@ -212,13 +212,14 @@ def main(argv: list[str]) -> int:
         fields["templates"] = load_templates(options.templates)
     request = arguments_of(Request, fields)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    address = None if options.ray == "local" else options.ray
     if options.dry_run:
-        print_cost(request, options.out, device, options.gpu_price)
+        spread = Spread(address, options.workers) if options.ray else None
+        print_cost(request, options.out, device, options.gpu_price, spread)
         return 0
     if options.ray:
         from shards.on_ray import build_on_ray
 
-        address = None if options.ray == "local" else options.ray
         manifest = build_on_ray(request, options.out, address, options.workers, options.device)
     else:
         manifest = build(request, options.out, device)

@@ -15,9 +15,8 @@ from shards.arms import Arm, make_arm
 from shards.datasets import open_dataset
 from shards.format import Packed, Plan, pack
 from shards.precision import choose_precision
-from shards.preprocess import CPU_BATCH
 from shards.prompts import class_embeddings, pack_floats
-from shards.request import Request, embedded, make_plan
+from shards.request import Request, embedded, images_at_once, make_plan
 from shards.samples import Block
 from shards.stopwatch import Stopwatch
 from shards.teachers import Precision, Teacher, open_teacher
@@ -32,11 +31,6 @@ Tick = Callable[[int], None]
 def channels_first(images_NHWC: np.ndarray) -> torch.Tensor:
     """uint8 (B, H, W, C) -> a copy (B, C, H, W)."""
     return torch.from_numpy(images_NHWC.transpose(0, 3, 1, 2).copy())
-
-
-def images_at_once(batch: int, device: str) -> int:
-    """What a worker of a build takes at a time; on a CPU no more than one core is best at."""
-    return min(batch, CPU_BATCH) if torch.device(device).type == "cpu" else batch
 
 
 def embed_view(
@@ -114,7 +108,7 @@ class Embedder:
         )
         self.teachers = [self._open(spec, request, precisions) for spec in request.teachers]
         self.plan = make_plan(request, self.dataset, self.teachers, device)
-        self._step = images_at_once(request.batch, device)
+        self._step = images_at_once(self.plan.batch, device)
 
     def _open(self, spec: str, request: Request, precisions: dict[str, Precision]) -> Teacher:
         precision = request.precision

@@ -18,11 +18,11 @@ import torch
 from shards import storage
 from shards.arms import make_arm
 from shards.format import ArmRecord, Plan
+from shards.precision import LEAST_SPEEDUP, matmul_speedup
 from shards.preprocess import CPU_BATCH
 from shards.progress import clock
 from shards.request import Request
-from shards.table import split_spec
-from shards.teachers import Precision, Teacher, embedding_dim, input_size, open_teacher
+from shards.teachers import Precision, Teacher, embedding_dim, input_size, open_teacher, untrained
 from shards.threads import check_device, one_core_each
 
 CALIBRATION_SECONDS = 2.0
@@ -32,6 +32,14 @@ KNOWN_COUNTS = {
     "cifar10": (50_000, 10_000, 32, 10),
     "cifar100": (50_000, 10_000, 32, 100),
 }
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over which Ray a build is spread: `address` None is one started here."""
+
+    address: str | None
+    workers: int | None
 
 
 @dataclass(frozen=True)
@@ -112,13 +120,10 @@ def bank_passes(request: Request) -> int:
 
 def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
     """A teacher's architecture: its weights do not matter for its pace."""
-    name, argument = split_spec(spec)
-    if name != "embedded":
-        spec = f"{name}:{argument.split(':')[0]}:none"
     logging.disable(logging.WARNING)  # that its weights are random is no news here
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return open_teacher(spec, device, precision)
+            return open_teacher(untrained(spec), device, precision)
     finally:
         logging.disable(logging.NOTSET)
 
@@ -151,14 +156,13 @@ def _round(device: str) -> Iterator[int]:
     return itertools.islice(itertools.count(), torch.get_num_threads() if device == "cpu" else 1)
 
 
-def print_cost(request: Request, out: str, device: str, price: float | None) -> None:
+def print_cost(
+    request: Request, out: str, device: str, price: float | None, spread: Spread | None = None
+) -> None:
     """The dry run of a build: nothing is written."""
     check_device(device)
     size, passes = size_of(request), bank_passes(request)
     needed = bank_bytes(request)
-    precision = request.precision
-    if precision == "auto":
-        precision = "fp32" if torch.device(device).type == "cpu" else "bf16"
     print(f"{request.dataset}: {size.train:,} train and {size.test:,} test images, {size.side} px")
     for split in ("train", "test"):
         arms = [f"{r.arm} x{r.stop - r.start}" for r in request.arm_records(split)]
@@ -166,18 +170,50 @@ def print_cost(request: Request, out: str, device: str, price: float | None) -> 
     if request.teacher_robustness:
         print(f"teachers under {len(request.teacher_robustness)} arms, kept as figures")
     print(f"bytes: {needed:,}{_free(out, needed)}")
-    total = 0.0
-    for spec in request.teachers:
-        each = teacher_seconds(spec, size.side, device, precision)
-        total += each * passes
-        print(
-            f"{spec}: {passes:,} images of {input_size(spec)} px at {1 / each:,.1f} images/s "
-            f"({precision} on {device}), about {clock(each * passes)}"
-        )
-    print(f"seconds: {total:,.0f}, about {clock(total)}")
-    if price is not None:
-        print(f"money: {total / 3600 * price:,.2f} at {price:g} an hour")
+    total = sum(_print_pace(spec, request, size.side, device, passes) for spec in request.teachers)
+    _print_sum(total, device, price, spread)
     print("nothing was written")
+
+
+def _print_pace(spec: str, request: Request, side: int, device: str, passes: int) -> float:
+    """Seconds of all passes of a teacher. What `auto` would choose needs its real weights."""
+    on_cpu, auto = torch.device(device).type == "cpu", request.precision == "auto"
+    precision = request.precision
+    if precision == "auto":
+        precision = "fp32" if on_cpu else "bf16"
+    each = teacher_seconds(spec, side, device, precision)
+    print(
+        f"{spec}: {passes:,} images of {input_size(spec)} px at {1 / each:,.1f} images/s "
+        f"({precision} on {device}), about {clock(each * passes)}"
+    )
+    if auto and on_cpu and matmul_speedup() >= LEAST_SPEEDUP:
+        half = teacher_seconds(spec, side, device, "bf16")
+        print(
+            f"{spec}: {1 / half:,.1f} images/s in bf16, if that is chosen when it is planned, "
+            f"about {clock(half * passes)}"
+        )
+    return each * passes
+
+
+def _print_sum(total: float, device: str, price: float | None, spread: Spread | None) -> None:
+    """`total`: seconds on this machine. A Ray worker has one GPU, or one core of a CPU."""
+    on_cpu = torch.device(device).type == "cpu"
+    here = torch.get_num_threads() if on_cpu else 1
+    workers, place = here, f"this machine's {device}"
+    if spread and (spread.address or spread.workers):
+        workers = spread.workers or 1
+        if spread.address is None:  # started here, Ray has no more than this machine
+            workers = min(workers, here if on_cpu else torch.cuda.device_count())
+        place = f"{workers} of Ray's workers, each {'a core' if on_cpu else 'a GPU'} as here"
+        place += "" if spread.workers else "; --workers N shares it"
+    wall = total * here / workers
+    print(f"seconds: {wall:,.0f}, about {clock(wall)}, on {place}")
+    if price is None:
+        return
+    if on_cpu:
+        print("money: unknown, for the pace is a CPU's; --gpu-price needs --device cuda, on a GPU")
+    else:
+        print(f"money: {total / 3600 * price:,.2f} at {price:g} for an hour of one GPU")
 
 
 def _free(out: str, needed: int) -> str:

@@ -7,7 +7,6 @@ bytes are the same. Workers read the data set themselves: a folder must be visib
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import logging
 import os
@@ -68,46 +67,58 @@ def connected(
 
 
 class Worker:
-    """One copy of the teachers."""
+    """One copy of the teachers.
 
-    def __init__(self, request: str, device: str, precisions: dict[str, Precision]) -> None:
-        self._asked = (Request.model_validate_json(request), device, precisions)
+    Every call says the precisions that were chosen: Ray may start a worker that died again.
+    """
 
-    @functools.cached_property
-    def _embedder(self) -> Embedder:
+    def __init__(self, request: str, device: str) -> None:
+        self._asked = (Request.model_validate_json(request), device)
+        self._made: Embedder | None = None
+
+    def _embedder(self, precisions: dict[str, Precision]) -> Embedder:
         """Made by the first call: errors in `__init__` would be the actor's death."""
-        return Embedder(*self._asked)
+        self._made = self._made or Embedder(*self._asked, precisions)
+        return self._made
 
-    def plan(self) -> str:
-        return self._embedder.plan.model_dump_json()
+    def plan(self, precisions: dict[str, Precision]) -> str:
+        return self._embedder(precisions).plan.model_dump_json()
 
-    def class_embeddings(self) -> tuple[Packed | None, ...]:
-        return self._embedder.class_embeddings()
+    def class_embeddings(self, precisions: dict[str, Precision]) -> tuple[Packed | None, ...]:
+        return self._embedder(precisions).class_embeddings()
 
-    def shard(self, task: Task, identity: str) -> bytes:
-        """The shard's tar. Errors: ValueError where this node sees other data or weights."""
-        self._check(identity)
-        ((_, data),) = self._embedder.shards([task], lambda images: None)
-        return data
+    def shard(
+        self, precisions: dict[str, Precision], task: Task, identity: str
+    ) -> tuple[bytes, float]:
+        """The shard's tar, and seconds that the teachers alone were at work for it.
 
-    def corrupted(self, item: CorruptView, identity: str) -> Columns:
+        Errors: ValueError where this node sees other data or weights.
+        """
+        embedder = self._checked(precisions, identity)
+        before = embedder.teacher_seconds
+        ((_, data),) = embedder.shards([task], lambda images: None)
+        return data, embedder.teacher_seconds - before
+
+    def corrupted(
+        self, precisions: dict[str, Precision], item: CorruptView, identity: str
+    ) -> Columns:
         """One view of the test images under an arm. Errors: as `shard`."""
-        self._check(identity)
-        ((_, columns),) = self._embedder.corrupted([item], lambda images: None)
+        embedder = self._checked(precisions, identity)
+        ((_, columns),) = embedder.corrupted([item], lambda images: None)
         return columns
 
-    def _check(self, identity: str) -> None:
-        if self._embedder.plan.identity != identity:
+    def _checked(self, precisions: dict[str, Precision], identity: str) -> Embedder:
+        embedder = self._embedder(precisions)
+        if embedder.plan.identity != identity:
             raise ValueError(
                 f"node {ray.util.get_node_ip_address()} sees other images or teacher weights than "
                 "the first worker; make the same files visible on every node"
             )
+        return embedder
 
 
 class OnRay:
     """Workers on the Ray that is connected, `count` of them (None: as many as there is room)."""
-
-    teacher_seconds = 0.0
 
     def __init__(
         self,
@@ -126,15 +137,23 @@ class OnRay:
         ).remote
         self._request = request
         self._asked = (request.model_dump_json(), device)
-        self._first = self._make(*self._asked, precisions)
-        self.plan = Plan.model_validate_json(_get(self._first.plan.remote()))
+        self._seconds, self._at_work = 0.0, set[Any]()
+        self._first = self._make(*self._asked)
+        self.plan = Plan.model_validate_json(_get(self._first.plan.remote(precisions)))
+        self._chosen = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
+
+    @property
+    def teacher_seconds(self) -> float:
+        """The mean over the workers that made shards."""
+        return self._seconds / max(1, len(self._at_work))
 
     def class_embeddings(self) -> tuple[Packed | None, ...]:
-        return _get(self._first.class_embeddings.remote())
+        return _get(self._first.class_embeddings.remote(self._chosen))
 
     def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]:
         """Tasks with their tars, as they are done."""
-        for task, data in self._spread(todo, "shard"):
+        for task, (data, seconds) in self._spread(todo, "shard"):
+            self._seconds += seconds
             views = self._request.teacher_views(task.split)
             tick((task.stop - task.start) * views * len(self.plan.teachers))
             yield task, data
@@ -149,20 +168,20 @@ class OnRay:
 
     def _spread(self, todo: list[Any], method: str) -> Iterator[tuple[Any, Any]]:
         """What a worker's method gives for each, as it is done."""
-        chosen = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
         unit = "GPU" if self._gpu else "CPU"  # counted now, when the first worker has its place
         count = self._count or max(1, int(ray.cluster_resources().get(unit, 0)))
-        others = [self._make(*self._asked, chosen) for _ in range(min(count, len(todo)) - 1)]
+        others = [self._make(*self._asked) for _ in range(min(count, len(todo)) - 1)]
         waiting, left = deque(todo), len(todo)
         # A worker that waits for room on the cluster is given nothing to hold back.
         flying: dict[Any, tuple[Any, Any]] = {}
         for worker in (self._first, *others):
-            flying[worker.plan.remote()] = (worker, None)
+            flying[worker.plan.remote(self._chosen)] = (worker, None)
 
         def give(worker: Any) -> None:
             if waiting:
                 task = waiting.popleft()
-                reference = getattr(worker, method).remote(task, self.plan.identity)
+                call = getattr(worker, method).remote
+                reference = call(self._chosen, task, self.plan.identity)
                 flying[reference] = (worker, task)
 
         while left:
@@ -174,6 +193,7 @@ class OnRay:
             if task is None:
                 continue
             left -= 1
+            self._at_work.add(worker)
             yield task, data
 
 

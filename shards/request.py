@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from shards.arm_groups import expand_arms
 from shards.arms import make_arm
 from shards.format import ArmRecord, DatasetRecord, Manifest, Plan, TeacherRecord
+from shards.preprocess import CPU_BATCH
 from shards.prompts import templates_for
 from shards.samples import SPLITS, Dataset
 from shards.stored import check_dataset
@@ -98,6 +99,14 @@ def embedded(record: ArmRecord) -> bool:
     return not make_arm(record.arm).denoise
 
 
+def images_at_once(batch: int, device: str) -> int:
+    """What a worker of a build takes at a time; on a CPU no more than one core is best at.
+
+    A teacher may round otherwise in another batch, so the plan says it.
+    """
+    return min(batch, CPU_BATCH) if torch.device(device).type == "cpu" else batch
+
+
 def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], device: str) -> Plan:
     return Plan(
         dataset=DatasetRecord(
@@ -124,7 +133,7 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
         templates=request.templates or templates_for(request.dataset),
         seed=request.seed,
         shard_samples=request.shard_samples,
-        batch=request.batch,
+        batch=images_at_once(request.batch, device),
         device="cuda" if torch.device(device).type == "cuda" else "cpu",
     )
 
@@ -140,13 +149,14 @@ def check_serves(request: Request, manifest: Manifest, place: str) -> None:
         "test_samples": plan.dataset.test_samples,
         "templates": plan.templates,
         "seed": plan.seed,
-        "batch": plan.batch,
+        "batch": images_at_once(plan.batch, plan.device),
         "shard_samples": plan.shard_samples,
         "train arms": _views(plan.arms["train"]),
         "test arms": _views(plan.arms["test"]),
         "precision": tuple(teacher.precision for teacher in plan.teachers),
     }
     asked = {field: getattr(request, field, None) for field in there} | {
+        "batch": images_at_once(request.batch, plan.device),
         "image_size": request.image_size or plan.dataset.image_size,
         "templates": request.templates or templates_for(request.dataset),
         "train arms": _views(request.arm_records("train")),

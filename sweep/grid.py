@@ -8,6 +8,7 @@ axes:
 seeds: 3                        # 0, 1, 2; or a list
 exclude:                        # combinations left out
   - {student: width:4, arm: clean}
+distinct_views: true            # refused where a sample would be shown a drawn view twice
 parts:                          # instead of one product, several: each adds to what is above
   - fixed: {epochs: 0}
   - axes: {target: [pca:8, whitened]}
@@ -25,13 +26,16 @@ from typing import Any
 
 import yaml
 
+from shards.arms import make_arm
 from shards.table import closest
+from sweep.plan import train_samples
 from trainers.config import TrialConfig, make_config
+from trainers.durations import epochs_shown
 from trainers.strict_yaml import StrictLoader, parse
 
 LIMIT = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-KEYS = ("name", "fixed", "axes", "seeds", "exclude", "parts")
+KEYS = ("name", "fixed", "axes", "seeds", "exclude", "parts", "distinct_views")
 PART_KEYS = ("fixed", "axes", "exclude")
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 
@@ -46,6 +50,7 @@ class Grid:
     seeds: list[int]
     exclude: list[dict[str, Any]]
     place: str
+    distinct_views: bool = False
     parts: tuple[Grid, ...] = ()  # whose trials are the grid's, where there are any
 
 
@@ -78,7 +83,11 @@ def read_grid(text: str, place: str, name: str) -> Grid:
     if not isinstance(title, str) or not NAME.fullmatch(title):
         raise ValueError(f"{place}: name: `{title}`; use letters, digits, `.`, `_` and `-`")
     fixed, axes, exclude = _sections(raw, place)
-    grid = Grid(title, fixed, axes, _seeds(raw.get("seeds", 1), place), exclude, place)
+    distinct = raw.get("distinct_views", False)
+    if not isinstance(distinct, bool):
+        raise ValueError(f"{place}: distinct_views: expected true or false, found `{distinct}`")
+    seeds = _seeds(raw.get("seeds", 1), place)
+    grid = Grid(title, fixed, axes, seeds, exclude, place, distinct)
     parts = raw.get("parts") or []
     if not isinstance(parts, list):
         raise ValueError(f"{place}: parts: expected a list, found `{parts}`")
@@ -105,8 +114,9 @@ def _part(whole: Grid, raw: Any, number: int) -> Grid:
     fixed, axes, exclude = _sections(raw, place)
     above = {k: v for k, v in whole.fixed.items() if k not in axes}
     crossed = {k: v for k, v in whole.axes.items() if k not in fixed}
+    values, axes = above | fixed, crossed | axes
     exclude = whole.exclude + exclude
-    return Grid(whole.name, above | fixed, crossed | axes, whole.seeds, exclude, place)
+    return Grid(whole.name, values, axes, whole.seeds, exclude, place, whole.distinct_views)
 
 
 def _check(fixed: dict[str, Any], axes: dict[str, Any], exclude: list[Any], place: str) -> None:
@@ -196,8 +206,21 @@ def _trials(grid: Grid) -> dict[str, TrialConfig]:
             continue
         for seed in grid.seeds:
             config = make_config(point | {"seed": seed}, grid.place)
+            if grid.distinct_views:
+                _refuse_repeats(config, grid.place)
             trials[config.identity] = config
     return trials
+
+
+def _refuse_repeats(config: TrialConfig, place: str) -> None:
+    epochs = config.epochs
+    if epochs is None:
+        epochs = epochs_shown(config, train_samples(config))
+    if make_arm(config.arm).stochastic and config.views < epochs:
+        raise ValueError(
+            f"{place}: views: {config.views} of arm {config.arm} for {epochs} epochs, which would "
+            f"show views again; this grid's are distinct: set views to {epochs} or more"
+        )
 
 
 def _same(point: dict[str, Any], excluded: dict[str, Any], place: str) -> bool:

@@ -25,6 +25,7 @@ from shards.teachers import check_teacher, embedding_dim
 from sweep.banks import plan_banks
 from sweep.estimate import student_seconds
 from trainers.config import TrialConfig
+from trainers.durations import distinct_views
 from trainers.students import StudentSummary
 from trainers.students import describe as describe_student
 from trainers.trial import finished
@@ -51,8 +52,8 @@ def student_of(config: TrialConfig) -> StudentSummary:
     return _summary(config.student, embedding_dim(config.teacher), _side(config))
 
 
-def planned_steps(config: TrialConfig) -> int:
-    """Optimiser steps of a trial; on a subset of classes, as if all were of one size.
+def train_samples(config: TrialConfig) -> int:
+    """Images that a trial learns from; of a subset of classes, as if all were of one size.
 
     Errors: ValueError with both numbers where it asks for more classes than there are.
     """
@@ -60,7 +61,12 @@ def planned_steps(config: TrialConfig) -> int:
     shown = size.classes if config.classes is None else config.classes
     if shown > size.classes:
         raise ValueError(f"classes: {shown} asked of {config.dataset}, which has {size.classes}")
-    return config.total_steps(size.train * shown // size.classes)
+    return size.train * shown // size.classes
+
+
+def planned_steps(config: TrialConfig) -> int:
+    """Optimiser steps of a trial. Errors: those of `train_samples`."""
+    return config.total_steps(train_samples(config))
 
 
 def samples_seen(config: TrialConfig) -> int:
@@ -153,6 +159,7 @@ def describe(trials: list[TrialConfig], store: str, figures: bool = False) -> di
                 "head": student.parameters.head,
                 "parameters": student.parameters.total,
                 "macs": student.macs,
+                "distinct_views": distinct_views(config, train_samples(config)),
                 "finished": finished(store, config) is not None,
                 "seconds": pace[config] * samples_seen(config),
                 "config": config.model_dump(mode="json"),
@@ -220,6 +227,11 @@ def show(plan: dict[str, Any], console: Console) -> None:
             str(sum(row["finished"] for row in rows)),
         )
     console.print(table)
+    views = {row["arm"]: set[int]() for row in plan["trials"]}
+    for row in plan["trials"]:
+        views[row["arm"]].add(row["distinct_views"])
+    seen = (f"{arm} {' or '.join(map(str, sorted(each)))}" for arm, each in views.items())
+    console.print(f"distinct views of a sample: {', '.join(seen)}")
     for bank in plan["banks"]:
         request = bank["request"]
         arms = ", ".join(["clean", *request["arms"]])

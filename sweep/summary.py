@@ -93,7 +93,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _key(record: Record) -> str:
     config = {name: v for name, v in record["config"].items() if name != REPLICATE}
-    data = {name: record["data"].get(name) for name in (*DATA, "views_per_sample")}
+    data = {name: record["data"].get(name) for name in DATA}
     sizes = {name: record["student"].get(name) for name in ("trunk", "head", "total", "macs")}
     return json.dumps([_flat(config), data, sizes], sort_keys=True)
 

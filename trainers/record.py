@@ -18,6 +18,7 @@ from shards.format import Manifest, arm_record
 from shards.preprocess import Preprocess
 from trainers.config import TrialConfig
 from trainers.curves import Observer
+from trainers.durations import distinct_views
 from trainers.learner import student_in
 from trainers.loop import Trained
 from trainers.measure import (
@@ -126,7 +127,7 @@ def make_record(
             "classes": len(banks.classes),
             "chance": 1 / len(banks.classes),
             "dim": source.dim,
-            "views_per_sample": config.views,
+            "views_per_sample": distinct_views(config, len(banks.clean_train.keys)),
         },
         "input": {
             "preprocess": input_of(config, manifest).model_dump(mode="json"),

@@ -7,6 +7,8 @@ A teacher is named by a spec:
 
     embedded              the tiny CLIP that ships with the package
     open_clip:NAME:TAG    any model and tag that open_clip lists; TAG may be a local checkpoint
+    open_clip:local-dir:PATH       a folder that open_clip saved: its config, weights, tokenizer
+    open_clip:hf-hub:OWNER/NAME    the same from the Hugging Face hub
     timm:NAME             any pretrained model with pooled features; timm:NAME:PATH for a checkpoint
 
 `none` as TAG or PATH gives random weights. Another one is an entry in TEACHERS that returns a
@@ -36,6 +38,7 @@ __all__ = [
     "input_size",
     "open_teacher",
     "text_tower",
+    "untrained",
     "weights_sha256",
 ]
 
@@ -131,10 +134,21 @@ def check_teacher(spec: str) -> str | None:
 
         return missing_download(argument)
     elif name == "open_clip":
-        from shards.teachers.clip import missing_download
+        from shards.teachers.clip_names import missing_download
 
         return missing_download(argument)
     return None
+
+
+def untrained(spec: str) -> str:
+    """The spec of the same architecture with random weights, which need not be downloaded."""
+    name, argument = split_spec(spec)
+    if name not in ("open_clip", "timm"):
+        return spec
+    kind, *rest = argument.split(":")
+    located = name == "open_clip" and kind in ("local-dir", "hf-hub")
+    model = f"{kind}:{':'.join(rest)}" if located else kind
+    return f"{name}:{model.removesuffix(':none')}:none"
 
 
 def embedding_dim(spec: str) -> int:

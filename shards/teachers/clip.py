@@ -1,11 +1,10 @@
-"""Teachers that open_clip builds: its registered models, and the embedded tiny CLIP."""
+"""Teachers that open_clip builds: registered or found models, and the embedded tiny CLIP."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
-import os
 import sys
 from importlib import resources
 from typing import Any
@@ -17,17 +16,17 @@ from torch import nn
 
 from shards.preprocess import KERNELS, Preprocess
 from shards.table import closest
+from shards.teachers.clip_names import CONFIG, RANDOM, SCHEMAS, missing_download, parse
 from shards.teachers.frozen import FrozenTeacher
 
-RANDOM = "none"
 EMBEDDED = "embedded"
 
 
 class TextTower(nn.Module):
     """The text half of an open_clip model with its tokenizer, called as open_clip's is.
 
-    `architecture` (a name that open_clip registers, or `embedded`) and `quick_gelu` are what
-    `build_text` needs, beside the weights (`clip.state_dict()`), to make it again.
+    `architecture` (a name that open_clip registers or finds, or `embedded`) and `quick_gelu` are
+    what `build_text` needs, beside the weights (`clip.state_dict()`), to make it again.
     """
 
     def __init__(self, clip: nn.Module, tokenizer: Any, architecture: str, quick_gelu: bool):
@@ -75,7 +74,8 @@ class ClipTeacher(FrozenTeacher):
 
     def text_tower(self) -> TextTower:
         """A copy of the text half, on the same device, in the precision of this moment."""
-        name = EMBEDDED if self.spec == EMBEDDED else self.spec.split(":")[1]
+        known = self.spec == EMBEDDED
+        name = EMBEDDED if known else parse(self.spec.removeprefix("open_clip:"))[0]
         return TextTower(_text_half(self._model), self._tokenizer, name, self._quick_gelu)
 
     def _encode(self, images_BCHW: torch.Tensor) -> torch.Tensor:
@@ -87,44 +87,31 @@ class ClipTeacher(FrozenTeacher):
         return self._model.encode_text(self._tokenizer(texts).to(self._device)).float()
 
 
-def _parse(argument: str) -> tuple[str, str]:
-    """`NAME:TAG` -> (NAME, TAG), both resolved against open_clip's lists."""
-    name, _, tag = argument.partition(":")
-    if not name or not tag:
+def _square(size: int | list[int] | tuple[int, ...], spec: str) -> int:
+    """Errors: ValueError for an input that is not square."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) > 1:
         raise ValueError(
-            f"teacher `open_clip:{argument}`: write open_clip:NAME:TAG, e.g. "
-            "open_clip:ViT-B-32:openai (TAG may be a checkpoint's path, or `none`)"
+            f"teacher `{spec}`: takes images of {size}, not square ones; choose another model"
         )
-    models = open_clip.list_models()
-    if name not in models:
-        near = closest(name, models).split("valid:", maxsplit=1)[0]
-        raise ValueError(
-            f"teacher `open_clip:{argument}`: unknown model `{name}`; {near}"
-            "open_clip.list_models() lists all"
-        )
-    known = open_clip.list_pretrained_tags_by_model(name)
-    if tag != RANDOM and not open_clip.is_pretrained_cfg(name, tag) and not os.path.isfile(tag):
-        raise ValueError(
-            f"teacher `open_clip:{argument}`: `{tag}` is neither a file nor a tag of {name}; "
-            f"{closest(tag, [*known, RANDOM])}"
-        )
-    return name, tag
+    return int(sides.pop())
 
 
 def _preprocess(config: dict[str, Any], spec: str) -> Preprocess:
-    size = config["size"]
-    size = size if isinstance(size, int) else size[0]
     kernel = config.get("interpolation", "bicubic")
     if kernel not in KERNELS:
         raise ValueError(f"teacher `{spec}`: interpolation {kernel}; known: {', '.join(KERNELS)}")
     return Preprocess(
-        size=size, mean=tuple(config["mean"]), std=tuple(config["std"]), interpolation=kernel
+        size=_square(config["size"], spec),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=kernel,
     )
 
 
 def open_registered(argument: str, device: str) -> FrozenTeacher:
-    """`NAME:TAG`. Random weights (`none`) are drawn from a fixed seed, with a warning."""
-    name, tag = _parse(argument)
+    """What `_parse` takes. Random weights (`none`) are of a fixed seed, with a warning."""
+    name, tag = parse(argument)
     spec = f"open_clip:{argument}"
     quick_gelu = False
     if tag == RANDOM:
@@ -141,7 +128,9 @@ def open_registered(argument: str, device: str) -> FrozenTeacher:
             torch.default_generator.manual_seed(0)
             model = open_clip.create_model(
                 name,
-                pretrained=None if tag == RANDOM else tag,
+                pretrained=None if tag == RANDOM else tag or None,
+                load_weights=tag != RANDOM,
+                require_pretrained=tag != RANDOM,
                 force_quick_gelu=quick_gelu,
                 pretrained_text=False,
                 weights_only=True,
@@ -151,33 +140,12 @@ def open_registered(argument: str, device: str) -> FrozenTeacher:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         missing = missing_download(argument)
         first = f"no {missing} ({first})" if missing else first
-        raise ValueError(
-            f"teacher `{spec}`: {first}; without a network, give a checkpoint's path as the tag: "
-            f"open_clip:{name}:PATH"
-        ) from None
+        instead = f"a checkpoint's path as the tag: open_clip:{name}:PATH"
+        if name.startswith(SCHEMAS):
+            instead = f"a folder with {CONFIG}, weights and tokenizer: open_clip:local-dir:PATH"
+        raise ValueError(f"teacher `{spec}`: {first}; without a network, give {instead}") from None
     config = open_clip.get_model_preprocess_cfg(model)
     return ClipTeacher(spec, model, _preprocess(config, spec), tokenizer, device, quick_gelu)
-
-
-def missing_download(argument: str) -> str | None:
-    """A line that says what open_clip would have to download for `NAME:TAG`, or None."""
-    name, tag = _parse(argument)
-    if tag == RANDOM or not open_clip.is_pretrained_cfg(name, tag):
-        return None
-    config = open_clip.get_pretrained_cfg(name, tag)
-    hub = config.get("hf_hub", "")
-    if hub:
-        from huggingface_hub import try_to_load_from_cache
-
-        repository, file = os.path.split(hub)
-        names = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-        names += [n[:-4] + ".safetensors" for n in names if n.endswith((".bin", ".pth"))]
-        if any(isinstance(try_to_load_from_cache(repository, n), str) for n in names):
-            return None
-        return f"weights of {name} ({tag}) from the hub repository {repository}"
-    file = os.path.basename(config.get("url", ""))
-    cached = os.path.join(os.path.expanduser("~/.cache/clip"), file)
-    return None if os.path.isfile(cached) else f"weights of {name} ({tag}), file {file}"
 
 
 def _embedded_files() -> tuple[dict[str, Any], str]:
@@ -215,7 +183,7 @@ def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tenso
     """
     if architecture == EMBEDDED:
         model, tokenizer = _embedded_model(_embedded_files()[0])
-    elif architecture in open_clip.list_models():
+    elif architecture in open_clip.list_models() or architecture.startswith(SCHEMAS):
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)  # open_clip's, that the weights are random: not for long
         try:
@@ -226,9 +194,12 @@ def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tenso
                     force_quick_gelu=quick_gelu,
                     pretrained_text=False,
                 )
+            tokenizer = open_clip.get_tokenizer(architecture)
+        except (OSError, ValueError, RuntimeError) as error:
+            first = " ".join(str(error).split())[:160]
+            raise ValueError(f"text tower: {architecture} cannot be made: {first}") from None
         finally:
             logging.disable(before)
-        tokenizer = open_clip.get_tokenizer(architecture)
     else:
         near = closest(architecture, open_clip.list_models()).split("valid:", maxsplit=1)[0]
         raise ValueError(f"text tower: open_clip has no model `{architecture}`; {near}".strip())
@@ -246,17 +217,24 @@ def configured_size(spec: str) -> int:
     """Pixels a side of what the image tower takes, by configuration."""
     if spec == EMBEDDED:
         return int(_embedded_files()[0]["preprocess_cfg"]["size"])
-    config = open_clip.get_model_config(_parse(spec.removeprefix("open_clip:"))[0]) or {}
-    size = config.get("vision_cfg", {}).get("image_size", 224)
-    return int(size if isinstance(size, int) else size[0])
+    return _square(_configuration(spec).get("vision_cfg", {}).get("image_size", 224), spec)
 
 
 def configured_dim(spec: str) -> int:
     """Embedding width by configuration, no weights touched."""
     if spec == EMBEDDED:
         return int(_embedded_files()[0]["embed_dim"])
-    name, _ = _parse(spec.removeprefix("open_clip:"))
-    config = open_clip.get_model_config(name)
-    if config is None:
+    return int(_configuration(spec)["embed_dim"])
+
+
+def _configuration(spec: str) -> dict[str, Any]:
+    """Errors: ValueError where a folder or the hub gives none."""
+    name, _ = parse(spec.removeprefix("open_clip:"))
+    try:
+        config = open_clip.get_model_config(name)
+    except (OSError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"teacher `{spec}`: no configuration ({first})") from None
+    if config is None or "embed_dim" not in config:
         raise ValueError(f"teacher `{spec}`: open_clip has no configuration for {name}")
-    return int(config["embed_dim"])
+    return config

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def test_help_shows_examples(module: str) -> None:
     assert not done.stderr
 
 
+RATES = ("images/s", "teacher alone, images/s")
 BUILD = ("--dataset", "digits", "--teacher", "embedded")
 
 
@@ -73,6 +75,9 @@ def test_build_from_the_command_line_and_verify(tmp_path: Path, capsys) -> None:
     assert code == 0
     assert "2 shards" in text
     assert "ETA" in err
+    told = [re.search(rf"^{name}: ([\d.]+)$", text, re.M) for name in RATES]
+    build_rate, teacher_rate = (float(rate[1]) for rate in told if rate)
+    assert 0 < build_rate < teacher_rate  # the build has more to do than its teacher
     code, text, _ = run(verify.main, capsys, out)
     assert code == 0
     assert "20 samples; views: clean x1, noise:0.1 x2" in text

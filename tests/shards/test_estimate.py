@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from shards.build import build, main
-from shards.estimate import bank_bytes, plan_bytes
+from shards.estimate import Spread, _print_sum, bank_bytes, plan_bytes, print_cost, teacher_seconds
 from shards.format import pack
 from shards.reader import load_manifest
 from shards.request import Request
@@ -32,13 +33,15 @@ def test_bytes_are_estimated_within_a_hundredth(bank: Path, request_60: Request)
     assert real <= bank_bytes(request_60) <= real * 1.01 + 20_000 * len(manifest.shards)
 
 
-def test_a_dry_run_tells_bytes_seconds_and_money_and_writes_nothing(tmp_path: Path, capsys) -> None:
+def test_a_dry_run_tells_bytes_and_seconds_no_money_of_a_cpu_and_writes_nothing(
+    tmp_path: Path, capsys
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(
             [
                 *("--dataset", "digits", "--teacher", "embedded", "--arm", "noise", "--views", "4"),
                 *("--arm", "noise_denoise", "--out", str(tmp_path / "x")),
-                *("--dry-run", "--gpu-price", "7200"),
+                *("--device", "cpu", "--dry-run", "--gpu-price", "7200"),
             ]
         )
     assert not ended.value.code
@@ -47,10 +50,43 @@ def test_a_dry_run_tells_bytes_seconds_and_money_and_writes_nothing(tmp_path: Pa
     assert "noise:0.1 x4, noise_denoise:0.1 x4" in text
     passes = 1438 * 5 + 359  # the views of noise_denoise are copies of the clean one
     assert f"{passes:,} images of 32 px" in text
-    seconds = float(re.search(r"seconds: ([\d,]+)", text)[1].replace(",", ""))
-    money = float(re.search(r"money: ([\d.,]+)", text)[1].replace(",", ""))
-    assert money == pytest.approx(2 * seconds, abs=2)
+    assert re.search(r"^seconds: [\d,]+, about [\d:]+, on this machine's cpu$", text, re.M)
+    assert "money: unknown, for the pace is a CPU's; --gpu-price needs --device cuda" in text
     assert not (tmp_path / "x").exists()
+
+
+def test_money_is_that_of_all_gpus_and_time_is_shared(capsys) -> None:
+    for spread in (None, Spread("auto", None), Spread("auto", 4)):
+        _print_sum(7200.0, "cuda", 3.0, spread)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "seconds: 7,200, about 2:00:00, on this machine's cuda"
+    assert lines[2].startswith("seconds: 7,200, about 2:00:00, on 1 of Ray's workers, each a GPU")
+    assert "--workers N shares it" in lines[2]
+    assert lines[4].startswith("seconds: 1,800, about 30:00, on 4 of Ray's workers")
+    assert lines[1::2] == ["money: 6.00 at 3 for an hour of one GPU"] * 3
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(None, 100), (1, 200), (2, 100), (8, 100)])
+def test_a_ray_started_here_has_the_cores_of_this_machine(
+    workers, seconds, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("shards.estimate.torch.get_num_threads", lambda: 2)
+    _print_sum(100.0, "cpu", None, Spread(None, workers))
+    assert capsys.readouterr().out.startswith(f"seconds: {seconds},")
+
+
+def test_both_paces_are_told_where_bf16_may_be_chosen(tmp_path: Path, capsys, monkeypatch) -> None:
+    quick = functools.partial(teacher_seconds, seconds=0.1)
+    monkeypatch.setattr("shards.estimate.teacher_seconds", quick)
+    request = Request(dataset="digits", teachers=("embedded",))
+    for speedup, told in ((2.0, 1), (1.1, 0)):
+        monkeypatch.setattr("shards.estimate.matmul_speedup", lambda speedup=speedup: speedup)
+        print_cost(request, str(tmp_path / "x"), "cpu", None)
+        text = capsys.readouterr().out
+        assert "(fp32 on cpu)" in text
+        assert text.count("in bf16, if that is chosen") == told
+    print_cost(request.model_copy(update={"precision": "bf16"}), str(tmp_path / "x"), "cpu", None)
+    assert "(bf16 on cpu)" in capsys.readouterr().out
 
 
 def test_shards_of_cifar_with_8_views_are_hardly_larger_than_their_arrays() -> None:

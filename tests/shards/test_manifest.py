@@ -1,14 +1,22 @@
-"""Manifests: what is edited, damaged, foreign or missing is refused."""
+"""Manifests: all that they say; what is edited, damaged, foreign or missing is refused."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from shards import build
+from shards.arms import make_arm
+from shards.datasets import open_dataset
 from shards.format import parse_manifest
+from shards.prompts import templates_for
 from shards.reader import load_manifest
+from shards.teachers import open_teacher
 
 
 @pytest.mark.parametrize(
@@ -39,3 +47,74 @@ def test_a_manifest_that_is_no_json_is_refused(refused) -> None:
 
 def test_missing_manifest_says_that_the_build_did_not_finish(tmp_path: Path, refused) -> None:
     refused(lambda: load_manifest(str(tmp_path)), "manifest.json is missing", "did not finish")
+
+
+def test_a_manifest_says_all_that_determined_the_bank(tmp_path: Path, monkeypatch, capsys) -> None:
+    out, other = tmp_path / "bank", "timm:test_vit.r160_in1k:none"
+    argv = [
+        *("--dataset", "digits", "--teacher", "embedded", "--teacher", other, "--device", "cpu"),
+        *("--arm", "crop_flip", "--arm", "noise:0.2", "--views", "2", "--test-arm", "noise"),
+        *("--train-samples", "30", "--test-samples", "10", "--shard-samples", "20"),
+        *("--seed", "5", "--precision", "fp32", "--out", str(out)),
+    ]
+    monkeypatch.setattr("sys.argv", ["shards/build.py", *argv])
+    with pytest.raises(SystemExit) as ended:
+        build.main(argv)
+    assert not ended.value.code
+    told = json.loads((out / "manifest.json").read_text())
+    plan, created = told["plan"], told["created"]
+    data = open_dataset("digits", train_samples=30, test_samples=10)
+    assert plan["format"] == "shards/2"
+    assert plan["dataset"] == {
+        "spec": "digits", "identity": data.identity, "image_size": 32,
+        "classes": list(data.classes), "train_samples": 30, "test_samples": 10,
+        "counts": {"train": 30, "test": 10},
+    }  # fmt: skip
+    assert plan["teachers"] == [_teacher("embedded"), _teacher(other)]
+    assert plan["arms"] == {
+        "train": [
+            _arm("clean", 0, 1),
+            _arm("crop_flip:4", 1, 3, pad=4),
+            _arm("noise:0.2", 3, 5, sigma=0.2, space="pixel", unit="[0, 1] pixels", clipped=True),
+        ],
+        "test": [
+            _arm("clean", 0, 1),
+            _arm("noise:0.1", 1, 2, sigma=0.1, space="pixel", unit="[0, 1] pixels", clipped=True),
+        ],
+    }
+    assert plan["templates"] == list(templates_for("digits"))
+    assert (plan["seed"], plan["shard_samples"], plan["device"]) == (5, 20, "cpu")
+    assert told["shards"] == [
+        _shard(out, "test", 0, 10), _shard(out, "train", 0, 20), _shard(out, "train", 1, 10)
+    ]  # fmt: skip
+    first, second = told["class_embeddings"]
+    assert (first["shape"], second) == ([10, 512], None)
+    assert created["command"] == " ".join(["shards/build.py", *argv])
+    for library in ("torch", "numpy", "open_clip_torch", "timm", "pillow", "scikit-learn"):
+        assert created[library] == version(library)
+    assert created["python"] == platform.python_version()
+    assert created["device"] == "cpu"
+    assert float(created["seconds"]) > 0
+    assert int(created["threads"]) >= 1
+
+
+def _teacher(spec: str) -> dict:
+    live = open_teacher(spec)
+    return {
+        "spec": spec, "weights_sha256": live.weights_sha256, "dim": live.dim,
+        "parameters": live.parameters, "precision": "fp32",
+        "preprocess": live.preprocess.model_dump(mode="json"),
+    }  # fmt: skip
+
+
+def _arm(spec: str, start: int, stop: int, **options) -> dict:
+    columns = list(make_arm(spec).columns)
+    return {"arm": spec, "columns": columns, "options": options, "start": start, "stop": stop}
+
+
+def _shard(folder: Path, split: str, index: int, samples: int) -> dict:
+    data = (folder / f"{split}-{index:06d}.tar").read_bytes()
+    return {
+        "name": f"{split}-{index:06d}.tar", "split": split, "samples": samples,
+        "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+    }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from shards.build import build
-from shards.on_ray import connected, spread
+from shards.compute import Embedder, tasks_of
+from shards.on_ray import OnRay, Worker, connected, spread
 from shards.request import Request
 
 pytestmark = pytest.mark.ray
@@ -42,10 +45,12 @@ def identity(folder: Path) -> str:
 def test_workers_make_the_bytes_of_one_process(
     bank: Path, request_60: Request, cluster, tmp_path: Path, capsys
 ) -> None:
-    spread(request_60, str(tmp_path / "spread"), workers=3)  # of which two find room
+    manifest = spread(request_60, str(tmp_path / "spread"), workers=3)  # of which two find room
     assert shards(tmp_path / "spread") == shards(bank)
     assert identity(tmp_path / "spread") == identity(bank)
     assert "100%" in capsys.readouterr().err
+    rates = [float(manifest.created[name]) for name in ("images/s", "teacher alone, images/s")]
+    assert 0 < rates[0] < rates[1]
 
 
 def test_workers_measure_the_teachers_as_one_process_does(
@@ -110,6 +115,39 @@ def test_a_worker_that_dies_is_replaced(
     assert shards(tmp_path / "spread") == shards(bank)
 
 
+@pytest.mark.faults
+def test_a_worker_that_chose_and_died_computes_in_what_it_chose(
+    request_60: Request, cluster, tmp_path: Path, monkeypatch
+) -> None:
+    class Moody(Worker):
+        """Chooses bf16 the first time, fp32 whenever it is asked again."""
+
+        def _embedder(self, precisions):
+            from shards import compute
+            from shards.precision import Choice
+
+            def choose(*arguments) -> Choice:
+                asked = tmp_path / "asked"
+                again = asked.exists()
+                asked.touch()
+                return Choice("fp32" if again else "bf16")
+
+            compute.choose_precision = choose
+            return super()._embedder(precisions)
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    monkeypatch.setattr("shards.on_ray.Worker", Moody)
+    place = OnRay(request_60, "cpu", {}, count=1)
+    assert place.plan.teachers[0].precision == "bf16"
+    os.kill(ray.get(place._first.pid.remote()), signal.SIGKILL)
+    there = dict(place.shards(tasks_of(place.plan), lambda images: None))
+    here = Embedder(request_60, "cpu", {"embedded": "bf16"})
+    assert there == dict(here.shards(tasks_of(here.plan), lambda images: None))
+    assert place.class_embeddings() == here.class_embeddings()
+
+
 def test_the_command_starts_a_ray_of_its_own_and_leaves_nothing(
     bank: Path, request_60: Request, tmp_path: Path
 ) -> None:
@@ -122,4 +160,5 @@ def test_the_command_starts_a_ray_of_its_own_and_leaves_nothing(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert shards(out) == shards(bank)
+    assert re.search(r"^teacher alone, images/s: \d", done.stdout, re.M)
     build(request_60, str(out))  # it is the finished bank that was asked for

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from shards import precision
+from shards.build import build, request_arguments
+from shards.compute import channels_first
+from shards.datasets import open_dataset
 from shards.precision import choose_precision, matmul_speedup
+from shards.request import Request
 from shards.teachers import open_teacher
 
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
@@ -59,3 +68,58 @@ def test_bf16_must_be_faster_and_agree(pace, error, chosen, monkeypatch) -> None
 
 def test_matmul_speedup_is_a_ratio_of_times() -> None:
     assert 1e-3 < matmul_speedup() < 100
+
+
+TEACHER = "timm:test_vit2.r160_in1k:none"  # small; bf16 pays where a CPU multiplies in it
+
+
+def test_a_real_teacher_gets_bf16_only_where_it_agrees() -> None:
+    images = channels_first(open_dataset("digits").read("train", 0, 32).images_NHWC)
+    choice = choose_precision(TEACHER, "cpu", images)
+    exact, half = (open_teacher(TEACHER, "cpu", which) for which in ("fp32", "bf16"))
+    inputs = exact.preprocess(images)
+    reference_BD, found_BD = exact.embed(inputs).double(), half.embed(inputs).double()
+    cosine = float(torch.cosine_similarity(found_BD, reference_BD).min())
+    assert 0.999 < cosine < 1  # it is another arithmetic
+    if choice.precision == "bf16":
+        assert cosine >= 0.9999
+        assert choice.speedup >= 1.2
+        assert choice.cosine == pytest.approx(cosine, abs=1e-6)
+    else:
+        assert choice == precision.Choice("fp32")
+
+
+@pytest.mark.faults
+def test_the_choice_is_in_the_manifest_and_kept_by_a_build_that_was_killed(tmp_path: Path) -> None:
+    """Chosen by timing in one process, kept by another, and the bytes are those of that choice."""
+    request = Request(
+        dataset="digits", teachers=(TEACHER,), arms=("noise",), views=2, train_samples=40,
+        test_samples=10, shard_samples=20,
+    )  # fmt: skip
+    out = tmp_path / "killed"
+    code = (
+        "import time, sys, shards.writer as w; publish = w.BankWriter.publish\n"
+        "def slow(*a): publish(*a); time.sleep(60)\n"
+        "w.BankWriter.publish = slow\n"
+        "from shards.build import main; main(sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *request_arguments(request, str(out)), "--device", "cpu"],
+        stderr=subprocess.DEVNULL,
+    )
+    while not (out / "shards.json").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    chosen = json.loads((out / "plan.json").read_text())["teachers"][0]["precision"]
+    assert chosen in ("fp32", "bf16")
+    first = (out / "train-000000.tar").stat().st_ino
+    manifest = build(request, str(out))
+    assert manifest.plan.teachers[0].precision == chosen
+    assert (out / "train-000000.tar").stat().st_ino == first
+    asked = request.model_copy(update={"precision": chosen})
+    whole = build(asked, str(tmp_path / "whole"))
+    assert whole.shards == manifest.shards  # with every sha256
+    assert whole.identity == manifest.identity
+    other = request.model_copy(update={"precision": "fp32" if chosen == "bf16" else "bf16"})
+    assert build(other, str(tmp_path / "other")).shards != manifest.shards

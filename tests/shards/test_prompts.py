@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from shards.build import main
 from shards.datasets import open_dataset
 from shards.prompts import (
     CIFAR,
@@ -20,6 +22,7 @@ from shards.prompts import (
 from shards.reader import load_manifest
 from shards.splits import load_splits
 from shards.teachers import open_teacher
+from shards.verify import verify
 
 
 def test_every_data_set_has_prompts_with_one_place_for_the_class() -> None:
@@ -83,3 +86,35 @@ def test_packed_floats_come_back_and_damage_is_refused(refused) -> None:
     array[1, 2] = np.nan
     packed = pack_floats(array)
     refused(lambda: unpack_floats(packed["shape"], packed["float32"], "m.json"), "finite")
+
+
+def test_prompts_of_a_file_through_the_commands(tmp_path: Path, capsys) -> None:
+    """Class embeddings are of the file's prompts, which the manifest holds; images' are not."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a scan of the digit {}\n\nthe {} on a cheque\n")
+    small = ("--train-samples", "20", "--test-samples", "10", "--device", "cpu")
+    common = ("--dataset", "digits", "--teacher", "embedded", *small)
+    manifests = []
+    for name, more in (("own", ("--templates", str(file))), ("usual", ())):
+        with pytest.raises(SystemExit) as ended:
+            main([*common, *more, "--out", str(tmp_path / name)])
+        assert not ended.value.code
+        assert verify(str(tmp_path / name)).good
+        manifests.append(load_manifest(str(tmp_path / name)))
+    own, usual = manifests
+    assert own.plan.templates == ("a scan of the digit {}", "the {} on a cheque")
+    assert usual.plan.templates == templates_for("digits")
+    teacher, classes = open_teacher("embedded"), own.plan.dataset.classes
+    for manifest in manifests:
+        (packed,) = manifest.class_embeddings
+        found = unpack_floats(packed.shape, packed.float32, "manifest")
+        expected = class_embeddings(teacher, classes, manifest.plan.templates)
+        assert np.allclose(found, expected, atol=1e-6)
+    assert own.class_embeddings != usual.class_embeddings
+    assert own.shards == usual.shards
+    capsys.readouterr()
+    file.write_text("a {} and a {}\n")
+    with pytest.raises(SystemExit) as ended:
+        main([*common, "--templates", str(file), "--out", str(tmp_path / "bad")])
+    assert ended.value.code == 2
+    assert f"{file}: line 1" in capsys.readouterr().err

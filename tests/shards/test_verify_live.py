@@ -63,6 +63,29 @@ def test_a_bank_in_bf16_replays_in_bf16_and_in_no_other_precision(tmp_path: Path
     assert verify(str(tmp_path), live=30).failures["live"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_few_samples_of_many_shards_replay_in_batches_smaller_than_the_builds(
+    precision, tmp_path: Path
+) -> None:
+    """Alone, in small batches and in the build's own, by one thread and by two."""
+    request = Request(
+        dataset="digits", teachers=("embedded", "timm:test_vit2.r160_in1k:none"), arms=("noise",),
+        views=2, precision=precision, train_samples=100, test_samples=20, shard_samples=40,
+    )  # fmt: skip
+    build(request, str(tmp_path))
+    least = []
+    try:
+        for threads, live in ((1, 1), (1, 7), (2, 7), (1, 30), (2, 120)):
+            torch.set_num_threads(threads)
+            verdict = verify(str(tmp_path), live=live)
+            assert verdict.good, verdict.failures
+            assert f"{live} samples" in verdict.notes["live"]
+            least.append(float(verdict.notes["live"].split()[-1]))
+    finally:
+        torch.set_num_threads(1)
+    assert min(least) > 1 - 1e-6, least
+
+
 def test_some_samples_are_some_of_the_bank(rich: Path) -> None:
     assert "7 samples" in verify(str(rich), live=7).notes["live"]
 

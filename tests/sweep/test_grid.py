@@ -131,3 +131,37 @@ def test_a_new_value_keeps_the_other_trials() -> None:
     before = trials(HEAD + "axes: {arm: [clean, noise]}\nseeds: 2\n")
     after = trials(HEAD + "axes: {arm: [clean, crop_flip, noise], epochs: [5, 6]}\nseeds: 3\n")
     assert {c.identity for c in before} < {c.identity for c in after}
+
+
+DISTINCT = HEAD + "distinct_views: true\naxes: {arm: [clean, noise]}\n"
+
+
+@pytest.mark.parametrize(("setting", "views"), [("epochs=10", 5), ("views=1", 1), ("views=4", 4)])
+def test_paper_shows_no_view_twice(setting: str, views: int) -> None:
+    grid = override(load_grid("paper"), [setting], None)
+    epochs = 10 if "epochs" in setting else 5
+    with pytest.raises(ValueError, match="grid paper: views") as error:
+        expand(grid)
+    assert "\n" not in str(error.value)
+    assert f"views: {views} of arm crop_flip:4 for {epochs} epochs" in str(error.value)
+    more = [f"views={epochs}", f"epochs={epochs}"]
+    assert len(expand(override(grid, more, None))) == 12
+    assert len(expand(override(grid, ["arm=clean"], None))) == 9  # a clean arm has one view
+
+
+@pytest.mark.parametrize(
+    ("length", "epochs"), [("2.5 epochs", 3), ("100 steps", 5), ("1409 samples", 1)]
+)
+def test_distinct_views_of_any_duration(length: str, epochs: int) -> None:
+    text = DISTINCT + f"parts: [{{fixed: {{duration: {length}, views: %d}}}}]\n"
+    for views in (epochs, epochs + 1):
+        assert len(trials(text % views)) == 2
+    if epochs > 1:
+        with pytest.raises(ValueError, match=f"mine.yaml: part 1: views: .* for {epochs} epochs"):
+            trials(text % (epochs - 1))
+
+
+def test_other_grids_may_show_views_again() -> None:
+    assert len(trials(DISTINCT.replace("true", "false"))) == 2
+    with pytest.raises(ValueError, match="expected true or false, found `1`"):
+        trials(DISTINCT.replace("true", "1"))

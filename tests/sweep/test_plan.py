@@ -39,6 +39,7 @@ def test_full(tmp_path: Path) -> None:
     assert "bytes" in ran.stdout
     assert "RANDOM" not in ran.stderr
     assert max(map(len, ran.stdout.splitlines())) <= 80
+    assert "distinct views of a sample: clean 1, crop_flip:4 8, noise:0.1 8" in ran.stdout
 
 
 def test_paper_as_json(tmp_path: Path) -> None:
@@ -52,6 +53,11 @@ def test_paper_as_json(tmp_path: Path) -> None:
     assert plan["cpu_seconds"]["teacher"] > 0
     assert plan["cpu_seconds"]["training"] > 0
     assert len(plan["downloads"]) == 2
+    views = {(row["arm"], row["distinct_views"]) for row in plan["trials"]}
+    assert views == {("clean", 1), ("crop_flip:4", 5)}
+    again = dry(tmp_path, "--grid", "paper", "--set", "epochs=10")
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    assert "5 of arm crop_flip:4 for 10 epochs" in again.stderr
 
 
 def test_bank_sizes_are_those_of_the_columns() -> None:

@@ -172,7 +172,7 @@ def test_a_trial_on_fewer_classes(bank, make, tmp_path):
         for reading in ("resident", "streaming")
     )
     assert result["data"] == {
-        "train": 100, "test": 30, "classes": 5, "chance": 0.2, "dim": 512, "views_per_sample": 2,
+        "train": 100, "test": 30, "classes": 5, "chance": 0.2, "dim": 512, "views_per_sample": 1,
     }  # fmt: skip
     assert result["curve"][-1]["step"] == 3
     assert streamed["metrics"] == result["metrics"]

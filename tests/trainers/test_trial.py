@@ -68,6 +68,21 @@ def test_the_record(done, make):
     assert result["metrics"]["test/linear/paper/accuracy"] > 0.2
 
 
+@pytest.mark.parametrize(
+    ("changes", "views"),
+    [
+        ({"duration": "2 steps", "epochs": None}, 1),
+        ({"duration": "1.5 epochs", "epochs": None}, 2),
+        ({"epochs": 3}, 2),
+        ({"arm": "clean", "epochs": 2}, 1),
+    ],
+)
+def test_distinct_views_are_those_that_were_shown(changes, views, bank, make, tmp_path):
+    config = make(**changes, probes=("spectrum",))
+    result = run_trial(config, bank, str(tmp_path))
+    assert result["data"]["views_per_sample"] == views
+
+
 def test_the_students_size_is_exact(done):
     config, _, result, _ = done
     dim, size = result["data"]["dim"], result["student"]["image_size"]
