@@ -70,19 +70,30 @@ def claim_of(manifest: Manifest, record: ShardRecord) -> str:
 
 def load_file(place: str, manifest: Manifest, record: ShardRecord, trust: bool = True) -> Shard:
     state = verified.state_of(place, claim_of(manifest, record))
+    data = read_shard(place)
+    if trust and verified.is_noted(place, state):
+        return Shard(record, *unpack(data, place))
+    shard = check_data(data, place, manifest, record)
+    verified.note(place, state)
+    return shard
+
+
+def read_shard(place: str) -> bytes:
     try:
-        data = storage.read(place)
+        return storage.read(place)
     except FileNotFoundError:
         raise ValueError(
             f"shard {place} is missing; run `python -m shards.build` with the same options again"
         ) from None
+
+
+def check_data(data: bytes, place: str, manifest: Manifest, record: ShardRecord) -> Shard:
+    """The columns of a shard's bytes. Errors: ValueError unless they are those of the manifest."""
     if len(data) != record.bytes:
         raise ValueError(
             f"shard {place}: {len(data):,} bytes, the manifest says {record.bytes:,}; delete it "
             "and build again"
         )
-    if trust and verified.is_noted(place, state):
-        return Shard(record, *unpack(data, place))
     found = hashlib.sha256(data).hexdigest()
     if found != record.sha256:
         raise ValueError(
@@ -91,7 +102,6 @@ def load_file(place: str, manifest: Manifest, record: ShardRecord, trust: bool =
         )
     arrays, keys = unpack(data, place)
     _check(place, manifest, record, arrays, keys)
-    verified.note(place, state)
     return Shard(record, arrays, keys)
 
 

@@ -62,7 +62,7 @@ class Files:
                 while done < len(into):
                     got = os.preadv(self.get(file), [into[done:]], start + done)
                     if not got:
-                        raise OSError(f"shard {file}: cut short while it was read; build it again")
+                        raise OSError(f"shard {file}: cut short while it was read; start again")
                     done += got
             except OSError:
                 if file in self._open:
