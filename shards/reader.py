@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -11,14 +12,16 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from shards import storage, verified
 from shards.format import (
+    FORMAT,
     MANIFEST,
     Manifest,
     Plan,
     ShardRecord,
-    parse_manifest,
+    keys_sha256,
     unpack,
 )
 from shards.threads import single_cores
@@ -49,6 +52,28 @@ def load_manifest(location: str) -> Manifest:
             "this is not a folder of shards"
         ) from None
     return parse_manifest(data, place)
+
+
+def parse_manifest(data: bytes, place: str) -> Manifest:
+    """JSON -> Manifest. Errors: ValueError naming the place and the field."""
+    told = re.search(rb'"format":\s*"(shards/\d+)"', data)
+    if told and told[1].decode() != FORMAT:
+        raise ValueError(
+            f"{place}: format {told[1].decode()}, this code reads {FORMAT}; delete these shards "
+            "and build them again"
+        )
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ValueError(f"{place}: {field}: {first['msg']}; build these shards again") from None
+    if manifest.checksum != manifest.digest() or manifest.identity != manifest.plan.identity:
+        raise ValueError(
+            f"{place}: its checksum is {manifest.checksum[:12]}..., its content gives "
+            f"{manifest.digest()[:12]}...; it was edited or damaged, build again"
+        )
+    return manifest
 
 
 def load_shard(location: str, manifest: Manifest, record: ShardRecord) -> Shard:
@@ -131,6 +156,11 @@ def _check(
             raise ValueError(f"shard {place}: {name} is {arrays[name].shape}, expected {shape}")
     if len(keys) != n:
         raise ValueError(f"shard {place}: {len(keys)} keys, expected {n}")
+    if record.keys_sha256 not in (None, keys_sha256(keys)):
+        raise ValueError(
+            f"shard {place}: its keys, from `{keys[0]}` to `{keys[-1]}`, are not those that were "
+            "built; delete it and build again"
+        )
     classes = len(plan.dataset.classes)
     if arrays["label"].min() < 0 or arrays["label"].max() >= classes:
         raise ValueError(f"shard {place}: a label is outside 0 to {classes - 1}")

@@ -9,7 +9,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from shards import storage
-from shards.format import MANIFEST, PLAN, Manifest, Packed, Plan, ShardRecord
+from shards.format import (
+    MANIFEST,
+    PLAN,
+    Manifest,
+    Packed,
+    Plan,
+    ShardRecord,
+    keys_sha256,
+    unpack,
+)
 
 LOG = "shards.json"
 
@@ -86,6 +95,7 @@ class BankWriter:
             samples=samples,
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
+            keys_sha256=keys_sha256(unpack(data, name)[1]),
         )
         listing = [self._records[n].model_dump() for n in sorted(self._records)]
         storage.write_json(storage.join(self.location, LOG), listing)
@@ -129,9 +139,7 @@ def read_json(place: str) -> Any:
 
 
 def damaged(place: str, detail: str) -> ValueError:
-    return ValueError(
-        f"{place}: damaged ({detail}); delete it, and the same command makes it anew"
-    )
+    return ValueError(f"{place}: damaged ({detail}); delete it, and the same command makes it anew")
 
 
 def write_manifest(location: str, manifest: Manifest) -> None:

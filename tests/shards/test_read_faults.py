@@ -125,8 +125,12 @@ def test_streamed_reads_are_tried_again_and_at_the_end_name_the_shard(copy: Path
         for streaming in (False, True)
     )
     (places, keys), images = locate(file), left.images_NHWC
+
+    def read_rows() -> list:
+        return replace(images, files=Files())[rows].tolist()
+
     reads = {
-        "rows": lambda: replace(images, files=Files())[rows].tolist(),
+        "rows": read_rows,
         "column": lambda: places["label"].whole(25).tolist(),
         "headers": lambda: locate(file)[1],
     }
