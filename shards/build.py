@@ -64,8 +64,8 @@ def build(
         if manifest and not missing_arms(request, manifest):
             return manifest
         plan = manifest.plan if manifest else _begun(out, device)
-        precisions = {teacher.spec: teacher.precision for teacher in plan.teachers} if plan else {}
-        place = workplace(request, device, precisions)
+        teachers = plan.teachers if plan else ()
+        place = workplace(request, device, {each.spec: each.precision for each in teachers})
         if manifest is None:
             writer = BankWriter(out, place.plan)
             _check_space(place.plan, writer)
