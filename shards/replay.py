@@ -87,7 +87,7 @@ class Replay:
 
     def _check_texts(self, manifest: Manifest) -> None:
         """Whether the prompts become the stored class embeddings again, where these are sound."""
-        if self.verdict.failures.get("class embeddings"):
+        if self.verdict.failures.get("texts"):
             return
         classes, templates = manifest.plan.dataset.classes, manifest.plan.templates
         for teacher, packed in zip(self.teachers, manifest.class_embeddings, strict=True):

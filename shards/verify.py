@@ -48,20 +48,21 @@ def check_draws(manifest: Manifest, shard: Shard) -> None:
 
 def check_texts(manifest: Manifest) -> None:
     """Class embeddings: one finite unit vector a class, as wide as the teacher's."""
-    count = len(manifest.plan.teachers)
-    if len(manifest.class_embeddings) != count:
-        raise ValueError(f"those of {len(manifest.class_embeddings)} teachers for {count}")
+    count, have = len(manifest.plan.teachers), len(manifest.class_embeddings)
+    if have != count:
+        raise ValueError(f"class embeddings of {have} teachers for {count}; build again")
     for teacher, packed in zip(manifest.plan.teachers, manifest.class_embeddings, strict=True):
         if packed is None:
             continue
-        text_CD = unpack_floats(packed.shape, packed.float32, f"teacher {teacher.spec}")
+        place = f"class embeddings of teacher {teacher.spec}"
+        text_CD = unpack_floats(packed.shape, packed.float32, place)
         expected = (len(manifest.plan.dataset.classes), teacher.dim)
         if packed.shape != expected:
-            raise ValueError(f"teacher {teacher.spec}: {packed.shape}, expected {expected}")
+            raise ValueError(f"{place}: {packed.shape}, expected {expected}; build again")
         bad_C = ~(np.abs(np.linalg.norm(text_CD.astype(np.float64), axis=1) - 1) < 1e-4)
         if bad_C.any():
             name = manifest.plan.dataset.classes[int(bad_C.argmax())]
-            raise ValueError(f"teacher {teacher.spec}: class `{name}` has no unit vector")
+            raise ValueError(f"{place}: class `{name}` has no unit vector; build again")
 
 
 def check_robustness(manifest: Manifest) -> None:
@@ -86,7 +87,7 @@ def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
     """Read everything once, whatever was checked before. Errors: ValueError without a manifest."""
     manifest = load_manifest(location)
     verdict = Verdict(manifest, {"shards": [], "keys": [], "draws": []})
-    verdict.attempt("class embeddings", lambda: check_texts(manifest))
+    verdict.attempt("texts", lambda: check_texts(manifest))
     if manifest.robustness:
         verdict.attempt("robustness", lambda: check_robustness(manifest))
         arms, draws = len(manifest.robustness.arms), manifest.robustness.draws

@@ -143,11 +143,11 @@ def texts(folder: Path) -> np.ndarray:
 def test_class_embeddings_that_are_no_unit_vectors_fail(spoil, part: str, copy: Path) -> None:
     spoilt = pack_floats(spoil(texts(copy)).astype(np.float32))
     reseal(copy, class_embeddings=[spoilt])
-    (line,) = verify(str(copy)).failures["class embeddings"]
+    (line,) = verify(str(copy)).failures["texts"]
     assert part in line
     reseal(copy, class_embeddings=[])
     verdict = verify(str(copy))
-    assert verdict.failures["class embeddings"] == ["those of 0 teachers for 1"]
+    assert verdict.failures["texts"] == ["class embeddings of 0 teachers for 1; build again"]
     describe(verdict)
 
 
