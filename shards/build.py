@@ -23,7 +23,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from pydantic import ValidationError
 
 from shards import storage
 from shards.arm_groups import describe_groups
@@ -37,10 +36,11 @@ from shards.progress import Progress
 from shards.prompts import load_templates
 from shards.reader import load_manifest
 from shards.request import Request, check_serves
+from shards.sources import check_sources
 from shards.teacher_robustness import DEFAULT, add_robustness, missing_arms
 from shards.teachers import Precision
 from shards.threads import check_device
-from shards.writer import BankWriter
+from shards.writer import BankWriter, read_plan
 
 
 def build(
@@ -54,36 +54,47 @@ def build(
     A finished bank is left as it is, but for figures of the teachers' robustness that it lacks.
     Errors: ValueError, OSError.
     """
-    finished = storage.exists(storage.join(out, MANIFEST))
-    if finished:
-        manifest = load_manifest(out)
-        check_serves(request, manifest, out)
-        if not missing_arms(request, manifest):
-            return manifest
+    manifest = _finished(request, out)
+    if manifest and not missing_arms(request, manifest):
+        return manifest
     if workplace is Embedder:
         check_device(device)
     with storage.exclusive(out, "bank"):
-        place = workplace(request, device, _planned_precisions(out))
-        if finished:
-            return add_robustness(out, load_manifest(out), request, place)
-        writer = BankWriter(out, place.plan)
-        _check_space(place.plan, writer)
-        start = time.monotonic()
-        rates = _compute(request, place, writer)
-        created = _created(device, time.monotonic() - start) | rates
-        manifest = writer.finish(place.class_embeddings(), created)
+        manifest = _finished(request, out)  # by another build, meanwhile
+        if manifest and not missing_arms(request, manifest):
+            return manifest
+        plan = manifest.plan if manifest else _begun(out, device)
+        teachers = plan.teachers if plan else ()
+        place = workplace(request, device, {each.spec: each.precision for each in teachers})
+        if manifest is None:
+            writer = BankWriter(out, place.plan)
+            _check_space(place.plan, writer)
+            start = time.monotonic()
+            rates = _compute(request, place, writer)
+            created = _created(device, time.monotonic() - start) | rates
+            manifest = writer.finish(place.class_embeddings(), created)
         return add_robustness(out, manifest, request, place)
 
 
-def _planned_precisions(out: str) -> dict[str, Precision]:
-    place = storage.join(out, PLAN)
-    if not storage.exists(place):
-        return {}
-    try:
-        plan = Plan.model_validate_json(storage.read(place))
-    except ValidationError:
-        return {}  # the writer says how it differs
-    return {teacher.spec: teacher.precision for teacher in plan.teachers}
+def _finished(request: Request, out: str) -> Manifest | None:
+    """The bank at `out`, if it is complete. Errors: ValueError where it is not what is asked."""
+    if not storage.exists(storage.join(out, MANIFEST)):
+        return None
+    manifest = load_manifest(out)
+    check_serves(request, manifest, out)
+    check_sources(manifest, out)
+    return manifest
+
+
+def _begun(out: str, device: str) -> Plan | None:
+    """The plan to go on with. Errors: ValueError where it was made for another device."""
+    plan, kind = read_plan(out), torch.device(device).type
+    if plan is not None and plan.device != kind:
+        raise ValueError(
+            f"{out} holds other shards: device is {plan.device}, asked for {kind}; go on with "
+            f"--device {plan.device}, or choose another folder"
+        )
+    return plan
 
 
 def _check_space(plan: Plan, writer: BankWriter) -> None:

@@ -26,12 +26,12 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from shards.figures import TeacherRobustness
 from shards.preprocess import Preprocess
@@ -114,6 +114,7 @@ class ShardRecord(Strict):
     samples: int = Field(ge=1)
     bytes: int = Field(ge=0)
     sha256: str
+    keys_sha256: str | None = None  # of the keys in order; older banks have none
 
 
 class Packed(Strict):
@@ -135,8 +136,12 @@ class Manifest(Strict):
     robustness: TeacherRobustness | None = None
 
     def to_json(self, *besides: str, indent: int | None = None) -> str:
-        """JSON without some fields; `robustness` where there is any, so that old checksums hold."""
-        left_out = {*besides, *(() if self.robustness else ("robustness",))}
+        """JSON without some fields, and without what older banks lack: their checksums hold."""
+        left_out: dict[str, Any] = dict.fromkeys(besides, True)
+        if not self.robustness:
+            left_out["robustness"] = True
+        if not any(shard.keys_sha256 for shard in self.shards):
+            left_out["shards"] = {"__all__": {"keys_sha256"}}
         return self.model_dump_json(exclude=left_out, indent=indent)
 
     def digest(self) -> str:
@@ -154,28 +159,6 @@ def arm_record(manifest: Manifest, split: str, arm: str) -> ArmRecord:
             return record
     have = ", ".join(record.arm for record in manifest.plan.arms[split])
     raise ValueError(f"arm `{arm}` is not in these shards' {split} split, which has: {have}")
-
-
-def parse_manifest(data: bytes, place: str) -> Manifest:
-    """JSON -> Manifest. Errors: ValueError naming the place and the field."""
-    told = re.search(rb'"format":\s*"(shards/\d+)"', data)
-    if told and told[1].decode() != FORMAT:
-        raise ValueError(
-            f"{place}: format {told[1].decode()}, this code reads {FORMAT}; delete these shards "
-            "and build them again"
-        )
-    try:
-        manifest = Manifest.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ValueError(f"{place}: {field}: {first['msg']}; build these shards again") from None
-    if manifest.checksum != manifest.digest() or manifest.identity != manifest.plan.identity:
-        raise ValueError(
-            f"{place}: its checksum is {manifest.checksum[:12]}..., its content gives "
-            f"{manifest.digest()[:12]}...; it was edited or damaged, build again"
-        )
-    return manifest
 
 
 def pack(index: int, arrays: dict[str, Array], keys: tuple[str, ...]) -> bytes:
@@ -254,6 +237,10 @@ def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
         if array.shape[0] != len(keys):
             raise ValueError(f"{place}: {name} has {array.shape[0]} rows for {len(keys)} keys")
     return arrays, keys
+
+
+def keys_sha256(keys: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
 
 
 def parse_keys(body: bytes, place: str) -> tuple[str, ...]:

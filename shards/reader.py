@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -11,14 +12,16 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from shards import storage, verified
 from shards.format import (
+    FORMAT,
     MANIFEST,
     Manifest,
     Plan,
     ShardRecord,
-    parse_manifest,
+    keys_sha256,
     unpack,
 )
 from shards.threads import single_cores
@@ -51,6 +54,28 @@ def load_manifest(location: str) -> Manifest:
     return parse_manifest(data, place)
 
 
+def parse_manifest(data: bytes, place: str) -> Manifest:
+    """JSON -> Manifest. Errors: ValueError naming the place and the field."""
+    told = re.search(rb'"format":\s*"(shards/\d+)"', data)
+    if told and told[1].decode() != FORMAT:
+        raise ValueError(
+            f"{place}: format {told[1].decode()}, this code reads {FORMAT}; delete these shards "
+            "and build them again"
+        )
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ValueError(f"{place}: {field}: {first['msg']}; build these shards again") from None
+    if manifest.checksum != manifest.digest() or manifest.identity != manifest.plan.identity:
+        raise ValueError(
+            f"{place}: its checksum is {manifest.checksum[:12]}..., its content gives "
+            f"{manifest.digest()[:12]}...; it was edited or damaged, build again"
+        )
+    return manifest
+
+
 def load_shard(location: str, manifest: Manifest, record: ShardRecord) -> Shard:
     """Read, compare bytes and sha256, open, and check every value that training would meet.
 
@@ -70,19 +95,30 @@ def claim_of(manifest: Manifest, record: ShardRecord) -> str:
 
 def load_file(place: str, manifest: Manifest, record: ShardRecord, trust: bool = True) -> Shard:
     state = verified.state_of(place, claim_of(manifest, record))
+    data = read_shard(place)
+    if trust and verified.is_noted(place, state):
+        return Shard(record, *unpack(data, place))
+    shard = check_data(data, place, manifest, record)
+    verified.note(place, state)
+    return shard
+
+
+def read_shard(place: str) -> bytes:
     try:
-        data = storage.read(place)
+        return storage.read(place)
     except FileNotFoundError:
         raise ValueError(
             f"shard {place} is missing; run `python -m shards.build` with the same options again"
         ) from None
+
+
+def check_data(data: bytes, place: str, manifest: Manifest, record: ShardRecord) -> Shard:
+    """The columns of a shard's bytes. Errors: ValueError unless they are those of the manifest."""
     if len(data) != record.bytes:
         raise ValueError(
             f"shard {place}: {len(data):,} bytes, the manifest says {record.bytes:,}; delete it "
             "and build again"
         )
-    if trust and verified.is_noted(place, state):
-        return Shard(record, *unpack(data, place))
     found = hashlib.sha256(data).hexdigest()
     if found != record.sha256:
         raise ValueError(
@@ -91,7 +127,6 @@ def load_file(place: str, manifest: Manifest, record: ShardRecord, trust: bool =
         )
     arrays, keys = unpack(data, place)
     _check(place, manifest, record, arrays, keys)
-    verified.note(place, state)
     return Shard(record, arrays, keys)
 
 
@@ -121,6 +156,11 @@ def _check(
             raise ValueError(f"shard {place}: {name} is {arrays[name].shape}, expected {shape}")
     if len(keys) != n:
         raise ValueError(f"shard {place}: {len(keys)} keys, expected {n}")
+    if record.keys_sha256 not in (None, keys_sha256(keys)):
+        raise ValueError(
+            f"shard {place}: its keys, from `{keys[0]}` to `{keys[-1]}`, are not those that were "
+            "built; delete it and build again"
+        )
     classes = len(plan.dataset.classes)
     if arrays["label"].min() < 0 or arrays["label"].max() >= classes:
         raise ValueError(f"shard {place}: a label is outside 0 to {classes - 1}")

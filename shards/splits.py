@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,16 @@ import numpy as np
 
 from shards import storage, verified
 from shards.format import DTYPES, ArmRecord, Manifest, ShardRecord, arm_record
-from shards.reader import UniqueKeys, ahead, claim_of, column_shapes, load_file, load_shard
+from shards.reader import (
+    UniqueKeys,
+    ahead,
+    check_data,
+    claim_of,
+    column_shapes,
+    load_file,
+    load_shard,
+    read_shard,
+)
 from shards.stream import Files, Located, StreamedColumn, locate
 
 Column = np.ndarray | StreamedColumn
@@ -142,10 +152,7 @@ def _streamed(
     found: dict[str, list[Located]] = {}
     firsts, count = [], 0
     for record in unique.records:
-        file = _local_copy(location, record)
-        state = verified.state_of(str(file), claim_of(manifest, record))
-        if not verified.is_noted(str(file), state):
-            load_file(str(file), manifest, record)
+        file = _checked_file(location, manifest, record)
         places_of, keys = locate(file)
         unique.add(record, keys)
         small["label"].append(places_of["label"].whole(record.samples))
@@ -173,12 +180,27 @@ def _streamed(
     }
 
 
-def _local_copy(location: str, record: ShardRecord) -> Path:
-    """The shard as a local file: itself, or a copy in this machine's cache."""
+def _checked_file(location: str, manifest: Manifest, record: ShardRecord) -> Path:
+    """A verified shard as a local file: itself, or a copy in this machine's cache.
+
+    A copy that does not verify is fetched again. Errors: ValueError naming the shard's own place.
+    """
     place = storage.join(location, record.name)
     if storage.is_local(place):
+        _verify(place, manifest, record)
         return storage.local_path(place)
     file = verified.cache_folder() / "shards" / f"{record.sha256}.tar"
-    if not (file.exists() and file.stat().st_size == record.bytes):
-        storage.write(str(file), storage.read(place))
+    if file.exists():
+        with contextlib.suppress(ValueError, OSError):
+            _verify(str(file), manifest, record)
+            return file
+    data = read_shard(place)
+    check_data(data, place, manifest, record)
+    storage.write(str(file), data)
     return file
+
+
+def _verify(place: str, manifest: Manifest, record: ShardRecord) -> None:
+    state = verified.state_of(place, claim_of(manifest, record))
+    if not verified.is_noted(place, state):
+        load_file(place, manifest, record)

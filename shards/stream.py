@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from shards.faults import patiently
 from shards.format import HEADER, members, parse_header, parse_keys
 
 OPEN_FILES = 64
@@ -29,9 +30,9 @@ class Located:
     dtype: np.dtype
 
     def whole(self, rows: int) -> np.ndarray:
-        shape = (rows, *self.row)
-        flat = np.fromfile(self.file, self.dtype, int(np.prod(shape)), offset=self.start)
-        return flat.reshape(shape)
+        out = np.empty((rows, *self.row), dtype=self.dtype)
+        Files().read(self.file, out.reshape(-1).view(np.uint8).data, self.start)
+        return out
 
 
 class Files:
@@ -48,6 +49,27 @@ class Files:
             os.close(self._open.popitem(last=False)[1])
         self._open[file] = os.open(file, os.O_RDONLY)
         return self._open[file]
+
+    def read(self, file: Path, into: memoryview, start: int) -> None:
+        """Fill `into` from byte `start` on, tried again from `open` on where an error may pass.
+
+        Errors: OSError naming the file.
+        """
+
+        def attempt() -> None:
+            done = 0
+            try:
+                while done < len(into):
+                    got = os.preadv(self.get(file), [into[done:]], start + done)
+                    if not got:
+                        raise OSError(f"shard {file}: cut short while it was read; start again")
+                    done += got
+            except OSError:
+                if file in self._open:
+                    os.close(self._open.pop(file))
+                raise
+
+        patiently(str(file), attempt)
 
     def __del__(self) -> None:
         for handle in self._open.values():
@@ -124,15 +146,19 @@ class StreamedColumn:
         flat = out.reshape(len(index_B), -1).view(np.uint8)
         for i in np.lexsort((offset_B, shard_B)):
             place = self.places[shard_B[i]]
-            into = flat[i].data
-            got = os.preadv(self.files.get(place.file), [into], place.start + int(offset_B[i]))
-            if got != each:
-                raise OSError(f"shard {place.file}: cut short while it was read; build it again")
+            self.files.read(place.file, flat[i].data, place.start + int(offset_B[i]))
         return out
 
 
 def locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
-    """Where the columns of one checked shard lie, and its keys; images are not read."""
+    """Where the columns of one checked shard lie, and its keys; images are not read.
+
+    Errors: OSError naming the file.
+    """
+    return patiently(str(file), lambda: _locate(file))
+
+
+def _locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
     found: dict[str, Located] = {}
     keys: tuple[str, ...] = ()
     with file.open("rb") as stream:

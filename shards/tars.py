@@ -21,6 +21,8 @@ NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as webdataset: to the first d
 INTEGER = re.compile(rb"\s*-?\d{1,18}\s*")
 MAX_LABEL = 999_999
 MAX_LABEL_BYTES = 1 << 20
+EXTENSIONS = (b"L", b"K", b"x", b"g", b"X")  # GNU's and PAX's headers whose bodies tarfile reads
+MAX_EXTENSION_BYTES = 1 << 20
 
 
 class ShardIndex(NamedTuple):
@@ -36,7 +38,20 @@ class ShardIndex(NamedTuple):
 
 
 class _Info(tarfile.TarInfo):
-    """A header that cannot be read ends an archive in silence elsewhere; here it is an error."""
+    """A header that cannot be read ends an archive in silence elsewhere; here it is an error.
+
+    So is one whose body, a long name or the like, is claimed to be huge: tarfile would read it.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in EXTENSIONS and not 0 <= info.size <= MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(
+                f"a header of type {info.type.decode()!r} claims {info.size:,} bytes, more than "
+                f"{MAX_EXTENSION_BYTES:,}"
+            )
+        return info
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
@@ -44,7 +59,7 @@ class _Info(tarfile.TarInfo):
             return super().fromtarfile(tarfile_)
         except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
             raise
-        except tarfile.HeaderError as error:
+        except (tarfile.HeaderError, ValueError) as error:  # ValueError: of a sparse file's map
             raise tarfile.ReadError(f"{error} at byte {tarfile_.offset:,}") from None  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -135,7 +150,7 @@ def _samples(stream: IO[bytes], place: str) -> Iterator[_Sample]:
                 if suffix in sample.members:
                     raise ValueError(f"{place}: member `{info.name}` is there twice")
                 sample.members[suffix] = info
-    except tarfile.TarError as error:
+    except (tarfile.TarError, RecursionError) as error:  # of a thousand such headers in a row
         raise ValueError(
             f"{place}: not a whole, uncompressed tar ({error}); copy or make it again"
         ) from None

@@ -27,7 +27,7 @@ from shards.progress import Progress
 from shards.reader import iter_shards
 from shards.request import Request
 from shards.softmax import fit_softmax
-from shards.writer import difference, write_manifest
+from shards.writer import damaged, difference, read_json, write_manifest
 
 PARTIAL = "robustness.json"  # what is done of it, until the manifest has all
 BATCH = 64
@@ -103,9 +103,12 @@ class Ledger:
         self._identity = manifest.identity
         self.draws: dict[str, list[Draw]] = {}
         if storage.exists(self._place):
-            there = json.loads(storage.read(self._place))
-            if there["identity"] == self._identity:
-                self.draws = {k: [Draw(**d) for d in row] for k, row in there["draws"].items()}
+            there = read_json(self._place)
+            try:
+                if there["identity"] == self._identity:
+                    self.draws = {k: [Draw(**d) for d in row] for k, row in there["draws"].items()}
+            except (AttributeError, KeyError, TypeError) as error:
+                raise damaged(self._place, repr(error)) from None
 
     def add(self, item: CorruptView, row: list[Draw]) -> None:
         self.draws[f"{item.arm} {item.view}"] = row

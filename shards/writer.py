@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from shards import storage
-from shards.format import MANIFEST, PLAN, Manifest, Packed, Plan, ShardRecord
+from shards.format import (
+    MANIFEST,
+    PLAN,
+    Manifest,
+    Packed,
+    Plan,
+    ShardRecord,
+    keys_sha256,
+    unpack,
+)
 
 LOG = "shards.json"
 
@@ -31,21 +43,28 @@ class BankWriter:
         if not storage.exists(place):
             if storage.exists(storage.join(self.location, MANIFEST)):
                 raise ValueError(f"{self.location}: has a manifest but no {PLAN}; choose another")
+            storage.delete(storage.join(self.location, LOG))  # of a plan that is not there
             storage.write(place, self.plan.model_dump_json(indent=1).encode())
             return
-        there = json.loads(storage.read(place))
+        there = read_json(place)
         mine = json.loads(self.plan.model_dump_json())
         if there != mine:
             raise ValueError(
                 f"{self.location} holds other shards: {difference(there, mine)}; choose another "
                 "folder or delete this one"
             )
-        log = storage.join(self.location, LOG)
-        if storage.exists(log):
-            for entry in json.loads(storage.read(log)):
-                record = ShardRecord.model_validate(entry)
-                if self._intact(record):
-                    self._records[record.name] = record
+        for record in self._listed():
+            if self._intact(record):
+                self._records[record.name] = record
+
+    def _listed(self) -> list[ShardRecord]:
+        place = storage.join(self.location, LOG)
+        if not storage.exists(place):
+            return []
+        try:
+            return TypeAdapter(list[ShardRecord]).validate_python(read_json(place))
+        except ValidationError as error:
+            raise damaged(place, str(error.errors()[0]["msg"])) from None
 
     def _intact(self, record: ShardRecord) -> bool:
         place = storage.join(self.location, record.name)
@@ -76,6 +95,7 @@ class BankWriter:
             samples=samples,
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
+            keys_sha256=keys_sha256(unpack(data, name)[1]),
         )
         listing = [self._records[n].model_dump() for n in sorted(self._records)]
         storage.write_json(storage.join(self.location, LOG), listing)
@@ -94,6 +114,32 @@ class BankWriter:
         write_manifest(self.location, manifest)
         storage.delete(storage.join(self.location, LOG))
         return manifest
+
+
+def read_plan(location: str) -> Plan | None:
+    """The plan of a build that began; None where there is none, or one of another version.
+
+    Errors: ValueError where it is damaged.
+    """
+    place = storage.join(location, PLAN)
+    if not storage.exists(place):
+        return None
+    try:
+        return Plan.model_validate(read_json(place))
+    except ValidationError:
+        return None  # the writer says how it differs
+
+
+def read_json(place: str) -> Any:
+    """What an unfinished build has noted. Errors: ValueError naming file and remedy."""
+    try:
+        return json.loads(storage.read(place))
+    except (ValueError, RecursionError) as error:
+        raise damaged(place, str(error)) from None
+
+
+def damaged(place: str, detail: str) -> ValueError:
+    return ValueError(f"{place}: damaged ({detail}); delete it, and the same command makes it anew")
 
 
 def write_manifest(location: str, manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from shards.build import request_arguments
 from shards.format import MANIFEST, Manifest
 from shards.reader import load_manifest
 from shards.request import Request
+from shards.sources import check_sources
 from trainers.config import TrialConfig
 from trainers.teacher_pca import has_no_network
 from trainers.trial import check_bank
@@ -79,13 +80,18 @@ def plan_banks(
 
     Trials that differ only in student, seed or arm share one bank; arms that an existing bank
     holds are not computed again. The clean arm is in every bank, so its trials join any.
+    Errors: ValueError where local weights or images of a bank were replaced since.
     """
     present = present_banks(store)
     places: dict[str, str] = {}
+    checked: set[str] = set()
     groups: dict[Request, dict[int, list[TrialConfig]]] = {}
     for config in trials:
         for place, manifest in present.items():
             if serves(config, manifest, place):
+                if place not in checked:
+                    check_sources(manifest, place)
+                    checked.add(place)
                 places[config.identity] = place
                 break
         else:

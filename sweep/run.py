@@ -55,6 +55,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cpus", type=int, metavar="N", help="of this machine to use")
     parser.add_argument("--gpus-per-trial", type=float, metavar="F")
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time")
+    parser.add_argument(
+        "--reading",
+        default="auto",
+        choices=("auto", "resident", "streaming"),
+        help="keep shards in memory or read them as needed; results are the same",
+    )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: OUT/mlflow.db)")
     options = parser.parse_args(argv)
     for name in ("cpus", "max_concurrent"):
@@ -118,7 +124,11 @@ def _schedule(
     from sweep.schedule import Job, Resources, check_fits, connected, run_jobs
 
     resources = Resources(
-        options.address, options.cpus, options.gpus_per_trial, options.max_concurrent
+        options.address,
+        options.cpus,
+        options.gpus_per_trial,
+        options.max_concurrent,
+        options.reading,
     )
     check_fits(left, resources)
     places, banks = plan_banks(left, store, options.teacher_robustness)

@@ -50,12 +50,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where a sweep runs: `address` of a running Ray (None: one is started here)."""
+    """Where a sweep runs: `address` of a running Ray (None: one is started here).
+
+    `reading` is how its trials read their bank, which changes no result.
+    """
 
     address: str | None = None
     cpus: int | None = None
     gpus_per_trial: float | None = None
     concurrent: int | None = None
+    reading: str = "auto"
 
     def local_cpus(self) -> int:
         return self.cpus or os.cpu_count() or 1
@@ -113,6 +117,17 @@ def gpus_for(resources: Resources) -> float:
     return float(ray.cluster_resources().get("GPU", 0.0) > 0)
 
 
+def entry_of(job: Job, store: str, resources: Resources, gpus: float) -> dict[str, Any]:
+    """What `trainable` is told of a job, as JSON."""
+    return {
+        "config": job.config.model_dump(mode="json"),
+        "bank": job.bank,
+        "store": store,
+        "device": "cuda" if gpus else "cpu",
+        "reading": resources.reading,
+    }
+
+
 def trainable(space: dict[str, Any]) -> None:
     """One Tune trial. Its own errors are an outcome, reported; only a death is retried.
 
@@ -126,7 +141,8 @@ def trainable(space: dict[str, Any]) -> None:
         tune.report(dict(values))
 
     try:
-        run_trial(config, job["bank"], job["store"], report, job["device"])
+        how = {"device": job["device"], "reading": job["reading"]}
+        run_trial(config, job["bank"], job["store"], report, **how)
         tune.report({"outcome": "finished"})
     except PreemptedError as error:
         raise RuntimeError(str(error)) from None
@@ -207,12 +223,7 @@ def run_jobs(
     gpus, events = gpus_for(resources), _Events(tell)
     groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for job in jobs:
-        entry = {
-            "config": job.config.model_dump(mode="json"),
-            "bank": job.bank,
-            "store": store,
-            "device": "cuda" if gpus else "cpu",
-        }
+        entry = entry_of(job, store, resources, gpus)
         groups.setdefault((job.config.ranks, job.config.threads), []).append(entry)
     for (ranks, threads), entries in groups.items():
         bundle = _bundle(ranks, threads, gpus)

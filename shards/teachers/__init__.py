@@ -17,11 +17,14 @@ A teacher is named by a spec:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from shards import storage
+from shards.contents import remembered
 from shards.preprocess import Preprocess
 from shards.table import Table, split_spec
 from shards.teachers.frozen import Precision, weights_sha256
@@ -36,6 +39,7 @@ __all__ = [
     "check_teacher",
     "embedding_dim",
     "input_size",
+    "local_weights_sha256",
     "open_teacher",
     "text_tower",
     "untrained",
@@ -103,10 +107,36 @@ TEACHERS: Table[Callable[[str, str], Teacher]] = Table(
 def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") -> Teacher:
     """Load a teacher, frozen, in evaluation mode. Errors: ValueError naming what would be right."""
     name, argument = split_spec(spec)
+    file = _checkpoint(spec)
+    state = storage.state(file) if file else None
     teacher = TEACHERS[name](argument, device)
+    if file:
+        remembered(_note(spec, file), state, lambda: teacher.weights_sha256)
     if precision != "fp32":
         teacher.cast(precision)
     return teacher
+
+
+def local_weights_sha256(spec: str) -> str | None:
+    """Of what a teacher's local checkpoint holds now; None for a teacher without one here.
+
+    It is loaded only where this machine has not yet done so since the file was changed.
+    """
+    file = _checkpoint(spec)
+    if file is None:
+        return None
+    state = storage.state(file)
+    return remembered(_note(spec, file), state, lambda: open_teacher(spec).weights_sha256)
+
+
+def _checkpoint(spec: str) -> str | None:
+    name, argument = split_spec(spec)
+    file = argument.partition(":")[2]
+    return file if name in ("open_clip", "timm") and os.path.isfile(file) else None
+
+
+def _note(spec: str, file: str) -> str:
+    return f"weights {spec} {os.path.realpath(file)}"
 
 
 def text_tower(teacher: Teacher) -> TextTower:

@@ -11,6 +11,7 @@ from shards import storage, webdatasets
 from shards.build import build
 from shards.datasets import open_dataset
 from shards.request import Request
+from shards.splits import load_splits
 from shards.verify import verify
 from trainers.checkpoint import Checkpoints
 from trainers.config import make_config
@@ -102,6 +103,56 @@ def test_an_interrupted_trial_goes_on_from_s3(bucket, tmp_path):
     assert seen == [3]
     assert resumed["metrics"] == whole["metrics"]
     assert not storage.exists(place)
+
+
+def test_streaming_copies_shards_once_and_again_where_a_copy_is_spoilt(
+    bucket, tmp_path, monkeypatch
+):
+    bank, cache = bucket + "/streamed", tmp_path / "cache"
+    monkeypatch.setenv("DISTIL_CACHE", str(cache))
+    request = Request(
+        dataset="digits", teachers=("embedded",), train_samples=60, test_samples=20,
+        shard_samples=25,
+    )  # fmt: skip
+    manifest, fetched = build(request, bank), []
+    real = storage.read
+
+    def read(place):
+        if place.startswith("s3://") and place.endswith(".tar"):
+            fetched.append(place.rpartition("/")[2])
+        return real(place)
+
+    monkeypatch.setattr(storage, "read", read)
+    kept, left = (
+        load_splits(bank, manifest, "train", ("clean",), streaming=streaming)["clean"]
+        for streaming in (False, True)
+    )
+    assert np.array_equal(left.images_NHWC[np.arange(60)], kept.images_NHWC)
+    assert len(fetched) == 6
+    fetched.clear()
+
+    def stream():
+        return load_splits(bank, manifest, "train", ("clean",), streaming=True)["clean"]
+
+    stream()
+    assert fetched == []
+    record = next(r for r in manifest.shards if r.name == "train-000001.tar")
+    copy = cache / "shards" / f"{record.sha256}.tar"
+    whole = copy.read_bytes()
+    flipped = whole[:9999] + bytes([whole[9999] ^ 1]) + whole[10000:]
+    for spoilt in (flipped, whole[:5000]):
+        copy.write_bytes(spoilt)
+        assert np.array_equal(stream().images_NHWC[np.arange(60)], kept.images_NHWC)
+        assert copy.read_bytes() == whole
+    assert fetched == [record.name] * 2
+
+    copy.write_bytes(flipped)
+    storage.write(f"{bank}/{record.name}", flipped)
+    with pytest.raises(ValueError, match=f"shard {bank}/{record.name}: sha256"):
+        stream()
+    storage.delete(f"{bank}/{record.name}")
+    with pytest.raises(ValueError, match=f"shard {bank}/{record.name} is missing"):
+        stream()
 
 
 def shard(first: int, count: int) -> bytes:

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from shards.build import build
-from shards.format import Manifest, pack, unpack
+from shards.format import Manifest, keys_sha256, pack, unpack
 from shards.request import Request
 from shards.verify import verify
 from tests.shards.foreign import samples, write_tar
@@ -75,9 +75,12 @@ def copy(bank: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rewrite(copy: Path) -> Rewrite:
-    """Change one shard of the copy and give the manifest its new, valid size and sha256."""
+    """Change one shard of the copy and give the manifest its new, valid size and sha256.
 
-    def change(name: str, edit: Callable[[dict, list], None]) -> Manifest:
+    `keys_too`: that of its keys as well.
+    """
+
+    def change(name: str, edit: Callable[[dict, list], None], keys_too: bool = False) -> Manifest:
         arrays, keys = unpack((copy / name).read_bytes(), name)
         columns, names = {n: a.copy() for n, a in arrays.items()}, list(keys)
         edit(columns, names)
@@ -86,6 +89,8 @@ def rewrite(copy: Path) -> Rewrite:
         text = json.loads((copy / "manifest.json").read_text())
         record = next(r for r in text["shards"] if r["name"] == name)
         record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        if keys_too:
+            record["keys_sha256"] = keys_sha256(tuple(names))
         manifest = Manifest.model_validate_json(json.dumps(text)).sealed()
         (copy / "manifest.json").write_text(manifest.model_dump_json())
         return manifest

@@ -245,7 +245,7 @@ def test_wrong_shapes_with_a_valid_hash_are_refused(column, narrow, copy, rewrit
 
 def test_a_key_in_two_shards_is_named_with_both(copy: Path, rewrite, refused) -> None:
     first = unpack((copy / "train-000000.tar").read_bytes(), "")[1][3]
-    manifest = rewrite("train-000002.tar", lambda arrays, keys: keys.__setitem__(5, first))
+    manifest = rewrite("train-000002.tar", lambda arrays, keys: keys.__setitem__(5, first), True)
     parts = (first, "train-000000.tar", "train-000002.tar")
     refused(lambda: list(iter_shards(str(copy), manifest, "train")), *parts)
 

@@ -8,15 +8,18 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shards import build
 from shards.arms import make_arm
 from shards.datasets import open_dataset
-from shards.format import parse_manifest
+from shards.format import Manifest, keys_sha256, unpack
 from shards.prompts import templates_for
-from shards.reader import load_manifest
+from shards.reader import load_manifest, load_shard, parse_manifest
+from shards.splits import load_splits
 from shards.teachers import open_teacher
+from shards.verify import verify
 
 
 @pytest.mark.parametrize(
@@ -117,4 +120,40 @@ def _shard(folder: Path, split: str, index: int, samples: int) -> dict:
     return {
         "name": f"{split}-{index:06d}.tar", "split": split, "samples": samples,
         "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+        "keys_sha256": keys_sha256(unpack(data, "here")[1]),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda keys: keys.__setitem__(7, "test/000001"),
+        lambda keys: keys.__setitem__(7, keys[7] + "0"),
+        lambda keys: keys.reverse(),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_keys_that_do_not_belong_are_refused_whatever_the_hash(
+    edit, streaming: bool, copy: Path, rewrite, refused, failed
+) -> None:
+    """In training too, where no arm's draws could tell."""
+    name = "train-000001.tar"
+    manifest = rewrite(name, lambda arrays, keys: edit(keys))
+
+    def load() -> object:
+        return load_splits(str(copy), manifest, "train", ("clean",), streaming=streaming)
+
+    refused(load, str(copy / name), "its keys", "not those that were built")
+    failed(copy, "shards", name, "its keys")
+
+
+def test_a_bank_from_before_keys_had_a_checksum_is_read(bank: Path, copy: Path) -> None:
+    text = json.loads((copy / "manifest.json").read_text())
+    for record in text["shards"]:
+        assert len(record.pop("keys_sha256")) == 64
+    old = Manifest.model_validate_json(json.dumps(text)).sealed()
+    assert "keys_sha256" not in old.to_json()
+    (copy / "manifest.json").write_text(old.to_json())
+    assert verify(str(copy)).good
+    shards = [load_shard(str(p), load_manifest(str(p)), old.shards[1]) for p in (copy, bank)]
+    assert np.array_equal(shards[0].arrays["image"], shards[1].arrays["image"])

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shards import faults, storage
+from shards.reader import load_manifest
+from shards.splits import load_splits
+from shards.stream import Files, locate
 
 HERE = Path(__file__).parents[2]
 
@@ -81,6 +88,68 @@ def test_other_errors_are_not_tried_again(
     with pytest.raises(kind, match="no"):
         storage.read(str(tmp_path / "x"))
     assert pauses == []
+
+
+@pytest.fixture
+def broken(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """A shard whose every read is a real EIO of the kernel's, `times` times, then well again."""
+    file, kept = copy / "train-000001.tar", copy.parent / "kept.tar"
+    file.rename(kept)
+    slept: list[float] = []
+
+    def mend(seconds: float, after: int) -> None:
+        slept.append(seconds)
+        if len(slept) == after:
+            file.unlink()
+            file.symlink_to(kept)
+
+    def break_it(times: int) -> list[float]:
+        monkeypatch.setattr(faults.time, "sleep", lambda seconds: mend(seconds, times))
+        file.unlink(missing_ok=True)
+        file.symlink_to("/proc/self/mem")  # nothing is mapped at its start
+        with file.open("rb") as stream, pytest.raises(OSError, match="Input/output") as caught:
+            os.pread(stream.fileno(), 1, 0)
+        assert caught.value.errno == errno.EIO
+        return slept
+
+    file.symlink_to(kept)
+    return file, break_it
+
+
+@pytest.mark.faults
+def test_streamed_reads_are_tried_again_and_at_the_end_name_the_shard(copy: Path, broken) -> None:
+    file, break_it = broken
+    manifest, rows = load_manifest(str(copy)), np.array([30, 2, 49])
+    kept, left = (
+        load_splits(str(copy), manifest, "train", ("clean",), streaming=streaming)["clean"]
+        for streaming in (False, True)
+    )
+    (places, keys), images = locate(file), left.images_NHWC
+
+    def read_rows() -> list:
+        return replace(images, files=Files())[rows].tolist()
+
+    reads = {
+        "rows": read_rows,
+        "column": lambda: places["label"].whole(25).tolist(),
+        "headers": lambda: locate(file)[1],
+    }
+    wanted = {
+        "rows": kept.images_NHWC[rows].tolist(),
+        "column": kept.labels_N[25:50].tolist(),
+        "headers": keys,
+    }
+    for (name, read), times in itertools.product(reads.items(), (3, 9)):
+        slept = break_it(times)
+        if times > len(faults.PAUSES):
+            with pytest.raises(OSError, match="4 attempts failed") as caught:
+                read()
+            assert str(file) in str(caught.value)
+            assert "\n" not in str(caught.value)
+        else:
+            assert read() == wanted[name]
+        assert slept == list(faults.PAUSES)
+        slept.clear()
 
 
 class Client:

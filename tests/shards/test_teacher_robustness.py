@@ -15,9 +15,9 @@ from shards.build import build, main
 from shards.compute import Embedder
 from shards.estimate import bank_passes
 from shards.figures import Draw, TeacherRobustness, effective_rank, figures_of, mean_cosine
-from shards.format import Manifest, parse_manifest
-from shards.reader import load_manifest, load_shard
-from shards.teacher_robustness import PARTIAL, Probe
+from shards.format import Manifest
+from shards.reader import load_manifest, load_shard, parse_manifest
+from shards.teacher_robustness import PARTIAL, Ledger, Probe
 from shards.verify import check_robustness, describe, verify
 
 ARMS = ("noise:0.1", "contrast:5", "band_noise:2:0.5")
@@ -188,6 +188,14 @@ def test_a_bank_of_other_teachers_or_images_is_refused(measured, request_3, refu
         "another bank",
         "weights_sha256",
     )
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '{"draws": {"x": [{"y": 1}]}}'])
+def test_a_damaged_half_is_named_with_a_remedy(text: str, bank, tmp_path, refused) -> None:
+    manifest = load_manifest(str(bank))
+    text = text.replace('{"draws"', f'{{"identity": "{manifest.identity}", "draws"')
+    (tmp_path / PARTIAL).write_text(text)
+    refused(lambda: Ledger(str(tmp_path), manifest), str(tmp_path / PARTIAL), "delete it")
 
 
 def test_the_command_line(tmp_path, capsys) -> None:

@@ -11,10 +11,11 @@ import torch
 
 from shards.build import build
 from shards.format import Manifest
+from shards.prompts import pack_floats, unpack_floats
 from shards.reader import load_manifest
 from shards.request import Request
 from shards.teachers import open_teacher
-from shards.verify import main, verify
+from shards.verify import describe, main, verify
 
 ARMS = (
     "crop_flip:4",
@@ -136,3 +137,91 @@ def test_a_text_tower_gives_class_embeddings_and_its_lack_gives_none(rich: Path)
     assert first is not None
     assert first.shape == (10, 512)
     assert second is None
+
+
+def reseal(folder: Path, **changes: object) -> None:
+    """Other fields in the manifest, with a valid checksum."""
+    text = json.loads((folder / "manifest.json").read_text()) | changes
+    manifest = Manifest.model_validate_json(json.dumps(text))
+    manifest = manifest.model_copy(update={"identity": manifest.plan.identity}).sealed()
+    (folder / "manifest.json").write_text(manifest.to_json())
+
+
+def texts(folder: Path) -> np.ndarray:
+    (packed,) = load_manifest(str(folder)).class_embeddings
+    assert packed is not None
+    return unpack_floats(packed.shape, packed.float32, "").copy()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part"),
+    [
+        (lambda a: a[:9], "(9, 512), expected (10, 512)"),
+        (lambda a: a[:, :9], "(10, 9), expected (10, 512)"),
+        (lambda a: np.where(np.arange(10)[:, None] == 3, np.nan, a), "not finite"),
+        (lambda a: np.where(np.arange(10)[:, None] == 3, 0, a), "class `three` has no unit vector"),
+        (lambda a: 2 * a, "class `zero` has no unit vector"),
+    ],
+)
+def test_class_embeddings_that_are_no_unit_vectors_fail(spoil, part: str, copy: Path) -> None:
+    spoilt = pack_floats(spoil(texts(copy)).astype(np.float32))
+    reseal(copy, class_embeddings=[spoilt])
+    (line,) = verify(str(copy)).failures["texts"]
+    assert part in line
+    reseal(copy, class_embeddings=[])
+    verdict = verify(str(copy))
+    assert verdict.failures["texts"] == ["class embeddings of 0 teachers for 1; build again"]
+    describe(verdict)
+
+
+def test_class_embeddings_of_other_prompts_fail_live(copy: Path) -> None:
+    spoilt = texts(copy)
+    spoilt[[2, 5]] = spoilt[[5, 2]]
+    reseal(copy, class_embeddings=[pack_floats(spoilt)])
+    assert verify(str(copy)).good
+    lines = verify(str(copy), live=1).failures["live"]
+    assert [line.partition(",")[0] for line in lines] == ["class `two`", "class `five`"]
+    reseal(copy, class_embeddings=[None])
+    assert verify(str(copy), live=1).failures["live"] == [
+        "teacher embedded has a text tower, the bank no class embeddings"
+    ]
+
+
+def test_other_images_under_the_same_name_fail_live(copy: Path) -> None:
+    plan = json.loads((copy / "manifest.json").read_text())["plan"]
+    plan["dataset"]["identity"] = "0" * 64
+    reseal(copy, plan=plan)
+    assert verify(str(copy)).good
+    (line,) = verify(str(copy), live=1).failures["data set"]
+    assert "data set digits is 0000000000000000..., the images now give" in line
+    plan["dataset"]["spec"] = "folder:/nowhere"
+    reseal(copy, plan=plan)
+    verdict = verify(str(copy), live=1)
+    assert verdict.good
+    assert verdict.unchecked == {"data set": "folder:/nowhere is not on this machine"}
+
+
+def test_nothing_replayed_is_no_success(copy: Path) -> None:
+    for file in copy.glob("*.tar"):
+        file.write_bytes(file.read_bytes()[:-1])
+    verdict = verify(str(copy), live=30)
+    assert len(verdict.failures["shards"]) == 4
+    (line,) = verdict.failures["live"]
+    assert line.startswith("0 of 30 samples were replayed")
+
+
+def test_a_teacher_that_says_nothing_is_the_least_cosine(copy: Path, monkeypatch) -> None:
+    class Mute:
+        def __init__(self) -> None:
+            self._inner = open_teacher("embedded")
+
+        def __getattr__(self, name: str):
+            return getattr(self._inner, name)
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return self._inner.embed(images) * (torch.arange(len(images)) != 1)[:, None] / 0.0
+
+    monkeypatch.setattr("shards.replay.open_teacher", lambda *arguments: Mute())
+    verdict = verify(str(copy), live=80)
+    assert "least cosine nan" in verdict.notes["live"]
+    assert verdict.failures["live"][0].endswith("cosine nan")

@@ -54,6 +54,37 @@ def test_refusals_name_shard_and_member(case: str, shards: Path, refused) -> Non
     refused(lambda: opened(shards), "train-1.tar", *parts)
 
 
+def extension(kind: bytes, size: int) -> bytes:
+    """One header block of a kind whose body tarfile reads, claiming `size` bytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g", b"X"])
+@pytest.mark.parametrize("size", [8 << 40, (1 << 20) + 1])
+def test_extended_headers_that_claim_too_much_are_refused(kind, size, shards, refused) -> None:
+    """Alone, after whole samples, and behind another such header."""
+    file = write_tar(shards / "train-1.tar", samples(4, 3))
+    whole, name = file.read_bytes().rstrip(b"\0"), extension(b"L", 4) + b"a.b\0"
+    for before in (b"", whole, name):
+        padded = before + bytes(-len(before) % 512)
+        file.write_bytes(padded + extension(kind, size) + bytes(10240))
+        refused(lambda: opened(shards), "train-1.tar", f"{kind.decode()!r} claims {size:,} bytes")
+
+
+def test_a_long_name_is_read_and_a_thousand_in_a_row_are_refused(shards: Path, refused) -> None:
+    file = write_tar(
+        shards / "train-1.tar",
+        [("d" * 300 + ".png", encoded(0)), ("d" * 300 + ".cls", b"1")],
+        format=tarfile.GNU_FORMAT,
+    )
+    assert opened(shards).keys("train")[-1].endswith("d" * 300)
+    name = extension(b"L", 4) + b"a.b\0" + bytes(508)
+    file.write_bytes(name * 3000 + file.read_bytes())
+    refused(lambda: opened(shards), "train-1.tar", "recursion")
+
+
 @pytest.mark.parametrize("cut", [100, 512, 600, 1536, -10240, -9728])
 def test_truncated_tars_are_refused(cut: int, shards: Path, refused) -> None:
     """Within a header, at member borders, inside data, and where only the end mark is missing."""
