@@ -205,7 +205,7 @@ def test_the_command_line(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*line, "noise_pixel", "low_pass:0.5"])
     assert ended.value.code == 0
-    assert "measured under 6 arms, 1 draws" in capsys.readouterr().out
+    assert "measured under 10 arms, 1 draws" in capsys.readouterr().out
     found = load_manifest(out).robustness
     assert found
     assert found.arms == (
