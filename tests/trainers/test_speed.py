@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
+import weakref
 
 import pytest
 import torch
 
 from tests.trainers.training import CPU, data_of, left_at, run, same, weights
+from trainers import speed
+from trainers.average import Average
 from trainers.speed import eager, quick
 from trainers.students import build_student
 
@@ -39,6 +43,59 @@ def test_both_layouts_give_the_same_student_nearly(make, bank, tmp_path):
 def test_cuda_graphs_without_cuda_are_refused_in_a_line(make):
     with pytest.raises(ValueError, match="cuda_graphs: needs a CUDA device, this trial runs on c"):
         quick(build_student("width:1", 16, 8, 0), make(cuda_graphs=True), CPU, 8)
+
+
+@pytest.fixture
+def graphed(make, monkeypatch):
+    """A model on the CPU whose `forward` is replaced as torch.cuda.make_graphed_callables does."""
+    replays = []
+
+    def make_graphed_callables(model, samples):
+        reference, before, mode = weakref.ref(model), type(model).forward, model.training
+
+        def new_fwd(*args):
+            module = reference()
+            if module is None:
+                raise RuntimeError("the graphed module has been freed")
+            replays.extend([module] if module.training == mode else [])
+            return before(module, *args)
+
+        model.forward = new_fwd
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    model = build_student("width:1", 16, 8, 0)
+    speed._graphed(model, make(cuda_graphs=True), CPU, 8)
+    return model, replays
+
+
+def test_a_copy_of_a_graphed_model_computes_with_its_own_weights(graphed):
+    model, replays = graphed
+    images_BCHW = torch.randn(4, 3, 8, 8)
+    assert model(images_BCHW).shape == (4, 16)
+    assert replays == [model]
+    average = Average(model, 0.5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight))
+    again = copy.deepcopy(average.student)  # as it is recalibrated
+    plain = build_student("width:1", 16, 8, 0)
+    plain.load_state_dict(again.state_dict())
+    for copied in (average.student, again):
+        expected = copy.deepcopy(plain).eval()(images_BCHW)
+        assert torch.equal(copied.eval()(images_BCHW), expected)
+        assert not torch.equal(copied(images_BCHW), model.eval()(images_BCHW))
+        copied.train()(images_BCHW)
+    assert replays == [model]
+    assert list(again.state_dict()) == list(model.state_dict())
+
+
+def test_a_copy_outlives_the_graphed_model(graphed):
+    model, replays = graphed
+    copied = copy.deepcopy(model)
+    replays.clear()
+    del model
+    assert copied(torch.zeros(2, 3, 8, 8)).shape == (2, 16)
 
 
 def test_bf16_learns_the_same(make, bank, tmp_path):
