@@ -11,14 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
-from trainers.engines import ENGINES, check_engine
-from trainers.engines.launch import PREEMPTED, RankError, free_port, rank_of_environment
+from trainers.engines.launch import PREEMPTED, RankError, free_port
 from trainers.trial import main, run_trial, trial_place
 
 ROOT = Path(__file__).parents[3]
-CPU = torch.device("cpu")
 TWO = {"engine": "ddp", "ranks": 2, "batch_size": 50, "probes": ("linear",)}
 deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
 
@@ -221,50 +218,3 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(bank, make, tmp_path)
     assert losses_of(again) == pytest.approx(losses_of(whole), rel=1e-3)
     other = run_trial(make(**TWO | {"seed": 1, "epochs": 3}), bank, str(tmp_path / "other"))
     assert losses_of(other) != pytest.approx(losses_of(whole), rel=1e-3)  # it tells orders apart
-
-
-# ---- refusals ----
-
-
-@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
-def test_without_ranks_it_says_how_to_start_them(monkeypatch, engine):
-    if engine == "deepspeed":
-        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    assert rank_of_environment() is None
-    with pytest.raises(ValueError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set; st"):
-        ENGINES[engine](CPU)
-
-
-def test_single_as_several_ranks_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="engine `single` was started as several ranks"):
-        ENGINES["single"](CPU)
-
-
-@deepspeed
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_deepspeed_in_half_precision_needs_a_gpu(bank, make, tmp_path, precision):
-    config = make(**TWO | {"engine": "deepspeed", "precision": precision})
-    said = f"precision: {precision} with engine `deepspeed` needs a GPU; choose fp32, or engine"
-    with pytest.raises(ValueError, match=said):
-        run_trial(config, bank, str(tmp_path))
-
-
-def test_without_deepspeed_the_install_line_is_given(make, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepspeed", None)
-    said = r"DeepSpeed is not installed; pip install '\.\[deepspeed\]'"
-    with pytest.raises(ValueError, match=said):
-        check_engine(make(**TWO | {"engine": "deepspeed"}), CPU)
-    with pytest.raises(ValueError, match=said):
-        ENGINES["deepspeed"](CPU)
-
-
-def test_each_rank_has_a_gpu_of_its_own(make):
-    there = torch.cuda.device_count()
-    config = make(**TWO | {"ranks": 50})
-    with pytest.raises(
-        ValueError, match=f"ranks: 50, each needs a GPU of its own; there are {there}"
-    ):
-        check_engine(config, torch.device("cuda", 0))
