@@ -236,7 +236,9 @@ def full_disk(error: OSError, path: Path, needed: int) -> OSError:
         return error
     free = shutil.disk_usage(path.parent).free
     return OSError(
-        error.errno, f"no space to write {path}: {needed:,} bytes needed, {free:,} bytes free"
+        error.errno,
+        f"no space to write {path}: {needed:,} bytes needed, {free:,} bytes free; make room, then "
+        "run the same command again",
     )
 
 

@@ -86,13 +86,13 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     gpus = resources.gpus_per_trial
     for config in trials:
         each = float(there["GPU"] > 0) if gpus is None else gpus
-        check_engine(config, torch.device("cuda" if each else "cpu"))
         for kind, asked in _bundle(config.ranks, config.threads, each).items():
             if asked > there[kind]:
                 raise ValueError(
                     f"{config.ranks} ranks of a trial ask for {asked:g} {kind}s, there are "
                     f"{there[kind]}; lower ranks, threads or --gpus-per-trial"
                 )
+        check_engine(config, torch.device("cuda" if each else "cpu"))
 
 
 def _bundle(ranks: int, threads: int, gpus: float) -> dict[str, float]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import shutil
 import weakref
 
 import pytest
 import torch
+from torch.amp import GradScaler
 
 from tests.trainers.training import CPU, data_of, left_at, run, same, weights
 from trainers import speed
 from trainers.average import Average
+from trainers.loop import DivergedError
+from trainers.objectives import OBJECTIVES
 from trainers.speed import eager, quick
 from trainers.students import build_student
 
@@ -117,6 +121,42 @@ def test_bf16_resumes_bitwise(make, bank, tmp_path):
     assert broken.step == 6
     assert same(whole.arrays, broken.arrays)
     assert whole.arrays["model/trunk.0.weight"].dtype == torch.float32  # its master copy
+
+
+def test_fp16_resumes_bitwise_with_its_loss_scale(make, bank, tmp_path):
+    data = data_of(bank)
+    config = make(precision="fp16", epochs=2, ema=0.5, optimizer="sgd", lr=0.1)
+    start, at = GradScaler("cpu").get_scale(), "rank/0/scaler/"
+    whole = left_at(6, config, data, tmp_path / "whole", objective=overflowing(0))
+    for stop, first in ((1, 0), (3, 1), (2, 4)):
+        broken = left_at(stop, config, data, tmp_path / "broken", objective=overflowing(first))
+        assert broken.arrays[at + "scale"] == (start / 2 if broken.step > 2 else start)
+    assert broken.step == 6
+    assert same(whole.arrays, broken.arrays)
+    assert whole.arrays[at + "_growth_tracker"] == 3  # steps since the overflow in the third
+
+
+def overflowing(first):
+    """The objective from step `first` on; in the third step its gradient is beyond float32."""
+    steps = itertools.count(first)
+
+    def objective(student_BD, teacher_BD, config):
+        loss = OBJECTIVES[config.objective](student_BD, teacher_BD, config)
+        if next(steps) != 2:
+            return loss
+        return loss + 1e38 * (student_BD - student_BD.detach()).sum()
+
+    return objective
+
+
+def test_fp16_with_a_loss_that_is_infinite_is_divergence(make, bank, tmp_path):
+    """Not passed over like gradients that overflow."""
+
+    def objective(student_BD, teacher_BD, config):
+        return OBJECTIVES[config.objective](student_BD, teacher_BD, config) + torch.inf
+
+    with pytest.raises(DivergedError, match="diverged at step 1"):
+        run(make(precision="fp16"), data_of(bank), tmp_path, objective=objective)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from torch import nn
 from trainers.config import make_config
 from trainers.engines import ENGINES, Engine
 from trainers.objectives import OBJECTIVES
+from trainers.optim import Schedule, set_rate
 
 SAMPLES, SIDE, DIM = 96, 8, 6
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1", "batch_size": 24}
@@ -75,16 +76,18 @@ class Training:
 
     def steps(self, first: int, last: int) -> None:
         objective = OBJECTIVES[self.config.objective]
+        rate = Schedule.of(self.config, SAMPLES)
         for step in range(first, last):
+            if self.config.schedule != "constant":
+                set_rate(self.optimizer, rate(step))
             index_B = batch_of(step, self.config.batch_size)
             parts = self.engine.micro_batches(index_B, self.config.accumulate)
             for at, part_B in enumerate(parts):
-                if self.run.get("inf_at") == step:
-                    student_BD = self.engine.gather(self.forward(self.images[part_B] * 1e9))
-                else:
-                    student_BD = self.engine.gather(self.forward(self.images[part_B]))
+                student_BD = self.engine.gather(self.forward(self.images[part_B]))
                 teacher_BD = self.engine.gather(self.teacher[part_B])
                 loss = objective(student_BD, teacher_BD, self.config)
+                if self.run.get("overflow_at") == step:  # the loss as it is, its gradient huge
+                    loss = loss + 1e38 * (student_BD - student_BD.detach()).sum()
                 self.engine.backward(loss, at + 1 == len(parts))
             self.losses.append(self.engine.step().detach().clone())
 
@@ -92,6 +95,8 @@ class Training:
         with self.engine.whole():
             tensors = {f"model/{n}": t.clone() for n, t in self.model.state_dict().items()}
         tensors |= {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
+        state = next(iter(self.engine.states({})), {})  # of the first rank
+        tensors |= {n: tensor for n, tensor in state.items() if n.startswith("scaler/")}
         return tensors | {"losses": torch.stack(self.losses)}
 
 
