@@ -1,4 +1,4 @@
-"""What one rank of a gang does in test_gang: `trainers.engines.launch` starts it as it would the trial.
+"""What one rank does in test_gang, where `launch` starts it in the place of the trial.
 
 The trial of its arguments is run whole, then in pieces, each a run of its own with a new group and
 new random state; last it is started once more, with a loss that becomes NaN. Checkpoints stay.
