@@ -24,7 +24,7 @@ FULLY = ("zero0", "zero2", "zero3")  # which are asked everything
 LONG = (*FULLY, "zero1")  # which are asked 50 steps
 SGD = {"optimizer": "sgd", "lr": 0.01, "steps": 10}
 EXACT = NEGATIVES | {"elastic": "exact", "accumulate": 4, "clip_norm": 0.7}
-RESUMED = {"steps": 6, "stop": 3}
+RESUMED = {"steps": 6, "stops": [2, 5]}
 OVERFLOWS = {"steps": 8, "overflow_at": 3}  # one backward pass is beyond float32
 SCHEDULED = {"schedule": "cosine", "warmup": "3 steps", "epochs": None, "duration": "10 steps"}
 

@@ -113,7 +113,7 @@ def embedded(bank, root, config):
     student = load(Path(trial_place(str(root), config)) / "student")
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
-    preprocess = manifest.plan.teachers[0].preprocess.native(8)
+    preprocess = manifest.plan.teachers[0].preprocess.native(manifest.plan.dataset.image_size)
     data = Data(split, make_arm("clean"), preprocess, torch.device("cpu"))
     return unit(_encode(student, data, 0)), unit(split.embedding_NVD[:, 0])
 

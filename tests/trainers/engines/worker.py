@@ -101,20 +101,24 @@ class Training:
 
 
 def play(engine: Engine, run: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """`stop`: at this step all is saved, and goes on with a new model, optimiser and engine."""
-    training, steps = Training(engine, run), run.get("steps", 50)
-    stop = run.get("stop")
-    if stop is None:
-        training.steps(0, steps)
-        return training.found()
-    training.steps(0, stop)
+    """After each of `stops` steps all is saved, and a new model, optimiser and engine go on."""
+    training, done = Training(engine, run), 0
+    for stop in run.get("stops", []):
+        training.steps(done, stop)
+        training, done = resumed(training, stop), stop
+    training.steps(done, run.get("steps", 50))
+    return training.found()
+
+
+def resumed(training: Training, stop: int) -> Training:
+    engine, run = training.engine, training.run
     own = {"random": torch.tensor([engine.rank, 11])}
     states = engine.states(own)
     with engine.whole():
         weights = {n: t.clone() for n, t in training.model.state_dict().items()}
     box = [states, weights]
     if engine.ranks > 1:
-        torch.save(box, path := f"{sys.argv[1]}/{run['name']}.state{engine.rank}")
+        torch.save(box, path := f"{sys.argv[1]}/{run['name']}.state{stop}.{engine.rank}")
         engine.agree(0)
         box = torch.load(path[:-1] + "0", weights_only=True)
     losses = training.losses
@@ -124,8 +128,7 @@ def play(engine: Engine, run: dict[str, Any]) -> dict[str, torch.Tensor]:
             training.model.load_state_dict(box[1])
     assert torch.equal(engine.load_states(box[0])["random"], own["random"])
     training.losses = losses
-    training.steps(stop, steps)
-    return training.found()
+    return training
 
 
 def main() -> None:
