@@ -2,10 +2,11 @@
 
     python benchmarks/gpu_check.py
 
-1. bf16 against fp32: trials on digits that differ in `precision` alone; for each measure the mean
-   difference over seeds beside the standard deviation over the seeds of fp32 (ddof = 1).
+1. bf16 and fp16 against fp32: trials on digits that differ in `precision` alone; for each measure
+   the mean difference over seeds beside the standard deviation over the seeds of fp32 (ddof = 1).
 2. Exact resume: a trial that SIGTERM ends inside its second epoch and that goes on, against an
-   undisturbed one, with torch's deterministic algorithms: every byte of the student.
+   undisturbed one, with torch's deterministic algorithms: every byte of the student. In fp32, in
+   fp16, and with CUDA graphs.
 3. Step times: forward, objective, backward and Adam, in ms, median of 20 after 5, batches of 64,
    at 32 and 224 pixels, for width 1, 2, 4; in fp32, in bf16, in bf16 as CUDA graphs.
 
@@ -56,18 +57,18 @@ def make_bank(place: str, **sizes: Any) -> dict[str, Any]:
 
 
 def precision_differences(
-    fields: dict[str, Any], bank: str, root: str, device: str, seeds: int
+    fields: dict[str, Any], bank: str, root: str, device: str, seeds: int, half: str = "bf16"
 ) -> dict[str, tuple[float, float]]:
-    """{measure: (mean of bf16 - fp32 over seeds, standard deviation of fp32 over seeds)}"""
-    found: dict[str, list[dict[str, float]]] = {"fp32": [], "bf16": []}
+    """{measure: (mean of `half` - fp32 over seeds, standard deviation of fp32 over seeds)}"""
+    found: dict[str, list[dict[str, float]]] = {"fp32": [], half: []}
     for precision, metrics in found.items():
         for seed in range(seeds):
             config = make_config(fields | {"precision": precision, "seed": seed})
             metrics.append(run_trial(config, bank, root, device=device)["metrics"])
     differences = {}
     for name in found["fp32"][0]:
-        full, half = ([m[name] for m in found[p]] for p in ("fp32", "bf16"))
-        gaps = [b - a for a, b in zip(full, half, strict=True)]
+        full, less = ([m[name] for m in found[p]] for p in ("fp32", half))
+        gaps = [b - a for a, b in zip(full, less, strict=True)]
         differences[name] = (statistics.mean(gaps), statistics.stdev(full))
     return differences
 
@@ -130,14 +131,17 @@ def main() -> int:
         os.environ["DISTIL_CACHE"] = str(Path(folder) / "cache")
         bank, root = str(Path(folder) / "bank"), str(Path(folder) / "runs")
         fields = make_bank(bank)
-        print("bf16 - fp32, mean over 5 seeds, beside the standard deviation over seeds")
-        for name, (gap, sd) in sorted(precision_differences(fields, bank, root, "cuda", 5).items()):
-            beyond = abs(gap) > sd
-            good &= not (beyond and name in JUDGED)
-            print(f"  {name:40s} {gap:+.5f}  sd {sd:.5f}" + ("   beyond it" if beyond else ""))
-        exact = resumes_exactly(fields, bank, root, "cuda")
-        good &= exact
-        print(f"exact resume: {'every byte' if exact else 'NOT the same bytes'}")
+        for half in ("bf16", "fp16"):
+            print(f"{half} - fp32, mean over 5 seeds, beside the standard deviation over seeds")
+            found = precision_differences(fields, bank, root, "cuda", 5, half)
+            for name, (gap, sd) in sorted(found.items()):
+                beyond = abs(gap) > sd
+                good &= not (beyond and name in JUDGED)
+                print(f"  {name:40s} {gap:+.5f}  sd {sd:.5f}" + ("   beyond it" if beyond else ""))
+        for way in ({}, {"precision": "fp16"}, {"cuda_graphs": True}):
+            exact = resumes_exactly(fields | way, bank, root, "cuda")
+            good &= exact
+            print(f"exact resume {way or ''}: {'every byte' if exact else 'NOT the same bytes'}")
     torch.use_deterministic_algorithms(False)
     device = torch.device("cuda")
     print("ms a step, batch 64:      fp32      bf16      bf16 as graphs")

@@ -207,7 +207,9 @@ def write_folder(location: str, files: dict[str, bytes]) -> None:
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
+    aside = partial.with_suffix(".old")
+    for leftover in (partial, aside):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         partial.mkdir()
         for name, data in files.items():
@@ -217,11 +219,14 @@ def write_folder(location: str, files: dict[str, bytes]) -> None:
                 os.fsync(stream.fileno())
         sync_folder(partial)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(aside)
         partial.rename(path)
         sync_folder(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if aside.exists() and not path.exists():
+            aside.rename(path)
         raise full_disk(error, path, sum(map(len, files.values()))) from None
 
 
@@ -231,7 +236,9 @@ def full_disk(error: OSError, path: Path, needed: int) -> OSError:
         return error
     free = shutil.disk_usage(path.parent).free
     return OSError(
-        error.errno, f"no space to write {path}: {needed:,} bytes needed, {free:,} bytes free"
+        error.errno,
+        f"no space to write {path}: {needed:,} bytes needed, {free:,} bytes free; make room, then "
+        "run the same command again",
     )
 
 

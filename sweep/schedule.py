@@ -25,7 +25,9 @@ from ray import tune
 from shards import on_ray
 from sweep.tracking import quiet
 from trainers.config import TrialConfig, make_config
+from trainers.engines import check_engine, check_extra
 from trainers.engines.launch import RankError
+from trainers.engines.watchdog import STUCK
 from trainers.notice import PreemptedError
 from trainers.trial import run_trial
 
@@ -68,7 +70,7 @@ class Resources:
 def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     """A trial that this machine cannot hold would wait for ever; a cluster may still grow.
 
-    Errors: ValueError with what is asked and what is there.
+    Errors: ValueError with what is asked and what is there, or how to install an engine.
     """
     part = (resources.gpus_per_trial or 0.0) % 1
     most = max((config.ranks for config in trials), default=1)
@@ -78,6 +80,8 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
             "no GPU, choose a whole number"
         )
     if resources.address:
+        for config in trials:
+            check_extra(config)
         return
     there = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
     if resources.local_cpus() > there["CPU"]:
@@ -92,6 +96,7 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
                     f"{config.ranks} ranks of a trial ask for {asked:g} {kind}s, there are "
                     f"{there[kind]}; lower ranks, threads or --gpus-per-trial"
                 )
+        check_engine(config, torch.device("cuda" if each else "cpu"))
 
 
 def _bundle(ranks: int, threads: int, gpus: float) -> dict[str, float]:
@@ -131,8 +136,8 @@ def entry_of(job: Job, store: str, resources: Resources, gpus: float) -> dict[st
 def trainable(space: dict[str, Any]) -> None:
     """One Tune trial. Its own errors are an outcome, reported; only a death is retried.
 
-    A rank that died, or was asked to leave, is a death: the next attempt goes on from what is
-    saved.
+    A rank that died, was stuck, or was asked to leave, is a death: the next attempt goes on from
+    what is saved.
     """
     job = space["job"]
     config = make_config(job["config"])
@@ -147,7 +152,7 @@ def trainable(space: dict[str, Any]) -> None:
     except PreemptedError as error:
         raise RuntimeError(str(error)) from None
     except Exception as error:  # becomes the trial's recorded outcome
-        if isinstance(error, RankError) and error.code < 0:
+        if isinstance(error, RankError) and (error.code < 0 or error.code == STUCK):
             raise RuntimeError(str(error)) from None  # of a kind that Ray can pickle
         text = " ".join(str(error).split()) or type(error).__name__
         tune.report({"outcome": "failed", "error": f"{type(error).__name__}: {text}"[:1000]})

@@ -10,7 +10,7 @@ from sweep.journal import Journal
 from sweep.plan import planned_steps, trial_weight
 from trainers.config import TrialConfig
 from trainers.probed import VALUES, added, read_probed
-from trainers.trial import finished, trial_place
+from trainers.trial import finished, tidy, trial_place
 
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
 
@@ -53,6 +53,7 @@ class Watch:
         record = finished(self.store, config)
         if record is None:
             return False
+        tidy(self.store, config)
         trial = config.identity
         self.ended.add(trial)
         self.failed.pop(trial, None)

@@ -88,10 +88,12 @@ class Checkpoints:
         return sorted(int(name[5:]) for name in found if name[5:].isdigit())
 
     def save(self, state: State) -> None:
-        """Publish, then remove all but the newest two. Errors: OSError; older ones stay."""
-        record = {"format": FORMAT, "owner": self.owner, "step": state.step} | state.values
-        files = {ARRAYS: save(state.arrays), RECORD: json.dumps(record).encode()}
-        storage.write_folder(self._place(state.step), files | {MANIFEST: _manifest(files, FORMAT)})
+        """Publish, then remove all but the newest two. Errors: OSError; older ones stay.
+
+        One of the same step that verifies is kept: it is the same state.
+        """
+        if not self._holds(state.step):
+            self._write(state)
         steps = self.steps()
         passed_over = [step for step in steps if step > state.step]
         for step in passed_over + [step for step in steps if step <= state.step][:-KEPT]:
@@ -99,6 +101,17 @@ class Checkpoints:
         for name in storage.names(self.location):
             if name.startswith(".step-"):  # what a save left whose process was killed
                 storage.delete(storage.join(self.location, name))
+
+    def _holds(self, step: int) -> bool:
+        try:
+            return bool(self.load(step))
+        except (ValueError, FileNotFoundError):
+            return False
+
+    def _write(self, state: State) -> None:
+        record = {"format": FORMAT, "owner": self.owner, "step": state.step} | state.values
+        files = {ARRAYS: save(state.arrays), RECORD: json.dumps(record).encode()}
+        storage.write_folder(self._place(state.step), files | {MANIFEST: _manifest(files, FORMAT)})
 
     def latest(self) -> State | None:
         """The newest checkpoint that verifies; damaged ones are named and passed over.
@@ -113,9 +126,6 @@ class Checkpoints:
             except (ValueError, FileNotFoundError) as error:
                 print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
         return None
-
-    def clear(self) -> None:
-        storage.delete(self.location)
 
     def _place(self, step: int) -> str:
         return storage.join(self.location, f"step-{step:08d}")

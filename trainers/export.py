@@ -1,6 +1,6 @@
 """A trained student for other tools, compared with the original before it is written.
 
-    python -m trainers.export runs/demo/trials/0123456789abcdef --to onnx --out student-onnx
+    python -m trainers.export runs/demo/trials/0123456789abcdef --to onnx
     python -m trainers.export s3://bucket/sweep/trials/0123456789abcdef --to timm --out student
     python -m trainers.export runs/demo/trials/0123456789abcdef/student --to torch.export \\
         --bank runs/demo/banks/0123456789abcdef --out student-pt2
@@ -130,7 +130,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("trial", metavar="TRIAL", help="a trial's or a student's folder, or a URL")
     parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(EXPORTS))
-    parser.add_argument("--out", required=True, metavar="DIR-OR-URL", help="a new folder")
+    parser.add_argument(
+        "--out", metavar="DIR-OR-URL", help="a new folder (default: export/FORMAT in TRIAL)"
+    )
     parser.add_argument(
         "--bank", metavar="DIR-OR-URL", help="compare on its test images; take class names from it"
     )
@@ -141,12 +143,11 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.teacher and options.to != "open_clip":
         raise ValueError(f"--teacher: has no meaning for --to {options.to}; leave it out")
-    about = export(
-        options.trial, options.to, options.out, options.bank, options.teacher, options.opset
-    )
+    out = options.out or storage.join(options.trial, "export", options.to)
+    about = export(options.trial, options.to, out, options.bank, options.teacher, options.opset)
     told = about["parity"]
     print(f"cosine to the student: {told['cosine']:.7f} (least of {told['on']})")
-    print(storage.join(options.out, ABOUT))
+    print(storage.join(out, ABOUT))
     return 0
 
 

@@ -227,7 +227,8 @@ class Keeper:
             self.saver.save(State(self.step, arrays, values))
 
     def _check_finite(self) -> None:
-        good = torch.isfinite(self.losses)
+        with self.engine.waiting("the loss"):
+            good = torch.isfinite(self.losses).cpu()
         if good.all():
             return
         at = int(good.int().argmin())

@@ -6,6 +6,9 @@ They are applied to a model from outside, in place: its state_dict keeps its nam
 from __future__ import annotations
 
 import contextlib
+import weakref
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -59,5 +62,25 @@ def _graphed(model: nn.Module, config: TrialConfig, device: torch.device, side: 
     ):
         images_BCHW = torch.zeros(count, 3, side, side, device=device)
         torch.cuda.make_graphed_callables(model, (images_BCHW,))
+    model.forward = _Replayed(model)
     for name, tensor in model.named_buffers():
         tensor.copy_(buffers[name])
+
+
+class _Replayed:
+    """What torch has put in the place of `model.forward`; a copy of the model has its own instead.
+
+    Torch's function would compute with the weights of the model it was made of, in a copy too.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._replay: Callable[..., Any] = model.__dict__["forward"]
+        self._model = weakref.ref(model)
+
+    def __call__(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self._replay(images_BCHW)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MethodType:
+        model = self._model()
+        assert model is not None
+        return MethodType(type(model).forward, memo[id(model)])

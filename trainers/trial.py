@@ -7,7 +7,7 @@ TRIAL.yaml holds the fields of trainers.config.TrialConfig. The result is OUT/tr
 result.json; the same command again prints it without training.
 
 Exit status: 0, 1 when a rank died, 2 for inputs that do not fit, 3 when the loss is not finite, 4
-when SIGTERM ended it: its state is saved, the same command again continues.
+when SIGTERM ended it: its state is saved, the same command again continues. torchrun has its own.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ def finished(root: str, config: TrialConfig) -> dict[str, Any] | None:
         raise ValueError(f"{place}: not JSON ({error}); delete it to run the trial again") from None
 
 
+def tidy(root: str, config: TrialConfig) -> None:
+    """Remove the checkpoints of a finished trial, if its process was killed before it did."""
+    storage.delete(storage.join(trial_place(root, config), "checkpoints"))
+
+
 def run_trial(
     config: TrialConfig,
     bank: str,
@@ -92,6 +97,8 @@ def run_trial(
     manifest = load_manifest(bank)
     done = _finished_here(config, manifest, bank, root)
     if done is not None:
+        if not rank_of_environment():
+            tidy(root, config)
         return done
     check_bank(config, manifest, bank)
     check_classes(config, manifest, bank)
@@ -121,7 +128,7 @@ def run_trial(
         if student is not None:
             store_student(place, student, config, dim, preprocess.size)
         storage.write_json(storage.join(place, RESULT), result)
-        checkpoints.clear()
+        tidy(root, config)
         return result
 
 

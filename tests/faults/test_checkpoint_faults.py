@@ -88,14 +88,14 @@ def die_at(last: int, place: Path) -> list[str]:
     return seen
 
 
-def killed_save(place: Path, last: int) -> bool:
-    """Save step 3 in a fork that dies at its call number `last`; whether it came that far."""
+def killed_save(place: Path, last: int, step: int) -> bool:
+    """Save a step in a fork that dies at its call number `last`; whether it came that far."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             die_at(last, place)
-            Checkpoints(str(place), OWNER).save(state(3))
+            Checkpoints(str(place), OWNER).save(state(step))
             code = 0
         finally:
             os._exit(code)
@@ -104,25 +104,47 @@ def killed_save(place: Path, last: int) -> bool:
     return code == KILLED
 
 
-def test_a_kill_at_any_call_of_a_save_leaves_a_whole_one(folder: Path, tmp_path: Path) -> None:
+def newest_after_kills(folder: Path, tmp_path: Path, step: int) -> list[int]:
+    """The newest step that is whole, for a save of `step` killed at its 1st, 2nd, ... call."""
     found = []
     for last in range(1, 1000):
         place = tmp_path / f"at-{last}"
         shutil.copytree(folder, place)
-        died = killed_save(place, last)
+        died = killed_save(place, last, step)
         checkpoints = Checkpoints(str(place), OWNER)
         saved = checkpoints.latest()
         assert saved is not None
         assert torch.equal(saved.arrays["w"], state(saved.step).arrays["w"])
         found.append(saved.step)
         checkpoints.save(state(4))  # and the next attempt works, and tidies up
-        assert checkpoints.steps() == [saved.step, 4]
+        assert checkpoints.steps()[1:] == [4]
         assert [p.name for p in place.iterdir() if p.name.startswith(".")] == []
         shutil.rmtree(place)
         if not died:
             break
+    return found
+
+
+def test_a_kill_at_any_call_of_a_save_leaves_a_whole_one(folder: Path, tmp_path: Path) -> None:
+    found = newest_after_kills(folder, tmp_path, 3)
     assert sorted(found) == found  # first the old one, from some call on the new one
     assert (found[0], found[-1]) == (2, 3)
+    assert len(found) > 30
+
+
+def test_a_kill_while_a_step_is_saved_again_leaves_a_whole_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    """One that verifies is not touched; a damaged one is replaced, the one before it stays."""
+    whole = folder / "step-00000002" / ARRAYS
+    inode = whole.stat().st_ino
+    assert set(newest_after_kills(folder, tmp_path, 2)) == {2}
+    Checkpoints(str(folder), OWNER).save(state(2))
+    assert whole.stat().st_ino == inode
+    whole.write_bytes(whole.read_bytes()[:-1])
+    found = newest_after_kills(folder, tmp_path, 2)
+    assert sorted(found) == found
+    assert (found[0], found[-1]) == (1, 2)
     assert len(found) > 30
 
 

@@ -2,16 +2,21 @@
 
 import contextlib
 import json
+import sys
 import time
 from importlib.util import find_spec
 
 import psutil
 import pytest
 
+from sweep import schedule
 from sweep.grid import expand, read_grid
 from sweep.schedule import Resources, check_fits
 from trainers.config import make_config
+from trainers.engines.launch import RankError
+from trainers.engines.watchdog import STUCK
 
+FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 GRID = """\
 name: engines
 fixed:
@@ -84,11 +89,32 @@ def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
     assert results(folder)["ddp"]["curve"][-1]["epoch"] == 300
 
 
+@pytest.mark.parametrize(("code", "again"), [(STUCK, True), (-9, True), (1, False)])
+def test_a_rank_that_was_stuck_is_tried_again(monkeypatch, code, again):
+    def run_trial(*arguments):
+        raise RankError(0, code, "it waited")
+
+    told = []
+    monkeypatch.setattr(schedule, "run_trial", run_trial)
+    monkeypatch.setattr(schedule.tune, "report", told.append)
+    job = {"config": FIELDS, "bank": "", "store": "", "device": "cpu"}
+    with pytest.raises(RuntimeError) if again else contextlib.nullcontext():
+        schedule.trainable({"job": job})
+    assert [row["outcome"] for row in told] == ([] if again else ["failed"])
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_an_engine_that_is_missing_is_said_before_anything_is_built(monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    config = make_config(FIELDS | {"engine": "deepspeed"})
+    with pytest.raises(ValueError, match=r"not installed; pip install '\.\[deepspeed\]'"):
+        check_fits([config], Resources(address=address))
+
+
 def test_ranks_share_no_gpu():
-    fields = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
-    two = make_config(fields | {"engine": "ddp", "ranks": 2})
+    two = make_config(FIELDS | {"engine": "ddp", "ranks": 2})
     resources = Resources(address="auto", gpus_per_trial=0.5)
-    check_fits([make_config(fields)], resources)
+    check_fits([make_config(FIELDS)], resources)
     with pytest.raises(ValueError, match="for each of 2 ranks; ranks share no GPU"):
         check_fits([two], resources)
 

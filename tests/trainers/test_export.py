@@ -172,6 +172,17 @@ def test_what_differs_is_not_written(trial, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_without_out_it_goes_beside_the_student(trial, tmp_path, capsys):
+    place = tmp_path / "trial"
+    shutil.copytree(trial, place)
+    with pytest.raises(SystemExit) as left:
+        command.main([str(place), "--to", "onnx"])
+    assert left.value.code == 0
+    about = place / "export/onnx/export.json"
+    assert capsys.readouterr().out.splitlines()[-1] == str(about)
+    assert sorted(p.name for p in about.parent.iterdir()) == ["export.json", "student.onnx"]
+
+
 def test_not_finite_is_no_parity(trial):
     model = load_student(Path(trial) / "student")
     images = torch.zeros(3, 3, *[open_stored(trial).about["image_size"]] * 2)

@@ -18,9 +18,10 @@ def small(tmp_path_factory):
     return gpu_check.make_bank(place, **SIZES) | SMALL, place
 
 
-def test_half_precision_is_compared_by_seeds(small, tmp_path):
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_half_precision_is_compared_by_seeds(small, tmp_path, half):
     fields, bank = small
-    found = gpu_check.precision_differences(fields, bank, str(tmp_path), "cpu", 2)
+    found = gpu_check.precision_differences(fields, bank, str(tmp_path), "cpu", 2, half)
     assert "test/linear/paper/accuracy" in gpu_check.JUDGED
     assert {name.split("/")[1] for name in found} == {"linear"}
     gap, sd = found["test/linear/paper/accuracy"]
@@ -39,7 +40,6 @@ def test_a_step_takes_time():
     assert gpu_check.step_ms(config, 8, torch.device("cpu"), steps=2, warm=1) > 0
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_in_a_line(capsys):
     assert gpu_check.main() == 2
     said = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.trainers.training import checkpoints, data_of, left_at, run, same, timeless, weights
 from trainers.average import Average
 from trainers.data import Data, permutation
+from trainers.engines.single import Single
 from trainers.loop import DivergedError
 from trainers.objectives import OBJECTIVES
 
@@ -166,6 +168,19 @@ def test_one_bad_micro_batch_spoils_its_step(make, data, tmp_path):
 
     with pytest.raises(DivergedError, match=r"step 4 \(epoch 2\): the loss is nan on 64 samples"):
         run(make(epochs=2, accumulate=2), data, tmp_path, objective=objective)
+
+
+def test_a_look_at_the_losses_is_watched(make, data, tmp_path, monkeypatch):
+    """On a GPU it waits for what was queued, such as other ranks' gradients."""
+    waited = []
+
+    def waiting(self, name):
+        waited.append(name)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(Single, "waiting", waiting)
+    run(make(), data, tmp_path)
+    assert set(waited) == {"the loss"}
 
 
 # ---- what is observed ----

@@ -110,6 +110,14 @@ def test_the_same_again_trains_nothing(done, bank):
     assert not (place / "checkpoints").exists()
 
 
+def test_what_a_kill_after_the_result_left_is_removed(done, bank):
+    config, root, result, _ = done
+    left = Path(trial_place(root, config)) / "checkpoints" / "step-00000001"
+    left.mkdir(parents=True)
+    assert run_trial(config, bank, root) == result
+    assert not left.parent.exists()
+
+
 def test_two_fresh_places_agree_bitwise(done, bank, tmp_path):
     config, root, result, _ = done
     torch.manual_seed(99)

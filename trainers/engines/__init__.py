@@ -73,6 +73,10 @@ class Engine(Protocol):
         """
         ...
 
+    def waiting(self, name: str) -> AbstractContextManager[None]:
+        """Around what waits for the device, and so perhaps for the other ranks."""
+        ...
+
     def agree(self, value: int) -> int:
         """The first rank's value, on every rank."""
         ...
@@ -120,12 +124,25 @@ ENGINES: Table[Callable[[torch.device], Engine]] = Table(
 )
 
 
+def check_extra(config: TrialConfig) -> None:
+    """Errors: ValueError with the install line where the engine is not installed."""
+    if config.engine == "deepspeed":
+        from trainers.engines.deepspeed import check_installed
+
+        check_installed()
+
+
 def check_engine(config: TrialConfig, device: torch.device) -> None:
     """Before any rank is started. Errors: ValueError where the engine cannot run here."""
     if config.engine == "deepspeed":
         from trainers.engines.deepspeed import check_deepspeed
 
         check_deepspeed(config, device)
+    if config.engine != "single" and device.index is not None:
+        raise ValueError(
+            f"device `{device}` with engine `{config.engine}`: each rank takes the GPU of its own "
+            "number; choose cuda, and CUDA_VISIBLE_DEVICES for others"
+        )
     if device.type == "cuda" and config.ranks > torch.cuda.device_count():
         raise ValueError(
             f"ranks: {config.ranks}, each needs a GPU of its own; there are "

@@ -53,7 +53,8 @@ class DDP(Ranks):
         # order from then on: a resumed trial would differ in its last bits. This keeps the order.
         options["find_unused_parameters"] = self.ranks > 2
         outer = Outer(model, statistics, config.precision)
-        self._forward = self._reducing = DistributedDataParallel(outer, **options)
+        with self._watchdog.during("prepare"):
+            self._forward = self._reducing = DistributedDataParallel(outer, **options)
         return self._watched
 
     def _watched(self, x_BCHW: torch.Tensor) -> torch.Tensor:

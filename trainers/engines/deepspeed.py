@@ -31,10 +31,14 @@ MISSING = "engine `deepspeed`: DeepSpeed is not installed; pip install '.[deepsp
 EVERYTHING = 10**9  # steps between DeepSpeed's own progress lines
 
 
-def check_deepspeed(config: TrialConfig, device: torch.device) -> None:
-    """Errors: ValueError where DeepSpeed cannot run this trial."""
+def check_installed() -> None:
     if find_spec("deepspeed") is None:
         raise ValueError(MISSING)
+
+
+def check_deepspeed(config: TrialConfig, device: torch.device) -> None:
+    """Errors: ValueError where DeepSpeed cannot run this trial."""
+    check_installed()
     if device.type == "cpu" and config.precision != "fp32":
         raise ValueError(
             f"precision: {config.precision} with engine `deepspeed` needs a GPU; choose fp32, or "
@@ -64,8 +68,7 @@ class DeepSpeed(Ranks):
     name = "deepspeed"
 
     def __init__(self, device: torch.device) -> None:
-        if find_spec("deepspeed") is None:
-            raise ValueError(MISSING)
+        check_installed()
         super().__init__(device)
         self._prepared = False
         os.environ["DS_ACCELERATOR"] = "cuda" if device.type == "cuda" else "cpu"

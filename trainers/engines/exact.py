@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from trainers.engines.batchnorm import KeptStatistics
 
@@ -23,6 +24,7 @@ class Exact:
     def __init__(
         self, model: nn.Module, weights: list[nn.Parameter], rank: int, ranks: int
     ) -> None:
+        _refuse_draws(model)
         self.statistics = KeptStatistics(model)
         self._weights, self._rank, self._ranks = weights, rank, ranks
         self._own: list[Yield] = []
@@ -64,3 +66,14 @@ class Exact:
             weight.grad = torch.empty_like(weight).copy_(part)  # in the weight's memory layout
             at += weight.numel()
         return total[-1]
+
+
+def _refuse_draws(model: nn.Module) -> None:
+    """Ranks draw from generators of their own. Errors: ValueError where a layer drops at random."""
+    for name, layer in model.named_modules():
+        drops = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "drop_prob", 0)
+        if drops:  # timm's DropPath and DropBlock have a drop_prob
+            raise ValueError(
+                f"elastic: exact: the student's layer `{name}` drops at random ({drops:g}), on "
+                "each rank differently; choose another student, or elastic: order"
+            )

@@ -29,6 +29,7 @@ PREFIX = "@report "
 PREEMPTED = 4  # exit status of a rank that was asked to leave: its state is saved
 GRACE = 1.0  # seconds in which peers of a dead rank may show that they died of it
 LEAVE = 20.0  # seconds for the others once a rank has left: the state is saved by then
+PORTS = 5  # tries: between its choice and its use a port may be taken
 SILENT_VARIABLE, SILENT = "DISTIL_SILENT_SECONDS", 120.0
 # In the child, before any heavy import: die with the parent (PR_SET_PDEATHSIG = 1), give signs.
 BOOT = """\
@@ -83,7 +84,23 @@ def launch(
     Errors: RankError with the last line of the rank that failed first, or with code PREEMPTED
     where they were asked to leave; all have ended by then.
     """
-    port, silent = free_port(), seconds_of(SILENT_VARIABLE, SILENT)
+    for left in reversed(range(PORTS)):
+        try:
+            _launch(ranks, arguments, report, stop, free_port())
+            return
+        except RankError as error:
+            if "EADDRINUSE" not in error.said or not left:
+                raise
+
+
+def _launch(
+    ranks: int,
+    arguments: list[str],
+    report: Callable[[dict[str, Any]], None],
+    stop: Callable[[], bool],
+    port: int,
+) -> None:
+    silent = seconds_of(SILENT_VARIABLE, SILENT)
     children: list[subprocess.Popen[str]] = []
     with ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Self
 
 import torch
@@ -66,6 +67,9 @@ class Ranks:
         if write:
             with self._watchdog.during("whole"):
                 collective.copy_from_first(list(self._model.state_dict().values()))
+
+    def waiting(self, name: str) -> AbstractContextManager[None]:
+        return self._watchdog.during(name)
 
     def agree(self, value: int) -> int:
         with self._watchdog.during("agree"):

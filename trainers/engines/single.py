@@ -59,6 +59,9 @@ class Single:
     def whole(self, write: bool = False) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def waiting(self, name: str) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def agree(self, value: int) -> int:
         return value
 

@@ -16,6 +16,9 @@ SCALER = ("scale", "_growth_tracker")
 class Stepper:
     """Loss scaling (fp16), clipping, the optimiser's step, and the mean loss of the step.
 
+    In fp16 a step whose gradients overflow is passed over, with less scale from then on; a loss
+    that is infinite itself is handed on, and ends the trial.
+
     A loss counts 1 / accumulate, so gradients are those of the mean over micro-batches.
     Clipping: all gradients are multiplied by min(1, clip_norm / (their norm + 1e-6)).
     """

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 LIMIT_VARIABLE, LIMIT = "DISTIL_STUCK_SECONDS", 600.0
 MARGIN = 60.0  # torch's own limit comes later: its messages say less
-EXIT_STATUS = 1
+STUCK = 5  # exit status of a rank that waited too long: another attempt may go well
 
 
 def seconds_of(variable: str, default: float) -> float:
@@ -38,7 +38,7 @@ def group_timeout() -> timedelta:
 
 def _leave(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
-    os._exit(EXIT_STATUS)  # the main thread is inside the operation and cannot be asked
+    os._exit(STUCK)  # the main thread is inside the operation and cannot be asked
 
 
 class Watchdog:

@@ -21,10 +21,12 @@ ZERO = {  # name: fields
     "offload3": {"zero_stage": 3, "offload": True},
 }
 FULLY = ("zero0", "zero2", "zero3")  # which are asked everything
+LONG = (*FULLY, "zero1")  # which are asked 50 steps
 SGD = {"optimizer": "sgd", "lr": 0.01, "steps": 10}
 EXACT = NEGATIVES | {"elastic": "exact", "accumulate": 4, "clip_norm": 0.7}
-RESUMED = {"steps": 6, "stop": 3}
-MOST_LIKELY_INF = {"steps": 8, "inf_at": 3}  # one forward pass overflows half precision
+RESUMED = {"steps": 6, "stops": [2, 5]}
+OVERFLOWS = {"steps": 8, "overflow_at": 3}  # one backward pass is beyond float32
+SCHEDULED = {"schedule": "cosine", "warmup": "3 steps", "epochs": None, "duration": "10 steps"}
 
 
 def _run(name: str, fields: dict[str, Any], **options: Any) -> Run:
@@ -37,8 +39,9 @@ def _alike() -> list[Run]:
         _run("fifty", {}, steps=50),
         _run("clipped", {"clip_norm": 0.5}, **SGD),
         _run("accumulated", {"accumulate": 3}, **SGD),
-        _run("half", {"precision": "fp16", "clip_norm": 1.0}, **MOST_LIKELY_INF),
+        _run("half", {"precision": "fp16", "clip_norm": 1.0}, **OVERFLOWS),
         _run("brain", {"precision": "bf16"}, steps=3),
+        _run("scheduled", SCHEDULED, steps=10),
     ]
 
 
@@ -74,6 +77,8 @@ def _zero() -> list[Run]:
     for name, fields in ZERO.items():
         wanted = [_run("resumed", {}, **RESUMED)]
         wanted += _alike() if name in FULLY else [_run("ten", {}, steps=10)]
+        if name == "zero1":
+            wanted += [_run("fifty", {}, steps=50), _run("scheduled", SCHEDULED, steps=10)]
         for run in wanted:
             runs += _on("deepspeed", 2, [run | {"fields": run["fields"] | fields}], name)
     return runs

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from trainers.engines import launch as module
-from trainers.engines.launch import PREEMPTED, RankError, launch
+from trainers.engines.launch import PREEMPTED, RankError, free_port, launch
 from trainers.loop import DivergedError
 from trainers.notice import PreemptedError
 from trainers.trial import run_trial
@@ -72,6 +73,26 @@ def test_the_guilty_rank_is_named_soon(monkeypatch, first, second, said, code):
         play(monkeypatch, each(first, second))
     assert caught.value.code == code
     assert time.monotonic() - start < 30
+
+
+STORE = """
+import torch.distributed as dist
+dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, rank == 0)
+"""
+
+
+def test_a_port_that_is_taken_meanwhile_is_not_the_end(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        ports = [taken.getsockname()[1]]
+        monkeypatch.setattr(module, "free_port", lambda: ports.append(free_port()) or ports[-2])
+        play(monkeypatch, STORE)
+        assert len(ports) == 3
+        monkeypatch.setattr(module, "free_port", lambda: taken.getsockname()[1])
+        monkeypatch.setattr(module, "PORTS", 1)
+        with pytest.raises(RankError, match="EADDRINUSE"):
+            play(monkeypatch, each("sys.exit('code: -98, name: EADDRINUSE')", WAIT))
 
 
 def test_divergence_of_the_ranks_is_divergence(bank, make, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainers.engines.launch import free_port
-from trainers.engines.watchdog import LIMIT_VARIABLE, Watchdog, group_timeout
+from trainers.engines.watchdog import LIMIT_VARIABLE, STUCK, Watchdog, group_timeout
 
 ROOT = Path(__file__).parents[3]
 
@@ -96,5 +96,5 @@ def test_without_a_launcher_the_peers_of_a_stuck_rank_end_by_themselves():
         for rank in ranks:
             rank.kill()
             rank.wait()
-    assert ranks[0].returncode == 1
+    assert ranks[0].returncode == STUCK
     assert said.splitlines()[-1].startswith("error: waited 10 s for the other ranks (in agree)")

@@ -18,6 +18,7 @@ from torch import nn
 from trainers.config import make_config
 from trainers.engines import ENGINES, Engine
 from trainers.objectives import OBJECTIVES
+from trainers.optim import Schedule, set_rate
 
 SAMPLES, SIDE, DIM = 96, 8, 6
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1", "batch_size": 24}
@@ -75,16 +76,18 @@ class Training:
 
     def steps(self, first: int, last: int) -> None:
         objective = OBJECTIVES[self.config.objective]
+        rate = Schedule.of(self.config, SAMPLES)
         for step in range(first, last):
+            if self.config.schedule != "constant":
+                set_rate(self.optimizer, rate(step))
             index_B = batch_of(step, self.config.batch_size)
             parts = self.engine.micro_batches(index_B, self.config.accumulate)
             for at, part_B in enumerate(parts):
-                if self.run.get("inf_at") == step:
-                    student_BD = self.engine.gather(self.forward(self.images[part_B] * 1e9))
-                else:
-                    student_BD = self.engine.gather(self.forward(self.images[part_B]))
+                student_BD = self.engine.gather(self.forward(self.images[part_B]))
                 teacher_BD = self.engine.gather(self.teacher[part_B])
                 loss = objective(student_BD, teacher_BD, self.config)
+                if self.run.get("overflow_at") == step:  # the loss as it is, its gradient huge
+                    loss = loss + 1e38 * (student_BD - student_BD.detach()).sum()
                 self.engine.backward(loss, at + 1 == len(parts))
             self.losses.append(self.engine.step().detach().clone())
 
@@ -92,24 +95,30 @@ class Training:
         with self.engine.whole():
             tensors = {f"model/{n}": t.clone() for n, t in self.model.state_dict().items()}
         tensors |= {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
+        state = next(iter(self.engine.states({})), {})  # of the first rank
+        tensors |= {n: tensor for n, tensor in state.items() if n.startswith("scaler/")}
         return tensors | {"losses": torch.stack(self.losses)}
 
 
 def play(engine: Engine, run: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """`stop`: at this step all is saved, and goes on with a new model, optimiser and engine."""
-    training, steps = Training(engine, run), run.get("steps", 50)
-    stop = run.get("stop")
-    if stop is None:
-        training.steps(0, steps)
-        return training.found()
-    training.steps(0, stop)
+    """After each of `stops` steps all is saved, and a new model, optimiser and engine go on."""
+    training, done = Training(engine, run), 0
+    for stop in run.get("stops", []):
+        training.steps(done, stop)
+        training, done = resumed(training, stop), stop
+    training.steps(done, run.get("steps", 50))
+    return training.found()
+
+
+def resumed(training: Training, stop: int) -> Training:
+    engine, run = training.engine, training.run
     own = {"random": torch.tensor([engine.rank, 11])}
     states = engine.states(own)
     with engine.whole():
         weights = {n: t.clone() for n, t in training.model.state_dict().items()}
     box = [states, weights]
     if engine.ranks > 1:
-        torch.save(box, path := f"{sys.argv[1]}/{run['name']}.state{engine.rank}")
+        torch.save(box, path := f"{sys.argv[1]}/{run['name']}.state{stop}.{engine.rank}")
         engine.agree(0)
         box = torch.load(path[:-1] + "0", weights_only=True)
     losses = training.losses
@@ -119,8 +128,7 @@ def play(engine: Engine, run: dict[str, Any]) -> dict[str, torch.Tensor]:
             training.model.load_state_dict(box[1])
     assert torch.equal(engine.load_states(box[0])["random"], own["random"])
     training.losses = losses
-    training.steps(stop, steps)
-    return training.found()
+    return training
 
 
 def main() -> None:

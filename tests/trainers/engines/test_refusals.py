@@ -1,0 +1,81 @@
+"""What engines cannot do is said before any rank is started."""
+
+import sys
+from importlib.util import find_spec
+
+import pytest
+import timm
+import torch
+
+from trainers.engines import ENGINES, check_engine
+from trainers.engines.launch import rank_of_environment
+from trainers.trial import run_trial
+
+CPU = torch.device("cpu")
+TWO = {"engine": "ddp", "ranks": 2, "batch_size": 50}
+deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
+
+
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
+def test_without_ranks_it_says_how_to_start_them(monkeypatch, engine):
+    if engine == "deepspeed":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert rank_of_environment() is None
+    with pytest.raises(ValueError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set; st"):
+        ENGINES[engine](CPU)
+
+
+def test_single_as_several_ranks_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="engine `single` was started as several ranks"):
+        ENGINES["single"](CPU)
+
+
+@deepspeed
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_deepspeed_in_half_precision_needs_a_gpu(bank, make, tmp_path, precision):
+    config = make(**TWO | {"engine": "deepspeed", "precision": precision})
+    said = f"precision: {precision} with engine `deepspeed` needs a GPU; choose fp32, or engine"
+    with pytest.raises(ValueError, match=said):
+        run_trial(config, bank, str(tmp_path))
+
+
+def test_without_deepspeed_the_install_line_is_given(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    said = r"DeepSpeed is not installed; pip install '\.\[deepspeed\]'"
+    with pytest.raises(ValueError, match=said):
+        check_engine(make(**TWO | {"engine": "deepspeed"}), CPU)
+    with pytest.raises(ValueError, match=said):
+        ENGINES["deepspeed"](CPU)
+
+
+def test_each_rank_has_a_gpu_of_its_own(make):
+    there = torch.cuda.device_count()
+    config = make(**TWO | {"ranks": 50})
+    with pytest.raises(
+        ValueError, match=f"ranks: 50, each needs a GPU of its own; there are {there}"
+    ):
+        check_engine(config, torch.device("cuda"))
+
+
+def test_ranks_are_not_put_on_one_gpu(make):
+    said = "device `cuda:1` with engine `ddp`: each rank takes the GPU of its own number; choose"
+    with pytest.raises(ValueError, match=said):
+        check_engine(make(**TWO), torch.device("cuda", 1))
+
+
+@pytest.mark.parametrize(
+    ("student", "rate"),
+    [("timm:resnet18", "drop_path_rate"), ("timm:vit_tiny_patch16_224", "attn_drop_rate")],
+)
+def test_exact_refuses_what_drops_at_random(make, student, rate):
+    config = make(student=student, elastic="exact", accumulate=2)
+    model = timm.create_model(student[5:], **{rate: 0.1})
+    said = r"elastic: exact: the student's layer `\S+` drops at random \(0.\d+\), on each rank dif"
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(ValueError, match=said):
+        ENGINES["single"](CPU).prepare(model, optimizer, config)
+    plain = timm.create_model(student[5:])
+    ENGINES["single"](CPU).prepare(plain, torch.optim.SGD(plain.parameters()), config)
