@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from shards import build as build_module
+from shards.arm_groups import expand_arms
 from shards.arms import make_arm
 from shards.build import build, main
 from shards.compute import Embedder
@@ -208,15 +209,12 @@ def test_the_command_line(tmp_path, capsys) -> None:
     assert "measured under 10 arms, 1 draws" in capsys.readouterr().out
     found = load_manifest(out).robustness
     assert found
-    assert found.arms == (
-        *(f"noise:{s}" for s in ("0", "0.02", "0.05", "0.1", "0.2")),
-        "low_pass:0.5",
-    )
+    assert found.arms == (*expand_arms(["noise_pixel"]), "low_pass:0.5")
     assert found.teachers[0]["noise:0"]["accuracy"] == found.clean[0]
     assert found.teachers[0]["noise:0"]["cosine"] == pytest.approx(1, abs=1e-6)
     with pytest.raises(SystemExit):
         main([*line, "--dry-run"])
-    assert "teachers under 93 arms, kept as figures" in capsys.readouterr().out
+    assert "teachers under 97 arms, kept as figures" in capsys.readouterr().out
 
 
 def test_passes_count_the_test_images_of_every_draw(request_3) -> None:
