@@ -44,7 +44,7 @@ def test_a_build_that_fills_the_disk_says_what_it_needs_and_goes_on_later(
     assert done.returncode == 2
     assert line.startswith("error: ")
     assert f"no space to write {out}/train-000000.tar: {sizes[-1]:,} bytes needed," in line
-    assert line.endswith("bytes free")
+    assert line.endswith("bytes free; make room, then run the same command again")
     assert "Traceback" not in done.stderr
     assert sorted(os.listdir(out)) == [".lock", "plan.json"]
 
