@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.summary import Group, Record, Stat, Teacher, arm_order, severities
+from sweep.summary import Group, Record, Stat, Teacher, arm_order
 
 # Okabe and Ito's colours, told apart with any colour vision; the yellow is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6A3D9A")
@@ -85,7 +85,7 @@ def draw(groups: list[Group], teacher: Teacher | None, style: Style) -> list[Dra
     """The figures of groups that differ in student and arm alone, in reading order."""
     from matplotlib import rc_context
 
-    from sweep.frequencies import accuracy_by_frequency, fourier_maps
+    from sweep.accuracy import accuracy_by_frequency, accuracy_by_noise, fourier_maps
     from sweep.underfitting import rank_by_cosine, rank_by_step
 
     makers = (rank_by_size, accuracy_by_noise, accuracy_by_frequency, fourier_maps)
@@ -127,40 +127,6 @@ def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> 
     words = [f"{label(group)} {stat.mean:.1f}" for group, stat in known]
     words += [f"teacher {reference.mean:.1f}"] if reference else []
     return Drawing("rank", f"Effective rank by parameters: {'; '.join(words)}.", svg(figure))
-
-
-def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
-    """One panel a capacity and kind of noise; sigma 0 is the clean test set."""
-    found = severities(record for group in groups for record in group.records)
-    spaces = list(dict.fromkeys(space for space, _ in found))
-    panels = [(space, student) for space in spaces for student in capacities(groups)]
-    if not panels:
-        return None
-    figure, axes = panels_of([f"{student}, {space} noise" for space, student in panels])
-    own = {name[8:]: s.mean for name, s in teacher.metrics.items()} if teacher else {}
-    words: list[str] = []
-    for axis, (space, student) in zip(axes, panels, strict=True):
-        names = {0.0: "linear/paper/accuracy"}
-        names |= {float(s): f"noise/{a}/{s}/accuracy" for a, s in found if a == space}
-        for group in members_of(groups, student):
-            for record in group.records:
-                one = {name[5:]: value for name, value in record["metrics"].items()}
-                percent_line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
-            stats = {name: group.stat(f"test/{name}") for name in names.values()}
-            means = {name: stat.mean for name, stat in stats.items() if stat}
-            marked = style.line(group) | style.point(group)
-            percent_line(axis, names, means, ms=6, lw=2, **marked)
-            numbers = [f"{100 * means[m]:.0f} at {s:g}" for s, m in names.items() if m in means]
-            words.append(f"{label(group)}, {space}: {', '.join(numbers) or 'not measured'}")
-        percent_line(axis, names, own, **TEACHER)
-        if chance := groups[0].data.get("chance"):
-            axis.axhline(100 * chance, **GUIDE)
-        axis.set(ylim=(0, 102), xlabel="noise sigma")
-        if len(names) < 6:
-            axis.set_xticks(list(names))
-    legend(figure, groups, style, teacher=any(name.startswith("noise/") for name in own))
-    figure.supylabel("accuracy, %", fontsize="medium")
-    return Drawing("noise", f"Accuracy, %, by noise: {'; '.join(words)}.", svg(figure))
 
 
 def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
@@ -247,11 +213,6 @@ def _curve(record: Record) -> np.ndarray:
     points = finite([[p.get("step"), p.get("loss")] for p in record.get("curve") or []])
     blocks = np.array_split(points, max(1, min(len(points), POINTS)))
     return np.array([block.mean(axis=0) for block in blocks if len(block)])
-
-
-def percent_line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: Any) -> None:
-    pairs = [(x, values[name]) for x, name in names.items() if values.get(name) is not None]
-    axis.plot([x for x, _ in pairs], [100 * y for _, y in pairs], **look)
 
 
 def panels_of(

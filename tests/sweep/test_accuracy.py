@@ -1,4 +1,4 @@
-"""Figures of frequency: drawn from what the trials measured, and only then."""
+"""Figures of accuracy by frequency: drawn from what was measured, and only then."""
 
 from __future__ import annotations
 

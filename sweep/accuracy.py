@@ -1,8 +1,9 @@
-"""Where in frequency accuracy goes: by band and filter as lines, by single waves as heat maps."""
+"""Accuracy under what was done to the test images: by noise, by frequency, by single waves."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ from sweep.figures import (
     legend,
     members_of,
     panels_of,
-    percent_line,
     svg,
 )
-from sweep.summary import Group, Teacher, natural
+from sweep.summary import Group, Teacher, natural, severities
 
 AXES = {
     "band_noise": (r"test/(band_noise/[^/]+)/([1-8])/accuracy", "band, low to high frequency"),
@@ -28,45 +28,78 @@ AXES = {
     "high_pass": (r"test/(high_pass)/([^/]+)/accuracy", "share of Nyquist that is cut"),
 }
 WAVES = re.compile(r"test/fourier/([^/]+)/accuracy")
+CLEAN = "linear/paper/accuracy"
+TICKS = 6  # more values than that would overlap
+
+
+@dataclass
+class Kind:
+    """One way of disturbing images: {strength: metric without test/}, and what the axis says."""
+
+    title: str
+    xlabel: str
+    names: dict[float, str]
+
+
+def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
+    """One panel a capacity and kind of noise; sigma 0 is the clean test set."""
+    kinds: dict[str, Kind] = {}
+    for space, sigma in severities(record for group in groups for record in group.records):
+        kind = kinds.setdefault(space, Kind(f"{space} noise", "noise sigma", {0.0: CLEAN}))
+        kind.names[float(sigma)] = f"noise/{space}/{sigma}/accuracy"
+    return _panels("noise", list(kinds.values()), groups, teacher, style)
 
 
 def accuracy_by_frequency(
     groups: list[Group], teacher: Teacher | None, style: Style
 ) -> Drawing | None:
-    """One panel a capacity and kind of disturbance; seeds thin, their mean thick."""
+    """One panel a capacity and kind of disturbance."""
     measured = {name for group in groups for record in group.records for name in record["metrics"]}
-    kinds: dict[str, tuple[str, list[tuple[float, str]]]] = {}
-    for pattern, words in AXES.values():
+    kinds: dict[str, Kind] = {}
+    for pattern, xlabel in AXES.values():
         for name in sorted(measured, key=natural):
             if match := re.fullmatch(pattern, name):
-                kinds.setdefault(match[1], (words, []))[1].append((float(match[2]), name[5:]))
+                kind = kinds.setdefault(match[1], Kind(match[1], xlabel, {}))
+                kind.names[float(match[2])] = name.removeprefix("test/")
+    return _panels("frequency", list(kinds.values()), groups, teacher, style)
+
+
+def _panels(
+    name: str, kinds: list[Kind], groups: list[Group], teacher: Teacher | None, style: Style
+) -> Drawing | None:
+    """Seeds thin, their mean thick, the teacher dashed, chance dotted."""
     panels = [(kind, student) for kind in kinds for student in capacities(groups)]
     if not panels:
         return None
-    figure, axes = panels_of([f"{student}, {kind}" for kind, student in panels])
+    figure, axes = panels_of([f"{student}, {kind.title}" for kind, student in panels])
     own = {name[8:]: stat.mean for name, stat in teacher.metrics.items()} if teacher else {}
     told: list[str] = []
     for axis, (kind, student) in zip(axes, panels, strict=True):
-        words, points = kinds[kind]
-        names = dict(sorted(points))
+        names = dict(sorted(kind.names.items()))
         for group in members_of(groups, student):
             for record in group.records:
                 one = {name[5:]: value for name, value in record["metrics"].items()}
-                percent_line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
-            stats = {name: group.stat(f"test/{name}") for name in names.values()}
-            means = {name: stat.mean for name, stat in stats.items() if stat}
-            percent_line(axis, names, means, ms=5, lw=2, **style.line(group) | style.point(group))
+                _line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
+            stats = {metric: group.stat(f"test/{metric}") for metric in names.values()}
+            means = {metric: stat.mean for metric, stat in stats.items() if stat}
+            _line(axis, names, means, ms=6, lw=2, **style.line(group) | style.point(group))
             numbers = [f"{100 * means[m]:.0f} at {x:g}" for x, m in names.items() if m in means]
-            told.append(f"{label(group)}, {kind}: {', '.join(numbers) or 'not measured'}")
-        percent_line(axis, names, own, **TEACHER)
+            told.append(f"{label(group)}, {kind.title}: {', '.join(numbers) or 'not measured'}")
+        _line(axis, names, own, **TEACHER)
         if chance := groups[0].data.get("chance"):
             axis.axhline(100 * chance, **GUIDE)
-        axis.set(ylim=(0, 102), xlabel=words)
-    legend(
-        figure, groups, style, teacher=any(name in own for _, p in kinds.values() for _, name in p)
-    )
+        axis.set(ylim=(0, 102), xlabel=kind.xlabel)
+        if len(names) < TICKS:
+            axis.set_xticks(list(names))
+    drawn = {metric for kind in kinds for metric in kind.names.values()} - {CLEAN}
+    legend(figure, groups, style, teacher=bool(drawn & set(own)))
     figure.supylabel("accuracy, %", fontsize="medium")
-    return Drawing("frequency", f"Accuracy, %, by frequency: {'; '.join(told)}.", svg(figure))
+    return Drawing(name, f"Accuracy, %, by {name}: {'; '.join(told)}.", svg(figure))
+
+
+def _line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: Any) -> None:
+    pairs = [(x, values[name]) for x, name in names.items() if values.get(name) is not None]
+    axis.plot([x for x, _ in pairs], [100 * y for _, y in pairs], **look)
 
 
 def fourier_maps(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
