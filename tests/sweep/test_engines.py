@@ -91,13 +91,13 @@ def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
 
 @pytest.mark.parametrize(("code", "again"), [(STUCK, True), (-9, True), (1, False)])
 def test_a_rank_that_was_stuck_is_tried_again(monkeypatch, code, again):
-    def run_trial(*arguments):
+    def run_trial(*arguments, **how):
         raise RankError(0, code, "it waited")
 
     told = []
     monkeypatch.setattr(schedule, "run_trial", run_trial)
     monkeypatch.setattr(schedule.tune, "report", told.append)
-    job = {"config": FIELDS, "bank": "", "store": "", "device": "cpu"}
+    job = {"config": FIELDS, "bank": "", "store": "", "device": "cpu", "reading": "auto"}
     with pytest.raises(RuntimeError) if again else contextlib.nullcontext():
         schedule.trainable({"job": job})
     assert [row["outcome"] for row in told] == ([] if again else ["failed"])
