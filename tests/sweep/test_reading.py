@@ -22,6 +22,7 @@ def results(folder: Path) -> dict[str, dict]:
     return found
 
 
+@pytest.mark.slow
 def test_a_streaming_sweep_gives_the_same_trials_the_same_results(swept, tools, tmp_path) -> None:
     out = tmp_path / "streamed"
     shutil.copytree(swept.folder / "banks", out / "banks")

@@ -229,7 +229,7 @@ def test_a_checkpoint_of_an_unfinished_trial(bank, make, tmp_path, monkeypatch):
     (tmp_path / "banks").mkdir()
     (tmp_path / "banks" / "own").symlink_to(bank)
     config = make(epochs=2, probes=("spectrum",), ema=0.5)
-    monkeypatch.setattr("trainers.checkpoint.Checkpoints.clear", lambda self: None)
+    monkeypatch.setattr("trainers.trial.tidy", lambda root, config: None)
     result = run_trial(config, bank, str(tmp_path), save_seconds=0.0)
     place = Path(trial_place(str(tmp_path), config))
     steps = sorted((place / "checkpoints").iterdir())

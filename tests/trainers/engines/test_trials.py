@@ -171,6 +171,7 @@ def test_one_lost_rank_ends_its_peers_and_is_named(bank, make, tmp_path, monkeyp
     assert list(tmp_path.rglob("step-*"))  # and what was saved is there for the next attempt
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_sigterm_saves_and_another_number_of_ranks_goes_on(bank, make, tmp_path):
     """`elastic: exact`: two ranks, asked to leave, then one process: as if never disturbed."""
