@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 
 from shards.build import build
-from shards.preprocess import CPU_BATCH
-from shards.request import Request
+from shards.building.request import Request
+from shards.support.threads import one_core_each
 from shards.teachers import Precision, open_teacher
-from shards.threads import one_core_each
+from shards.teachers.preprocess import CPU_BATCH
 
 TEACHER, SIDE, SHARE = "open_clip:ViT-B-32:none", 32, 0.9
 

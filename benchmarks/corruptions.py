@@ -14,7 +14,7 @@ import time
 import torch
 
 from shards.arms import make_arm
-from shards.corruptions import CORRUPTIONS, SEVERITIES
+from shards.arms.corruptions import CORRUPTIONS, SEVERITIES
 
 
 def seconds(spec: str, images: torch.Tensor, batch: int) -> float:

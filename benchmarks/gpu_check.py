@@ -27,14 +27,14 @@ from typing import Any
 import torch
 
 from shards.build import build
-from shards.request import Request
-from trainers.config import TrialConfig, make_config
+from shards.building.request import Request
+from trainers.config.schema import TrialConfig, make_config
 from trainers.engines.single import Single
-from trainers.notice import PreemptedError
 from trainers.objectives import OBJECTIVES
-from trainers.optim import OPTIMIZERS
-from trainers.speed import quick
 from trainers.students import build_student
+from trainers.training.compile import quick
+from trainers.training.optim import OPTIMIZERS
+from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial, trial_place
 
 FIELDS: dict[str, Any] = {

@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from shards.softmax import fit_softmax
+from shards.measures.logistic import fit_softmax
 from trainers.probes.spectrum import effective_rank
 
 RATIO, AGREEMENT, ROUNDS = 8.0, 0.999, 3

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from shards.preprocess import CPU_BATCH, Preprocess
+from shards.teachers.preprocess import CPU_BATCH, Preprocess
 
 SIDE, SIZE, TURNS, ROUNDS = 32, 224, 8, 12
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 import webdataset
 
+from shards.bank.manifest import DatasetRecord, Plan, TeacherRecord, pack
+from shards.bank.reader import load_manifest
+from shards.bank.splits import load_splits
+from shards.bank.writer import BankWriter
+from shards.building.request import Request
 from shards.export import export
-from shards.format import DatasetRecord, Plan, TeacherRecord, pack
-from shards.preprocess import Preprocess
-from shards.reader import load_manifest
-from shards.request import Request
-from shards.splits import load_splits
-from shards.writer import BankWriter
+from shards.teachers.preprocess import Preprocess
 
 ROUNDS = 4
 RATIO, DIM, SIDE, VIEWS = 50.0, 512, 32, 8

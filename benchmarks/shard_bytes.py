@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from shards.build import build
-from shards.request import Request
+from shards.building.request import Request
 
 RATIO, VIEWS, SAMPLES = 1.1, 8, {"train": 1400, "test": 350}
 

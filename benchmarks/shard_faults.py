@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.bank.reader import load_manifest
+from shards.bank.splits import Split, load_splits
 from shards.build import build
-from shards.reader import load_manifest
-from shards.request import Request
-from shards.splits import Split, load_splits
+from shards.building.request import Request
 
 
 def read(place: Path) -> list[Split]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.probes.moments import Moments
+from shards.measures.moments import Moments
 from trainers.probes.spectrum import (
     centred_eigenvalues,
     paper_rank,

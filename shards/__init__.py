@@ -1,5 +1,5 @@
 """What a teacher said about images, on disk. Knows no student."""
 
-from shards.rows import rows
+from shards.bank.rows import rows
 
 __all__ = ["rows"]

@@ -24,23 +24,23 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from shards import storage
-from shards.arm_groups import describe_groups
 from shards.arms import describe_arms
-from shards.command import arguments_of, command
-from shards.compute import Computes, Embedder, Task, tasks_of
+from shards.arms.groups import describe_groups
+from shards.bank.manifest import MANIFEST, PLAN, Manifest, Plan
+from shards.bank.reader import load_manifest
+from shards.bank.writer import BankWriter, read_plan
+from shards.building.embed import Computes, Embedder, Task, tasks_of
+from shards.building.estimate import Spread, plan_bytes, print_cost
+from shards.building.request import Request, check_serves
+from shards.building.sources import check_sources
+from shards.building.teacher_robustness import DEFAULT, add_robustness, missing_arms
 from shards.datasets import DATASETS
-from shards.estimate import Spread, plan_bytes, print_cost
-from shards.format import MANIFEST, PLAN, Manifest, Plan
-from shards.progress import Progress
-from shards.prompts import load_templates
-from shards.reader import load_manifest
-from shards.request import Request, check_serves
-from shards.sources import check_sources
-from shards.teacher_robustness import DEFAULT, add_robustness, missing_arms
+from shards.support import storage
+from shards.support.command import arguments_of, command
+from shards.support.progress import Progress
+from shards.support.threads import check_device
 from shards.teachers import Precision
-from shards.threads import check_device
-from shards.writer import BankWriter, read_plan
+from shards.teachers.prompts import load_templates
 
 
 def build(
@@ -229,7 +229,7 @@ def main(argv: list[str]) -> int:
         print_cost(request, options.out, device, options.gpu_price, spread)
         return 0
     if options.ray:
-        from shards.on_ray import build_on_ray
+        from shards.building.ray_workers import build_on_ray
 
         manifest = build_on_ray(request, options.out, address, options.workers, options.device)
     else:

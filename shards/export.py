@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.lib import format as npy
 
-from shards import storage
-from shards.command import command
-from shards.format import Manifest
-from shards.progress import Progress
-from shards.reader import Shard, iter_shards, load_manifest
-from shards.samples import SPLITS
+from shards.bank.manifest import Manifest
+from shards.bank.reader import Shard, iter_shards, load_manifest
+from shards.datasets.base import SPLITS
+from shards.support import storage
+from shards.support.command import command
+from shards.support.progress import Progress
 
 CLASS_NAMES = "classnames.txt"
 Members = dict[str, bytes]

@@ -21,13 +21,13 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from shards.arms import make_arm
-from shards.command import command
-from shards.format import Manifest, ShardRecord
-from shards.progress import Progress
-from shards.prompts import unpack_floats
-from shards.reader import Shard, UniqueKeys, check_shard, load_manifest
-from shards.replay import Replay, Verdict
-from shards.samples import SPLITS
+from shards.bank.manifest import Manifest, ShardRecord
+from shards.bank.reader import Shard, UniqueKeys, check_shard, load_manifest
+from shards.building.replay import Replay, Verdict
+from shards.datasets.base import SPLITS
+from shards.support.command import command
+from shards.support.progress import Progress
+from shards.teachers.prompts import unpack_floats
 
 SHOWN = 5  # failures of a check that are written out
 NEEDED = {"accuracy", "cosine", "rank"}  # figures of a teacher under an arm

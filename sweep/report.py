@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from shards.progress import Progress
-from sweep.figures import draw, half_width, style_of
-from sweep.summary import (
+from shards.support.progress import Progress
+from sweep.reporting.figures import draw, half_width, style_of
+from sweep.reporting.summary import (
     Group,
     Run,
     Teacher,
@@ -100,7 +100,7 @@ def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: Non
     groups, references = group_records(run.records), teachers(run.records)
     extra, style = columns(groups), style_of(groups)
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parent / "reporting" / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -18,16 +18,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from shards import storage
-from shards.command import command
-from shards.progress import Progress
-from sweep.banks import BankJob, build_bank, plan_banks
-from sweep.grid import expand, load_grid, override
+from shards.support import storage
+from shards.support.command import command
+from shards.support.progress import Progress
 from sweep.journal import Journal
-from sweep.plan import check_room, describe, downloads, guess, show, trial_weight
-from sweep.tracking import Tracker, default_uri, quiet
-from sweep.watch import Watch
-from trainers.config import TrialConfig
+from sweep.journal.tracking import Tracker, default_uri, quiet
+from sweep.planning.banks import BankJob, build_bank, plan_banks
+from sweep.planning.grid import expand, load_grid, override
+from sweep.planning.plan import check_room, describe, downloads, guess, show, trial_weight
+from sweep.running.watch import Watch
+from trainers.config.schema import TrialConfig
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -76,7 +76,7 @@ def build_banks(jobs: list[BankJob], options: argparse.Namespace) -> None:
     """Each bank in a process of its own, which gives its memory back; or on the cluster."""
     for job in jobs:
         if options.address:
-            from shards.on_ray import spread
+            from shards.building.ray_workers import spread
 
             print(f"building {job.location} on the cluster", file=sys.stderr)
             asked = options.gpus_per_trial
@@ -121,7 +121,7 @@ def _schedule(
     left: list[TrialConfig], options: argparse.Namespace, folder: Path, store: str, watch: Watch
 ) -> None:
     """Banks first, then the trials, the heaviest first so that the last ones are short."""
-    from sweep.schedule import Job, Resources, check_fits, connected, run_jobs
+    from sweep.running.schedule import Job, Resources, check_fits, connected, run_jobs
 
     resources = Resources(
         options.address,
@@ -169,7 +169,7 @@ def main(argv: list[str]) -> int:
 def _finish(folder: Path, options: argparse.Namespace, failed: dict[str, str]) -> int:
     """The table, the report, where to look; 1 when a trial failed."""
     from sweep.report import write_report
-    from sweep.summary import as_plain, read_run, table
+    from sweep.reporting.summary import as_plain, read_run, table
 
     run = read_run(folder)
     if records := run.records:

@@ -10,7 +10,7 @@ TRIAL is a trial's folder, the student/ in it, or a copy of that; a path or a UR
     onnx          student.onnx, read by onnxruntime
     torch.export  student.pt2, read by torch.export.load
     timm          read by timm.create_model("local-dir:OUT", pretrained=True); students timm:NAME
-    open_clip     the student with its teacher's text tower: trainers.student_clip.load_clip
+    open_clip     the student with its teacher's text tower: trainers.exports.student_clip.load_clip
 
 Beside it stands export.json: what goes in, how images are prepared, what comes out. Embeddings of
 real images (with --bank) or random ones must agree with the student's to a cosine of 0.9999.
@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
-from shards import storage
-from shards.command import command
-from shards.format import Manifest
-from shards.preprocess import Preprocess
-from shards.reader import load_manifest, load_shard
-from trainers.formats import EXPORTS, OPSET, PARITY, Embed, Exported, Job, described
-from trainers.stored import Stored, open_stored, preprocess_of
+from shards.bank.manifest import Manifest
+from shards.bank.reader import load_manifest, load_shard
+from shards.support import storage
+from shards.support.command import command
+from shards.teachers.preprocess import Preprocess
+from trainers.exports.formats import EXPORTS, OPSET, PARITY, Embed, Exported, Job, described
+from trainers.results.folder import Stored, open_stored, preprocess_of
 
 FORMAT = "student-export/1"
 ABOUT = "export.json"

@@ -25,12 +25,14 @@ from typing import Any
 
 import torch
 
-from shards import storage
-from shards.command import command
-from shards.progress import Progress
-from trainers.config import TrialConfig, make_config
+from shards.support import storage
+from shards.support.command import command
+from shards.support.progress import Progress
+from trainers.config.schema import TrialConfig, make_config
 from trainers.engines import choose_device
-from trainers.measure import (
+from trainers.probes import PROBES
+from trainers.probes.features import FeatureBank
+from trainers.probes.measure import (
     Banks,
     load_banks,
     measure,
@@ -38,12 +40,10 @@ from trainers.measure import (
     projected_features,
     student_features,
 )
-from trainers.probed import FORMAT, key_of, probed_file, settings_of
-from trainers.probes import PROBES
-from trainers.probes.features import FeatureBank
-from trainers.record import environment_of
-from trainers.stored import read_json
-from trainers.subjects import Subject, places, subject_at
+from trainers.results.folder import read_json
+from trainers.results.record import environment_of
+from trainers.results.reprobed import FORMAT, key_of, probed_file, settings_of
+from trainers.results.subjects import Subject, places, subject_at
 
 
 def probe(
@@ -92,7 +92,7 @@ def _features(
 
 
 def _about(subject: Subject, config: TrialConfig, name: str) -> dict[str, Any]:
-    """What the values hang on; `trainers.probed.key_of` compares it."""
+    """What the values hang on; `trainers.results.reprobed.key_of` compares it."""
     return {
         "format": FORMAT,
         "probe": name,

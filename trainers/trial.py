@@ -3,8 +3,8 @@
     python -m trainers.trial TRIAL.yaml --bank bank --out runs/one
     torchrun --nproc-per-node 2 -m trainers.trial TRIAL.yaml --bank bank --out runs/one
 
-TRIAL.yaml holds the fields of trainers.config.TrialConfig. The result is OUT/trials/<identity>/
-result.json; the same command again prints it without training.
+TRIAL.yaml holds the fields of trainers.config.schema.TrialConfig. The result is
+OUT/trials/<identity>/ result.json; the same command again prints it without training.
 
 Exit status: 0, 1 when a rank died, 2 for inputs that do not fit, 3 when the loss is not finite, 4
 when SIGTERM ended it: its state is saved, the same command again continues. torchrun has its own.
@@ -21,37 +21,37 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from shards import storage
 from shards.arms import make_arm
-from shards.command import command
-from shards.format import Manifest
-from shards.preprocess import Preprocess
-from shards.progress import Progress
-from shards.reader import load_manifest
-from trainers.checkpoint import Checkpoints, owner_of
-from trainers.checks import check_bank, check_classes
-from trainers.config import TrialConfig, load_config, make_config
-from trainers.curves import Observer
-from trainers.data import Data
+from shards.bank.manifest import Manifest
+from shards.bank.reader import load_manifest
+from shards.support import storage
+from shards.support.command import command
+from shards.support.progress import Progress
+from shards.teachers.preprocess import Preprocess
+from trainers.config.schema import TrialConfig, load_config, make_config
 from trainers.engines import ENGINES, Engine, check_engine, choose_device
 from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
-from trainers.learner import learner, sees_two_views
-from trainers.loop import DivergedError, Reporter, Saver, Trained, train
-from trainers.measure import Banks, load_banks
-from trainers.notice import Notice, PreemptedError
+from trainers.inputs import check_bank, check_classes
 from trainers.objectives import OBJECTIVES
-from trainers.probed import stale
-from trainers.record import (
+from trainers.objectives.targets import make_target
+from trainers.probes.measure import Banks, load_banks
+from trainers.probes.observer import Observer
+from trainers.results.record import (
     input_of,
     measured,
     source_of,
     store_student,
     student_to_measure,
 )
-from trainers.speed import eager, quick
+from trainers.results.reprobed import stale
 from trainers.students import build_student
-from trainers.targets import make_target
-from trainers.teacher_pca import has_no_network
+from trainers.students.teacher_pca import has_no_network
+from trainers.training.checkpoint import Checkpoints, owner_of
+from trainers.training.compile import eager, quick
+from trainers.training.data import Data
+from trainers.training.loop import DivergedError, Reporter, Saver, Trained, train
+from trainers.training.preemption import Notice, PreemptedError
+from trainers.training.wrappers import learner, sees_two_views
 
 __all__ = ["check_bank", "finished", "run_trial", "source_of", "trial_place"]
 
@@ -90,7 +90,7 @@ def run_trial(
 ) -> dict[str, Any]:
     """Train and measure; the result, also written last of all. Finished trials only return it.
 
-    `reading`: resident, streaming or auto, see `trainers.measure.load_banks`.
+    `reading`: resident, streaming or auto, see `trainers.probes.measure.load_banks`.
     Errors: ValueError for inputs that do not fit, DivergedError, RankError, OSError; in the main
     thread PreemptedError after SIGTERM, while it trains once the state is saved.
     """

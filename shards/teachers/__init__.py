@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from shards import storage
-from shards.contents import remembered
-from shards.preprocess import Preprocess
-from shards.table import Table, split_spec
+from shards.support import storage
+from shards.support.cache import remembered
+from shards.support.registry import Table, split_spec
 from shards.teachers.frozen import Precision, weights_sha256
+from shards.teachers.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from shards.teachers.clip import TextTower
@@ -76,7 +76,7 @@ class Teacher(Protocol):
 
 
 def _timm(argument: str, device: str) -> Teacher:
-    from shards.teachers.pooled import open_timm
+    from shards.teachers.timm_models import open_timm
 
     return open_timm(argument, device)
 
@@ -160,7 +160,7 @@ def check_teacher(spec: str) -> str | None:
     if name == "embedded":
         _no_argument(argument)
     elif name == "timm":
-        from shards.teachers.pooled import missing_download
+        from shards.teachers.timm_models import missing_download
 
         return missing_download(argument)
     elif name == "open_clip":
@@ -195,7 +195,7 @@ def _configured(spec: str) -> tuple[int, int]:
     name, argument = split_spec(spec)
     TEACHERS[name]
     if name == "timm":
-        from shards.teachers.pooled import configured
+        from shards.teachers.timm_models import configured
 
         return configured(argument)
     if name in ("embedded", "open_clip"):

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from shards.preprocess import KERNELS, Preprocess
-from shards.table import closest
+from shards.support.registry import closest
 from shards.teachers.clip_names import CONFIG, RANDOM, SCHEMAS, missing_download, parse
 from shards.teachers.frozen import FrozenTeacher
+from shards.teachers.preprocess import KERNELS, Preprocess
 
 EMBEDDED = "embedded"
 
@@ -149,7 +149,7 @@ def open_registered(argument: str, device: str) -> FrozenTeacher:
 
 
 def _embedded_files() -> tuple[dict[str, Any], str]:
-    folder = resources.files("shards.embedded")
+    folder = resources.files("shards.teachers.embedded")
     config = json.loads((folder / "config.json").read_text())
     return config, str(folder / "weights.safetensors")
 
@@ -167,7 +167,7 @@ def _embedded_model(config: dict[str, Any]) -> tuple[nn.Module, Any]:
 
 
 def open_embedded(device: str) -> FrozenTeacher:
-    """The tiny CLIP that ships with the package (shards/embedded/CARD.md)."""
+    """The tiny CLIP that ships with the package (shards/teachers/embedded/CARD.md)."""
     config, weights = _embedded_files()
     model, tokenizer = _embedded_model(config)
     state = {name: tensor.float() for name, tensor in load_file(weights).items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import open_clip
 
-from shards.table import closest
+from shards.support.registry import closest
 
 RANDOM = "none"
 SCHEMAS = ("local-dir", "hf-hub")  # open_clip's own: a folder or repository with its config

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from shards.preprocess import Preprocess
+from shards.teachers.preprocess import Preprocess
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -5,13 +5,13 @@ import importlib.util
 import numpy as np
 import pytest
 
-from shards import storage
+from shards.bank.reader import load_manifest
+from shards.bank.splits import load_splits
 from shards.build import build
+from shards.building.request import Request
 from shards.datasets import open_dataset
 from shards.export import export
-from shards.reader import load_manifest
-from shards.request import Request
-from shards.splits import load_splits
+from shards.support import storage
 from shards.verify import verify
 
 for name in ("gcsfs", "gcp_storage_emulator"):

@@ -39,7 +39,7 @@ def test_import_linter() -> None:
     [
         ("trainers.trial", ("ray", "mlflow", "open_clip")),
         ("shards.build", ("ray", "mlflow")),
-        ("shards.reader", ("ray", "mlflow", "open_clip")),
+        ("shards.bank.reader", ("ray", "mlflow", "open_clip")),
         ("sweep.run", ("ray", "mlflow")),  # its telemetry variables are set first
     ],
 )
@@ -66,9 +66,9 @@ def imported(path: Path) -> set[str]:
     [
         ("torch.distributed", ("trainers/engines/",)),
         ("deepspeed", ("trainers/engines/",)),
-        ("ray", ("sweep/schedule.py", "shards/on_ray.py")),
-        ("mlflow", ("sweep/tracking.py",)),
-        ("open_clip", ("shards/teachers/", "shards/embedded/")),
+        ("ray", ("sweep/running/schedule.py", "shards/building/ray_workers.py")),
+        ("mlflow", ("sweep/journal/tracking.py",)),
+        ("open_clip", ("shards/teachers/", "shards/teachers/embedded/")),
     ],
 )
 def test_each_library_has_one_home(package: str, homes: tuple[str, ...]) -> None:
@@ -102,7 +102,7 @@ assert random.getstate() == state[0] and torch.equal(torch.random.get_rng_state(
 def test_telemetry_is_off_before_either_library_is_loaded() -> None:
     code = """
 import os, sys
-from sweep.tracking import quiet
+from sweep.journal.tracking import quiet
 assert not {"ray", "mlflow"} & set(sys.modules)
 quiet()
 print(os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["MLFLOW_DISABLE_TELEMETRY"])

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import storage, webdatasets
+from shards.bank.splits import load_splits
 from shards.build import build
-from shards.datasets import open_dataset
-from shards.request import Request
-from shards.splits import load_splits
+from shards.building.request import Request
+from shards.datasets import open_dataset, webdataset
+from shards.support import storage
 from shards.verify import verify
-from trainers.checkpoint import Checkpoints
-from trainers.config import make_config
+from trainers.config.schema import make_config
+from trainers.training.checkpoint import Checkpoints
 from trainers.trial import finished, run_trial
 
 FIELDS = {
@@ -191,7 +191,7 @@ def test_shards_of_others_are_read_from_s3(bucket, tmp_path, monkeypatch):
     def again(place: str) -> None:
         raise AssertionError(f"{place} was passed over a second time")
 
-    monkeypatch.setattr(webdatasets, "index_shard", again)
+    monkeypatch.setattr(webdataset, "index_shard", again)
     assert open_dataset(ranged).identity == remote.identity
     monkeypatch.undo()
     storage.delete(f"{roots[0]}/train/0.tar")

@@ -11,11 +11,11 @@ from torch.nn.functional import normalize  # noqa: F401
 
 from shards.arms import ARMS, Arm, HorizontalFlip, make_arm  # noqa: F401 (README's names)
 from shards.datasets import DATASETS, open_dataset
-from shards.preprocess import Preprocess  # noqa: F401
-from shards.samples import ArrayDataset, Block  # noqa: F401
+from shards.datasets.base import ArrayDataset, Block  # noqa: F401
 from shards.teachers import TEACHERS, open_teacher
 from shards.teachers.frozen import FrozenTeacher  # noqa: F401
-from trainers.config import make_config
+from shards.teachers.preprocess import Preprocess  # noqa: F401
+from trainers.config.schema import make_config
 from trainers.engines import ENGINES
 from trainers.engines.single import Single  # noqa: F401
 from trainers.objectives import OBJECTIVES

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards import storage
-from trainers.checkpoint import ARRAYS, MANIFEST, RECORD, Checkpoints, State
+from shards.support import storage
+from trainers.training.checkpoint import ARRAYS, MANIFEST, RECORD, Checkpoints, State
 
 pytestmark = pytest.mark.faults
 
 OWNER = {"student": "width:1", "lr": 0.1}
 KILLED = 9
-# Everything that shards.storage and shutil do to files comes down to these.
+# Everything that shards.support.storage and shutil do to files comes down to these.
 CALLS = ("open", "mkdir", "rename", "replace", "unlink", "remove", "rmdir", "fsync", "close")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainers.training import timeless
-from trainers.notice import Notice, PreemptedError
+from tests.trainers.small_runs import timeless
+from trainers.training.preemption import Notice, PreemptedError
 from trainers.trial import PREEMPTED, finished, run_trial, trial_place
 
 ROOT = Path(__file__).parents[2]

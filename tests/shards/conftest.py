@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from shards.bank.manifest import Manifest, keys_sha256, pack, unpack
 from shards.build import build
-from shards.format import Manifest, keys_sha256, pack, unpack
-from shards.request import Request
+from shards.building.request import Request
 from shards.verify import verify
 from tests.shards.foreign import samples, write_tar
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shards import build, verify
-from shards.progress import Progress, clock
-from shards.table import Table
+from shards.support.progress import Progress, clock
+from shards.support.registry import Table
 
 HERE = Path(__file__).parents[2]
 
@@ -105,7 +105,7 @@ def test_verify_of_nothing_says_what_is_missing(tmp_path: Path, capsys) -> None:
 
 def test_progress_counts_only_its_own_work_for_the_eta(capsys, monkeypatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("shards.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("shards.support.progress.time.monotonic", lambda: now[0])
     with Progress("build", 100) as bar:
         bar.resume_at(50)
         now[0] = 10.0

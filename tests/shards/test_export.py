@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import webdataset
 
-from shards import storage
+from shards.bank.reader import load_manifest
+from shards.bank.splits import load_splits
 from shards.datasets import open_dataset
 from shards.export import export, main
-from shards.reader import load_manifest
-from shards.splits import load_splits
+from shards.support import storage
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sweep.grid import expand, load_grid, override, read_grid
-from sweep.plan import describe, planned_steps, trial_weight
+from sweep.planning.grid import expand, load_grid, override, read_grid
+from sweep.planning.plan import describe, planned_steps, trial_weight
 from sweep.report import write_report
-from sweep.summary import as_plain, read_run
-from trainers.config import TrialConfig, make_config
+from sweep.reporting.summary import as_plain, read_run
+from trainers.config.schema import TrialConfig, make_config
 
 HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"
 CONTROLS = """\

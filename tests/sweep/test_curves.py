@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sweep.figures import style_of
 from sweep.journal import Journal
+from sweep.journal.tracking import Tracker, quiet
 from sweep.report import write_report
-from sweep.summary import group_records, teachers
-from sweep.tracking import Tracker, quiet
-from sweep.underfitting import mean_curves, rank_by_step
+from sweep.reporting.figures import style_of
+from sweep.reporting.summary import group_records, teachers
+from sweep.reporting.underfitting import mean_curves, rank_by_step
 
 T0 = 1_700_000_000_000
 RANKS = {0: [9.0, 7.0, 5.0], 1: [11.0, 5.0, 3.0]}  # by seed, at steps 0, 4 and 8

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from sweep.banks import plan_banks
-from sweep.grid import expand, read_grid
+from sweep.journal.tracking import PARENT, TRIAL
+from sweep.planning.banks import plan_banks
+from sweep.planning.grid import expand, read_grid
 from sweep.run import main
-from sweep.tracking import PARENT, TRIAL
-from trainers.config import TrialConfig
+from trainers.config.schema import TrialConfig
 
 pytestmark = pytest.mark.ray
 

@@ -3,8 +3,8 @@
 import pytest
 
 from shards.build import build
-from shards.request import Request
-from trainers.config import make_config
+from shards.building.request import Request
+from trainers.config.schema import make_config
 from trainers.trial import run_trial
 
 FIELDS = {

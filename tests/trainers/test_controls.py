@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from shards.reader import load_manifest
-from trainers.config import TrialConfig, make_config
-from trainers.learner import Classified, TwoViews, learner, student_in
-from trainers.measure import load_banks, projected_features
+from shards.bank.reader import load_manifest
+from trainers.config.schema import TrialConfig, make_config
+from trainers.probes.measure import load_banks, projected_features
 from trainers.students import build_student, describe, load
+from trainers.training.wrappers import Classified, TwoViews, learner, student_in
 from trainers.trial import run_trial, trial_place
 
 CPU = torch.device("cpu")

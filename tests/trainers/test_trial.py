@@ -13,14 +13,14 @@ import torch
 import yaml
 
 from shards.arms import make_arm
+from shards.bank.reader import load_manifest
+from shards.bank.splits import load_splits
 from shards.build import build
-from shards.reader import load_manifest
-from shards.request import Request
-from shards.splits import load_splits
-from trainers.data import Data
-from trainers.measure import _encode
+from shards.building.request import Request
 from trainers.probes.features import unit
+from trainers.probes.measure import _encode
 from trainers.students import build_student, count_parameters, describe, load
+from trainers.training.data import Data
 from trainers.trial import finished, run_trial, source_of, trial_place
 
 ROOT = Path(__file__).parents[2]

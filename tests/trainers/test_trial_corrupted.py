@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shards.bank.reader import load_manifest
 from shards.build import build
-from shards.command import arguments_of
-from shards.reader import load_manifest
-from shards.request import Request
-from trainers.config import make_config
+from shards.building.request import Request
+from shards.support.command import arguments_of
+from trainers.config.schema import make_config
 from trainers.trial import run_trial
 
 ARMS = ("noise:0.1", "contrast:5", "band_noise:2:0.5")

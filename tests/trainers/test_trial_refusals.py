@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from shards.bank.reader import load_manifest
 from shards.build import build
-from shards.reader import load_manifest
-from shards.request import Request
-from trainers.checkpoint import Checkpoints
+from shards.building.request import Request
 from trainers.engines import choose_device
 from trainers.objectives import OBJECTIVES
+from trainers.training.checkpoint import Checkpoints
 from trainers.trial import check_bank, main, run_trial, source_of, trial_place
 
 

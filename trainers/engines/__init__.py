@@ -14,8 +14,8 @@ from typing import Protocol, Self
 import torch
 from torch import nn
 
-from shards.table import Table
-from trainers.config import TrialConfig
+from shards.support.registry import Table
+from trainers.config.schema import TrialConfig
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Arrays = dict[str, torch.Tensor]

@@ -3,7 +3,7 @@
 Every rank computes the loss of the whole gathered micro-batch. The backward pass of the gather
 hands each rank the part of its gradient that flows through its own samples, times the number of
 ranks; DDP then averages over ranks: each parameter gets the gradient of the global loss exactly
-once. With `elastic: exact` there is no gathering and no DDP: see `trainers.engines.exact`.
+once. With `elastic: exact` there is no gathering and no DDP: see `trainers.engines.ordered_sum`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.config import TrialConfig
+from trainers.config.schema import TrialConfig
 from trainers.engines import Arrays, Forward, collective
+from trainers.engines.autocast import Outer, wants_global_statistics
 from trainers.engines.batchnorm import GlobalStatistics
-from trainers.engines.exact import Exact
-from trainers.engines.forward import Outer, wants_global_statistics
-from trainers.engines.ranks import Ranks
+from trainers.engines.distributed import Ranks
+from trainers.engines.ordered_sum import Exact
 from trainers.engines.state import own_of, with_own
 from trainers.engines.stepper import Stepper
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.config import TrialConfig
+from trainers.config.schema import TrialConfig
 from trainers.engines import Arrays, Forward, collective
+from trainers.engines.autocast import Outer, wants_global_statistics
 from trainers.engines.batchnorm import GlobalStatistics
-from trainers.engines.forward import Outer, wants_global_statistics
-from trainers.engines.ranks import Ranks
+from trainers.engines.distributed import Ranks
 from trainers.engines.state import load_slots, own_of, slots, with_own
 from trainers.engines.stepper import Stepper, load_scaler, scaler_arrays
 

@@ -10,10 +10,10 @@ from typing import Self
 import torch
 from torch import nn
 
-from trainers.config import TrialConfig
+from trainers.config.schema import TrialConfig
 from trainers.engines import Arrays, Forward
-from trainers.engines.exact import Exact
-from trainers.engines.forward import Outer
+from trainers.engines.autocast import Outer
+from trainers.engines.ordered_sum import Exact
 from trainers.engines.state import own_of, with_own
 from trainers.engines.stepper import Stepper
 

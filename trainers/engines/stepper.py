@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from trainers.config import TrialConfig
+from trainers.config.schema import TrialConfig
 from trainers.engines import Arrays
 from trainers.engines.state import load_optimizer, optimizer_arrays
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from shards.table import Table
+from shards.support.registry import Table
 from trainers.probes.features import FeatureBank
 from trainers.probes.frequency import frequency
 from trainers.probes.infonce import infonce

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.figures import Figures
+from shards.measures.corruption import Figures
 
 Floats = NDArray[np.float32]
 SplitName = Literal["train", "test"]

@@ -1,8 +1,8 @@
 """Where in frequency embeddings break: noise by band, low and high passes, a Fourier heat map.
 
 All of it acts after normalisation at the input's own resolution; frequencies are shares of the
-pictures' own Nyquist frequency (`shards.frequency`). Arms are those of `test_arms`, see the groups
-`bands`, `low_passes`, `high_passes` and `fourier_map`.
+pictures' own Nyquist frequency (`shards.arms.frequency`). Arms are those of `test_arms`, see the
+groups `bands`, `low_passes`, `high_passes` and `fourier_map`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shards.arms import make_arm
-from shards.figures import Figures
+from shards.measures.corruption import Figures
 from trainers.probes.features import FeatureBank
 from trainers.probes.robustness import FREQUENCY, all_figures, family
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shards.measures.moments import Matrix, Rows, Vector, wide
 from trainers.probes.features import FeatureBank
-from trainers.probes.moments import Matrix, Rows, Vector, wide
 
 BATCH, TEMPERATURE = 64, 0.1
 CHUNK = 512

@@ -19,10 +19,10 @@ from scipy.special import (  # pyright: ignore[reportMissingTypeStubs]
     stdtrit,
 )
 
-from shards.rng import hash64
+from shards.measures.moments import Moments, Rows, Vector
+from shards.support.rng import hash64
 from trainers.probes.features import FeatureBank
 from trainers.probes.linear import classifier, standard_classifier
-from trainers.probes.moments import Moments, Rows, Vector
 from trainers.probes.neighbours import voted
 from trainers.probes.spectrum import RANKS, centred_eigenvalues, rank_of
 from trainers.probes.zero_shot import named

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards.rng import hash64
-from shards.softmax import TOL, SoftmaxModel, SoftmaxProblem, fit_softmax
+from shards.measures.logistic import TOL, SoftmaxModel, SoftmaxProblem, fit_softmax
+from shards.measures.moments import Rows
+from shards.support.rng import hash64
 from trainers.probes.features import FeatureBank
-from trainers.probes.moments import Rows
 
 Labels = NDArray[np.int64]
 
@@ -62,7 +62,8 @@ def fit(x_ND: Rows, labels_N: Labels, C: float = 1.0, tol: float = TOL) -> Class
     """What scikit-learn's LogisticRegression(C=C) tends to as its tol goes to 0.
 
     Features (N, D) of any float type, as they are; tensors are fitted on their device. Classes
-    without a sample are never predicted. Errors: ValueError, see `shards.softmax.fit_softmax`.
+    without a sample are never predicted. Errors: ValueError, see
+    `shards.measures.logistic.fit_softmax`.
     """
     labels = torch.from_numpy(np.asarray(labels_N, dtype=np.int64))  # pyright: ignore[reportUnknownMemberType]
     classes = int(labels_N.max()) + 1 if len(labels_N) else 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from shards.arms import ARMS
-from shards.command import command
+from shards.support.command import command
 from trainers.probes.glossary import TABLE
 
 Direction = Literal["higher", "lower", "neither"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shards.measures.moments import EPS, Matrix, Moments, Vector
+from shards.measures.similarity import components
 from trainers.probes.features import FeatureBank
-from trainers.probes.geometry import components
-from trainers.probes.moments import EPS, Matrix, Moments, Vector
 from trainers.probes.spectrum import RANKS, centred_eigenvalues, rank_of
 
 # Penalties tried, relative to the mean eigenvalue of the student's train covariance.

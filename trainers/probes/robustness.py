@@ -19,9 +19,9 @@ from dataclasses import replace
 import numpy as np
 
 from shards.arms import make_arm
-from shards.corrupt_arms import corruptions_in
-from shards.figures import Draw, Figures, figures_of, measure_draw
-from shards.stored import is_extra
+from shards.arms.cifar10c_files import is_extra
+from shards.arms.corruption_arms import corruptions_in
+from shards.measures.corruption import Draw, Figures, figures_of, measure_draw
 from trainers.probes.features import FeatureBank, Subject
 from trainers.probes.linear import accuracy, classifier
 from trainers.probes.spectrum import effective_rank
@@ -37,7 +37,7 @@ def family(spec: str) -> str:
 
 
 def figures_under(bank: FeatureBank, spec: str) -> Figures | None:
-    """Figures of a corruption averaged over its draws, see `shards.figures.figures_of`.
+    """Figures of a corruption averaged over its draws, see `shards.measures.corruption.figures_of`.
 
     Computed where the subject can be embedded, else those that the shards hold, else None.
     """

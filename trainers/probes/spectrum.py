@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.measures.moments import EPS, Matrix, Moments, Rows, Vector, blocks, wide
+from shards.measures.similarity import debiased_cka, mean_cosine, subspace_alignment
 from trainers.probes.features import FeatureBank
-from trainers.probes.geometry import debiased_cka, mean_cosine, subspace_alignment
-from trainers.probes.moments import EPS, Matrix, Moments, Rows, Vector, blocks, wide
 
 # Eigenvalues of a Gram matrix below this share of the largest have lost half of their digits.
 LOST = 1e-8

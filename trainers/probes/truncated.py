@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.measures.moments import Matrix, Moments, Rows, blocks
+from shards.measures.similarity import components
 from trainers.probes.features import FeatureBank
-from trainers.probes.geometry import components
 from trainers.probes.linear import fit
-from trainers.probes.moments import Matrix, Moments, Rows, blocks
 
 Labels = NDArray[np.int64]
 

@@ -16,12 +16,12 @@ from unittest import mock
 import pytest
 import torch
 
+from shards.support.strict_yaml import parse
 from trainers import trial
-from trainers.config import make_config
-from trainers.keeper import Keeper
-from trainers.notice import PreemptedError
+from trainers.config.schema import make_config
 from trainers.objectives import OBJECTIVES
-from trainers.strict_yaml import parse
+from trainers.training.preemption import PreemptedError
+from trainers.training.state import Keeper
 
 PORTS = "GANG_PORTS"
 STOPS = (2, 7)  # both inside an epoch of 4 steps

@@ -9,11 +9,11 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.trainers.engines.gang import PORTS, STOPS
-from tests.trainers.training import data_of, same, timeless
-from trainers.data import permutation
+from tests.trainers.small_runs import data_of, same, timeless
 from trainers.engines import launch
 from trainers.engines.watchdog import LIMIT_VARIABLE
-from trainers.loop import DivergedError
+from trainers.training.data import permutation
+from trainers.training.loop import DivergedError
 from trainers.trial import finished, run_trial, trial_place
 
 ROOT = Path(__file__).parents[3]

@@ -14,8 +14,8 @@ import pytest
 
 from trainers.engines import launch as module
 from trainers.engines.launch import PREEMPTED, RankError, free_port, launch
-from trainers.loop import DivergedError
-from trainers.notice import PreemptedError
+from trainers.training.loop import DivergedError
+from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial
 
 ROOT = Path(__file__).parents[3]

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from shards.arms import make_arm
-from shards.reader import load_manifest
-from shards.splits import load_splits
-from trainers.data import Data
+from shards.bank.reader import load_manifest
+from shards.bank.splits import load_splits
 from trainers.engines.launch import PREEMPTED, RankError, free_port
-from trainers.measure import _encode
 from trainers.probes.features import unit
+from trainers.probes.measure import _encode
 from trainers.students import load
+from trainers.training.data import Data
 from trainers.trial import main, run_trial, trial_place
 
 ROOT = Path(__file__).parents[3]

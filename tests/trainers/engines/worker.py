@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.config import make_config
+from trainers.config.schema import make_config
 from trainers.engines import ENGINES, Engine
 from trainers.objectives import OBJECTIVES
-from trainers.optim import Schedule, set_rate
+from trainers.training.optim import Schedule, set_rate
 
 SAMPLES, SIDE, DIM = 96, 8, 6
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1", "batch_size": 24}

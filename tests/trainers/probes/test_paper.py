@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from shards.ops import NormalisedNoise
+from shards.arms.ops import NormalisedNoise
 from tests.golden import paper
 from trainers.probes import PROBES, run_probes
 

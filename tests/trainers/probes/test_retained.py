@@ -5,9 +5,9 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
+from shards.measures.moments import Moments
 from tests.trainers.probes.made import bank_of, normal, rotation
 from trainers.probes import run_probes
-from trainers.probes.moments import Moments
 from trainers.probes.retained import PENALTIES, retained_variance
 from trainers.probes.spectrum import effective_rank, rank_of
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from shards.measures.moments import Moments
 from tests.trainers.probes.made import (
     ill_conditioned,
     normal,
@@ -12,7 +13,6 @@ from tests.trainers.probes.made import (
     rotation,
     unit_rows,
 )
-from trainers.probes.moments import Moments
 from trainers.probes.spectrum import (
     alpha,
     centred_eigenvalues,

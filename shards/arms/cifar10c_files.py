@@ -1,0 +1,147 @@
+"""Stored CIFAR-10-C: its own images in the place of the clean test images of CIFAR-10.
+
+`DISTIL_DATA/CIFAR-10-C/NAME.npy` is uint8 (50000, 32, 32, 3): the 10,000 test images in CIFAR-10's
+order at severity 1, then at 2, ... 5; `labels.npy` has their labels. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from shards.arms.base import Arm
+from shards.arms.ops import Op
+from shards.support.registry import Table
+
+COUNT = 10_000  # test images of CIFAR-10
+SHAPE = (5 * COUNT, 32, 32, 3)
+KEY = re.compile(r"test/(\d{6})")
+NAMES = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur"),
+    *("motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast"),
+    *("elastic_transform", "pixelate", "jpeg_compression"),
+)
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # no part of any mean
+STORED: Table[str] = Table("stored corruption", {name: f"{name}.npy" for name in NAMES + EXTRA})
+
+
+def _place(file: str) -> Path:
+    from shards.datasets import data_root
+
+    return data_root() / "CIFAR-10-C" / file
+
+
+@functools.lru_cache(maxsize=32)
+def _open(place: Path, shape: tuple[int, ...], stamp: int) -> np.ndarray:
+    """A view of the file, checked. `stamp`: when it was changed, so that it is read again."""
+    try:
+        array = np.load(place, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a broken header makes NumPy's parser raise nearly anything
+        told = str(error).splitlines()[0][:100]
+        raise ValueError(f"{place}: not a readable .npy array ({told})") from None
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.shape != shape:
+        found = f"{getattr(array, 'dtype', type(array))} of shape {getattr(array, 'shape', '?')}"
+        raise ValueError(f"{place}: {found}; CIFAR-10-C's is uint8 of shape {shape}")
+    return array
+
+
+def _array(file: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Errors: ValueError, one line, where there is no such file or it is another one."""
+    place = _place(file)
+    try:
+        stamp = place.stat().st_mtime_ns
+    except OSError:
+        raise ValueError(
+            f"{place}: not there; place CIFAR-10-C's files (zenodo.org/records/2535967) in "
+            f"{place.parent}, or set DISTIL_DATA to the folder that has CIFAR-10-C"
+        ) from None
+    return _open(place, shape, stamp)
+
+
+def rows_of(keys: tuple[str, ...], spec: str) -> np.ndarray:
+    """Which test image of CIFAR-10 each key names, int64 (N,). Errors: ValueError."""
+    found = [KEY.fullmatch(key) for key in keys]
+    for key, match in zip(keys, found, strict=True):
+        if match is None or int(match[1]) >= COUNT:
+            raise ValueError(
+                f"arm `{spec}`: sample `{key}` is no test image of cifar10, the only ones that "
+                "CIFAR-10-C has"
+            )
+    return np.array([int(match[1]) for match in found if match], dtype=np.int64)
+
+
+def check_dataset(specs: Iterable[str], dataset: str) -> None:
+    """Errors: ValueError where stored images are asked of another data set than cifar10."""
+    for spec in specs:
+        if spec.startswith("stored:") and dataset != "cifar10":
+            raise ValueError(
+                f"arm `{spec}`: CIFAR-10-C holds test images of cifar10, the data set is {dataset}"
+            )
+
+
+def check_stored(spec: str, keys: tuple[str, ...], labels_N: np.ndarray) -> None:
+    """Whether the arm's file is there and its labels are those of the samples. ValueError."""
+    op = StoredImages(*_parts(spec))
+    _ = op.images
+    labels = _array("labels.npy", SHAPE[:1])
+    start = (op.severity - 1) * COUNT
+    bad_N = labels[start + rows_of(keys, spec)] != labels_N
+    if bad_N.any():
+        key = keys[int(np.argmax(bad_N))]
+        raise ValueError(
+            f"{_place('labels.npy')}: another label than sample `{key}` has; these files are not "
+            "CIFAR-10-C, or the data set is not cifar10"
+        )
+
+
+def is_extra(spec: str) -> bool:
+    """Whether an arm is one of those beyond the 15 that means are taken over."""
+    return spec.startswith("stored:") and _parts(spec)[0] in EXTRA
+
+
+def _parts(spec: str) -> tuple[str, int]:
+    _, name, severity = spec.split(":")
+    return name, int(severity)
+
+
+@dataclass(frozen=True)
+class StoredImages(Op):
+    """The stored picture of the sample's row at one severity."""
+
+    name: str = "fog"
+    severity: int = 3
+    columns: ClassVar[tuple[str, ...]] = ("row",)
+
+    @property
+    def images(self) -> np.ndarray:
+        """All of the file, uint8 (50000, 32, 32, 3). Errors: ValueError."""
+        return _array(STORED[self.name], SHAPE)
+
+    def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
+        rows = params_BC[:, 0].cpu().numpy() + (self.severity - 1) * COUNT
+        found_BHWC = torch.from_numpy(self.images[rows])
+        return found_BHWC.permute(0, 3, 1, 2).contiguous().to(images_BCHW.device)
+
+
+@dataclass(frozen=True)
+class StoredArm(Arm):
+    """An arm whose one parameter is the sample's row in the file, the same in every view."""
+
+    @property
+    def test_only(self) -> bool:
+        return True
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def draw(self, seed: int, keys: tuple[str, ...], views: int) -> np.ndarray:
+        """Rows int64 (N, views, 1). Errors: ValueError for keys that CIFAR-10-C does not have."""
+        return np.broadcast_to(rows_of(keys, self.spec)[:, None, None], (len(keys), views, 1))

@@ -1,0 +1,1 @@
+"""A bank of shards on disk: manifest, members of the tars, writing, reading, splits."""

@@ -1,0 +1,54 @@
+"""One sample per image from banks that are read with webdataset.
+
+    import webdataset as wds, shards
+    data = wds.WebDataset("bank/train-{000000..000049}.tar", shardshuffle=False)
+    for sample in data.compose(shards.rows):
+        sample["image"], sample["label"], sample["embedding.0"]
+
+Light to import on purpose: `import shards` brings it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+def rows(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Groups of columnar members, as webdataset yields them undecoded -> one dict per image.
+
+    `__key__` the sample's key; `__url__` its shard; `image` uint8 (H, W, 3); `label` int; `params`
+    int64 (V, P); `embedding.T` float16 (V, D) and `norm.T` float32 (V,) of teacher T. Arrays are
+    copies, so that a shuffle buffer does not keep whole shards alive. Only .npy and JSON are
+    parsed, by the reader's own parser; nothing is unpickled. Checksums are not compared here: that
+    is `python -m shards.verify`. Errors: ValueError naming shard and member.
+    """
+    for group in groups:
+        keys, columns = _parse(group)
+        labels = columns.pop("label", None)
+        for row, key in enumerate(keys):
+            sample = {"__key__": key, "__url__": group.get("__url__", "")}
+            sample |= {name: column[row].copy() for name, column in columns.items()}
+            if labels is not None:
+                sample["label"] = int(labels[row])
+            yield sample
+
+
+def _parse(group: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    from shards.bank.manifest import MEMBER, parse_keys, parse_npy
+
+    place = f"{group.get('__url__', 'shard')}: {group['__key__']}"
+    members = {name: data for name, data in group.items() if not name.startswith("__")}
+    for name in members:
+        if MEMBER.fullmatch(f"{group['__key__']}.{name}") is None:
+            raise ValueError(f"{place}.{name}: no member of our shards; refused")
+    if "key.json" not in members:
+        raise ValueError(f"{place}: no member key.json; not one of our shards")
+    keys = parse_keys(members.pop("key.json"), f"{place}.key.json")
+    columns = {}
+    for name, data in members.items():
+        column = name.removesuffix(".npy")
+        columns[column] = parse_npy(memoryview(data), column, f"{place}.{name}")
+        if len(columns[column]) != len(keys):
+            raise ValueError(f"{place}.{name}: {len(columns[column])} rows for {len(keys)} keys")
+    return keys, columns

@@ -1,0 +1,206 @@
+"""One split of a bank for a trial: whole in memory, or its large columns left on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.bank.manifest import DTYPES, ArmRecord, Manifest, ShardRecord, arm_record
+from shards.bank.reader import (
+    UniqueKeys,
+    ahead,
+    check_data,
+    claim_of,
+    column_shapes,
+    load_file,
+    load_shard,
+    read_shard,
+)
+from shards.bank.stream import Files, Located, StreamedColumn, locate
+from shards.support import storage, verified
+
+Column = np.ndarray | StreamedColumn
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of one arm and one teacher, resident in memory or (`Column`) left on disk.
+
+    images uint8 (N, H, W, 3), labels int64 (N,), params int64 (N, V, P), embeddings float16
+    (N, V, D) unit vectors, norms float32 (N, V).
+    """
+
+    keys: tuple[str, ...]
+    images_NHWC: Column
+    labels_N: np.ndarray
+    params_NVP: Column
+    embedding_NVD: Column
+    norm_NV: np.ndarray
+
+
+def take(splits: dict[str, Split], rows_N: np.ndarray) -> dict[str, Split]:
+    """The samples `rows_N` of each; a column that arms share is still shared."""
+    taken: dict[int, Column] = {}
+
+    def of(column: Column) -> Column:
+        if id(column) not in taken:
+            streamed = isinstance(column, StreamedColumn)
+            taken[id(column)] = column.take(rows_N) if streamed else column[rows_N]
+        return taken[id(column)]
+
+    return {
+        name: Split(
+            tuple(split.keys[row] for row in rows_N),
+            of(split.images_NHWC),
+            split.labels_N[rows_N],
+            of(split.params_NVP),
+            of(split.embedding_NVD),
+            split.norm_NV[rows_N],
+        )
+        for name, split in splits.items()
+    }
+
+
+def split_bytes(manifest: Manifest, split: str, arms: Iterable[str], teacher: int = 0) -> int:
+    """Bytes that `load_splits` would hold in memory."""
+    plan = manifest.plan
+    each = plan.dataset.image_size**2 * 3 + 8
+    for arm in arms:
+        place = arm_record(manifest, split, arm)
+        row = 2 * plan.teachers[teacher].dim + 4 + 8 * len(place.columns)
+        each += (place.stop - place.start) * row
+    return plan.dataset.counts[split] * each
+
+
+def load_splits(
+    location: str,
+    manifest: Manifest,
+    split: str,
+    arms: tuple[str, ...],
+    teacher: int = 0,
+    streaming: bool = False,
+) -> dict[str, Split]:
+    """One pass over a split's shards: {arm: Split}, the image column shared between the arms.
+
+    `streaming` leaves images, draws and embeddings on disk: see `shards.bank.stream`.
+    """
+    places = {arm: arm_record(manifest, split, arm) for arm in arms}
+    if streaming:
+        return _streamed(location, manifest, split, places, teacher)
+    unique = UniqueKeys(location, manifest, split)
+    firsts = np.cumsum([0, *(record.samples for record in unique.records)])
+    wanted = _wanted(places, teacher)
+    columns = _room(manifest, split, int(firsts[-1]), wanted)
+
+    def fill(at: tuple[ShardRecord, int]) -> tuple[str, ...]:
+        record, first = at
+        shard = load_shard(location, manifest, record)
+        for name, (column, part) in wanted.items():
+            columns[name][first : first + record.samples] = shard.arrays[column][part]
+        return shard.keys
+
+    tasks = list(zip(unique.records, firsts.tolist()[:-1], strict=True))
+    for record, keys in zip(unique.records, ahead(fill, tasks), strict=True):
+        unique.add(record, keys)
+    keys = unique.finish()
+    return {
+        arm: Split(
+            keys,
+            columns["image"],
+            columns["label"],
+            columns[f"{arm}/params"],
+            columns[f"{arm}/embedding"],
+            columns[f"{arm}/norm"],
+        )
+        for arm in arms
+    }
+
+
+def _wanted(places: dict[str, ArmRecord], teacher: int) -> dict[str, tuple[str, Any]]:
+    """What is held in memory by name: the shards' column, and which part of it."""
+    wanted: dict[str, tuple[str, Any]] = {n: (n, np.s_[:]) for n in ("image", "label")}
+    for arm, place in places.items():
+        views = slice(place.start, place.stop)
+        wanted[f"{arm}/params"] = ("params", np.s_[:, views, : len(place.columns)])
+        wanted[f"{arm}/embedding"] = (f"embedding.{teacher}", np.s_[:, views])
+        wanted[f"{arm}/norm"] = (f"norm.{teacher}", np.s_[:, views])
+    return wanted
+
+
+def _room(
+    manifest: Manifest, split: str, count: int, wanted: dict[str, tuple[str, Any]]
+) -> dict[str, np.ndarray]:
+    shapes = column_shapes(manifest.plan, split, count)
+    room = {}
+    for name, (column, part) in wanted.items():
+        whole = np.broadcast_to(np.zeros((), DTYPES[column.split(".")[0]]), shapes[column])
+        room[name] = np.empty(whole[part].shape, whole.dtype)
+    return room
+
+
+def _streamed(
+    location: str, manifest: Manifest, split: str, places: dict[str, ArmRecord], teacher: int
+) -> dict[str, Split]:
+    """Labels, keys and norms in memory; the rest as columns on disk."""
+    unique = UniqueKeys(location, manifest, split)
+    small: dict[str, list[np.ndarray]] = {"label": [], "norm": []}
+    found: dict[str, list[Located]] = {}
+    firsts, count = [], 0
+    for record in unique.records:
+        file = _checked_file(location, manifest, record)
+        places_of, keys = locate(file)
+        unique.add(record, keys)
+        small["label"].append(places_of["label"].whole(record.samples))
+        small["norm"].append(places_of[f"norm.{teacher}"].whole(record.samples))
+        for name, place in places_of.items():
+            found.setdefault(name, []).append(place)
+        firsts.append(count)
+        count += record.samples
+    keys, files = unique.finish(), Files()
+
+    def column(name: str) -> StreamedColumn:
+        return StreamedColumn.of(found[name], np.array(firsts), count, files)
+
+    norm_NV = np.concatenate(small["norm"])
+    return {
+        arm: Split(
+            keys,
+            column("image"),
+            np.concatenate(small["label"]),
+            column("params").select(place.start, place.stop, len(place.columns)),
+            column(f"embedding.{teacher}").select(place.start, place.stop),
+            norm_NV[:, place.start : place.stop],
+        )
+        for arm, place in places.items()
+    }
+
+
+def _checked_file(location: str, manifest: Manifest, record: ShardRecord) -> Path:
+    """A verified shard as a local file: itself, or a copy in this machine's cache.
+
+    A copy that does not verify is fetched again. Errors: ValueError naming the shard's own place.
+    """
+    place = storage.join(location, record.name)
+    if storage.is_local(place):
+        _verify(place, manifest, record)
+        return storage.local_path(place)
+    file = verified.cache_folder() / "shards" / f"{record.sha256}.tar"
+    if file.exists():
+        with contextlib.suppress(ValueError, OSError):
+            _verify(str(file), manifest, record)
+            return file
+    data = read_shard(place)
+    check_data(data, place, manifest, record)
+    storage.write(str(file), data)
+    return file
+
+
+def _verify(place: str, manifest: Manifest, record: ShardRecord) -> None:
+    state = verified.state_of(place, claim_of(manifest, record))
+    if not verified.is_noted(place, state):
+        load_file(place, manifest, record)

@@ -1,0 +1,174 @@
+"""Columns that stay on disk: rows are read when they are asked for, so memory is bounded.
+
+What does not fit in memory is read in the same order as what does: a row is a range of bytes in
+an uncompressed tar, found by its header, so any sample costs one read whatever the order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.bank.manifest import HEADER, members, parse_header, parse_keys
+from shards.support.retry import patiently
+
+OPEN_FILES = 64
+
+
+@dataclass(frozen=True)
+class Located:
+    """One column in one shard: its data start at byte `start` of `file`."""
+
+    file: Path
+    start: int
+    row: tuple[int, ...]
+    dtype: np.dtype
+
+    def whole(self, rows: int) -> np.ndarray:
+        out = np.empty((rows, *self.row), dtype=self.dtype)
+        Files().read(self.file, out.reshape(-1).view(np.uint8).data, self.start)
+        return out
+
+
+class Files:
+    """File descriptors by path, the least recently used closed first."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def get(self, file: Path) -> int:
+        if file in self._open:
+            self._open.move_to_end(file)
+            return self._open[file]
+        if len(self._open) >= OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        self._open[file] = os.open(file, os.O_RDONLY)
+        return self._open[file]
+
+    def read(self, file: Path, into: memoryview, start: int) -> None:
+        """Fill `into` from byte `start` on, tried again from `open` on where an error may pass.
+
+        Errors: OSError naming the file.
+        """
+
+        def attempt() -> None:
+            done = 0
+            try:
+                while done < len(into):
+                    got = os.preadv(self.get(file), [into[done:]], start + done)
+                    if not got:
+                        raise OSError(f"shard {file}: cut short while it was read; start again")
+                    done += got
+            except OSError:
+                if file in self._open:
+                    os.close(self._open.pop(file))
+                raise
+
+        patiently(str(file), attempt)
+
+    def __del__(self) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class StreamedColumn:
+    """A column (N, ...) whose rows are read from shards.
+
+    `column[index_B]` gives rows, `column[index_B, view_B]` one view of each, as NumPy's indexing
+    of an array would. `views` is the slice of the second axis that is shown, `width` how much of
+    the last; both None for columns without views. `rows`: which samples are shown; None is all.
+    """
+
+    files: Files
+    places: tuple[Located, ...]
+    firsts: np.ndarray  # sample number of each shard's first row, ascending
+    count: int
+    row: tuple[int, ...]
+    dtype: np.dtype
+    views: slice | None = None
+    width: int | None = None
+    rows: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls, places: list[Located], firsts: np.ndarray, count: int, files: Files
+    ) -> StreamedColumn:
+        return cls(files, tuple(places), firsts, count, places[0].row, places[0].dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.views is None:
+            return (self.count, *self.row)
+        tail = self.row[1:] if self.width is None else (*self.row[1:-1], self.width)
+        return (self.count, self.views.stop - self.views.start, *tail)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def select(self, start: int, stop: int, width: int | None = None) -> StreamedColumn:
+        """The same column with views `start` to `stop` and the first `width` entries of each."""
+        return replace(self, views=slice(start, stop), width=width)
+
+    def take(self, rows: np.ndarray) -> StreamedColumn:
+        """The same column of the samples `rows` alone, which are numbered anew."""
+        shown = rows if self.rows is None else self.rows[rows]
+        return replace(self, count=len(rows), rows=shown)
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        index, view = (*at, None)[:2] if isinstance(at, tuple) else (at, None)
+        index_B = index if isinstance(index, np.ndarray) else np.arange(self.count)[index]
+        index_B = index_B if self.rows is None else self.rows[index_B]
+        if view is None:
+            out = self._read(index_B, 0, self.row)
+            if self.views is not None:
+                out = out[:, self.views]
+        else:
+            view_B = np.broadcast_to(np.asarray(view), index_B.shape)
+            assert self.views is not None
+            out = self._read(index_B, view_B + self.views.start, self.row[1:])
+        return out if self.width is None else out[..., : self.width]
+
+    def _read(
+        self, index_B: np.ndarray, part_B: np.ndarray | int, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Part `part_B` (in units of `shape`) of rows `index_B`, read in the order on disk."""
+        out = np.empty((len(index_B), *shape), dtype=self.dtype)
+        each = int(np.prod(shape)) * self.dtype.itemsize
+        step = int(np.prod(self.row)) * self.dtype.itemsize
+        shard_B = np.searchsorted(self.firsts, index_B, side="right") - 1
+        offset_B = (index_B - self.firsts[shard_B]) * step + np.asarray(part_B) * each
+        flat = out.reshape(len(index_B), -1).view(np.uint8)
+        for i in np.lexsort((offset_B, shard_B)):
+            place = self.places[shard_B[i]]
+            self.files.read(place.file, flat[i].data, place.start + int(offset_B[i]))
+        return out
+
+
+def locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
+    """Where the columns of one checked shard lie, and its keys; images are not read.
+
+    Errors: OSError naming the file.
+    """
+    return patiently(str(file), lambda: _locate(file))
+
+
+def _locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
+    found: dict[str, Located] = {}
+    keys: tuple[str, ...] = ()
+    with file.open("rb") as stream:
+        handle = stream.fileno()
+        for member in members(stream, os.fstat(handle).st_size, f"shard {file}"):
+            length, place = member.stop - member.start, f"shard {file}: {member.name}"
+            if member.column is None:
+                keys = parse_keys(os.pread(handle, length, member.start), place)
+                continue
+            head = os.pread(handle, min(HEADER, length), member.start)
+            shape, dtype, skip = parse_header(head, length, member.column, place)
+            found[member.column] = Located(file, member.start + skip, shape[1:], dtype)
+    return found, keys

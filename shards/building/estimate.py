@@ -1,0 +1,227 @@
+"""What a bank would cost: bytes and images exactly, seconds from a calibration of two seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.arms import make_arm
+from shards.bank.manifest import ArmRecord, Plan
+from shards.building.request import Request
+from shards.support import storage
+from shards.support.progress import clock
+from shards.support.threads import check_device, one_core_each
+from shards.teachers import Precision, Teacher, embedding_dim, input_size, open_teacher, untrained
+from shards.teachers.precision import LEAST_SPEEDUP, matmul_speedup
+from shards.teachers.preprocess import CPU_BATCH
+
+CALIBRATION_SECONDS = 2.0
+TAR_OVERHEAD = 20_000  # headers, padding and the end of a tar
+KNOWN_COUNTS = {
+    "digits": (1438, 359, 32, 10),
+    "cifar10": (50_000, 10_000, 32, 10),
+    "cifar100": (50_000, 10_000, 32, 100),
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over which Ray a build is spread: `address` None is one started here."""
+
+    address: str | None
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class Size:
+    """A data set's counts, image side and classes; known without a download if it is built in."""
+
+    train: int
+    test: int
+    side: int
+    classes: int
+
+
+def size_of(fields: Any) -> Size:
+    """`fields` has dataset, image_size, train_samples, test_samples. Opens folders only."""
+    if fields.dataset in KNOWN_COUNTS:
+        train, test, side, classes = KNOWN_COUNTS[fields.dataset]
+    else:
+        from shards.datasets import open_dataset
+
+        data = open_dataset(fields.dataset, fields.image_size)
+        train, test, side = data.count("train"), data.count("test"), data.image_size
+        classes = len(data.classes)
+    for name, have in (("train_samples", train), ("test_samples", test)):
+        asked = getattr(fields, name)
+        if asked is not None and asked > have:
+            raise ValueError(f"{name}: {asked} asked of {fields.dataset}, which has {have}")
+    return Size(
+        fields.train_samples or train,
+        fields.test_samples or test,
+        fields.image_size or side,
+        classes,
+    )
+
+
+def bank_bytes(request: Request) -> int:
+    """Bytes of a bank's columns: image, draws, fp16 embedding and fp32 norm of each view."""
+    size = size_of(request)
+    dims = [embedding_dim(spec) for spec in request.teachers]
+    records = {split: request.arm_records(split) for split in ("train", "test")}
+    return _bytes(
+        {"train": size.train, "test": size.test}, size.side, dims, records, request.shard_samples
+    )
+
+
+def plan_bytes(plan: Plan) -> int:
+    """The same of a plan."""
+    dims = [teacher.dim for teacher in plan.teachers]
+    counts, side = plan.dataset.counts, plan.dataset.image_size
+    return _bytes(counts, side, dims, plan.arms, plan.shard_samples)
+
+
+def _bytes(
+    counts: dict[str, int],
+    side: int,
+    dims: list[int],
+    records: dict[str, tuple[ArmRecord, ...]],
+    shard_samples: int,
+) -> int:
+    total = 0
+    for split, count in counts.items():
+        width = max(len(record.columns) for record in records[split])
+        views = records[split][-1].stop
+        each = sum(2 * dim + 4 for dim in dims) + 8 * width
+        total += count * (side**2 * 3 + 8 + views * each)
+        total += -(-count // shard_samples) * TAR_OVERHEAD
+    return total
+
+
+def bank_passes(request: Request) -> int:
+    """Images that each teacher has to embed."""
+    size = size_of(request)
+    counts = {"train": size.train, "test": size.test}
+    views = [make_arm(spec).views(request.test_views) for spec in request.teacher_robustness]
+    return sum(counts[split] * request.teacher_views(split) for split in counts) + (
+        size.test * sum(views)
+    )
+
+
+def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
+    """A teacher's architecture: its weights do not matter for its pace."""
+    logging.disable(logging.WARNING)  # that its weights are random is no news here
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return open_teacher(untrained(spec), device, precision)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def teacher_seconds(
+    spec: str,
+    side: int,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    seconds: float = CALIBRATION_SECONDS,
+) -> float:
+    """Seconds an image of `side` pixels takes through preprocessing and teacher, here."""
+    teacher = _untrained(spec, device, precision)
+    batch = CPU_BATCH if torch.device(device).type == "cpu" else 256
+    images_BCHW = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
+
+    def one(_: int) -> int:
+        return len(teacher.embed(teacher.preprocess(images_BCHW)).cpu())
+
+    one(0)
+    with one_core_each(device) as each:
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds or not done:
+            done += sum(each(one, _round(device)))
+        return (time.perf_counter() - start) / done
+
+
+def _round(device: str) -> Iterator[int]:
+    """One batch for every worker."""
+    return itertools.islice(itertools.count(), torch.get_num_threads() if device == "cpu" else 1)
+
+
+def print_cost(
+    request: Request, out: str, device: str, price: float | None, spread: Spread | None = None
+) -> None:
+    """The dry run of a build: nothing is written."""
+    check_device(device)
+    size, passes = size_of(request), bank_passes(request)
+    needed = bank_bytes(request)
+    print(f"{request.dataset}: {size.train:,} train and {size.test:,} test images, {size.side} px")
+    for split in ("train", "test"):
+        arms = [f"{r.arm} x{r.stop - r.start}" for r in request.arm_records(split)]
+        print(f"views of a {split} image: {', '.join(arms)}")
+    if request.teacher_robustness:
+        print(f"teachers under {len(request.teacher_robustness)} arms, kept as figures")
+    print(f"bytes: {needed:,}{_free(out, needed)}")
+    total = sum(_print_pace(spec, request, size.side, device, passes) for spec in request.teachers)
+    _print_sum(total, device, price, spread)
+    print("nothing was written")
+
+
+def _print_pace(spec: str, request: Request, side: int, device: str, passes: int) -> float:
+    """Seconds of all passes of a teacher. What `auto` would choose needs its real weights."""
+    on_cpu, auto = torch.device(device).type == "cpu", request.precision == "auto"
+    precision = request.precision
+    if precision == "auto":
+        precision = "fp32" if on_cpu else "bf16"
+    each = teacher_seconds(spec, side, device, precision)
+    print(
+        f"{spec}: {passes:,} images of {input_size(spec)} px at {1 / each:,.1f} images/s "
+        f"({precision} on {device}), about {clock(each * passes)}"
+    )
+    if auto and on_cpu and matmul_speedup() >= LEAST_SPEEDUP:
+        half = teacher_seconds(spec, side, device, "bf16")
+        print(
+            f"{spec}: {1 / half:,.1f} images/s in bf16, if that is chosen when it is planned, "
+            f"about {clock(half * passes)}"
+        )
+    return each * passes
+
+
+def _print_sum(total: float, device: str, price: float | None, spread: Spread | None) -> None:
+    """`total`: seconds on this machine. A Ray worker has one GPU, or one core of a CPU."""
+    on_cpu = torch.device(device).type == "cpu"
+    here = torch.get_num_threads() if on_cpu else 1
+    workers, place = here, f"this machine's {device}"
+    if spread and (spread.address or spread.workers):
+        workers = spread.workers or 1
+        if spread.address is None:  # started here, Ray has no more than this machine
+            workers = min(workers, here if on_cpu else torch.cuda.device_count())
+        place = f"{workers} of Ray's workers, each {'a core' if on_cpu else 'a GPU'} as here"
+        place += "" if spread.workers else "; --workers N shares it"
+    wall = total * here / workers
+    print(f"seconds: {wall:,.0f}, about {clock(wall)}, on {place}")
+    if price is None:
+        return
+    if on_cpu:
+        print("money: unknown, for the pace is a CPU's; --gpu-price needs --device cuda, on a GPU")
+    else:
+        print(f"money: {total / 3600 * price:,.2f} at {price:g} for an hour of one GPU")
+
+
+def _free(out: str, needed: int) -> str:
+    """What the disk of `out` has free, when `out` is on one."""
+    if not storage.is_local(out):
+        return ""
+    folder = Path(storage.local_path(out)).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return f" ({free:,} free{'' if free > needed else ': NOT ENOUGH'})"

@@ -1,0 +1,154 @@
+"""What a bank holds, asked again of the live teachers and the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from shards.arms import make_arm
+from shards.bank.manifest import Manifest, TeacherRecord
+from shards.bank.reader import Shard
+from shards.building.embed import channels_first, embed_view, images_at_once
+from shards.building.sources import check_images, is_here
+from shards.support.rng import hash64, key_id
+from shards.support.threads import check_device
+from shards.teachers import Teacher, open_teacher
+from shards.teachers.prompts import class_embeddings, unpack_floats
+
+LEAST_COSINE = 0.99999  # fp16 storage costs less than 1e-6
+
+
+@dataclass
+class Verdict:
+    """What was found: failures by check, in the order in which checks are made.
+
+    `unchecked`: checks that could not be made, and why.
+    """
+
+    manifest: Manifest
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    unchecked: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, check: str, action: Callable[[], object]) -> None:
+        failures = self.failures.setdefault(check, [])
+        try:
+            action()
+        except (ValueError, OSError) as error:
+            failures.append(str(error))
+
+    @property
+    def good(self) -> bool:
+        return not any(self.failures.values())
+
+
+class Replay:
+    """Runs the live teachers on the stored parameters of `count` samples, spread over the bank.
+
+    And on the prompts; the data set is compared as a whole. `check` is called for each shard.
+    """
+
+    def __init__(
+        self, place: str, manifest: Manifest, count: int, device: str, verdict: Verdict
+    ) -> None:
+        check_device(device)
+        self.verdict, self.device = verdict, device
+        self.failures = verdict.failures.setdefault("live", [])
+        total = sum(record.samples for record in manifest.shards)
+        order = np.argsort(hash64(key_id(manifest.identity), np.arange(total, dtype=np.uint64)))
+        chosen, first = np.sort(order[:count]), 0
+        self.wanted = len(chosen)
+        self.rows: dict[str, np.ndarray] = {}
+        for record in manifest.shards:
+            inside = (chosen >= first) & (chosen < first + record.samples)
+            self.rows[record.name] = chosen[inside] - first
+            first += record.samples
+        self.least, self.views, self.samples = 1.0, 0, 0
+        self.teachers = [self._open(record) for record in manifest.plan.teachers]
+        self.step = images_at_once(manifest.plan.batch, device)
+        self._check_texts(manifest)
+        spec = manifest.plan.dataset.spec
+        if is_here(spec):
+            verdict.attempt("data set", lambda: check_images(manifest, place))
+        else:
+            verdict.unchecked["data set"] = f"{spec} is not on this machine"
+
+    def _open(self, record: TeacherRecord) -> Teacher:
+        teacher = open_teacher(record.spec, self.device, record.precision)
+        if teacher.weights_sha256 != record.weights_sha256:
+            raise ValueError(
+                f"teacher {record.spec}: the weights here have sha256 "
+                f"{teacher.weights_sha256[:16]}..., the bank's {record.weights_sha256[:16]}..."
+            )
+        return teacher
+
+    def _check_texts(self, manifest: Manifest) -> None:
+        """Whether the prompts become the stored class embeddings again, where these are sound."""
+        if self.verdict.failures.get("texts"):
+            return
+        classes, templates = manifest.plan.dataset.classes, manifest.plan.templates
+        for teacher, packed in zip(self.teachers, manifest.class_embeddings, strict=True):
+            if teacher.has_text != (packed is not None):
+                self.failures.append(
+                    f"teacher {teacher.spec} has {'a' if teacher.has_text else 'no'} text tower, "
+                    f"the bank {'its' if packed else 'no'} class embeddings"
+                )
+            elif packed is not None:
+                stored_CD = unpack_floats(packed.shape, packed.float32, teacher.spec)
+                again_CD = class_embeddings(teacher, classes, templates)
+                cosine_C = np.vecdot(stored_CD.astype(np.float64), again_CD.astype(np.float64))
+                for name, cosine in zip(classes, cosine_C, strict=True):
+                    if not cosine >= LEAST_COSINE:
+                        self.failures.append(
+                            f"class `{name}`, teacher {teacher.spec}: cosine {cosine:.6f}"
+                        )
+
+    def finish(self) -> None:
+        """What could not be replayed is no success."""
+        if self.samples < self.wanted:
+            self.failures.append(
+                f"{self.samples} of {self.wanted} samples were replayed; the others are in shards "
+                "that cannot be read"
+            )
+
+    def check(self, shard: Shard) -> None:
+        """Every view of the chosen samples of a shard, at most as many at once as in the build.
+
+        Few are a smaller batch, in which a teacher may round otherwise: on a CPU by less than
+        1e-6 of a cosine, in bf16 too, far within what passes.
+        """
+        rows = self.rows[shard.record.name]
+        for start in range(0, len(rows), self.step):
+            self._replay(shard, rows[start : start + self.step])
+
+    def _replay(self, shard: Shard, rows: np.ndarray) -> None:
+        images_BCHW = channels_first(shard.arrays["image"][rows]).to(self.device)
+        params_BVP = torch.from_numpy(shard.arrays["params"][rows]).to(self.device)
+        for record in self.verdict.manifest.plan.arms[shard.record.split]:
+            for view in range(record.start, record.stop):
+                again = embed_view(
+                    self.teachers, make_arm(record.arm), images_BCHW, params_BVP[:, view]
+                )
+                for i, raw_BD in enumerate(again):
+                    stored_BD = shard.arrays[f"embedding.{i}"][rows, view]
+                    place = f"teacher {self.teachers[i].spec}, arm {record.arm}, view "
+                    place += str(view - record.start)
+                    self._compare(raw_BD, stored_BD, [shard.keys[row] for row in rows], place)
+        self.samples += len(rows)
+
+    def _compare(
+        self, raw_BD: torch.Tensor, stored_BD: np.ndarray, keys: list[str], place: str
+    ) -> None:
+        stored = torch.from_numpy(stored_BD.astype(np.float64))
+        cosine_B = torch.cosine_similarity(raw_BD.cpu().double(), stored, dim=1).numpy()
+        self.views += len(cosine_B)
+        self.least = float(np.minimum(self.least, cosine_B.min()))  # NaN, where there is any
+        for key, cosine in zip(keys, cosine_B, strict=True):
+            if not cosine >= LEAST_COSINE:
+                self.failures.append(f"sample `{key}`, {place}: cosine {cosine:.6f}")
+        self.verdict.notes["live"] = (
+            f"{self.samples + len(keys)} samples, {self.views} views, least cosine {self.least:.7f}"
+        )

@@ -1,0 +1,72 @@
+"""What a bank was made from, looked at again: local checkpoints and local images."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from shards.bank.manifest import DatasetRecord, Manifest
+from shards.datasets import data_root, open_dataset
+from shards.datasets.cifar import is_present
+from shards.support import storage
+from shards.support.registry import split_spec
+from shards.teachers import local_weights_sha256
+
+
+def check_sources(manifest: Manifest, place: str) -> None:
+    """Nothing is downloaded; what does not lie on this machine is passed over.
+
+    Errors: ValueError with both fingerprints where weights or images were replaced.
+    """
+    for teacher in manifest.plan.teachers:
+        found = local_weights_sha256(teacher.spec)
+        if found not in (None, teacher.weights_sha256):
+            raise ValueError(
+                f"{place}: weights_sha256 of teacher {teacher.spec} is "
+                f"{teacher.weights_sha256[:16]}..., the file now gives {found[:16]}...; choose "
+                "another folder or delete this one"
+            )
+    if _is_local(manifest.plan.dataset.spec):
+        check_images(manifest, place)
+
+
+def check_images(manifest: Manifest, place: str) -> None:
+    """Errors: ValueError with both identities; those of opening the data set."""
+    data = manifest.plan.dataset
+    found = _identity(data, data.image_size)
+    if found != data.identity and _as_they_are(data) != data.identity:
+        raise ValueError(
+            f"{place}: identity of data set {data.spec} is {data.identity[:16]}..., the images "
+            f"now give {found[:16]}...; choose another folder or delete this one"
+        )
+
+
+def _identity(data: DatasetRecord, image_size: int | None) -> str:
+    return open_dataset(data.spec, image_size, data.train_samples, data.test_samples).identity
+
+
+def _as_they_are(data: DatasetRecord) -> str | None:
+    """The identity where no size was asked for, which some data sets tell from that of a size."""
+    with contextlib.suppress(ValueError):
+        return _identity(data, None)
+    return None
+
+
+def is_here(spec: str) -> bool:
+    """Whether a data set can be read without copying it to this machine first."""
+    name, argument = split_spec(spec)
+    if name in ("cifar10", "cifar100"):
+        return is_present(name, data_root())
+    remote = name == "wds" and not storage.is_local(argument)
+    return remote or name not in ("folder", "wds", "hf") or _is_local(spec)
+
+
+def _is_local(spec: str) -> bool:
+    """Whether a data set is made of files of the user's that are there."""
+    name, argument = split_spec(spec)
+    if name == "wds" and storage.is_local(argument):
+        before = re.split(r"[{*?\[]", argument)[0]
+        return storage.local_path(before.rpartition("/")[0] or ".").is_dir()
+    root = {"folder": argument, "hf": argument.split(":")[0]}.get(name)
+    return bool(root) and Path(root).is_dir()

@@ -1,0 +1,183 @@
+"""`hf:NAME`: a data set of images from the Hugging Face hub, or a local folder `datasets` reads.
+
+    hf:ylecun/mnist      hf:uoft-cs/cifar100:fine_label      hf:/data/parquet
+
+The image column is the one of feature type Image, the label column the one ClassLabel, or where
+there is none the one integer column. Where several would do, name columns after the name:
+`hf:NAME:COLUMN[:COLUMN]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from shards.datasets.encoded import PictureDataset
+from shards.support import storage
+from shards.support.cache import remembered
+
+TEST_SPLITS = ("test", "validation", "valid", "val")
+
+
+class HubDataset(PictureDataset):
+    """Splits train and test, or validation where no test split has labels; images as encoded.
+
+    Keys are `<split>/<row>`. The identity is a sha256 of every encoded image and label, kept in
+    the machine's cache for as long as the Arrow files of `datasets` stay what they are. `datasets`
+    from 4.0 on runs no code of a data set; nothing is unpickled.
+    """
+
+    def __init__(self, argument: str, image_size: int | None) -> None:
+        self.spec = f"hf:{argument}"
+        name, *asked = argument.split(":")
+        if not name:
+            raise ValueError("dataset `hf`: a name is missing; write hf:NAME, e.g. hf:ylecun/mnist")
+        if importlib.util.find_spec("datasets") is None:
+            raise ValueError(
+                f"dataset {self.spec}: needs the library `datasets`; install it with "
+                "pip install '.[hf]'"
+            )
+        found = _load(self.spec, name)
+        image, label = _columns(self.spec, next(iter(found.values())).features, asked)
+        rows = _splits(self.spec, found, label)
+        self._labels = {split: _labels(table, label) for split, table in rows.items()}
+        self.classes = self._class_names(rows["train"].features[label])
+        self._rows = {split: _undecoded(table, image) for split, table in rows.items()}
+        self._keys = {
+            split: tuple(f"{split}/{row:06d}" for row in range(len(table)))
+            for split, table in rows.items()
+        }
+        digest = hashlib.sha256(repr((self.classes, image_size)).encode())
+        for split, table in self._rows.items():
+            digest.update(self._labels[split].astype("<i8").tobytes())
+            digest.update(self._content(split, table).encode())
+        self.identity = digest.hexdigest()
+        self._settle(image_size)
+
+    def _class_names(self, feature: Any) -> tuple[str, ...]:
+        largest = max(int(labels_N.max()) for labels_N in self._labels.values())
+        known = tuple(getattr(feature, "names", None) or ())
+        names = known or tuple(str(label) for label in range(largest + 1))
+        for split, labels_N in self._labels.items():
+            bad = np.flatnonzero((labels_N < 0) | (labels_N >= len(names)))
+            if len(bad):
+                raise ValueError(
+                    f"dataset {self.spec}: {split} row {bad[0]}: label {labels_N[bad[0]]} is "
+                    f"outside 0 to {len(names) - 1}"
+                )
+        return names
+
+    def _content(self, split: str, table: Any) -> str:
+        """sha256 of the encoded images in order; remembered where the Arrow files hold them."""
+
+        def make() -> str:
+            digest = hashlib.sha256()
+            for row, cell in enumerate(_cells(table)):
+                data, _ = self._bytes(split, row, cell)
+                digest.update(f"{len(data)}\n".encode() + data)
+            return digest.hexdigest()
+
+        files = [str(entry["filename"]) for entry in table.cache_files]
+        if not files or _has_paths(table):
+            return make()
+        what = f"hub {self.spec} {split} {table.column_names} {files}"
+        return remembered(what, [storage.state(file) for file in files], make)
+
+    def _bytes(self, split: str, row: int, cell: dict[str, Any] | None) -> tuple[bytes, str]:
+        place = f"dataset {self.spec}: {split} row {row}"
+        if cell and cell["bytes"] is not None:
+            return cell["bytes"], place
+        if cell and cell["path"]:
+            return storage.read(cell["path"]), cell["path"]
+        raise ValueError(f"{place}: has no image")
+
+    def _encoded(self, split: str, index_B: np.ndarray) -> list[tuple[bytes, str]]:
+        table = self._rows[split]
+        cells = table[index_B.tolist()][table.column_names[0]]
+        return [self._bytes(split, int(i), c) for i, c in zip(index_B, cells, strict=True)]
+
+
+def _load(spec: str, name: str) -> dict[str, Any]:
+    import datasets
+
+    try:
+        found: Any = datasets.load_dataset(name)
+    except Exception as error:  # the library, its readers and its HTTP client have their own each
+        text = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ValueError(
+            f"dataset {spec}: cannot be loaded ({text}); check the name and the network; "
+            "HF_HUB_OFFLINE=1 takes what was downloaded before"
+        ) from None
+    return dict(found)
+
+
+def _columns(spec: str, features: Any, asked: list[str]) -> tuple[str, str]:
+    """The image and the label column. Errors: ValueError naming the candidates."""
+    import datasets
+
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    whole = [
+        name
+        for name, kind in features.items()
+        if isinstance(kind, datasets.Value) and kind.dtype.startswith(("int", "uint"))
+    ]
+    for name in asked:
+        if name not in images + classes + whole:
+            raise ValueError(
+                f"dataset {spec}: column `{name}` is neither image nor label; there are: "
+                f"{', '.join(images + classes + whole) or 'none'}"
+            )
+    return (
+        _one(spec, "images", [n for n in asked if n in images] or images),
+        _one(spec, "labels", [n for n in asked if n not in images] or classes or whole),
+    )
+
+
+def _one(spec: str, what: str, names: list[str]) -> str:
+    if not names:
+        raise ValueError(f"dataset {spec}: no column of {what}")
+    if len(names) > 1:
+        raise ValueError(
+            f"dataset {spec}: columns {', '.join(names)} all hold {what}; say which, e.g. "
+            f"{':'.join(spec.split(':')[:2])}:{names[0]}"
+        )
+    return names[0]
+
+
+def _splits(spec: str, found: dict[str, Any], label: str) -> dict[str, Any]:
+    tests = [found[name] for name in TEST_SPLITS if name in found]
+    labelled = [table for table in tests if (_labels(table, label) != -1).any()]
+    if "train" not in found or not labelled:
+        raise ValueError(
+            f"dataset {spec}: has splits {', '.join(found)}; expected train, and test or "
+            "validation with labels"
+        )
+    return {"train": found["train"], "test": labelled[0]}
+
+
+def _labels(table: Any, column: str) -> np.ndarray:
+    """int64 (N,); a label that is missing is -1."""
+    values = table.select_columns([column]).with_format("arrow")[:].column(column)
+    return values.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _undecoded(table: Any, column: str) -> Any:
+    """The table with its image column alone, as {bytes, path}."""
+    import datasets
+
+    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _cells(table: Any) -> Iterator[dict[str, Any] | None]:
+    for batch in table.with_format("arrow").iter(256):
+        yield from batch.column(0).to_pylist()
+
+
+def _has_paths(table: Any) -> bool:
+    column = table.with_format("arrow")[:].column(0)
+    return any(chunk.field("bytes").null_count for chunk in column.chunks)

@@ -1,0 +1,196 @@
+"""Tars of others: where the samples lie, and what is refused. Nothing is extracted or unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple, Self
+
+from shards.support import storage
+from shards.support.retry import patiently
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+LABELS = ("cls", "json")
+FIELDS = ("label", "cls", "class")
+PICKLES = ("pkl", "pickle", "pth", "pt", "pyd")
+NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as webdataset: to the first dot of the file name
+INTEGER = re.compile(rb"\s*-?\d{1,18}\s*")
+MAX_LABEL = 999_999
+MAX_LABEL_BYTES = 1 << 20
+EXTENSIONS = (b"L", b"K", b"x", b"g", b"X")  # GNU's and PAX's headers whose bodies tarfile reads
+MAX_EXTENSION_BYTES = 1 << 20
+
+
+class ShardIndex(NamedTuple):
+    """The samples of one tar, in order; `spans` are where the encoded images lie.
+
+    `sha256` is that of keys, labels and encoded images.
+    """
+
+    sha256: str
+    keys: list[str]
+    labels: list[int]
+    spans: list[tuple[int, int]]
+
+
+class _Info(tarfile.TarInfo):
+    """A header that cannot be read ends an archive in silence elsewhere; here it is an error.
+
+    So is one whose body, a long name or the like, is claimed to be huge: tarfile would read it.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in EXTENSIONS and not 0 <= info.size <= MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(
+                f"a header of type {info.type.decode()!r} claims {info.size:,} bytes, more than "
+                f"{MAX_EXTENSION_BYTES:,}"
+            )
+        return info
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
+            raise
+        except (tarfile.HeaderError, ValueError) as error:  # ValueError: of a sparse file's map
+            raise tarfile.ReadError(f"{error} at byte {tarfile_.offset:,}") from None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Sample:
+    """Members of one name, as they are met."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.members: dict[str, tarfile.TarInfo] = {}
+
+    def image(self, place: str) -> tarfile.TarInfo:
+        found = [suffix for suffix in IMAGES if suffix in self.members]
+        if len(found) != 1:
+            what = "no image" if not found else f"{len(found)} images"
+            raise ValueError(
+                f"{place}: sample `{self.key}` has {what}; expected one of .{', .'.join(IMAGES)}"
+            )
+        return self.members[found[0]]
+
+    def label(self, stream: IO[bytes], place: str) -> int:
+        for suffix in LABELS:
+            if suffix in self.members:
+                info = self.members[suffix]
+                here = f"{place}: member `{info.name}`"
+                if info.size > MAX_LABEL_BYTES:
+                    raise ValueError(f"{here}: a label of {info.size:,} bytes; refused")
+                stream.seek(info.offset_data)
+                return _parse_label(suffix, stream.read(info.size), here)
+        raise ValueError(
+            f"{place}: sample `{self.key}` has no label; expected .cls (an integer) or .json"
+        )
+
+
+def index_shard(location: str) -> ShardIndex:
+    """One pass over a tar. Errors: OSError; ValueError naming shard and member.
+
+    Refused: what is no whole uncompressed tar, links and devices, names that are absolute or have
+    `..`, pickles, a sample whose members are not together or that comes twice, that has no image or
+    several, no label, or a label that is no integer of 0 to 999,999.
+    """
+
+    def attempt() -> ShardIndex:
+        with storage.open_stream(location) as stream:
+            return _index(stream, location)
+
+    return patiently(location, attempt)
+
+
+def _index(stream: IO[bytes], place: str) -> ShardIndex:
+    digest = hashlib.sha256()
+    index = ShardIndex("", [], [], [])
+    seen: set[str] = set()
+    for sample in _samples(stream, place):
+        if sample.key in seen:
+            raise ValueError(
+                f"{place}: sample `{sample.key}` comes again after others; a key must be unique "
+                "and its members together"
+            )
+        seen.add(sample.key)
+        label, info = sample.label(stream, place), sample.image(place)
+        stream.seek(info.offset_data)
+        image = stream.read(info.size)
+        digest.update(f"{sample.key}\n{label} {len(image)}\n".encode() + image)
+        index.keys.append(sample.key)
+        index.labels.append(label)
+        index.spans.append((info.offset_data, info.offset_data + info.size))
+    if not index.keys:
+        raise ValueError(f"{place}: holds no sample; expected an image and a label of one name")
+    return index._replace(sha256=digest.hexdigest())
+
+
+def _samples(stream: IO[bytes], place: str) -> Iterator[_Sample]:
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    sample = _Sample("")
+    try:
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Info) as tar:
+            for info in tar:
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
+                parsed = _checked(info, size, place)
+                if parsed is None:
+                    continue
+                key, suffix = parsed
+                if key != sample.key:
+                    if sample.members:
+                        yield sample
+                    sample = _Sample(key)
+                if suffix in sample.members:
+                    raise ValueError(f"{place}: member `{info.name}` is there twice")
+                sample.members[suffix] = info
+    except (tarfile.TarError, RecursionError) as error:  # of a thousand such headers in a row
+        raise ValueError(
+            f"{place}: not a whole, uncompressed tar ({error}); copy or make it again"
+        ) from None
+    if sample.members:
+        yield sample
+
+
+def _checked(info: tarfile.TarInfo, size: int, place: str) -> tuple[str, str] | None:
+    """(key, suffix) of a member; None for what belongs to no sample. Errors: ValueError."""
+    here = f"{place}: member {info.name[:80]!r}"
+    if info.isdir():
+        return None
+    if not info.isreg() or info.issparse():
+        kind = "a link" if info.islnk() or info.issym() else "no plain file"
+        raise ValueError(f"{here} is {kind}; refused")
+    if info.name.startswith("/") or ".." in info.name.split("/") or not info.name.isprintable():
+        raise ValueError(f"{here}: absolute names, `..` and control characters are refused")
+    if info.size < 0 or info.offset_data + info.size > size:
+        raise ValueError(f"{here} claims {info.size:,} bytes; the file has {size:,}, was it cut?")
+    match = NAME.fullmatch(info.name.removeprefix("./"))
+    if match is None or info.name.startswith("__"):
+        return None
+    suffix = match[2].lower()
+    if suffix.rpartition(".")[2] in PICKLES:
+        raise ValueError(f"{here} is a pickle; refused: write the shards without such members")
+    return match[1], suffix
+
+
+def _parse_label(suffix: str, data: bytes, place: str) -> int:
+    value: Any = None
+    if suffix == "cls" and INTEGER.fullmatch(data):
+        value = int(data)
+    elif suffix == "json":
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(data)
+            fields = found if isinstance(found, dict) else {}
+            value = next((fields[n] for n in FIELDS if type(fields.get(n)) is int), None)
+    if value is None:
+        right = "an ASCII integer" if suffix == "cls" else f"an integer field {', '.join(FIELDS)}"
+        raise ValueError(f"{place}: {data[:40]!r} is no label; expected {right}")
+    if not 0 <= value <= MAX_LABEL:
+        raise ValueError(f"{place}: label {value} is outside 0 to {MAX_LABEL:,}")
+    return value

@@ -1,0 +1,134 @@
+"""Teachers that timm builds: any model with pooled features, DINOv2 among them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from typing import Any
+
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+
+from shards.support.registry import closest
+from shards.teachers.frozen import FrozenTeacher
+from shards.teachers.preprocess import KERNELS, Preprocess
+
+RANDOM = "none"
+
+
+def _parse(argument: str) -> tuple[str, str]:
+    """`NAME[:none|PATH]` -> (NAME, "" or none or PATH), the name resolved against timm's list."""
+    name, _, source = argument.partition(":")
+    if not name:
+        raise ValueError(
+            "teacher `timm`: write timm:NAME, e.g. timm:vit_small_patch14_dinov2.lvd142m; "
+            "timm:NAME:PATH for a local checkpoint, timm:NAME:none for random weights"
+        )
+    known = timm.list_models(pretrained=not source)
+    bare = timm.list_models()
+    if name not in known and not (source and name.split(".")[0] in bare):
+        near = closest(name, [*known, *bare]).split("valid:", maxsplit=1)[0]
+        kind = "model" if source else "pretrained model"
+        raise ValueError(
+            f"teacher `timm:{argument}`: unknown {kind} `{name}`; {near}timm.list_models() has all"
+        )
+    if source and source != RANDOM and not os.path.isfile(source):
+        raise ValueError(f"teacher `timm:{argument}`: `{source}` is neither a file nor `none`")
+    return name, source
+
+
+def _preprocess(model: Any, spec: str) -> Preprocess:
+    config = resolve_model_data_config(model)
+    kernel = config["interpolation"]
+    if kernel not in KERNELS:
+        raise ValueError(f"teacher `{spec}`: interpolation {kernel}; known: {', '.join(KERNELS)}")
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise ValueError(f"teacher `{spec}`: takes {config['input_size']}, not square RGB images")
+    resize = int(height / config["crop_pct"])
+    if resize < height:
+        raise ValueError(
+            f"teacher `{spec}`: pads images of {resize} pixels to {height} (crop_pct "
+            f"{config['crop_pct']}), which is not supported; choose a model with crop_pct <= 1"
+        )
+    return Preprocess(
+        size=height,
+        resize=None if resize == height else resize,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=kernel,
+    )
+
+
+def _checkpoint(path: str, model: Any) -> None:
+    """Load a local file without its classifier. Errors: whatever reading provokes; RuntimeError."""
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        state: Any = load_file(path)
+    else:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model"):
+        state = state.get(wrapper, state)
+    heads = model.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    kept = {n: t for n, t in state.items() if not n.startswith(tuple(f"{h}." for h in heads))}
+    model.load_state_dict(kept, strict=True)
+
+
+def open_timm(argument: str, device: str) -> FrozenTeacher:
+    """`NAME[:none|PATH]`. Random weights are drawn from a fixed seed, with a warning."""
+    name, source = _parse(argument)
+    spec = f"timm:{argument}"
+    if source == RANDOM:
+        print(
+            f"WARNING: teacher {spec} has RANDOM weights: good for trying the mechanics, "
+            "meaningless as a teacher",
+            file=sys.stderr,
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            model = timm.create_model(name, pretrained=not source, num_classes=0)
+        if source and source != RANDOM:
+            _checkpoint(source, model)
+    except Exception as error:  # a checkpoint of other people's can provoke nearly anything
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        missing = missing_download(argument)
+        first = f"no {missing} ({first})" if missing else first
+        raise ValueError(
+            f"teacher `{spec}`: {first}; without a network, give a checkpoint's path: "
+            f"timm:{name}:PATH"
+        ) from None
+    return FrozenTeacher(spec, model, _preprocess(model, spec), device)
+
+
+def missing_download(argument: str) -> str | None:
+    """A line that says what timm would have to download for `NAME`, or None."""
+    name, source = _parse(argument)
+    if source:
+        return None
+    config = timm.get_pretrained_cfg(name)
+    hub = getattr(config, "hf_hub_id", None)
+    if not hub:
+        return f"weights of {name}"
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(try_to_load_from_cache(hub, file), str) for file in files):
+        return None
+    return f"weights of {name} from the hub repository {hub}"
+
+
+@functools.lru_cache(maxsize=32)
+def configured(argument: str) -> tuple[int, int]:
+    """(embedding width, pixels a side of the input), from the architecture alone."""
+    name, _ = _parse(argument)
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    size = _preprocess(model, f"timm:{argument}").size
+    with torch.inference_mode():
+        out = model(torch.zeros(1, 3, size, size, device="meta"))
+    return int(out.shape[-1]), size

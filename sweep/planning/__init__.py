@@ -1,0 +1,1 @@
+"""Grids, plans and the banks that trials need."""

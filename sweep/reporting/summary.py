@@ -1,0 +1,248 @@
+"""What a run found: its records, grouped by everything but the seed.
+
+Trials of a group agree in every field of their configuration but `seed`, and in the data they
+were measured on: an effective rank depends on N, so different N never meet. Means and standard
+deviations (ddof = 1) are over the seeds of a group.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from sweep.journal.records import REPLICATE, Record, Run, read_run
+
+__all__ = ["REPLICATE", "Record", "Run", "read_run"]
+
+DATA = ("train", "test", "dim")
+SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim", "classes")
+CAPTION = "%: probe accuracy. InfoNCE in nats, lower is better. ±: sd over seeds, ddof = 1."
+NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean, standard deviation (ddof = 1, None where n = 1) and count of finite values."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def stat_of(values: Iterable[Any]) -> Stat | None:
+    """Stat of the finite numbers among `values`; None if there is none."""
+    numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+    sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+    return Stat(float(np.mean(numbers)), sd, len(numbers)) if numbers else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that differ in their seed alone. `config` is flat (`a.b` for nested fields)."""
+
+    config: dict[str, Any]
+    data: dict[str, Any]
+    student: dict[str, Any]
+    records: tuple[Record, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.records)
+
+    @property
+    def seeds(self) -> list[Any]:
+        return [record["config"][REPLICATE] for record in self.records]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What tells groups apart: the configuration and `data.train`, `data.test`, `data.dim`."""
+        return self.config | {f"data.{name}": self.data.get(name) for name in DATA}
+
+    def stat(self, metric: str) -> Stat | None:
+        """Over the seeds; its n is below the group's where a seed lacks a finite value."""
+        return stat_of(record["metrics"].get(metric) for record in self.records)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The teacher's own values on one data set; means over the trials that measured them."""
+
+    fields: dict[str, Any]
+    metrics: dict[str, Stat]
+    spectrum: list[float]  # shares of variance, descending; empty if no trial has it
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name in sorted(config):
+        value = config[name]
+        nested = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+    return flat
+
+
+def _key(record: Record) -> str:
+    config = {name: v for name, v in record["config"].items() if name != REPLICATE}
+    data = {name: record["data"].get(name) for name in DATA}
+    sizes = {name: record["student"].get(name) for name in ("trunk", "head", "total", "macs")}
+    return json.dumps([_flat(config), data, sizes], sort_keys=True)
+
+
+def natural(value: Any) -> list[tuple[int, float, str]]:
+    """Sorting key by number where there is one: width:2 before width:10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", str(value))
+    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
+
+
+def arm_order(arm: str) -> tuple[bool, list[tuple[int, float, str]]]:
+    """`clean` first, then by name and strength."""
+    return arm != "clean", natural(arm)
+
+
+def setting(fields: dict[str, Any]) -> list[Any]:
+    """Order by data set, teacher and amount of data; equal only where all of them are."""
+    return [natural(fields.get(name)) for name in SETTING]
+
+
+def group_records(records: Iterable[Record]) -> list[Group]:
+    """One Group per combination of everything but the seed; by capacity, then arm, clean first.
+
+    ValueError if a seed occurs twice in one group.
+    """
+    members: dict[str, list[Record]] = {}
+    for record in records:
+        members.setdefault(_key(record), []).append(record)
+    groups = []
+    for held in members.values():
+        held.sort(key=lambda record: natural(record["config"][REPLICATE]))
+        config = {name: v for name, v in held[0]["config"].items() if name != REPLICATE}
+        group = Group(_flat(config), held[0]["data"], held[0]["student"], tuple(held))
+        if len({str(seed) for seed in group.seeds}) < group.n:
+            ids = ", ".join(str(record.get("id")) for record in held)
+            raise ValueError(f"trials {ids}: a seed occurs twice; expected one record a seed")
+        groups.append(group)
+    extra = columns(groups)
+
+    def order(group: Group) -> list[Any]:
+        arm, student = arm_order(str(group.config["arm"])), natural(group.config["student"])
+        rest = [natural(group.fields.get(name)) for name in extra]
+        return [setting(group.fields), group.student["total"], student, arm, rest]
+
+    return sorted(groups, key=order)
+
+
+def columns(groups: list[Group]) -> list[str]:
+    """Fields beside student and arm in which groups differ: each needs a column of its own."""
+    names = dict.fromkeys(name for group in groups for name in group.fields)
+    values = {name: {json.dumps(group.fields.get(name, "-")) for group in groups} for name in names}
+    return [name for name in names if len(values[name]) > 1 and name not in ("student", "arm")]
+
+
+def teachers(records: Iterable[Record]) -> list[Teacher]:
+    """One per (data set, teacher, amount of data), in the order of the groups."""
+    members: dict[str, list[Record]] = {}
+    for record in records:
+        fields = record["config"] | {f"data.{name}": record["data"].get(name) for name in DATA}
+        key = json.dumps({name: fields.get(name) for name in SETTING})
+        members.setdefault(key, []).append(record)
+    found = []
+    for key, held in members.items():
+        values = [record.get("teacher") or {} for record in held]
+        names = dict.fromkeys(name for value in values for name in value)
+        stats = {n: stat for n in names if (stat := stat_of(value.get(n) for value in values))}
+        spectra = [(record.get("arrays") or {}).get("teacher/spectrum") for record in held]
+        found.append(Teacher(json.loads(key), stats, next((list(s) for s in spectra if s), [])))
+    return sorted(found, key=lambda teacher: setting(teacher.fields))
+
+
+def severities(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """(space, sigma) of every noise that any record was measured under, by space and strength."""
+    names = {name for record in records for name in record["metrics"]}
+    found = {(m[1], m[2]) for name in names if (m := NOISE.fullmatch(name))}
+    return sorted(found, key=lambda pair: (natural(pair[0]), float(pair[1])))
+
+
+def some_severities(found: list[tuple[str, str]], most: int = 3) -> list[tuple[str, str]]:
+    """Of each space at most so many, evenly from the weakest to the strongest; not 0 then."""
+    kept: list[tuple[str, str]] = []
+    for space in dict.fromkeys(space for space, _ in found):
+        own = [pair for pair in found if pair[0] == space]
+        if len(own) > most:
+            own = [pair for pair in own if float(pair[1]) > 0]
+            own = [own[round(i * (len(own) - 1) / (most - 1))] for i in range(most)]
+        kept += own
+    return kept
+
+
+def as_plain(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Teacher rows, then one row per group: fields, seeds and {metric: {mean, sd, n}}."""
+    records, rows = list(records), []
+    for teacher in teachers(records):
+        metrics = {name: asdict(stat) for name, stat in teacher.metrics.items()}
+        rows.append({"kind": "teacher", **teacher.fields, "metrics": metrics})
+    for group in group_records(records):
+        names = sorted({name for record in group.records for name in record["metrics"]})
+        metrics = {name: asdict(stat) for name in names if (stat := group.stat(name))}
+        row = {name: group.config[name] for name in ("dataset", "teacher", "student", "arm")}
+        row |= {"parameters": group.student, "data": group.data, "config": group.config}
+        row |= {"seeds": group.seeds, "n": group.n, "metrics": metrics}
+        rows.append({"kind": "student", **row})
+    return rows
+
+
+def short(stat: Stat | None, scale: float, digits: int, n: int | None = None) -> str:
+    """`15.9 ±0.4`; `±-` where n = 1, `-` where nothing was measured, `n=2` if a seed lacks it."""
+    if stat is None:
+        return "-"
+    mean = f"{stat.mean * scale:.{digits}f}"
+    if n is None:
+        return mean
+    spread = "-" if stat.sd is None else f"{stat.sd * scale:.{digits}f}"
+    return f"{mean} ±{spread}" + (f" n={stat.n}" if stat.n < n else "")
+
+
+def table(records: Iterable[Record]) -> Table:
+    """The summary for a terminal: the teacher of each data set, then its groups by capacity.
+
+    Three severities fit in 80 columns; print more with `soft_wrap=True`, or rich crops the lines.
+    """
+    groups = group_records(records := list(records))
+    noises = some_severities(severities(records))
+    by_arm = {(group.config["arm"], group.config.get("views")) for group in groups}
+    told = ["views"] if len(by_arm) == len(dict(by_arm)) else []  # the arm says it already
+    extra = [name for name in columns(groups) if name not in told]
+    measures = [("rank/effective", "rank", 1, 1), ("linear/paper/accuracy", "clean %", 100, 1)]
+    measures += [(f"noise/{a}/{b}/accuracy", f"{a}\n{b} %", 100, 1) for a, b in noises]
+    measures += [("infonce/paper", "Info\nNCE", 1, 2)]
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, caption=CAPTION)
+    roomy = len(extra) + len(noises) < 5
+    for name in ("student", "arm", *extra):
+        fixed = name == "student" or (name == "arm" and roomy)
+        shown.add_column(Text(name), overflow="fold", no_wrap=fixed, min_width=6)
+    for name in ("params", "n"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for _, name, _, _ in measures:
+        shown.add_column(Text(name), justify="right", min_width=5)
+    for teacher in teachers(records):
+        shown.add_section()
+        own = [str(teacher.fields.get(name, "")) for name in extra]
+        cells = [short(teacher.metrics.get(f"teacher/{m}"), s, d) for m, _, s, d in measures]
+        shown.add_row(*map(Text, ("teacher", "", *own, "", "", *cells)), style="bold")
+        for group in groups:
+            if setting(group.fields) == setting(teacher.fields):
+                own = [str(group.config["student"]), str(group.config["arm"])]
+                own += [str(group.fields.get(name, "-")) for name in extra]
+                own += [f"{group.student['total']:,}", str(group.n)]
+                cells = [short(group.stat(f"test/{m}"), s, d, group.n) for m, _, s, d in measures]
+                shown.add_row(*map(Text, (*own, *cells)))
+    return shown

@@ -1,0 +1,20 @@
+"""Trials keep their names: a refactoring that changed one would train everything again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sweep.planning.grid import expand, load_grid, override
+
+IDENTITIES = json.loads(Path(__file__).with_name("identities.json").read_text())
+
+
+@pytest.mark.parametrize("command", sorted(IDENTITIES))
+def test_every_trial_of_a_grid_has_the_identity_it_always_had(command: str) -> None:
+    """`command`: a grid's name and the settings of `--set`, separated by bars."""
+    name, *settings = command.split("|")
+    grid = override(load_grid(name), settings, None)
+    assert [config.identity for config in expand(grid)] == IDENTITIES[command]

@@ -1,0 +1,111 @@
+"""What a bank costs, told before it is built."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.bank.manifest import pack
+from shards.bank.reader import load_manifest
+from shards.build import build, main
+from shards.building.estimate import (
+    Spread,
+    _print_sum,
+    bank_bytes,
+    plan_bytes,
+    print_cost,
+    teacher_seconds,
+)
+from shards.building.request import Request
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_computed(
+    request_60: Request, tmp_path: Path, monkeypatch, refused
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shards.build.shutil.disk_usage", lambda path: usage)
+    refused(lambda: build(request_60, str(tmp_path / "x")), "bytes needed", "1,000 bytes free")
+    assert not list(tmp_path.glob("x/*.tar"))
+
+
+def test_bytes_are_estimated_within_a_hundredth(bank: Path, request_60: Request) -> None:
+    manifest = load_manifest(str(bank))
+    real = sum(record.bytes for record in manifest.shards)
+    assert plan_bytes(manifest.plan) == bank_bytes(request_60)
+    assert real <= bank_bytes(request_60) <= real * 1.01 + 20_000 * len(manifest.shards)
+
+
+def test_a_dry_run_tells_bytes_and_seconds_no_money_of_a_cpu_and_writes_nothing(
+    tmp_path: Path, capsys
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                *("--dataset", "digits", "--teacher", "embedded", "--arm", "noise", "--views", "4"),
+                *("--arm", "noise_denoise", "--out", str(tmp_path / "x")),
+                *("--device", "cpu", "--dry-run", "--gpu-price", "7200"),
+            ]
+        )
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    assert "1,438 train and 359 test images" in text
+    assert "noise:0.1 x4, noise_denoise:0.1 x4" in text
+    passes = 1438 * 5 + 359  # the views of noise_denoise are copies of the clean one
+    assert f"{passes:,} images of 32 px" in text
+    assert re.search(r"^seconds: [\d,]+, about [\d:]+, on this machine's cpu$", text, re.M)
+    assert "money: unknown, for the pace is a CPU's; --gpu-price needs --device cuda" in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_money_is_that_of_all_gpus_and_time_is_shared(capsys) -> None:
+    for spread in (None, Spread("auto", None), Spread("auto", 4)):
+        _print_sum(7200.0, "cuda", 3.0, spread)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "seconds: 7,200, about 2:00:00, on this machine's cuda"
+    assert lines[2].startswith("seconds: 7,200, about 2:00:00, on 1 of Ray's workers, each a GPU")
+    assert "--workers N shares it" in lines[2]
+    assert lines[4].startswith("seconds: 1,800, about 30:00, on 4 of Ray's workers")
+    assert lines[1::2] == ["money: 6.00 at 3 for an hour of one GPU"] * 3
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(None, 100), (1, 200), (2, 100), (8, 100)])
+def test_a_ray_started_here_has_the_cores_of_this_machine(
+    workers, seconds, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("shards.building.estimate.torch.get_num_threads", lambda: 2)
+    _print_sum(100.0, "cpu", None, Spread(None, workers))
+    assert capsys.readouterr().out.startswith(f"seconds: {seconds},")
+
+
+def test_both_paces_are_told_where_bf16_may_be_chosen(tmp_path: Path, capsys, monkeypatch) -> None:
+    quick = functools.partial(teacher_seconds, seconds=0.1)
+    monkeypatch.setattr("shards.building.estimate.teacher_seconds", quick)
+    request = Request(dataset="digits", teachers=("embedded",))
+    for speedup, told in ((2.0, 1), (1.1, 0)):
+        monkeypatch.setattr(
+            "shards.building.estimate.matmul_speedup", lambda speedup=speedup: speedup
+        )
+        print_cost(request, str(tmp_path / "x"), "cpu", None)
+        text = capsys.readouterr().out
+        assert "(fp32 on cpu)" in text
+        assert text.count("in bf16, if that is chosen") == told
+    print_cost(request.model_copy(update={"precision": "bf16"}), str(tmp_path / "x"), "cpu", None)
+    assert "(bf16 on cpu)" in capsys.readouterr().out
+
+
+def test_shards_of_cifar_with_8_views_are_hardly_larger_than_their_arrays() -> None:
+    n, views, dim = 1000, 9, 512
+    arrays = {
+        "image": np.zeros((n, 32, 32, 3), np.uint8),
+        "label": np.zeros(n, np.int64),
+        "params": np.zeros((n, views, 3), np.int64),
+        "embedding.0": np.zeros((n, views, dim), np.float16),
+        "norm.0": np.zeros((n, views), np.float32),
+    }
+    keys = tuple(f"train/{i:06d}" for i in range(n))
+    assert len(pack(0, arrays, keys)) < 1.01 * sum(array.nbytes for array in arrays.values())

@@ -1,0 +1,79 @@
+"""Which bank serves a trial: the teacher's embeddings under the test arms, or its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shards.build import build
+from sweep.planning.banks import plan_banks
+from sweep.run import main, parse_arguments
+from trainers.config.schema import make_config
+
+FIELDS = {
+    "dataset": "digits",
+    "teacher": "embedded",
+    "train_samples": 70,
+    "test_samples": 20,
+    "student": "width:1",
+    "test_arms": ["noise:0.1", "contrast:2"],
+    "test_views": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Path:
+    """A store whose bank has figures of the teacher under the test arms."""
+    store = tmp_path_factory.mktemp("store")
+    _, (job,) = plan_banks([make_config(FIELDS)], str(store), figures=True)
+    assert job.request.test_arms == ()
+    assert job.request.teacher_robustness == ("noise:0.1", "contrast:2")
+    build(job.request, job.location)
+    return store
+
+
+def test_without_figures_embeddings_are_asked_for(tmp_path) -> None:
+    _, (job,) = plan_banks([make_config(FIELDS)], str(tmp_path))
+    assert job.request.test_arms == ("noise:0.1", "contrast:2")
+    assert job.request.teacher_robustness == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "served"),
+    [
+        ({}, True),
+        ({"test_arms": ["contrast:2"]}, True),
+        ({"test_views": 1}, True),
+        ({"test_views": 3}, False),
+        ({"test_arms": ["contrast:2", "fog:1"]}, False),
+        ({"test_arms": []}, True),
+        ({"classes": 5}, False),
+        ({"student": "teacher_pca:8"}, False),
+    ],
+)
+def test_a_bank_with_figures_serves_what_they_cover(change, served: bool, told) -> None:
+    """Of fewer classes, or of some of its dimensions, the teacher's figures tell nothing."""
+    config = make_config(FIELDS | change)
+    for figures in (False, True):
+        places, jobs = plan_banks([config], str(told), figures)
+        assert (not jobs) == served
+        assert config.identity in places
+
+
+def test_one_view_of_what_does_not_vary_is_enough(tmp_path) -> None:
+    config = make_config(FIELDS)
+    _, (job,) = plan_banks([config], str(tmp_path))
+    build(job.request, job.location)
+    assert plan_banks([config], str(tmp_path)) == ({config.identity: job.location}, [])
+
+
+def test_the_flag_reaches_the_plan(tmp_path, capsys) -> None:
+    assert not parse_arguments(["--grid", "demo"]).teacher_robustness
+    line = ["--grid", "demo", "--out", str(tmp_path / "run"), "--dry-run", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--teacher-robustness"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert '"teacher_robustness": [\n     "noise:0.05"' in out
+    assert '"test_arms": [],\n    "test_views": 3' in out

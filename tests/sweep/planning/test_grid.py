@@ -1,0 +1,167 @@
+"""Grids: what they multiply out to, and one clear line for everything that is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweep.planning.grid import expand, load_grid, named_grids, override, read_grid
+
+HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"
+
+
+def trials(text: str):
+    return expand(read_grid(text, "mine.yaml", "mine"))
+
+
+@pytest.mark.parametrize(("name", "count"), [("demo", 18), ("paper", 12), ("full", 90)])
+def test_named_grids(name: str, count: int) -> None:
+    found = expand(load_grid(name))
+    assert len(found) == count
+    assert len({config.identity for config in found}) == count
+    assert name in named_grids()
+
+
+def test_paper_grid_is_nine_clean_and_three_augmented() -> None:
+    found = [(c.student, c.arm, c.seed) for c in expand(load_grid("paper"))]
+    assert sum(arm == "clean" for _, arm, _ in found) == 9
+    augmented = [entry for entry in found if entry[1] != "clean"]
+    assert augmented == [("width:4", "crop_flip:4", seed) for seed in (42, 123, 456)]
+
+
+REFUSED = {
+    "axs: {}\n": ["unknown key `axs`", "did you mean `axes`"],
+    HEAD + "axes: {lrr: [0.1]}\n": ["unknown field `lrr`", "did you mean `lr`"],
+    HEAD.replace("student", "studnt"): ["unknown field `studnt`", "did you mean `student`"],
+    HEAD + "exclude: [{amr: clean}]\n": ["unknown field `amr`", "did you mean `arm`"],
+    HEAD + "exclude: [arm]\n": ["exclude", "{field: value, ...}", "`arm`"],
+    HEAD + "exclude: [{}]\n": ["exclude", "{field: value, ...}"],
+    HEAD + "axes: {lr: [1e-3]}\n": ["line 2", "`1e-3`", "1.0e-3"],
+    HEAD + "axes: {student: [no]}\n": ["line 2", "`no`", "true or false"],
+    HEAD + "axes: {epochs: [010]}\n": ["line 2", "`010`", "octal"],
+    HEAD + "axes: {arm: [12:30:00]}\n": ["line 2", "`12:30:00`", "base 60"],
+    HEAD + "axes: {lr: [0.1]}\nseeds: 1\nseeds: 2\n": ["`seeds`", "line 3", "line 4"],
+    HEAD + "axes: {lr: []}\n": ["axes.lr", "0 trials"],
+    HEAD + "axes: {lr: 0.1}\n": ["axes.lr", "list", "`0.1`"],
+    HEAD + "axes: [lr]\n": ["axes", "expected a dict"],
+    HEAD + "axes: {student: [width:2]}\n": ["`student` is both fixed and an axis"],
+    HEAD + "axes: {seed: [1]}\n": ["`seed` is given by `seeds`"],
+    HEAD + "seeds: 0\n": ["seeds", "at least 1", "found 0"],
+    HEAD + "seeds: [1, 1]\n": ["seeds", "distinct", "[1, 1]"],
+    HEAD + "seeds: [-1]\n": ["seeds", "[-1]"],
+    HEAD + "seeds: true\n": ["seeds", "True"],
+    HEAD + "seeds: 1000000000000\n": ["1,000,000,000,000 trials > limit of 10,000"],
+    HEAD + "exclude: [{dataset: digits}]\n": ["0 trials", "excluded"],
+    HEAD + f"axes: {{epochs: {list(range(1000))}}}\nseeds: 1000\n": [
+        "1,000,000 trials > limit of 10,000"
+    ],
+    "fixed: !!python/object/apply:os.system ['true']\n": ["line 1", "python"],
+    HEAD + "axes: {lr: &a [0.1], epochs: *a}\n": ["line 2", "*a", "refused"],
+    HEAD + "name: ../up\n": ["name", "`../up`"],
+    HEAD + "axes: {lr: [.nan]}\n": ["lr", "finite"],
+    HEAD + "axes: {temperature: [0.0]}\n": ["temperature", "greater than 0"],
+    HEAD + "axes: {arm: [nois]}\n": ["unknown arm `nois`", "did you mean `noise`"],
+    HEAD + "axes: {engine: [ddp], ranks: [2], batch_size: [65]}\n": ["65", "64 or 66"],
+    "": ["key: value"],
+    HEAD.replace("width:1", "widht:1"): ["widht"],
+}
+
+
+@pytest.mark.parametrize("text", list(REFUSED))
+def test_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"mine\.yaml") as error:
+        trials(text)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in REFUSED[text]:
+        assert part in message
+
+
+def test_unknown_grid_names_the_closest() -> None:
+    with pytest.raises(ValueError, match="did you mean `demo`"):
+        load_grid("dmo")
+    with pytest.raises(ValueError, match=r"no file `none\.yaml`"):
+        load_grid("none.yaml")
+
+
+def test_set_and_seeds_override() -> None:
+    grid = override(load_grid("demo"), ["student=width:1", "epochs=2", "lr=0.01"], 2)
+    found = expand(grid)
+    assert len(found) == 4  # the student axis went, two arms and two seeds stay
+    assert {(c.student, c.epochs, c.lr) for c in found} == {("width:1", 2, 0.01)}
+    assert {c.seed for c in found} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("epochs", ["--set FIELD=VALUE"]),
+        ("epoch=2", ["unknown field `epoch`", "did you mean `epochs`"]),
+        ("seed=2", ["unknown field `seed`"]),
+        ("lr=1e-3", ["1.0e-3"]),
+        ("lr=[", ["--set lr=["]),
+    ],
+)
+def test_wrong_overrides(setting: str, parts: list[str]) -> None:
+    with pytest.raises(ValueError, match="--set") as error:
+        override(load_grid("demo"), [setting], None)
+    assert all(part in str(error.value) for part in parts)
+    with pytest.raises(ValueError, match="--seeds"):
+        override(load_grid("demo"), [], 0)
+
+
+def test_two_spellings_are_one_trial() -> None:
+    found = trials(HEAD + "axes: {arm: [noise, noise:0.1, noise:0.10]}\nseeds: 2\n")
+    assert [(c.arm, c.seed) for c in found] == [("noise:0.1", 0), ("noise:0.1", 1)]
+
+
+def test_exclusion_knows_spellings_too() -> None:
+    found = trials(HEAD + "axes: {arm: [clean, crop_flip]}\nexclude: [{arm: crop_flip:4}]\n")
+    assert [c.arm for c in found] == ["clean"]
+
+
+def test_what_is_excluded_need_not_be_valid() -> None:
+    text = HEAD + "axes: {engine: [single, ddp], ranks: [1, 2]}\n"
+    with pytest.raises(ValueError, match="ranks: 2 with engine `single`"):
+        trials(text)
+    found = trials(text + "exclude: [{engine: single, ranks: 2}]\n")
+    assert [(c.engine, c.ranks) for c in found] == [("single", 1), ("ddp", 1), ("ddp", 2)]
+
+
+def test_a_new_value_keeps_the_other_trials() -> None:
+    before = trials(HEAD + "axes: {arm: [clean, noise]}\nseeds: 2\n")
+    after = trials(HEAD + "axes: {arm: [clean, crop_flip, noise], epochs: [5, 6]}\nseeds: 3\n")
+    assert {c.identity for c in before} < {c.identity for c in after}
+
+
+DISTINCT = HEAD + "distinct_views: true\naxes: {arm: [clean, noise]}\n"
+
+
+@pytest.mark.parametrize(("setting", "views"), [("epochs=10", 5), ("views=1", 1), ("views=4", 4)])
+def test_paper_shows_no_view_twice(setting: str, views: int) -> None:
+    grid = override(load_grid("paper"), [setting], None)
+    epochs = 10 if "epochs" in setting else 5
+    with pytest.raises(ValueError, match="grid paper: views") as error:
+        expand(grid)
+    assert "\n" not in str(error.value)
+    assert f"views: {views} of arm crop_flip:4 for {epochs} epochs" in str(error.value)
+    more = [f"views={epochs}", f"epochs={epochs}"]
+    assert len(expand(override(grid, more, None))) == 12
+    assert len(expand(override(grid, ["arm=clean"], None))) == 9  # a clean arm has one view
+
+
+@pytest.mark.parametrize(
+    ("length", "epochs"), [("2.5 epochs", 3), ("100 steps", 5), ("1409 samples", 1)]
+)
+def test_distinct_views_of_any_duration(length: str, epochs: int) -> None:
+    text = DISTINCT + f"parts: [{{fixed: {{duration: {length}, views: %d}}}}]\n"
+    for views in (epochs, epochs + 1):
+        assert len(trials(text % views)) == 2
+    if epochs > 1:
+        with pytest.raises(ValueError, match=f"mine.yaml: part 1: views: .* for {epochs} epochs"):
+            trials(text % (epochs - 1))
+
+
+def test_other_grids_may_show_views_again() -> None:
+    assert len(trials(DISTINCT.replace("true", "false"))) == 2
+    with pytest.raises(ValueError, match="expected true or false, found `1`"):
+        trials(DISTINCT.replace("true", "1"))

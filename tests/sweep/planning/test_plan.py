@@ -1,0 +1,76 @@
+"""The dry run: exact sizes, what would be fetched, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shards.building.estimate import bank_bytes, bank_passes
+from shards.building.request import Request
+from sweep.planning.grid import expand, load_grid
+from sweep.planning.plan import check_room
+
+ROOT = Path(__file__).parents[3]
+
+
+def dry(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "sweep.run", *options, "--dry-run"]
+    ran = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120
+    )
+    assert not [p for p in tmp_path.rglob("*") if p.name in ("runs", "journal.jsonl", "banks")]
+    return ran
+
+
+def test_full(tmp_path: Path) -> None:
+    ran = dry(tmp_path, "--grid", "full")
+    assert ran.returncode == 0, ran.stderr
+    assert "90 trials" in ran.stdout
+    for total in ("497,773", "2,001,345", "7,999,586"):
+        assert ran.stdout.count(total) == 3
+    assert "to download: data set cifar10" in ran.stdout
+    assert "to download: weights of ViT-B-32 (openai)" in ran.stdout
+    assert "bytes" in ran.stdout
+    assert "RANDOM" not in ran.stderr
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+    assert "distinct views of a sample: clean 1, crop_flip:4 8, noise:0.1 8" in ran.stdout
+
+
+def test_paper_as_json(tmp_path: Path) -> None:
+    ran = dry(tmp_path, "--grid", "paper", "--json")
+    assert ran.returncode == 0, ran.stderr
+    plan = json.loads(ran.stdout)
+    totals = {row["student"]: row["parameters"] for row in plan["trials"]}
+    assert totals == {"width:1": 811_264, "width:2": 1_405_440, "width:4": 2_732_032}
+    assert len(plan["trials"]) == 12
+    assert not any(row["finished"] for row in plan["trials"])
+    assert plan["cpu_seconds"]["teacher"] > 0
+    assert plan["cpu_seconds"]["training"] > 0
+    assert len(plan["downloads"]) == 2
+    views = {(row["arm"], row["distinct_views"]) for row in plan["trials"]}
+    assert views == {("clean", 1), ("crop_flip:4", 5)}
+    again = dry(tmp_path, "--grid", "paper", "--set", "epochs=10")
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    assert "5 of arm crop_flip:4 for 10 epochs" in again.stderr
+
+
+def test_bank_sizes_are_those_of_the_columns() -> None:
+    request = Request(
+        dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2, train_samples=100,
+        test_samples=50,
+    )  # fmt: skip
+    assert bank_passes(request) == 100 * 3 + 50
+    assert bank_bytes(request) > 150 * 32 * 32 * 3
+
+
+def test_too_little_room_names_both_numbers(tmp_path: Path) -> None:
+    trials = expand(load_grid("full"))
+    grown = [c.model_copy(update={"train_samples": 50_000, "views": 4096}) for c in trials]
+    with pytest.raises(OSError, match=r"[\d,]+ bytes needed, [\d,]+ bytes free"):
+        check_room(grown, str(tmp_path / "not" / "there" / "yet"))

@@ -1,0 +1,127 @@
+"""A grid over all engines under Tune: trials of one rank and of two, side by side."""
+
+import contextlib
+import json
+import sys
+import time
+from importlib.util import find_spec
+
+import psutil
+import pytest
+
+from sweep.planning.grid import expand, read_grid
+from sweep.running import schedule
+from sweep.running.schedule import Resources, check_fits
+from trainers.config.schema import make_config
+from trainers.engines.launch import RankError
+from trainers.engines.watchdog import STUCK
+
+FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
+GRID = """\
+name: engines
+fixed:
+  dataset: digits
+  teacher: embedded
+  student: width:1
+  train_samples: 200
+  test_samples: 60
+  batch_size: 50
+  probes: [linear]
+  test_arms: [noise:0.1]
+  epochs: {epochs}
+  zero_stage: 3
+axes:
+  engine: [{engines}]
+  ranks: [1, 2]
+exclude:
+  - {{engine: single, ranks: 2}}
+  - {{engine: ddp, ranks: 1}}
+  - {{engine: deepspeed, ranks: 1}}
+"""
+
+
+def results(folder):
+    found = [json.loads(p.read_text()) for p in folder.glob("trials/*/result.json")]
+    return {result["config"]["engine"]: result for result in found}
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
+def test_a_grid_over_all_engines(tools, tmp_path):
+    grid = tmp_path / "engines.yaml"
+    grid.write_text(GRID.format(engines="single, ddp, deepspeed", epochs=1))
+    ran = tools.run(grid, tmp_path / "run", "--cpus", "2")
+    assert ran.code == 0, ran.err
+    found = results(ran.folder)
+    assert {name: result["config"]["ranks"] for name, result in found.items()} == {
+        "single": 1,
+        "ddp": 2,
+        "deepspeed": 2,
+    }
+    losses = {name: result["curve"][-1]["loss"] for name, result in found.items()}
+    assert losses["ddp"] == pytest.approx(losses["single"], rel=1e-2)
+    assert found["deepspeed"]["config"]["zero_stage"] == 3
+    assert losses["deepspeed"] == pytest.approx(losses["ddp"], rel=1e-3)
+    assert len(tools.events(ran.folder, "result")) == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
+    grid, folder = tmp_path / "engines.yaml", tmp_path / "run"
+    grid.write_text(GRID.format(engines="ddp", epochs=300))
+    driver = tools.start(grid, folder, "--cpus", "2")
+    end, killed = time.monotonic() + 200, None
+    while killed is None and driver.poll() is None and time.monotonic() < end:
+        if tools.events(folder, "epoch"):
+            for process in psutil.Process(driver.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "--config" in process.cmdline() and process.environ()["RANK"] == "1":
+                        killed = process
+                        killed.kill()
+                        break
+        time.sleep(0.1)
+    assert killed is not None
+    assert driver.wait(timeout=250) == 0
+    assert tools.events(folder, "failed") == []
+    assert len(tools.events(folder, "result")) == 1
+    assert results(folder)["ddp"]["curve"][-1]["epoch"] == 300
+
+
+@pytest.mark.parametrize(("code", "again"), [(STUCK, True), (-9, True), (1, False)])
+def test_a_rank_that_was_stuck_is_tried_again(monkeypatch, code, again):
+    def run_trial(*arguments, **how):
+        raise RankError(0, code, "it waited")
+
+    told = []
+    monkeypatch.setattr(schedule, "run_trial", run_trial)
+    monkeypatch.setattr(schedule.tune, "report", told.append)
+    job = {"config": FIELDS, "bank": "", "store": "", "device": "cpu", "reading": "auto"}
+    with pytest.raises(RuntimeError) if again else contextlib.nullcontext():
+        schedule.trainable({"job": job})
+    assert [row["outcome"] for row in told] == ([] if again else ["failed"])
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_an_engine_that_is_missing_is_said_before_anything_is_built(monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    config = make_config(FIELDS | {"engine": "deepspeed"})
+    with pytest.raises(ValueError, match=r"not installed; pip install '\.\[deepspeed\]'"):
+        check_fits([config], Resources(address=address))
+
+
+def test_ranks_share_no_gpu():
+    two = make_config(FIELDS | {"engine": "ddp", "ranks": 2})
+    resources = Resources(address="auto", gpus_per_trial=0.5)
+    check_fits([make_config(FIELDS)], resources)
+    with pytest.raises(ValueError, match="for each of 2 ranks; ranks share no GPU"):
+        check_fits([two], resources)
+
+
+def test_trials_that_differ_in_nothing_but_ranks_are_one_where_ranks_may_change():
+    text = GRID.format(engines="single, ddp", epochs=1)
+    grid = read_grid(text + "seeds: 2\n", "here", "engines")
+    assert len(expand(grid)) == 4
+    grid.fixed.update(elastic="exact", accumulate=2)
+    assert len(expand(grid)) == 2

@@ -1,0 +1,53 @@
+"""`--reading` says how trials read their bank; what they find does not hang on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sweep.run import parse_arguments
+from sweep.running import schedule
+from trainers.config.schema import make_config
+
+
+def results(folder: Path) -> dict[str, dict]:
+    """What each trial found, by identity; not how long it took."""
+    found = {}
+    for file in folder.glob("trials/*/result.json"):
+        value = json.loads(file.read_text())
+        found[file.parent.name] = {k: value[k] for k in ("metrics", "teacher", "student", "source")}
+    return found
+
+
+@pytest.mark.slow
+def test_a_streaming_sweep_gives_the_same_trials_the_same_results(swept, tools, tmp_path) -> None:
+    out = tmp_path / "streamed"
+    shutil.copytree(swept.folder / "banks", out / "banks")
+    (tmp_path / "small.yaml").write_text(tools.text.replace("seeds: 2", "seeds: 1"))
+    ran = tools.run(tmp_path / "small.yaml", out, "--reading", "streaming")
+    assert ran.code == 0, ran.err
+    streamed, whole = results(out), results(swept.folder)
+    assert len(streamed) == 2
+    assert streamed == {trial: whole[trial] for trial in streamed}
+
+
+@pytest.mark.parametrize("reading", ["auto", "resident", "streaming"])
+def test_the_flag_reaches_the_trial(reading: str, monkeypatch) -> None:
+    options = parse_arguments(["--grid", "demo", "--reading", reading])
+    seen = []
+    monkeypatch.setattr(schedule.tune, "report", lambda values: None)
+    monkeypatch.setattr(schedule, "run_trial", lambda *place, **how: seen.append(how))
+    config = make_config({"dataset": "digits", "teacher": "embedded", "student": "width:1"})
+    job = schedule.Job(config, "bank")
+    resources = schedule.Resources(reading=options.reading)
+    schedule.trainable({"job": schedule.entry_of(job, "store", resources, 0)})
+    assert seen == [{"device": "cpu", "reading": reading}]
+
+
+def test_any_other_way_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--grid", "demo", "--reading", "lazily"])
+    assert "resident" in capsys.readouterr().err

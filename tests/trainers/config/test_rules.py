@@ -1,0 +1,118 @@
+"""What has no effect has no part in a trial's name; what contradicts itself is refused."""
+
+import pytest
+
+from trainers.config.schema import TrialConfig, make_config
+from trainers.objectives import FIELDS
+
+LEAST = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
+UNTRAINED = {"epochs": 0}
+PCA = {"student": "teacher_pca:8"}
+NOISY = {"arm": "noise", "views": 4}
+TRAINING = [
+    NOISY, {"objective": "mse", "target": "pca:4"}, {"objective": "supervised"}, {"lr": 0.5},
+    {"optimizer": "sgd", "momentum": 0.5}, {"weight_decay": 0.1}, {"schedule": "cosine"},
+    {"warmup": "5 steps"}, {"ema": 0.9}, {"precision": "bf16"}, {"compile": True},
+    {"engine": "ddp", "ranks": 2}, {"accumulate": 2}, {"clip_norm": 1.0},
+]  # fmt: skip
+
+
+def same(one, other):
+    return make_config(LEAST | one) == make_config(LEAST | other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"temperature": 0.2, "infonce_weight": 3.0}, {}),
+        ({"objective": "cosine+koleo", "temperature": 0.2}, {"objective": "koleo+cosine"}),
+        ({"objective": "mse", "koleo_weight": 3.0}, {"objective": "mse"}),
+        ({"curve_samples": 10}, {}),
+        ({"objective": "supervised"}, {"objective": "supervised", "target": "labels"}),
+        ({"objective": "supervised", "temperature": 3.0}, {"objective": "supervised"}),
+        ({"target": "whitened"}, {"target": "whitened:1e-4"}),
+        ({"target": "pca:08"}, {"target": "pca:8"}),
+        ({"student": "teacher_pca:08"}, {"student": "teacher_pca:8"}),
+        ({"duration": "0 steps"}, UNTRAINED),
+        ({"duration": "0 samples"}, UNTRAINED),
+        ({"objective": "none", "epochs": 30}, UNTRAINED),
+        (PCA | {"objective": "none"}, PCA),
+        (PCA | {"seed": 7}, PCA),
+        (PCA | {"input": "teacher"}, PCA),
+        (PCA | {"epochs": 30}, PCA | UNTRAINED),
+        (PCA | {"duration": "50 steps"}, PCA),
+        (PCA | {"curve_every": "1 steps"}, PCA),
+        *((UNTRAINED | change, UNTRAINED) for change in TRAINING),
+        *((PCA | change, PCA) for change in TRAINING),
+    ],
+    ids=str,
+)
+def test_what_has_no_effect_has_no_part_in_the_name(one, other):
+    assert same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"objective": "cosine+infonce", "temperature": 0.2}, {"objective": "cosine+infonce"}),
+        ({"objective": "cosine+koleo", "koleo_weight": 0.2}, {"objective": "cosine+koleo"}),
+        ({"curve_every": "1 epochs"}, {}),
+        ({"curve_every": "1 epochs", "curve_samples": 10}, {"curve_every": "1 epochs"}),
+        (UNTRAINED | {"seed": 1}, UNTRAINED),
+        (UNTRAINED | {"input": "teacher"}, UNTRAINED),
+        (UNTRAINED | {"batch_size": 32}, UNTRAINED),
+        (PCA | {"classes": 5}, PCA),
+        (PCA | {"test_views": 2}, PCA),
+        (PCA, {"student": "teacher_pca:9"}),
+        ({"classes": 5}, {}),
+        ({"target": "pca:4"}, {"target": "pca:5"}),
+        ({"duration": "0.5 epochs"}, UNTRAINED),
+    ],
+    ids=str,
+)
+def test_what_has_an_effect_is_another_trial(one, other):
+    assert not same(one, other)
+
+
+def test_no_training_is_no_epochs():
+    for config in (make_config(LEAST | UNTRAINED), make_config(LEAST | PCA)):
+        assert (config.epochs, config.duration, config.trains) == (0, None, False)
+        assert config.total_steps(1000) == 0
+        assert TrialConfig.model_validate_json(config.model_dump_json()) == config
+    assert make_config(LEAST | {"duration": "3 steps"}).trains
+
+
+def test_every_field_of_an_objective_is_a_field_with_a_default():
+    for field in {field for fields in FIELDS.values() for field in fields}:
+        assert not TrialConfig.model_fields[field].is_required()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target": "labels"}, "labels are for `supervised` alone"),
+        (
+            {"objective": "supervised", "target": "pca:4"},
+            "target: `pca:4` with the objective `supervised`, which learns labels alone; leave",
+        ),
+        (
+            {"objective": "infonce", "infonce_positive": "student", "views": 4},
+            "infonce_positive: `student` needs a second view; arm `clean` has 1: choose",
+        ),
+        (
+            NOISY | {"objective": "infonce", "infonce_positive": "student", "cuda_graphs": True},
+            "cuda_graphs: true with infonce_positive `student`; set it to false",
+        ),
+        ({"student": "teacher_pca"}, "student `teacher_pca`: write teacher_pca:K"),
+        ({"student": "teacher_pca:0"}, "write teacher_pca:K, K a whole number of 1 or more"),
+        ({"classes": 1}, "classes: Input should be greater than or equal to 2; got 1"),
+        ({"vicreg_gamma": 0.0}, "vicreg_gamma: Input should be greater than 0"),
+        ({"koleo_weight": -1.0}, "koleo_weight: Input should be greater than or equal to 0"),
+        (PCA | {"lr": -1.0}, "lr: Input should be greater than 0"),  # idle, but checked
+    ],
+)
+def test_refusals(change, said):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared below)
+        make_config(LEAST | change)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,293 @@
+"""EXPORTS: a student in the formats that other tools read, each loaded again by its own library.
+
+A format takes a `Job` and gives its files and `embed`, which runs those files: what was written
+is compared with the student before anything is published.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from shards.bank.manifest import Manifest
+from shards.support.registry import Table, split_spec
+from shards.teachers.preprocess import Preprocess
+from shards.teachers.prompts import class_embeddings, unpack_floats
+from trainers.results.folder import Stored, teacher_in
+
+PARITY = 0.9999  # least cosine between the student's embeddings and the exported file's
+OPSET = 18  # read by onnxruntime 1.14 and newer
+Embed = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is exported. manifest: of the bank that was named, or None; teacher: a spec that takes
+    the place of the record's, or "" (for open_clip alone)."""
+
+    stored: Stored
+    preprocess: Preprocess
+    manifest: Manifest | None = None
+    teacher: str = ""
+    opset: int = OPSET
+
+    def example(self) -> torch.Tensor:
+        """Two blank prepared images: traced with, never stored."""
+        side = self.preprocess.size
+        return torch.zeros(2, 3, side, side)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """files by name; embed: prepared images (B, 3, S, S) -> (B, D) through them; notes: what
+    export.json says of them in particular."""
+
+    files: dict[str, bytes]
+    embed: Embed
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def described(job: Job) -> dict[str, Any]:
+    """What goes in, what comes out, and how images are prepared."""
+    side, prepare = job.preprocess.size, job.preprocess
+    resize = f"resize to {prepare.resize or side} pixels a side ({prepare.interpolation}, antialias"
+    cut = f"ed), cut the centre {side} x {side} out" if prepare.resize else "ed)"
+    return {
+        "inputs": {
+            "images": {
+                "dtype": "float32",
+                "shape": ["batch", 3, side, side],
+                "meaning": f"RGB: {resize}{cut}, divide by 255, subtract mean, divide by std",
+            }
+        },
+        "outputs": {
+            "embeddings": {
+                "dtype": "float32",
+                "shape": ["batch", job.stored.about["embedding_dim"]],
+                "meaning": "in the teacher's embedding space, not of unit length",
+            }
+        },
+        "preprocess": prepare.model_dump(mode="json"),
+    }
+
+
+def _batch() -> tuple[dict[int, Any]]:
+    return ({0: torch.export.Dim("batch")},)
+
+
+# ---- onnx ----
+
+
+def to_onnx(job: Job) -> Exported:
+    """student.onnx, one file; `images` -> `embeddings`; preprocessing in its metadata too."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise ValueError(f"onnx: {error}; install it with pip install '.[export]'") from None
+    program = torch.onnx.export(
+        job.stored.network,
+        (job.example(),),
+        input_names=["images"],
+        output_names=["embeddings"],
+        dynamic_shapes=_batch(),
+        opset_version=job.opset,
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    found = {one.domain: one.version for one in proto.opset_import}.get("")
+    if found != job.opset:
+        raise ValueError(f"--opset: torch wrote {found}, asked for {job.opset}; choose {found}")
+    prepare = json.dumps(described(job)["preprocess"])
+    proto.metadata_props.add(key="preprocess", value=prepare)
+    data = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def embed(images_BCHW: torch.Tensor) -> torch.Tensor:
+        inputs = {"images": np.ascontiguousarray(images_BCHW.numpy())}
+        return torch.from_numpy(session.run(None, inputs)[0])
+
+    return Exported({"student.onnx": data}, embed, {"opset": job.opset})
+
+
+# ---- torch.export ----
+
+PT2 = (
+    "torch.export.load reads it. Weights are stored raw and the graph as JSON; the sample input is "
+    "a pickle, which torch reads without running code, but torch.export.load falls back to full "
+    "unpickling for files that ask for it: load only files that you trust"
+)
+
+
+def to_torch_export(job: Job) -> Exported:
+    """student.pt2, by torch.export.save; the batch is dynamic."""
+    program = torch.export.export(job.stored.network, (job.example(),), dynamic_shapes=_batch())
+    stream = io.BytesIO()
+    torch.export.save(program, stream)
+    again = torch.export.load(io.BytesIO(stream.getvalue())).module()
+    return Exported({"student.pt2": stream.getvalue()}, again, {"security": PT2})
+
+
+# ---- timm ----
+
+
+def to_timm(job: Job) -> Exported:
+    """model.safetensors and config.json; timm.create_model("local-dir:PLACE", pretrained=True).
+
+    The linear layer that gives the embedding takes the classifier's place.
+    """
+    import timm
+
+    spec, dim = job.stored.about["spec"], job.stored.about["embedding_dim"]
+    kind, name = split_spec(spec)
+    if kind != "timm":
+        raise ValueError(
+            f"timm: it has no architecture like student `{spec}`; only students timm:NAME can be "
+            "exported to it. onnx and torch.export take every student"
+        )
+    pretrained = timm.get_pretrained_cfg(name)
+    fixed = pretrained is not None and pretrained.fixed_input_size
+    side, arguments = job.preprocess.size, {}
+    if fixed:
+        arguments["img_size"] = side
+    model: Any = timm.create_model(name, pretrained=False, num_classes=dim, **arguments)
+    state = _timm_state(job.stored.network, model, name)
+    prepare = job.preprocess
+    config = {
+        "architecture": name,
+        "num_classes": dim,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "tag": "distilled",
+            "custom_load": False,
+            "input_size": [3, side, side],
+            "fixed_input_size": fixed,
+            "interpolation": prepare.interpolation,
+            "crop_pct": side / (prepare.resize or side),
+            "crop_mode": "center",
+            "mean": list(prepare.mean),
+            "std": list(prepare.std),
+            "num_classes": dim,
+            "first_conv": model.pretrained_cfg.get("first_conv"),
+            "classifier": model.pretrained_cfg.get("classifier"),
+        },
+    }
+    text = (json.dumps(config, indent=2) + "\n").encode()
+    files = {"model.safetensors": save(state, {"format": "pt"}), "config.json": text}
+    with tempfile.TemporaryDirectory() as folder:
+        for file, data in files.items():
+            Path(folder, file).write_bytes(data)
+        again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return Exported(files, again, {"load": 'timm.create_model("local-dir:PLACE", pretrained=True)'})
+
+
+def _timm_state(student: nn.Module, model: Any, name: str) -> dict[str, torch.Tensor]:
+    """trunk.X -> X, and head.0 -> the classifier. Errors: ValueError where it does not fit."""
+    last = model.get_classifier()
+    places = [place for place, module in model.named_modules() if module is last]
+    if not isinstance(last, nn.Linear) or not places:
+        raise ValueError(
+            f"timm: `{name}` ends in {type(last).__name__}, not in one linear layer that could "
+            "give the embedding; onnx and torch.export take every student"
+        )
+    state = {}
+    for key, tensor in student.state_dict().items():
+        renamed = key.removeprefix("trunk.")
+        if key.startswith("head.0."):
+            renamed = f"{places[0]}.{key.removeprefix('head.0.')}"
+        state[renamed] = tensor.detach().cpu().contiguous().clone()
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise ValueError(f"timm: `{name}` with a classifier has other tensors: {first}") from None
+    return state
+
+
+# ---- open_clip ----
+
+
+def to_open_clip(job: Job) -> Exported:
+    """The student and its teacher's text tower, as `trainers.exports.student_clip.load_clip` reads
+    them.
+
+    Errors: ValueError where the teacher's weights are not those the student was distilled from.
+    """
+    from shards.teachers import open_teacher, text_tower
+    from trainers.exports.student_clip import StudentCLIP, load_clip, pack_clip
+
+    record, manifest = job.stored.record, job.manifest
+    told = teacher_in(manifest, job.stored, "--bank") if manifest else None
+    spec = job.teacher or (record["config"]["teacher"] if record else told and told.spec)
+    pin = record["weights_sha256"] if record else told and told.weights_sha256
+    if not spec or not pin:
+        raise ValueError(
+            f"{job.stored.place}: nothing says which teacher's text tower belongs to it; give the "
+            "trial's folder, or the shards with --bank"
+        )
+    print(f"opening the text tower of {spec}", file=sys.stderr)
+    teacher = open_teacher(spec)
+    if teacher.weights_sha256 != pin:
+        raise ValueError(
+            f"teacher `{spec}`: weights {teacher.weights_sha256[:16]}, the student was distilled "
+            f"from {pin[:16]}; name the right ones with --teacher"
+        )
+    tower = text_tower(teacher)
+    classes, text_CD = _classes(job, teacher)
+    clip = StudentCLIP(job.stored.network, tower, job.preprocess, classes, text_CD)
+    files = pack_clip(clip, job.stored.about)
+    with tempfile.TemporaryDirectory() as folder:
+        for file, data in files.items():
+            Path(folder, file).write_bytes(data)
+        again = load_clip(folder)
+    texts = [f"a photo of a {name}." for name in (classes or ("cat", "dog"))[:16]]
+    _same_text(teacher.embed_text(texts), again.embed_text(texts))
+    return Exported(files, again.encode_image, {"teacher": spec, "weights_sha256": pin})
+
+
+def _classes(job: Job, teacher: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Class names and their embeddings: the bank's, else from the record's names and prompts."""
+    if job.manifest is not None:
+        index = job.manifest.plan.teachers.index(teacher_in(job.manifest, job.stored, "--bank"))
+        packed = job.manifest.class_embeddings[index]
+        if packed is None:
+            return (), None
+        text_CD = unpack_floats(packed.shape, packed.float32, "class embeddings of --bank")
+        return job.manifest.plan.dataset.classes, text_CD
+    told = (job.stored.record or {}).get("input")
+    if not told:
+        return (), None
+    classes, templates = tuple(told["classes"]), tuple(told["templates"])
+    print(f"encoding {len(classes)} classes x {len(templates)} prompts", file=sys.stderr)
+    return classes, class_embeddings(teacher, classes, templates)
+
+
+def _same_text(own_TD: torch.Tensor, again_TD: torch.Tensor) -> None:
+    cosine = float(nn.functional.cosine_similarity(own_TD, again_TD).min())
+    if not cosine >= PARITY:
+        raise ValueError(f"open_clip: text embeddings changed, cosine {cosine:.6f} < {PARITY}")
+
+
+EXPORTS: Table[Callable[[Job], Exported]] = Table(
+    "format",
+    {
+        "onnx": to_onnx,
+        "torch.export": to_torch_export,
+        "timm": to_timm,
+        "open_clip": to_open_clip,
+    },
+)

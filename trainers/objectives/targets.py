@@ -1,0 +1,260 @@
+"""TARGETS: what the student is asked to reproduce, made from the teacher's stored embeddings.
+
+    teacher            T, as the shards have it
+    standardised       (T - mean) / std, each dimension by itself            Theia, 2024
+    phi_s              H U'(T - mean) / sqrt(mean lambda)                    PHI-S, RADIO, 2024
+    whitened[:EPS]     (Lambda + EPS * mean lambda * I)^-1/2 U'(T - mean)    (EPS 1e-4)
+    pca:K              mean + U_K U_K'(T - mean): rank K, still in the teacher's space
+    labels             one-hot labels, for the objective `supervised`
+
+T are RAW vectors (unit vector times its stored norm), and so are all targets: an objective on
+unit vectors normalises what it gets. mean, std and the eigenvectors U and eigenvalues lambda of
+the covariance (1/N, descending) are those of the clean train images' stored embeddings, in
+float64. phi_s and whitened targets lie in a rotated space, where a cosine to the teacher means
+nothing; pca_K's and the teacher's lie in the teacher's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import one_hot
+
+from shards.bank.splits import Column, Split
+from shards.support.registry import Table, split_spec
+
+Matrix = NDArray[np.float64]
+CHUNK = 4096
+EPS = 1e-4  # of whitening, as a share of the mean eigenvalue
+
+
+@dataclass(frozen=True)
+class Target:
+    """target = offset + (T - mean) A', float64 inside; T itself without `matrix_ED`.
+
+    `classes` is C for labels (targets are one-hot then), else 0.
+    """
+
+    spec: str
+    mean_D: torch.Tensor | None = None
+    matrix_ED: torch.Tensor | None = None
+    offset_E: torch.Tensor | None = None
+    classes: int = 0
+
+    def to(self, device: torch.device) -> Target:
+        parts = (self.mean_D, self.matrix_ED, self.offset_E)
+        mean, matrix, offset = (part if part is None else part.to(device) for part in parts)
+        return Target(self.spec, mean, matrix, offset, self.classes)
+
+    def __call__(self, raw_BD: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """float32 raw embeddings (B, D) and int64 labels (B,) -> targets float32 (B, E)."""
+        if self.classes:
+            return one_hot(labels_B, self.classes).float()
+        if self.matrix_ED is None:
+            return raw_BD
+        assert self.mean_D is not None
+        assert self.offset_E is not None
+        moved_BE = (raw_BD.double() - self.mean_D) @ self.matrix_ED.T + self.offset_E
+        return moved_BE.float()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance (1/N) of N raw embeddings: float64 (D,), (D, D)."""
+
+    count: int
+    mean_D: Matrix
+    covariance_DD: Matrix
+
+    @functools.cached_property
+    def principal(self) -> tuple[Matrix, Matrix]:
+        """(lambda_D descending, none negative; U_DD with eigenvectors as columns).
+
+        The entry of largest size of each eigenvector is positive: no sign is left to chance.
+        """
+        lambda_D, u_DD = np.linalg.eigh(self.covariance_DD)
+        u_DD = u_DD[:, ::-1]
+        largest_D = np.abs(u_DD).argmax(axis=0)
+        signs_D = np.sign(u_DD[largest_D, np.arange(len(largest_D))])
+        return np.clip(lambda_D[::-1], 0, None), u_DD * signs_D
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean_D)
+
+
+def raw_rows(embedding_NVD: Column, norm_NV: np.ndarray, rows: slice, view: int = 0) -> Matrix:
+    """Unit vectors times their norms, float64 (rows, D)."""
+    unit_ND = np.asarray(embedding_NVD[rows, view], dtype=np.float64)
+    return unit_ND * norm_NV[rows, view, None].astype(np.float64)
+
+
+def moments_of(split: Split) -> Moments:
+    """Of view 0 of a split, in two passes over chunks, in order. Errors: ValueError for N < 2."""
+    count, _, dim = split.embedding_NVD.shape
+    if count < 2:
+        raise ValueError(f"its statistics need 2 train samples or more; got {count}")
+    total_D, total_DD = np.zeros(dim), np.zeros((dim, dim))
+    chunks = [slice(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
+    for rows in chunks:
+        total_D += raw_rows(split.embedding_NVD, split.norm_NV, rows).sum(axis=0)
+    mean_D = total_D / count
+    for rows in chunks:
+        centred_ND = raw_rows(split.embedding_NVD, split.norm_NV, rows) - mean_D
+        total_DD += centred_ND.T @ centred_ND
+    return Moments(count, mean_D, total_DD / count)
+
+
+def equalising_rotation(lambda_D: Matrix) -> Matrix:
+    """Orthogonal H (D, D) for which H diag(lambda) H' has a constant diagonal, mean lambda.
+
+    Where D is a power of two it is Sylvester's Hadamard matrix over sqrt(D), as in PHI-S, which
+    does so for any lambda. Elsewhere D - 1 plane rotations, each of which brings one diagonal
+    entry to the mean (Bendel & Mickey, 1978): it depends on lambda.
+    """
+    dim = len(lambda_D)
+    if dim & (dim - 1) == 0:
+        h_DD = np.ones((1, 1))
+        while len(h_DD) < dim:
+            h_DD = np.block([[h_DD, h_DD], [h_DD, -h_DD]])
+        return h_DD / np.sqrt(dim)
+    h_DD, turned_DD, mean = np.eye(dim), np.diag(lambda_D), float(lambda_D.mean())
+    for _ in range(dim - 1):
+        excess_D = turned_DD.diagonal() - mean
+        low, high = int(excess_D.argmin()), int(excess_D.argmax())
+        a, b, c = excess_D[low], excess_D[high], turned_DD[low, high]
+        if a >= 0 or b <= 0:
+            break  # all are at the mean
+        # tan(angle) = t solves a + 2 t c + t^2 b = 0: row `low` gets the mean. a b < 0: two roots.
+        t = (-c + np.sqrt(c * c - a * b)) / b
+        cos, sin = 1 / np.hypot(1, t), t / np.hypot(1, t)
+        plane = np.array([[cos, sin], [-sin, cos]])
+        rows = [low, high]
+        h_DD[rows] = plane @ h_DD[rows]
+        turned_DD[rows] = plane @ turned_DD[rows]
+        turned_DD[:, rows] = turned_DD[:, rows] @ plane.T
+    return h_DD
+
+
+# ---- by name ----
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a target is made from: the clean train split, and the number of classes."""
+
+    clean_train: Split
+    classes: int
+
+    @functools.cached_property
+    def moments(self) -> Moments:
+        return moments_of(self.clean_train)
+
+
+def _affine(spec: str, source: Source, matrix_ED: Matrix, offset_E: Matrix | None = None) -> Target:
+    if offset_E is None:
+        offset_E = np.zeros(len(matrix_ED))
+    parts = (source.moments.mean_D, matrix_ED, offset_E)
+    mean, matrix, offset = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+    return Target(spec, mean, matrix, offset)
+
+
+def _teacher(spec: str, argument: str, source: Source) -> Target:
+    return Target(spec)
+
+
+def _labels(spec: str, argument: str, source: Source) -> Target:
+    return Target(spec, classes=source.classes)
+
+
+def _standardised(spec: str, argument: str, source: Source) -> Target:
+    """A dimension that never varies is only centred."""
+    std_D = np.sqrt(source.moments.covariance_DD.diagonal())
+    return _affine(spec, source, np.diag(1 / np.where(std_D > 0, std_D, 1)))
+
+
+def _phi_s(spec: str, argument: str, source: Source) -> Target:
+    lambda_D, u_DD = source.moments.principal
+    scale = np.sqrt(lambda_D.mean())
+    return _affine(spec, source, equalising_rotation(lambda_D) @ u_DD.T / (scale or 1.0))
+
+
+def _whitened(spec: str, argument: str, source: Source) -> Target:
+    lambda_D, u_DD = source.moments.principal
+    floor = float(argument) * (lambda_D.mean() or 1.0)
+    return _affine(spec, source, u_DD.T / np.sqrt(lambda_D + floor)[:, None])
+
+
+def principal_map(k: int, moments: Moments) -> tuple[Matrix, Matrix]:
+    """(mean_D, U_DK) of the first k principal components. Errors: ValueError."""
+    most = min(moments.dim, moments.count - 1)
+    if k > most:
+        raise ValueError(
+            f"{moments.count} train embeddings of {moments.dim} dimensions have {most} "
+            f"components at most; asked for {k}"
+        )
+    return moments.mean_D, moments.principal[1][:, :k]
+
+
+def _pca(spec: str, argument: str, source: Source) -> Target:
+    mean_D, u_DK = principal_map(int(argument), source.moments)
+    return _affine(spec, source, u_DK @ u_DK.T, mean_D)
+
+
+TARGETS: Table[Callable[[str, str, Source], Target]] = Table(
+    "target",
+    {
+        "teacher": _teacher,
+        "standardised": _standardised,
+        "phi_s": _phi_s,
+        "whitened": _whitened,
+        "pca": _pca,
+        "labels": _labels,
+    },
+)
+
+
+def canonical_target(spec: str) -> str:
+    """`whitened` -> `whitened:0.0001`, `pca:016` -> `pca:16`. Errors: ValueError."""
+    name, argument = split_spec(spec)
+    _ = TARGETS[name]
+    if name == "pca":
+        return f"pca:{whole_argument('target', spec, argument)}"
+    if name == "whitened":
+        try:
+            eps = float(f"{float(argument):g}") if argument else EPS
+        except ValueError:
+            eps = 0.0
+        if not 0 < eps <= 1:
+            raise ValueError(
+                f"target: `{spec}`: EPS must be a number in (0, 1], a share of the mean "
+                f"eigenvalue, such as whitened:{EPS:g}"
+            )
+        return f"whitened:{eps:g}"
+    if argument and name in ("teacher", "standardised", "phi_s", "labels"):
+        raise ValueError(f"target: `{spec}`: `{name}` takes no argument")
+    return spec.removesuffix(":")
+
+
+def whole_argument(field: str, spec: str, argument: str) -> int:
+    """The K of `NAME:K`, 1 or more. Errors: ValueError naming the field."""
+    if not re.fullmatch(r"[0-9]{1,9}", argument) or int(argument) == 0:
+        name, _ = split_spec(spec)
+        raise ValueError(f"{field}: `{spec}`: write {name}:K, K a whole number of 1 or more")
+    return int(argument)
+
+
+def make_target(spec: str, clean_train: Split, classes: int) -> Target:
+    """Fitted to the clean train split. Errors: ValueError where the bank has too little for it."""
+    spec = canonical_target(spec)
+    name, argument = split_spec(spec)
+    try:
+        return TARGETS[name](spec, argument, Source(clean_train, classes))
+    except ValueError as error:
+        raise ValueError(f"target: `{spec}`: {error}") from None

@@ -1,0 +1,137 @@
+"""What happens to the embeddings while a student trains: cheap measures of a fixed subset.
+
+Is a low rank collapse, or underfitting on its way up? Rank against step says so beside the
+cosine to the teacher. An `Observer` is called with (step, model) and gives one row:
+
+    rank/effective       exp H(lambda / sum lambda) of the centred test embeddings, [1, D]
+    rank/participation   tr(C)^2 / tr(C^2), [1, D]
+    cosine_to_teacher    mean cosine to the teacher's embeddings, [-1, 1]
+    spectrum/K           share of the variance in the first K = 1, 2, 4, ... components, [0, 1]
+    alignment            mean |x_i - y_i|^2 to the teacher's embeddings y, [0, 4]
+    uniformity           log mean exp(-2 |x_i - x_j|^2) over distinct pairs, [-8, 0]
+    ridge/accuracy       of a ridge classifier fitted on the train subset, [0, 1]
+
+The images are `curve_samples` clean ones of each split, chosen by the bank's seed: the same for
+every student. Ranks depend on their number: compare with the teacher's of the same images, not
+with the trial's final rank, which is of all test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from shards.arms import make_arm
+from shards.bank.splits import Split, take
+from shards.teachers.preprocess import Preprocess
+from trainers.config.schema import TrialConfig
+from trainers.probes.features import Floats, unit
+from trainers.probes.infonce import alignment, uniformity
+from trainers.probes.measure import Banks
+from trainers.probes.spectrum import centred_eigenvalues, participation_ratio, rank_of
+from trainers.probes.truncated import dims
+from trainers.training.data import Data, permutation
+from trainers.training.wrappers import student_in
+
+BATCH = 100
+Row = dict[str, float]
+
+
+def ridge_accuracy(
+    train_ND: Floats,
+    train_labels_N: NDArray[np.int64],
+    test_ND: Floats,
+    test_labels_N: NDArray[np.int64],
+) -> float:
+    """Share of test labels met by least squares on one-hot labels, in [0, 1]; higher is better.
+
+    Centred by the train mean; the penalty is the mean eigenvalue of the train covariance.
+    """
+    mean_D = train_ND.mean(axis=0, dtype=np.float64)
+    x_ND = train_ND - mean_D
+    gram_DD = x_ND.T @ x_ND
+    penalty = max(float(np.trace(gram_DD)) / len(gram_DD), np.finfo(np.float64).tiny)
+    named_C, column_N = np.unique(train_labels_N, return_inverse=True)
+    labels_NC = np.eye(len(named_C))[column_N]
+    offset_C = labels_NC.mean(axis=0)
+    penalised_DD = gram_DD + penalty * np.eye(len(gram_DD))
+    weights_DC = np.linalg.solve(penalised_DD, x_ND.T @ (labels_NC - offset_C))
+    best_N = ((test_ND - mean_D) @ weights_DC + offset_C).argmax(axis=1)
+    return float((named_C[best_N] == test_labels_N).mean())
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; modes, buffers and generators outside are as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+class Observer:
+    """(step, model) -> row; `model` is what the loop trains, its student is what is observed."""
+
+    def __init__(
+        self, banks: Banks, config: TrialConfig, preprocess: Preprocess, device: torch.device
+    ) -> None:
+        self.threads = config.threads
+        clean, seed = make_arm("clean"), banks.manifest.plan.seed
+        self._train, self._test = (
+            _subset(split, config.curve_samples, seed)
+            for split in (banks.clean_train, banks.test["clean"])
+        )
+        self._data = [Data(s, clean, preprocess, device) for s in (self._train, self._test)]
+        self._teacher = [unit(s.embedding_NVD[:, 0]) for s in (self._train, self._test)]
+
+    def __call__(self, step: int, model: nn.Module) -> Row:
+        with undisturbed(model):
+            embeddings = [unit(_embed(student_in(model), data)) for data in self._data]
+        return self._row(*embeddings)
+
+    def teacher(self) -> Row:
+        """The same measures of the teacher's own embeddings."""
+        return self._row(*self._teacher)
+
+    def _row(self, train_ND: Floats, test_ND: Floats) -> Row:
+        with threadpool_limits(self.threads):
+            cosine = (test_ND.astype(np.float64) * self._teacher[1]).sum(axis=1).mean()
+            labels = self._train.labels_N, self._test.labels_N
+            values_D = centred_eigenvalues(test_ND)
+            shares_D = np.cumsum(values_D) / (values_D.sum() or np.nan)
+            row = {
+                "rank/effective": rank_of(values_D),
+                "rank/participation": participation_ratio(values_D),
+                **{f"spectrum/{k}": float(shares_D[k - 1]) for k in dims(len(shares_D))},
+                "cosine_to_teacher": float(cosine),
+                "alignment": alignment(test_ND, self._teacher[1]),
+                "uniformity": uniformity(test_ND),
+                "ridge/accuracy": ridge_accuracy(train_ND, labels[0], test_ND, labels[1]),
+            }
+        return {name: value for name, value in row.items() if np.isfinite(value)}
+
+
+def _subset(split: Split, samples: int, seed: int) -> Split:
+    """At most `samples` of a split, in its order: a pure function of (seed, N)."""
+    chosen_N = permutation(seed, 0, len(split.keys))[:samples].sort().values
+    return take({"clean": split}, chosen_N.numpy())["clean"]
+
+
+def _embed(student: nn.Module, data: Data) -> NDArray[np.float32]:
+    parts = [student(images_BCHW).float().cpu() for images_BCHW in data.view(0, BATCH)]
+    return torch.cat(parts).numpy()

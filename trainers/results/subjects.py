@@ -1,0 +1,185 @@
+"""Who can be probed: the students at a place, each with its trial's settings and its shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shards.bank.manifest import MANIFEST as BANK
+from shards.bank.manifest import Manifest
+from shards.bank.reader import load_manifest
+from shards.support import storage
+from shards.teachers.preprocess import Preprocess
+from trainers.config.schema import TrialConfig, make_config
+from trainers.results.folder import (
+    Stored,
+    open_stored,
+    preprocess_of,
+    read_json,
+    teacher_in,
+    trials_at,
+)
+from trainers.results.record import input_of, source_of
+from trainers.results.reprobed import FOLDER
+from trainers.students import build_student
+from trainers.students.cnn import Student
+from trainers.training.checkpoint import ARRAYS, MANIFEST, RECORD, Checkpoints
+from trainers.training.wrappers import learner, student_in
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is probed: a student (None: one without a network), its trial and its images.
+
+    folder: where results go; root: where banks/ is looked for and teacher/ kept; source: what
+    the trial read, "" where nothing says it.
+    """
+
+    folder: str
+    root: str
+    config: TrialConfig
+    manifest: Manifest
+    bank: str
+    student: Student | None
+    preprocess: Preprocess
+    sha256: str
+    trial: str | None
+    source: str
+
+
+# ---- finding it ----
+
+
+def find_bank(config: TrialConfig, source: str, root: str, given: str | None) -> str:
+    """The shards a trial was trained on: those given, or those under ROOT/banks.
+
+    Errors: ValueError where they are others, or none is found.
+    """
+    if given is not None:
+        there = source_of(config, load_manifest(given))
+        if there != source:
+            raise ValueError(
+                f"--bank {given}: holds other images, draws or teacher weights ({there[:16]}) "
+                f"than the trial read ({source[:16]})"
+            )
+        return given
+    folder = storage.join(root, "banks")
+    for name in storage.names(folder):
+        bank = storage.join(folder, name)
+        if storage.exists(storage.join(bank, BANK)) and _serves(config, source, bank):
+            return bank
+    raise ValueError(f"{folder}: no shards there that the trial was trained on; name them: --bank")
+
+
+def _serves(config: TrialConfig, source: str, bank: str) -> bool:
+    manifest = load_manifest(bank)
+    try:
+        return source_of(config, manifest) == source
+    except ValueError:  # it lacks the teacher or the arm
+        return False
+
+
+def of_trial(stored: Stored, bank: str | None) -> Subject:
+    record = stored.record
+    assert record is not None
+    config = make_config(record["config"], stored.place)
+    above = stored.place.rsplit("/", 2)
+    root = above[0] if len(above) == 3 and above[1] == "trials" else stored.place
+    found = find_bank(config, record["source"], root, bank)
+    manifest = load_manifest(found)
+    return Subject(
+        storage.join(stored.place, FOLDER),
+        root,
+        config,
+        manifest,
+        found,
+        stored.model,
+        input_of(config, manifest),
+        stored.sha256,
+        record["id"],
+        record["source"],
+    )
+
+
+def of_student(stored: Stored, bank: str | None) -> Subject:
+    """A student's folder alone. Errors: ValueError without --bank."""
+    if bank is None:
+        raise ValueError(f"{stored.place}: a student alone; name its shards with --bank")
+    manifest = load_manifest(bank)
+    preprocess = preprocess_of(stored, manifest, bank)
+    plan, data = manifest.plan, manifest.plan.dataset
+    config = make_config(
+        {
+            "dataset": data.spec,
+            "image_size": data.image_size,
+            "train_samples": data.train_samples,
+            "test_samples": data.test_samples,
+            "data_seed": plan.seed,
+            "teacher": teacher_in(manifest, stored, bank).spec,
+            "student": stored.about["spec"],
+            "input": "native" if preprocess.size == data.image_size else "teacher",
+        }
+    )
+    return Subject(
+        storage.join(stored.place, FOLDER),
+        stored.place,
+        config,
+        manifest,
+        bank,
+        stored.network,
+        preprocess,
+        stored.sha256,
+        None,
+        source_of(config, manifest),
+    )
+
+
+def of_checkpoint(place: str, bank: str | None) -> Subject:
+    """One checkpoint, verified; an averaged student (ema) where there is one.
+
+    Errors: ValueError where it is damaged or of another format.
+    """
+    folder, step = place.rstrip("/").rsplit("/step-", 1)
+    owner = read_json(storage.join(place, RECORD)).get("owner")
+    if not isinstance(owner, dict) or "source" not in owner:
+        raise ValueError(f"{place}: not a checkpoint that names its trial")
+    config = make_config({name: v for name, v in owner.items() if name != "source"}, place)
+    trial = folder.rsplit("/", 1)[0]
+    root = trial.rsplit("/", 2)[0]
+    found = find_bank(config, owner["source"], root, bank)
+    manifest = load_manifest(found)
+    plan, preprocess = manifest.plan, input_of(config, manifest)
+    arrays = Checkpoints(folder, owner).load(int(step)).arrays
+    dim = plan.teachers[plan.teacher_index(config.teacher)].dim
+    student = build_student(config.student, dim, preprocess.size, config.seed)
+    classes = len(plan.dataset.classes[: config.classes])
+    model = learner(config, student, dim, classes)
+    role = "average/" if any(name.startswith("average/") for name in arrays) else "model/"
+    state = {n.removeprefix(role): t for n, t in arrays.items() if n.startswith(role)}
+    model.load_state_dict(state, strict=True)
+    return Subject(
+        storage.join(trial, FOLDER, f"step-{step}"),
+        root,
+        config,
+        manifest,
+        found,
+        student_in(model).eval(),
+        preprocess,
+        read_json(storage.join(place, MANIFEST))["sha256"][ARRAYS],
+        config.identity,
+        owner["source"],
+    )
+
+
+def places(place: str) -> list[str]:
+    """Where students lie: every finished trial of a run's folder, else `place` itself."""
+    if storage.is_local(place):
+        place = str(storage.local_path(place).resolve())
+    return trials_at(place)
+
+
+def subject_at(place: str, bank: str | None) -> Subject:
+    """The student of one trial, of a folder alone, or of a checkpoint. Errors: ValueError."""
+    if storage.exists(storage.join(place, RECORD)):
+        return of_checkpoint(place, bank)
+    stored = open_stored(place)
+    return of_student(stored, bank) if stored.record is None else of_trial(stored, bank)

@@ -1,0 +1,144 @@
+"""A bank for a trial: images, stored draws and targets, in an order that no worker decides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shards.arms import Arm, view_of, view_offsets
+from shards.bank.splits import Column, Split
+from shards.bank.stream import StreamedColumn
+from shards.support.rng import hash64
+from shards.teachers.preprocess import Preprocess
+from trainers.objectives.targets import Target
+
+AHEAD = 2  # batches read before they are asked for
+
+
+def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
+    """Sample order of an epoch, int64 (count,): a pure function of (seed, epoch)."""
+    word = int(hash64(seed, epoch)) >> 1
+    generator = torch.Generator().manual_seed(word)
+    return torch.randperm(count, generator=generator)
+
+
+class Data:
+    """Images, draws and targets of one arm: resident on a device, or read as they are needed.
+
+    Both give the same batches. Columns that are on disk are read ahead by one thread. `target`
+    makes targets of the raw embeddings of the views shown (and of labels); without one they are
+    the embeddings. `two_views`: inputs are cat([view, next view]) of each image, six channels.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        arm: Arm,
+        preprocess: Preprocess,
+        device: torch.device,
+        target: Target | None = None,
+        two_views: bool = False,
+    ) -> None:
+        self.arm, self.preprocess, self.device = arm, preprocess, device
+        self.target, self.two_views = (target or Target("teacher")).to(device), two_views
+        self.keys = split.keys
+        self.count, self.views = split.params_NVP.shape[:2]
+        self._offsets_N = view_offsets(split.keys, self.views)
+        self._images_NHWC = self._place(split.images_NHWC)
+        self._params_NVP = self._place(split.params_NVP)
+        self._unit_NVD = self._place(split.embedding_NVD)
+        self._norm_NV = self._place(split.norm_NV)
+        self._labels_N = self._place(split.labels_N)
+
+    def _place(self, column: Column) -> torch.Tensor | StreamedColumn:
+        if isinstance(column, StreamedColumn):
+            return column
+        return torch.from_numpy(np.ascontiguousarray(column)).to(self.device)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _take(self, column: torch.Tensor | StreamedColumn, *at: torch.Tensor) -> torch.Tensor:
+        """Rows, or views of rows, on the device."""
+        if isinstance(column, StreamedColumn):
+            index = tuple(part.numpy() for part in at)
+            rows = column[index]
+            return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+        return column[tuple(part.to(self.device) for part in at)]
+
+    def inputs(self, index_B: torch.Tensor, view_B: torch.Tensor) -> torch.Tensor:
+        """What the student sees of these views: float32 (B, 3, size, size)."""
+        images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2).contiguous()
+        params_BP = self._take(self._params_NVP, index_B, view_B)
+        pixels = self.arm.pixels(images_BCHW, params_BP)
+        nyquist = self.preprocess.nyquist(pixels.shape[-1])
+        return self.arm.normalised(self.preprocess(pixels), params_BP, nyquist=nyquist)
+
+    def batch(self, index_B: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets float32 (B, E) of the views that `epoch` shows."""
+        view_B = view_of(epoch, self._offsets_N[index_B], self.views)
+        raw_BD = self._take(self._unit_NVD, index_B, view_B).float()
+        raw_BD *= self._take(self._norm_NV, index_B, view_B)[:, None]
+        targets_BE = self.target(raw_BD, self._take(self._labels_N, index_B))
+        images_BCHW = self.inputs(index_B, view_B)
+        if self.two_views:
+            other_BCHW = self.inputs(index_B, (view_B + 1) % self.views)
+            images_BCHW = torch.cat([images_BCHW, other_BCHW], dim=1)
+        return images_BCHW, targets_BE
+
+    def batches(
+        self, parts: Iterable[torch.Tensor], epoch: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`batch` of each part, in order."""
+        yield from self._ahead(lambda index_B: self.batch(index_B, epoch), parts)
+
+    def view(self, view: int, size: int) -> Iterator[torch.Tensor]:
+        """Inputs of one view of every sample, in order, in batches of `size`."""
+        parts = torch.arange(self.count).split(size)
+        yield from self._ahead(lambda i_B: self.inputs(i_B, torch.full_like(i_B, view)), parts)
+
+    def _ahead(self, make: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+        if not isinstance(self._images_NHWC, StreamedColumn):
+            yield from map(make, parts)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            flying: deque[Future[Any]] = deque()
+            for part in parts:
+                flying.append(pool.submit(make, part))
+                if len(flying) > AHEAD:
+                    yield flying.popleft().result()
+            while flying:
+                yield flying.popleft().result()
+
+
+def fits(needed: int, device: torch.device) -> bool:
+    """Whether `needed` bytes may stay in memory: a quarter of what is free, for other trials."""
+    if device.type == "cuda":
+        return needed <= torch.cuda.mem_get_info(device)[0] // 4
+    return needed <= free_memory() // 4
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that a process may still take: the system's, or less where a control group says so.
+
+    Linux counts its file cache as free (MemAvailable); elsewhere only unused pages are.
+    """
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError):
+        text = (root / "proc/meminfo").read_text()
+        for kibibytes in re.findall(r"^MemAvailable: *(\d+) kB", text, re.M):
+            free = 1024 * int(kibibytes)
+    with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
+        group = root / "sys/fs/cgroup"
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0, limit - used))
+    return free

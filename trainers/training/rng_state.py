@@ -1,0 +1,64 @@
+"""The state of every random generator of a process, as arrays, and back.
+
+torch's generators (CPU, and CUDA where the trial runs there), Python's `random` and NumPy's
+legacy global one; the last two as JSON text in bytes: NumPy's state is not an array, and nothing
+here is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from shards.support.rng import hash64
+
+Arrays = dict[str, torch.Tensor]
+
+
+def seed_all(seed: int, rank: int) -> None:
+    """Every generator from (seed, rank): a trial owes nothing to what its process did before."""
+    word = int(hash64(seed, rank))
+    torch.manual_seed(word >> 1)
+    random.seed(word)
+    np.random.seed(word >> 32)
+
+
+def random_arrays(device: torch.device) -> Arrays:
+    """uint8 arrays `random/torch`, `random/python`, `random/numpy` and, on CUDA, `random/cuda`."""
+    numpy = np.random.get_state(legacy=False)
+    arrays = {
+        "random/torch": torch.get_rng_state(),
+        "random/python": _text(random.getstate()),
+        "random/numpy": _text(numpy | {"state": _plain(numpy["state"])}),
+    }
+    if device.type == "cuda":
+        arrays["random/cuda"] = torch.cuda.get_rng_state(device)
+    return arrays
+
+
+def restore_random(arrays: Arrays, device: torch.device) -> None:
+    """Put back what `random_arrays` took. A CUDA state is left alone elsewhere, as is a lack."""
+    torch.set_rng_state(arrays["random/torch"])
+    version, words, gauss = _value(arrays["random/python"])
+    random.setstate((version, tuple(words), gauss))
+    numpy = _value(arrays["random/numpy"])
+    numpy["state"]["key"] = np.array(numpy["state"]["key"], dtype=np.uint32)
+    np.random.set_state(numpy)
+    if device.type == "cuda" and "random/cuda" in arrays:
+        torch.cuda.set_rng_state(arrays["random/cuda"], device)
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(value).tolist() for name, value in state.items()}
+
+
+def _text(value: Any) -> torch.Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _value(array: torch.Tensor) -> Any:
+    return json.loads(bytes(array.tolist()))

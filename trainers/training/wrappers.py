@@ -1,0 +1,62 @@
+"""What the loop trains: a student, or a module around it that gives its objective more.
+
+    supervised                    cat([embedding (D), logits (C)]) by a linear classifier
+    infonce_positive: student     cat([embedding (D) of one view, of the other])
+
+The student inside is what is measured and stored; the classifier is thrown away.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from shards.support.rng import hash64
+from trainers.config.schema import TrialConfig
+from trainers.students.cnn import Student
+
+
+class Classified(nn.Module):
+    """A student and a linear layer from its embedding to C logits."""
+
+    def __init__(self, student: Student, dim: int, classes: int, seed: int) -> None:
+        super().__init__()
+        self.student = student
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(int(hash64(seed, classes)) >> 1)
+            self.classifier = nn.Linear(dim, classes)
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        embedding_BD = self.student(images_BCHW)
+        return torch.cat([embedding_BD, self.classifier(embedding_BD)], dim=1)
+
+
+class TwoViews(nn.Module):
+    """A student that sees two views of each image, given as six channels, in one pass."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        views_BCHW = torch.cat(images_BCHW.chunk(2, dim=1))
+        return torch.cat(self.student(views_BCHW).chunk(2), dim=1)
+
+
+def sees_two_views(config: TrialConfig) -> bool:
+    """`infonce_positive` is `teacher` wherever the objective has no infonce."""
+    return config.infonce_positive == "student"
+
+
+def learner(config: TrialConfig, student: Student, dim: int, classes: int) -> nn.Module:
+    """The module to train; weights of its own are a pure function of (seed, D, C)."""
+    if config.objective == "supervised":
+        return Classified(student, dim, classes, config.seed)
+    return TwoViews(student) if sees_two_views(config) else student
+
+
+def student_in(module: nn.Module) -> Student:
+    """The student that `learner` was given."""
+    student = module.student if isinstance(module, Classified | TwoViews) else module
+    assert isinstance(student, Student)
+    return student
