@@ -52,7 +52,7 @@ def build(
     """Build, or finish, the bank at `out`; `workplace` computes it, by default this process.
 
     A finished bank is left as it is, but for figures of the teachers' robustness that it lacks.
-    Errors: ValueError, OSError.
+    Raises: ValueError, OSError.
     """
     manifest = _finished(request, out)
     if manifest and not missing_arms(request, manifest):
@@ -77,7 +77,7 @@ def build(
 
 
 def _finished(request: Request, out: str) -> Manifest | None:
-    """The bank at `out`, if it is complete. Errors: ValueError where it is not what is asked."""
+    """The bank at `out`, if it is complete. Raises: ValueError where it is not what is asked."""
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = load_manifest(out)
@@ -87,7 +87,7 @@ def _finished(request: Request, out: str) -> Manifest | None:
 
 
 def _begun(out: str, device: str) -> Plan | None:
-    """The plan to go on with. Errors: ValueError where it was made for another device."""
+    """The plan to go on with. Raises: ValueError where it was made for another device."""
     plan, kind = read_plan(out), torch.device(device).type
     if plan is not None and plan.device != kind:
         raise ValueError(
@@ -98,7 +98,7 @@ def _begun(out: str, device: str) -> Plan | None:
 
 
 def _check_space(plan: Plan, writer: BankWriter) -> None:
-    """Errors: ValueError, before anything is computed, where the disk cannot hold the bank."""
+    """Raises: ValueError, before anything is computed, where the disk cannot hold the bank."""
     if not storage.is_local(writer.location):
         return
     needed = plan_bytes(plan) - writer.bytes_there

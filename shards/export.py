@@ -41,7 +41,7 @@ def export(
 ) -> dict[str, int]:
     """Write the bank at `location` into the empty or new folder `out`: samples by split.
 
-    Memory: one shard of the bank and one of the export. Errors: ValueError where the bank is not
+    Memory: one shard of the bank and one of the export. Raises: ValueError where the bank is not
     whole or `out` holds anything; OSError.
     """
     manifest = load_manifest(location)

@@ -84,7 +84,7 @@ def check_robustness(manifest: Manifest) -> None:
 
 
 def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
-    """Read everything once, whatever was checked before. Errors: ValueError without a manifest."""
+    """Read everything once, whatever was checked before. Raises: ValueError without a manifest."""
     manifest = load_manifest(location)
     verdict = Verdict(manifest, {"shards": [], "keys": [], "draws": []})
     verdict.attempt("texts", lambda: check_texts(manifest))

@@ -66,7 +66,7 @@ def export(
 ) -> dict[str, Any]:
     """Write `out`; what its export.json says.
 
-    Errors: ValueError for a student that the format cannot hold, missing knowledge, an `out` that
+    Raises: ValueError for a student that the format cannot hold, missing knowledge, an `out` that
     is taken, embeddings that differ; nothing is written then. OSError.
     """
     make = EXPORTS[to]

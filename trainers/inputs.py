@@ -26,7 +26,7 @@ def _pins(config: TrialConfig, teacher: TeacherRecord) -> dict[str, tuple[object
 
 
 def check_bank(config: TrialConfig, manifest: Manifest, place: str) -> None:
-    """Errors: ValueError with both values where the shards are not those the trial asks for."""
+    """Raises: ValueError with both values where the shards are not those the trial asks for."""
     plan = manifest.plan
     pairs: dict[str, tuple[object, object]] = {
         "dataset": (plan.dataset.spec, config.dataset),
@@ -58,7 +58,7 @@ def check_bank(config: TrialConfig, manifest: Manifest, place: str) -> None:
 
 
 def check_classes(config: TrialConfig, manifest: Manifest, place: str) -> None:
-    """Errors: ValueError with both numbers where the trial asks for more classes than there are.
+    """Raises: ValueError with both numbers where the trial asks for more classes than there are.
 
     No bank of the same data set would serve better, so it is not `check_bank`'s to say.
     """

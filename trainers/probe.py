@@ -57,7 +57,7 @@ def probe(
 
     `changes`: fields of the trial to measure under instead: test_arms, test_views, adapt_arms. A
     file of other weights or images is replaced, which is said on stderr.
-    Errors: ValueError for inputs that do not fit; OSError.
+    Raises: ValueError for inputs that do not fit; OSError.
     """
     config = make_config(subject.config.model_dump() | {"probes": names} | (changes or {}))
     about = {name: _about(subject, config, name) for name in config.probes}

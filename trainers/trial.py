@@ -91,7 +91,7 @@ def run_trial(
     """Train and measure; the result, also written last of all. Finished trials only return it.
 
     `reading`: resident, streaming or auto, see `trainers.probes.measure.load_banks`.
-    Errors: ValueError for inputs that do not fit, DivergedError, RankError, OSError; in the main
+    Raises: ValueError for inputs that do not fit, DivergedError, RankError, OSError; in the main
     thread PreemptedError after SIGTERM, while it trains once the state is saved.
     """
     manifest = load_manifest(bank)
@@ -141,7 +141,7 @@ def _train(
     saver: Saver,
     report: Reporter,
 ) -> Trained:
-    """The student, what it learns from and by, and the loop. Errors: those of `train`."""
+    """The student, what it learns from and by, and the loop. Raises: those of `train`."""
     if engine.ranks != config.ranks:
         raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
     student = build_student(config.student, dim, preprocess.size, config.seed)

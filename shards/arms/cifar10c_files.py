@@ -53,7 +53,7 @@ def _open(place: Path, shape: tuple[int, ...], stamp: int) -> np.ndarray:
 
 
 def _array(file: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Errors: ValueError, one line, where there is no such file or it is another one."""
+    """Raises: ValueError, one line, where there is no such file or it is another one."""
     place = _place(file)
     try:
         stamp = place.stat().st_mtime_ns
@@ -66,7 +66,7 @@ def _array(file: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def rows_of(keys: tuple[str, ...], spec: str) -> np.ndarray:
-    """Which test image of CIFAR-10 each key names, int64 (N,). Errors: ValueError."""
+    """Which test image of CIFAR-10 each key names, int64 (N,). Raises: ValueError."""
     found = [KEY.fullmatch(key) for key in keys]
     for key, match in zip(keys, found, strict=True):
         if match is None or int(match[1]) >= COUNT:
@@ -78,7 +78,7 @@ def rows_of(keys: tuple[str, ...], spec: str) -> np.ndarray:
 
 
 def check_dataset(specs: Iterable[str], dataset: str) -> None:
-    """Errors: ValueError where stored images are asked of another data set than cifar10."""
+    """Raises: ValueError where stored images are asked of another data set than cifar10."""
     for spec in specs:
         if spec.startswith("stored:") and dataset != "cifar10":
             raise ValueError(
@@ -121,7 +121,7 @@ class StoredImages(Op):
 
     @property
     def images(self) -> np.ndarray:
-        """All of the file, uint8 (50000, 32, 32, 3). Errors: ValueError."""
+        """All of the file, uint8 (50000, 32, 32, 3). Raises: ValueError."""
         return _array(STORED[self.name], SHAPE)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
@@ -143,5 +143,5 @@ class StoredArm(Arm):
         return False
 
     def draw(self, seed: int, keys: tuple[str, ...], views: int) -> np.ndarray:
-        """Rows int64 (N, views, 1). Errors: ValueError for keys that CIFAR-10-C does not have."""
+        """Rows int64 (N, views, 1). Raises: ValueError for keys that CIFAR-10-C does not have."""
         return np.broadcast_to(rows_of(keys, self.spec)[:, None, None], (len(keys), views, 1))

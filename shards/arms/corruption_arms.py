@@ -22,7 +22,7 @@ REACH = 100  # largest frequency in shares of the pictures' own
 
 
 def severity_of(spec: str, text: str) -> int:
-    """1 to 5; 3 where nothing is said. Errors: ValueError."""
+    """1 to 5; 3 where nothing is said. Raises: ValueError."""
     if text not in ("", *map(str, SEVERITIES)):
         raise ValueError(f"arm `{spec}`: severity `{text}` must be a whole number from 1 to 5")
     return int(text or 3)

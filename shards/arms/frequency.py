@@ -46,7 +46,7 @@ def band_edges(nyquist: float) -> list[float]:
 
 
 def band_mask(height: int, width: int, band: int, nyquist: float) -> torch.Tensor:
-    """Which coefficients of `rfft2` are in a band, bool. Errors: ValueError where none is."""
+    """Which coefficients of `rfft2` are in a band, bool. Raises: ValueError where none is."""
     edges = band_edges(nyquist)
     r = radii(height, width)
     mask = (r >= edges[band - 1]) & (r < edges[band])

@@ -85,7 +85,7 @@ def describe_groups() -> list[tuple[str, str]]:
 
 
 def expand_arms(specs: Iterable[str]) -> tuple[str, ...]:
-    """Arms and groups of arms -> canonical specs of arms, each once. Errors: ValueError."""
+    """Arms and groups of arms -> canonical specs of arms, each once. Raises: ValueError."""
     found: dict[str, None] = {}
     for spec in specs:
         name, argument = split_spec(spec)

@@ -101,7 +101,7 @@ class Plan(Strict):
         return self.arms[split][-1].stop
 
     def teacher_index(self, spec: str) -> int:
-        """Which embedding column is `spec`'s. Errors: ValueError listing the teachers there."""
+        """Which embedding column is `spec`'s. Raises: ValueError listing the teachers there."""
         specs = [teacher.spec for teacher in self.teachers]
         if spec not in specs:
             raise ValueError(f"teacher `{spec}` is not in these shards, which have: {specs}")
@@ -153,7 +153,7 @@ class Manifest(Strict):
 
 
 def arm_record(manifest: Manifest, split: str, arm: str) -> ArmRecord:
-    """Where `arm` lies in `split`. Errors: ValueError listing what the bank has."""
+    """Where `arm` lies in `split`. Raises: ValueError listing what the bank has."""
     for record in manifest.plan.arms[split]:
         if record.arm == arm:
             return record
@@ -193,7 +193,7 @@ class Member:
 def members(stream: IO[bytes], size: int, place: str) -> Iterator[Member]:
     """The members of a tar of `size` bytes, in order; nothing but headers is read.
 
-    Errors: ValueError for a member outside the allow-list, a link, a size beyond the file, a
+    Raises: ValueError for a member outside the allow-list, a link, a size beyond the file, a
     member that is there twice.
     """
     seen: set[str | None] = set()
@@ -220,7 +220,7 @@ def members(stream: IO[bytes], size: int, place: str) -> Iterator[Member]:
 def unpack(data: bytes, place: str) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Bytes of a tar -> ({column: array}, keys). Arrays are views into `data`, read-only.
 
-    Errors: those of `members`; ValueError for a header that claims more than is there, columns
+    Raises: those of `members`; ValueError for a header that claims more than is there, columns
     of unequal length.
     """
     arrays: dict[str, Array] = {}
@@ -264,7 +264,7 @@ def parse_header(
 ) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
     """The first bytes of an .npy member of `size` bytes -> (shape, dtype, where its data start).
 
-    Errors: ValueError where dtype, rank or size are not the column's.
+    Raises: ValueError where dtype, rank or size are not the column's.
     """
     stream = io.BytesIO(head)
     try:

@@ -42,7 +42,7 @@ class Shard:
 
 
 def load_manifest(location: str) -> Manifest:
-    """The manifest of a bank. Errors: ValueError when there is none or it is not whole."""
+    """The manifest of a bank. Raises: ValueError when there is none or it is not whole."""
     place = storage.join(location, MANIFEST)
     try:
         data = storage.read(place)
@@ -55,7 +55,7 @@ def load_manifest(location: str) -> Manifest:
 
 
 def parse_manifest(data: bytes, place: str) -> Manifest:
-    """JSON -> Manifest. Errors: ValueError naming the place and the field."""
+    """JSON -> Manifest. Raises: ValueError naming the place and the field."""
     told = re.search(rb'"format":\s*"(shards/\d+)"', data)
     if told and told[1].decode() != FORMAT:
         raise ValueError(
@@ -113,7 +113,7 @@ def read_shard(place: str) -> bytes:
 
 
 def check_data(data: bytes, place: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """The columns of a shard's bytes. Errors: ValueError unless they are those of the manifest."""
+    """The columns of a shard's bytes. Raises: ValueError unless they are those of the manifest."""
     if len(data) != record.bytes:
         raise ValueError(
             f"shard {place}: {len(data):,} bytes, the manifest says {record.bytes:,}; delete it "
@@ -194,7 +194,7 @@ def _lengths(embedding_NVD: np.ndarray) -> np.ndarray:
 
 
 def iter_shards(location: str, manifest: Manifest, split: str) -> Iterator[Shard]:
-    """The shards of a split in order. Errors: ValueError also for a key that comes twice."""
+    """The shards of a split in order. Raises: ValueError also for a key that comes twice."""
     unique = UniqueKeys(location, manifest, split)
     for shard in ahead(lambda record: load_shard(location, manifest, record), unique.records):
         unique.add(shard.record, shard.keys)
@@ -233,7 +233,7 @@ class UniqueKeys:
             self._seen[key] = record.name
 
     def finish(self) -> tuple[str, ...]:
-        """All keys in order. Errors: ValueError where some are missing."""
+        """All keys in order. Raises: ValueError where some are missing."""
         if len(self._seen) != self._expected:
             raise ValueError(self._where.format(len(self._seen), self._expected))
         return tuple(self._seen)

@@ -21,7 +21,7 @@ def rows(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     int64 (V, P); `embedding.T` float16 (V, D) and `norm.T` float32 (V,) of teacher T. Arrays are
     copies, so that a shuffle buffer does not keep whole shards alive. Only .npy and JSON are
     parsed, by the reader's own parser; nothing is unpickled. Checksums are not compared here: that
-    is `python -m shards.verify`. Errors: ValueError naming shard and member.
+    is `python -m shards.verify`. Raises: ValueError naming shard and member.
     """
     for group in groups:
         keys, columns = _parse(group)

@@ -183,7 +183,7 @@ def _streamed(
 def _checked_file(location: str, manifest: Manifest, record: ShardRecord) -> Path:
     """A verified shard as a local file: itself, or a copy in this machine's cache.
 
-    A copy that does not verify is fetched again. Errors: ValueError naming the shard's own place.
+    A copy that does not verify is fetched again. Raises: ValueError naming the shard's own place.
     """
     place = storage.join(location, record.name)
     if storage.is_local(place):

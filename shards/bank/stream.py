@@ -53,7 +53,7 @@ class Files:
     def read(self, file: Path, into: memoryview, start: int) -> None:
         """Fill `into` from byte `start` on, tried again from `open` on where an error may pass.
 
-        Errors: OSError naming the file.
+        Raises: OSError naming the file.
         """
 
         def attempt() -> None:
@@ -153,7 +153,7 @@ class StreamedColumn:
 def locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
     """Where the columns of one checked shard lie, and its keys; images are not read.
 
-    Errors: OSError naming the file.
+    Raises: OSError naming the file.
     """
     return patiently(str(file), lambda: _locate(file))
 

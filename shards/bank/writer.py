@@ -119,7 +119,7 @@ class BankWriter:
 def read_plan(location: str) -> Plan | None:
     """The plan of a build that began; None where there is none, or one of another version.
 
-    Errors: ValueError where it is damaged.
+    Raises: ValueError where it is damaged.
     """
     place = storage.join(location, PLAN)
     if not storage.exists(place):
@@ -131,7 +131,7 @@ def read_plan(location: str) -> Plan | None:
 
 
 def read_json(place: str) -> Any:
-    """What an unfinished build has noted. Errors: ValueError naming file and remedy."""
+    """What an unfinished build has noted. Raises: ValueError naming file and remedy."""
     try:
         return json.loads(storage.read(place))
     except (ValueError, RecursionError) as error:

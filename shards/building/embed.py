@@ -97,7 +97,7 @@ class Computes(Protocol):
 class Embedder:
     """The data set and the teachers of a request on one device, and what they make of it.
 
-    `precisions`: of teachers, as an interrupted build has chosen them. Errors: ValueError.
+    `precisions`: of teachers, as an interrupted build has chosen them. Raises: ValueError.
     """
 
     def __init__(self, request: Request, device: str, precisions: dict[str, Precision]) -> None:
@@ -159,7 +159,7 @@ class Embedder:
                 )
 
     def columns(self, split: str, block: Block, each: Map, tick: Tick) -> Columns:
-        """Errors: ValueError naming sample and arm where an embedding is not finite or is 0."""
+        """Raises: ValueError naming sample and arm where an embedding is not finite or is 0."""
         records = self.plan.arms[split]
         n, views = len(block.keys), self.plan.views(split)
         params_NVP = np.zeros((n, views, max(len(r.columns) for r in records)), dtype=np.int64)

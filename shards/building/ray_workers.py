@@ -92,7 +92,7 @@ class Worker:
     ) -> tuple[bytes, float]:
         """The shard's tar, and seconds that the teachers alone were at work for it.
 
-        Errors: ValueError where this node sees other data or weights.
+        Raises: ValueError where this node sees other data or weights.
         """
         embedder = self._checked(precisions, identity)
         before = embedder.teacher_seconds
@@ -102,7 +102,7 @@ class Worker:
     def corrupted(
         self, precisions: dict[str, Precision], item: CorruptView, identity: str
     ) -> Columns:
-        """One view of the test images under an arm. Errors: as `shard`."""
+        """One view of the test images under an arm. Raises: as `shard`."""
         embedder = self._checked(precisions, identity)
         ((_, columns),) = embedder.corrupted([item], lambda images: None)
         return columns
@@ -198,7 +198,7 @@ class OnRay:
 
 
 def _get(reference: Any) -> Any:
-    """Errors: those of the worker, as they were there; RuntimeError where one died for good."""
+    """Raises: those of the worker, as they were there; RuntimeError where one died for good."""
     try:
         return ray.get(reference)
     except RayTaskError as error:

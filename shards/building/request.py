@@ -139,7 +139,7 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
 
 
 def check_serves(request: Request, manifest: Manifest, place: str) -> None:
-    """A finished bank is left as it is if it is the one asked for. Errors: ValueError."""
+    """A finished bank is left as it is if it is the one asked for. Raises: ValueError."""
     plan = manifest.plan
     there = {
         "dataset": plan.dataset.spec,

@@ -17,7 +17,7 @@ from shards.teachers import local_weights_sha256
 def check_sources(manifest: Manifest, place: str) -> None:
     """Nothing is downloaded; what does not lie on this machine is passed over.
 
-    Errors: ValueError with both fingerprints where weights or images were replaced.
+    Raises: ValueError with both fingerprints where weights or images were replaced.
     """
     for teacher in manifest.plan.teachers:
         found = local_weights_sha256(teacher.spec)
@@ -32,7 +32,7 @@ def check_sources(manifest: Manifest, place: str) -> None:
 
 
 def check_images(manifest: Manifest, place: str) -> None:
-    """Errors: ValueError with both identities; those of opening the data set."""
+    """Raises: ValueError with both identities; those of opening the data set."""
     data = manifest.plan.dataset
     found = _identity(data, data.image_size)
     if found != data.identity and _as_they_are(data) != data.identity:

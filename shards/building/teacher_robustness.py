@@ -129,7 +129,7 @@ def add_robustness(
     """Measure what is missing, and write the manifest again with all of it.
 
     The bank's identity, plan and shards stay as they are. A killed run goes on with the draw it
-    was at. Errors: ValueError where `place` sees other images or teachers than the bank holds.
+    was at. Raises: ValueError where `place` sees other images or teachers than the bank holds.
     """
     plan = manifest.plan
     arms = missing_arms(request, manifest)

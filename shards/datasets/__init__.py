@@ -161,7 +161,7 @@ def open_dataset(
     train_samples: int | None = None,
     test_samples: int | None = None,
 ) -> Dataset:
-    """Open `spec`; `*_samples` take a fixed class-balanced subset. Errors: ValueError."""
+    """Open `spec`; `*_samples` take a fixed class-balanced subset. Raises: ValueError."""
     name, argument = split_spec(spec)
     base = DATASETS[name](argument, image_size)
     limits = {"train": train_samples, "test": test_samples}

@@ -72,7 +72,7 @@ def load_cifar(
 ) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Class names and {split: (images uint8 (N, 32, 32, 3), labels int64 (N,))}.
 
-    Errors: ValueError when neither files nor network are there, or a checksum differs.
+    Raises: ValueError when neither files nor network are there, or a checksum differs.
     """
     source = _source(name)
     folder = _fetch(source, root, name)

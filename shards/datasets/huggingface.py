@@ -116,7 +116,7 @@ def _load(spec: str, name: str) -> dict[str, Any]:
 
 
 def _columns(spec: str, features: Any, asked: list[str]) -> tuple[str, str]:
-    """The image and the label column. Errors: ValueError naming the candidates."""
+    """The image and the label column. Raises: ValueError naming the candidates."""
     import datasets
 
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]

@@ -94,7 +94,7 @@ class _Sample:
 
 
 def index_shard(location: str) -> ShardIndex:
-    """One pass over a tar. Errors: OSError; ValueError naming shard and member.
+    """One pass over a tar. Raises: OSError; ValueError naming shard and member.
 
     Refused: what is no whole uncompressed tar, links and devices, names that are absolute or have
     `..`, pickles, a sample whose members are not together or that comes twice, that has no image or
@@ -159,7 +159,7 @@ def _samples(stream: IO[bytes], place: str) -> Iterator[_Sample]:
 
 
 def _checked(info: tarfile.TarInfo, size: int, place: str) -> tuple[str, str] | None:
-    """(key, suffix) of a member; None for what belongs to no sample. Errors: ValueError."""
+    """(key, suffix) of a member; None for what belongs to no sample. Raises: ValueError."""
     here = f"{place}: member {info.name[:80]!r}"
     if info.isdir():
         return None

@@ -65,7 +65,7 @@ def fit_softmax(
     Computed on the features' device, which must have float64; the same bits whatever the number
     of threads. Memory: six float32 matrices (N, classes), and a float32 copy of the features unless
     they are float32 and not too far from 0 for their spread. N < D, D = 1 and constant features are
-    fine. Errors: ValueError, one line, for shapes, labels, NaN, fewer than two classes present, C
+    fine. Raises: ValueError, one line, for shapes, labels, NaN, fewer than two classes present, C
     or tol not above 0.
     """
     return SoftmaxProblem(x_ND, labels_N, classes).solve(C, tol)

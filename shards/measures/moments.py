@@ -49,7 +49,7 @@ class Moments:
     def of(cls, *sets: Rows) -> Moments:
         """Of one set of rows, or of several side by side: (N, D) and (N, E) give D + E columns.
 
-        Errors: ValueError where a set is not rows of numbers, lengths differ, there is no row, or
+        Raises: ValueError where a set is not rows of numbers, lengths differ, there is no row, or
         a number is not finite or so large that its square is not.
         """
         shapes = [tuple(x.shape) for x in sets]

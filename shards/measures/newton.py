@@ -39,7 +39,7 @@ class Rows:
 
     values_D, axes_DD: its eigenvalues and vectors. Float32 rows are centred in the arithmetic
     (`shift_D`) unless that would cost digits; other large ones are copied, centred, to float32.
-    Errors: ValueError for NaN or infinity.
+    Raises: ValueError for NaN or infinity.
     """
 
     def __init__(self, x_ND: Tensor, index_N: Tensor, classes: int, each: Each) -> None:

@@ -54,7 +54,7 @@ def tree_digest(root: Path, names: Iterable[str]) -> str:
 
     Every byte counts. Digests are noted folder by folder with each file's size, times of change
     and inode, so that a second call only looks at those (`os.stat`), and a changed file costs its
-    own folder again. Errors: OSError.
+    own folder again. Raises: OSError.
     """
     names = list(names)
     digest, done = hashlib.sha256(), 0

@@ -47,7 +47,7 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def arguments_of(model: type[M], fields: dict[str, object], place: str = "") -> M:
-    """Validate `fields` into `model`. Errors: ValueError, one clause, prefixed with `place`."""
+    """Validate `fields` into `model`. Raises: ValueError, one clause, prefixed with `place`."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:

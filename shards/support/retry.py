@@ -58,7 +58,7 @@ def explained(location: str) -> Iterator[None]:
 def patiently(location: str, call: Callable[[], T]) -> T:
     """`call()`, tried again after each of PAUSES where its error may pass.
 
-    Errors: at the end an OSError that names `location`; at once whatever will not pass, such as
+    Raises: at the end an OSError that names `location`; at once whatever will not pass, such as
     FileNotFoundError and PermissionError.
     """
     for pause in PAUSES:

@@ -29,7 +29,7 @@ READ_AHEAD = 1 << 23
 
 
 def scheme_of(location: str) -> str:
-    """`file` for a path; otherwise an allowed scheme. Errors: ValueError for any other."""
+    """`file` for a path; otherwise an allowed scheme. Raises: ValueError for any other."""
     head, colon, rest = location.partition(":")
     if colon and (rest.startswith("//") or head == "pipe"):
         if head not in (*REMOTE, "file"):
@@ -68,7 +68,7 @@ def _remote(location: str) -> tuple[Any, str]:
 
 
 def read(location: str) -> bytes:
-    """The whole content. Errors: FileNotFoundError, OSError."""
+    """The whole content. Raises: FileNotFoundError, OSError."""
 
     def attempt() -> bytes:
         if is_local(location):
@@ -82,7 +82,7 @@ def read(location: str) -> bytes:
 def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
     """The bytes of each [start, stop), in the order asked; neighbours share a remote request.
 
-    Errors: FileNotFoundError, OSError, also where the file ends before a range does.
+    Raises: FileNotFoundError, OSError, also where the file ends before a range does.
     """
 
     def attempt() -> list[bytes]:
@@ -171,7 +171,7 @@ def glob(pattern: str) -> list[str]:
 def write(location: str, data: bytes) -> None:
     """Publish `data` at `location`, whole or not at all.
 
-    Errors: OSError with bytes needed and bytes free when the disk is full; nothing stays behind.
+    Raises: OSError with bytes needed and bytes free when the disk is full; nothing stays behind.
     """
     if not is_local(location):
         fs, path = _remote(location)
@@ -270,7 +270,7 @@ def delete(location: str) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: str, what: str) -> Iterator[None]:
-    """Hold `folder` for one process. Errors: ValueError naming the holder, at once.
+    """Hold `folder` for one process. Raises: ValueError naming the holder, at once.
 
     A local lock (flock): it ends with its process, however that ends. On an object store there
     is no lock to take; there, runs are kept apart by their content-hashed names.

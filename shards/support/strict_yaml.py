@@ -87,7 +87,7 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def parse(text: str, place: str) -> dict[str, Any]:
-    """YAML text -> mapping. Errors: ValueError with place and line, one line of text."""
+    """YAML text -> mapping. Raises: ValueError with place and line, one line of text."""
     try:
         value = yaml.load(text, Loader=StrictLoader)  # a SafeLoader: builds no objects
     except yaml.reader.ReaderError as error:

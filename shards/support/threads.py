@@ -38,7 +38,7 @@ def single_cores(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def check_device(device: str) -> None:
-    """Errors: ValueError for a device that is not there."""
+    """Raises: ValueError for a device that is not there."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -105,7 +105,7 @@ TEACHERS: Table[Callable[[str, str], Teacher]] = Table(
 
 
 def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") -> Teacher:
-    """Load a teacher, frozen, in evaluation mode. Errors: ValueError naming what would be right."""
+    """Load a teacher, frozen, in evaluation mode. Raises: ValueError naming what would be right."""
     name, argument = split_spec(spec)
     file = _checkpoint(spec)
     state = storage.state(file) if file else None
@@ -140,7 +140,7 @@ def _note(spec: str, file: str) -> str:
 
 
 def text_tower(teacher: Teacher) -> TextTower:
-    """The text half of a teacher that open_clip builds. Errors: ValueError for any other."""
+    """The text half of a teacher that open_clip builds. Raises: ValueError for any other."""
     from shards.teachers.clip import ClipTeacher
 
     if not isinstance(teacher, ClipTeacher):
@@ -153,7 +153,7 @@ def text_tower(teacher: Teacher) -> TextTower:
 def check_teacher(spec: str) -> str | None:
     """Resolve a spec without loading weights; what would have to be downloaded, or None.
 
-    Errors: ValueError for an unknown teacher, model or tag.
+    Raises: ValueError for an unknown teacher, model or tag.
     """
     name, argument = split_spec(spec)
     TEACHERS[name]

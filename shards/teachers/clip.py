@@ -88,7 +88,7 @@ class ClipTeacher(FrozenTeacher):
 
 
 def _square(size: int | list[int] | tuple[int, ...], spec: str) -> int:
-    """Errors: ValueError for an input that is not square."""
+    """Raises: ValueError for an input that is not square."""
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) > 1:
         raise ValueError(
@@ -179,7 +179,7 @@ def open_embedded(device: str) -> FrozenTeacher:
 def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tensor]) -> TextTower:
     """The text tower of an architecture with the given weights, on the CPU, frozen.
 
-    Errors: ValueError for an unknown architecture or weights of another one.
+    Raises: ValueError for an unknown architecture or weights of another one.
     """
     if architecture == EMBEDDED:
         model, tokenizer = _embedded_model(_embedded_files()[0])
@@ -228,7 +228,7 @@ def configured_dim(spec: str) -> int:
 
 
 def _configuration(spec: str) -> dict[str, Any]:
-    """Errors: ValueError where a folder or the hub gives none."""
+    """Raises: ValueError where a folder or the hub gives none."""
     name, _ = parse(spec.removeprefix("open_clip:"))
     try:
         config = open_clip.get_model_config(name)

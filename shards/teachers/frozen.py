@@ -51,7 +51,7 @@ class FrozenTeacher:
         return self._model(images_BCHW)
 
     def cast(self, precision: Precision) -> None:
-        """Compute in `precision` from now on. Errors: ValueError for fp16 on a CPU."""
+        """Compute in `precision` from now on. Raises: ValueError for fp16 on a CPU."""
         if precision == "fp16" and torch.device(self._device).type == "cpu":
             raise ValueError("precision fp16 needs a GPU; on a CPU choose fp32 or bf16")
         self._model.to(DTYPES[precision])

@@ -49,7 +49,7 @@ def templates_for(dataset: str) -> tuple[str, ...]:
 def load_templates(path: str) -> tuple[str, ...]:
     """One prompt a line, `{}` once in each; empty lines are passed over.
 
-    Errors: ValueError naming the line; OSError.
+    Raises: ValueError naming the line; OSError.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -93,7 +93,7 @@ def pack_floats(array: np.ndarray) -> dict[str, Any]:
 
 
 def unpack_floats(shape: tuple[int, ...], text: str, place: str) -> np.ndarray:
-    """What `pack_floats` packed. Errors: ValueError where bytes and shape differ, or NaN."""
+    """What `pack_floats` packed. Raises: ValueError where bytes and shape differ, or NaN."""
     expected = 4 * math.prod(shape)
     try:
         data = base64.b64decode(text, validate=True) if len(text) <= 2 * expected + 4 else b""

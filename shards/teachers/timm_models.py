@@ -63,7 +63,7 @@ def _preprocess(model: Any, spec: str) -> Preprocess:
 
 
 def _checkpoint(path: str, model: Any) -> None:
-    """Load a local file without its classifier. Errors: whatever reading provokes; RuntimeError."""
+    """Load a local file without its classifier. Raises: whatever reading provokes; RuntimeError."""
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 

@@ -80,7 +80,7 @@ def plan_banks(
 
     Trials that differ only in student, seed or arm share one bank; arms that an existing bank
     holds are not computed again. The clean arm is in every bank, so its trials join any.
-    Errors: ValueError where local weights or images of a bank were replaced since.
+    Raises: ValueError where local weights or images of a bank were replaced since.
     """
     present = present_banks(store)
     places: dict[str, str] = {}

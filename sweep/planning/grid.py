@@ -62,7 +62,7 @@ def named_grids() -> dict[str, str]:
 
 
 def load_grid(name: str) -> Grid:
-    """A grid's name, or a YAML file's path. Errors: ValueError, one line."""
+    """A grid's name, or a YAML file's path. Raises: ValueError, one line."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
             raise ValueError(f"grid: no file `{name}`; named grids: {', '.join(named_grids())}")
@@ -74,7 +74,7 @@ def load_grid(name: str) -> Grid:
 
 
 def read_grid(text: str, place: str, name: str) -> Grid:
-    """YAML text -> Grid. Errors: ValueError naming the place and the key."""
+    """YAML text -> Grid. Raises: ValueError naming the place and the key."""
     raw = parse(text, place)
     for key in raw:
         if key not in KEYS:
@@ -179,7 +179,7 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
 def expand(grid: Grid) -> list[TrialConfig]:
     """Every combination that is not excluded, of all parts, each validated, without duplicates.
 
-    Errors: ValueError for an invalid combination, an empty grid or part, or more than the limit.
+    Raises: ValueError for an invalid combination, an empty grid or part, or more than the limit.
     """
     parts = grid.parts or (grid,)
     count = sum(

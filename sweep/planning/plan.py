@@ -55,7 +55,7 @@ def student_of(config: TrialConfig) -> StudentSummary:
 def train_samples(config: TrialConfig) -> int:
     """Images that a trial learns from; of a subset of classes, as if all were of one size.
 
-    Errors: ValueError with both numbers where it asks for more classes than there are.
+    Raises: ValueError with both numbers where it asks for more classes than there are.
     """
     size = size_of(config)
     shown = size.classes if config.classes is None else config.classes
@@ -65,7 +65,7 @@ def train_samples(config: TrialConfig) -> int:
 
 
 def planned_steps(config: TrialConfig) -> int:
-    """Optimiser steps of a trial. Errors: those of `train_samples`."""
+    """Optimiser steps of a trial. Raises: those of `train_samples`."""
     return config.total_steps(train_samples(config))
 
 
@@ -79,7 +79,7 @@ def trial_weight(config: TrialConfig) -> float:
 
 
 def downloads(trials: list[TrialConfig]) -> list[str]:
-    """What would have to be fetched. Errors: ValueError for an unknown data set or teacher."""
+    """What would have to be fetched. Raises: ValueError for an unknown data set or teacher."""
     lines: dict[str, None] = {}
     for spec in dict.fromkeys(config.dataset for config in trials):
         name, _ = split_spec(spec)
@@ -100,7 +100,7 @@ def bytes_needed(trials: list[TrialConfig], store: str, figures: bool = False) -
 
 
 def check_room(trials: list[TrialConfig], store: str, figures: bool = False) -> None:
-    """Errors: OSError with bytes needed and free when a local store is too small."""
+    """Raises: OSError with bytes needed and free when a local store is too small."""
     if not storage.is_local(store):
         return
     place = storage.local_path(store).resolve()

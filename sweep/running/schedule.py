@@ -70,7 +70,7 @@ class Resources:
 def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     """A trial that this machine cannot hold would wait for ever; a cluster may still grow.
 
-    Errors: ValueError with what is asked and what is there, or how to install an engine.
+    Raises: ValueError with what is asked and what is there, or how to install an engine.
     """
     part = (resources.gpus_per_trial or 0.0) % 1
     most = max((config.ranks for config in trials), default=1)
@@ -223,7 +223,7 @@ def run_jobs(
 ) -> None:
     """Run all jobs; `tell` hears of starts, epochs, ends and failures as they happen.
 
-    Errors: OSError, after the last trial, when `tell` raised one.
+    Raises: OSError, after the last trial, when `tell` raised one.
     """
     gpus, events = gpus_for(resources), _Events(tell)
     groups: dict[tuple[int, int], list[dict[str, Any]]] = {}

@@ -18,7 +18,7 @@ DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) (epoch|step|sample)s?")
 
 
 def canonical_duration(text: str) -> str:
-    """`1.50 epoch` -> `1.5 epochs`. Errors: ValueError saying what is right."""
+    """`1.50 epoch` -> `1.5 epochs`. Raises: ValueError saying what is right."""
     match = DURATION.fullmatch(text)
     if match is None or (match[2] != "epoch" and "." in match[1]):
         raise ValueError(

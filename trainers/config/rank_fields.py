@@ -40,7 +40,7 @@ def idle(name: str, value: Any, before: Mapping[str, Any]) -> bool:
 
 
 def check_ranks(config: Fields) -> None:
-    """Errors: ValueError, one line with the field, what was found and what would be right."""
+    """Raises: ValueError, one line with the field, what was found and what would be right."""
     ranks, exact = config.ranks, config.elastic == "exact"
     if config.engine == "single" and ranks != 1:
         raise ValueError(f"ranks: {ranks} with engine `single`; choose 1, or engine `ddp`")

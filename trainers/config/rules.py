@@ -26,7 +26,7 @@ MOMENTUM = ("sgd", "muon")  # the optimisers that have it
 
 
 def settled(config: TrialConfig) -> dict[str, Any]:
-    """{field: value} of those that the others decide. Errors: ValueError for contradictions."""
+    """{field: value} of those that the others decide. Raises: ValueError for contradictions."""
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     idle: set[str] = set()
     decided: dict[str, Any] = {}

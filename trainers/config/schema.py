@@ -275,7 +275,7 @@ class TrialConfig(BaseModel):
 
 
 def make_config(fields: dict[str, Any], place: str = "") -> TrialConfig:
-    """Validate. Errors: ValueError, one line naming place, field, what was found, what is right."""
+    """Validate. Raises: ValueError, one line naming place, field, what was found, what is right."""
     try:
         return arguments_of(TrialConfig, fields, place)
     except ValueError as error:  # a value with a line break is quoted in the message
@@ -283,7 +283,7 @@ def make_config(fields: dict[str, Any], place: str = "") -> TrialConfig:
 
 
 def load_config(path: str) -> TrialConfig:
-    """A YAML file with the fields of TrialConfig. Errors: ValueError, OSError."""
+    """A YAML file with the fields of TrialConfig. Raises: ValueError, OSError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -125,7 +125,7 @@ ENGINES: Table[Callable[[torch.device], Engine]] = Table(
 
 
 def check_extra(config: TrialConfig) -> None:
-    """Errors: ValueError with the install line where the engine is not installed."""
+    """Raises: ValueError with the install line where the engine is not installed."""
     if config.engine == "deepspeed":
         from trainers.engines.deepspeed import check_installed
 
@@ -133,7 +133,7 @@ def check_extra(config: TrialConfig) -> None:
 
 
 def check_engine(config: TrialConfig, device: torch.device) -> None:
-    """Before any rank is started. Errors: ValueError where the engine cannot run here."""
+    """Before any rank is started. Raises: ValueError where the engine cannot run here."""
     if config.engine == "deepspeed":
         from trainers.engines.deepspeed import check_deepspeed
 
@@ -151,7 +151,7 @@ def check_engine(config: TrialConfig, device: torch.device) -> None:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is the first CUDA device when there is one. Errors: ValueError."""
+    """`auto` is the first CUDA device when there is one. Raises: ValueError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

@@ -37,7 +37,7 @@ def check_installed() -> None:
 
 
 def check_deepspeed(config: TrialConfig, device: torch.device) -> None:
-    """Errors: ValueError where DeepSpeed cannot run this trial."""
+    """Raises: ValueError where DeepSpeed cannot run this trial."""
     check_installed()
     if device.type == "cpu" and config.precision != "fp32":
         raise ValueError(

@@ -81,7 +81,7 @@ def launch(
     """Run `python -m trainers.trial ARGUMENTS` as `ranks` ranks until all have ended well.
 
     Once `stop()` is true the ranks get SIGTERM: they save their state and leave.
-    Errors: RankError with the last line of the rank that failed first, or with code PREEMPTED
+    Raises: RankError with the last line of the rank that failed first, or with code PREEMPTED
     where they were asked to leave; all have ended by then.
     """
     for left in reversed(range(PORTS)):

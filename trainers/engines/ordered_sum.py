@@ -69,7 +69,7 @@ class Exact:
 
 
 def _refuse_draws(model: nn.Module) -> None:
-    """Ranks draw from generators of their own. Errors: ValueError where a layer drops at random."""
+    """Ranks draw from generators of their own. Raises: ValueError where a layer drops at random."""
     for name, layer in model.named_modules():
         drops = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "drop_prob", 0)
         if drops:  # timm's DropPath and DropBlock have a drop_prob

@@ -20,7 +20,7 @@ STUCK = 5  # exit status of a rank that waited too long: another attempt may go 
 
 
 def seconds_of(variable: str, default: float) -> float:
-    """A positive number from the environment. Errors: ValueError naming the variable."""
+    """A positive number from the environment. Raises: ValueError naming the variable."""
     text = os.environ.get(variable, str(default))
     try:
         seconds = float(text)

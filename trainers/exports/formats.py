@@ -196,7 +196,7 @@ def to_timm(job: Job) -> Exported:
 
 
 def _timm_state(student: nn.Module, model: Any, name: str) -> dict[str, torch.Tensor]:
-    """trunk.X -> X, and head.0 -> the classifier. Errors: ValueError where it does not fit."""
+    """trunk.X -> X, and head.0 -> the classifier. Raises: ValueError where it does not fit."""
     last = model.get_classifier()
     places = [place for place, module in model.named_modules() if module is last]
     if not isinstance(last, nn.Linear) or not places:
@@ -225,7 +225,7 @@ def to_open_clip(job: Job) -> Exported:
     """The student and its teacher's text tower, as `trainers.exports.student_clip.load_clip` reads
     them.
 
-    Errors: ValueError where the teacher's weights are not those the student was distilled from.
+    Raises: ValueError where the teacher's weights are not those the student was distilled from.
     """
     from shards.teachers import open_teacher, text_tower
     from trainers.exports.student_clip import StudentCLIP, load_clip, pack_clip

@@ -110,7 +110,7 @@ class StudentCLIP(nn.Module):
     def classify(self, image: torch.Tensor) -> torch.Tensor:
         """Prepared images -> scaled cosines to the class embeddings (B, C).
 
-        Errors: ValueError without classes.
+        Raises: ValueError without classes.
         """
         if not self.classes:
             raise ValueError("classes: none were stored; encode your own with encode_text")
@@ -143,7 +143,7 @@ def pack_clip(clip: StudentCLIP, about: dict[str, Any]) -> dict[str, bytes]:
 def load_clip(place: str) -> StudentCLIP:
     """What `trainers.export --to open_clip` wrote, at a path or a URL; on the CPU, frozen.
 
-    Errors: ValueError for files that are damaged or not of this format; OSError.
+    Raises: ValueError for files that are damaged or not of this format; OSError.
     """
     from shards.teachers.clip import build_text
 

@@ -231,7 +231,7 @@ FIELDS: dict[str, tuple[str, ...]] = {  # of TrialConfig that a term reads
 
 
 def canonical_objective(name: str) -> str:
-    """Terms in the table's order: `koleo+cosine` -> `cosine+koleo`. Errors: ValueError."""
+    """Terms in the table's order: `koleo+cosine` -> `cosine+koleo`. Raises: ValueError."""
     if name == UNTRAINED:
         return name
     terms = name.split("+")

@@ -96,7 +96,7 @@ def raw_rows(embedding_NVD: Column, norm_NV: np.ndarray, rows: slice, view: int 
 
 
 def moments_of(split: Split) -> Moments:
-    """Of view 0 of a split, in two passes over chunks, in order. Errors: ValueError for N < 2."""
+    """Of view 0 of a split, in two passes over chunks, in order. Raises: ValueError for N < 2."""
     count, _, dim = split.embedding_NVD.shape
     if count < 2:
         raise ValueError(f"its statistics need 2 train samples or more; got {count}")
@@ -192,7 +192,7 @@ def _whitened(spec: str, argument: str, source: Source) -> Target:
 
 
 def principal_map(k: int, moments: Moments) -> tuple[Matrix, Matrix]:
-    """(mean_D, U_DK) of the first k principal components. Errors: ValueError."""
+    """(mean_D, U_DK) of the first k principal components. Raises: ValueError."""
     most = min(moments.dim, moments.count - 1)
     if k > most:
         raise ValueError(
@@ -221,7 +221,7 @@ TARGETS: Table[Callable[[str, str, Source], Target]] = Table(
 
 
 def canonical_target(spec: str) -> str:
-    """`whitened` -> `whitened:0.0001`, `pca:016` -> `pca:16`. Errors: ValueError."""
+    """`whitened` -> `whitened:0.0001`, `pca:016` -> `pca:16`. Raises: ValueError."""
     name, argument = split_spec(spec)
     _ = TARGETS[name]
     if name == "pca":
@@ -243,7 +243,7 @@ def canonical_target(spec: str) -> str:
 
 
 def whole_argument(field: str, spec: str, argument: str) -> int:
-    """The K of `NAME:K`, 1 or more. Errors: ValueError naming the field."""
+    """The K of `NAME:K`, 1 or more. Raises: ValueError naming the field."""
     if not re.fullmatch(r"[0-9]{1,9}", argument) or int(argument) == 0:
         name, _ = split_spec(spec)
         raise ValueError(f"{field}: `{spec}`: write {name}:K, K a whole number of 1 or more")
@@ -251,7 +251,7 @@ def whole_argument(field: str, spec: str, argument: str) -> int:
 
 
 def make_target(spec: str, clean_train: Split, classes: int) -> Target:
-    """Fitted to the clean train split. Errors: ValueError where the bank has too little for it."""
+    """Fitted to the clean train split. Raises: ValueError where the bank has too little for it."""
     spec = canonical_target(spec)
     name, argument = split_spec(spec)
     try:

@@ -86,7 +86,7 @@ class Stored:
 
 
 def unit(rows_ND: NDArray[Any]) -> Floats:
-    """Rows divided by their L2 norm, float32. Errors: ValueError for a zero or non-finite row."""
+    """Rows divided by their L2 norm, float32. Raises: ValueError for a zero or non-finite row."""
     wide_ND = rows_ND.astype(np.float64)
     norm_N1 = np.linalg.norm(wide_ND, axis=-1, keepdims=True)
     if not np.isfinite(norm_N1).all() or not (norm_N1 > 0).all():

@@ -71,7 +71,7 @@ def mean_interval(
 
     For two students on the same images give the differences of theirs: the pairs stay together.
     `bca` is bias-corrected and accelerated (Efron, JASA 1987). Where all values are the same the
-    interval is that value. Errors: ValueError for no value or one that is not finite.
+    interval is that value. Raises: ValueError for no value or one that is not finite.
     """
     wide_N = np.asarray(values_N, dtype=np.float64)
     if wide_N.ndim != 1 or not len(wide_N) or not np.isfinite(wide_N).all():

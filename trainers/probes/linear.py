@@ -62,7 +62,7 @@ def fit(x_ND: Rows, labels_N: Labels, C: float = 1.0, tol: float = TOL) -> Class
     """What scikit-learn's LogisticRegression(C=C) tends to as its tol goes to 0.
 
     Features (N, D) of any float type, as they are; tensors are fitted on their device. Classes
-    without a sample are never predicted. Errors: ValueError, see
+    without a sample are never predicted. Raises: ValueError, see
     `shards.measures.logistic.fit_softmax`.
     """
     labels = torch.from_numpy(np.asarray(labels_N, dtype=np.int64))  # pyright: ignore[reportUnknownMemberType]
@@ -132,7 +132,7 @@ def choose_c(
 ) -> float:
     """The C of best accuracy on the held-out samples, the smallest of equals.
 
-    Errors: ValueError where no class has two samples; see `fit`.
+    Raises: ValueError where no class has two samples; see `fit`.
     """
     held_N = held_out(labels_N, seed)
     if not held_N.any():

@@ -54,7 +54,7 @@ def load_banks(
     """One pass over the train shards and one over the test shards.
 
     `reading` is resident, streaming, or auto: resident where it fits. It changes no result.
-    Errors: ValueError where the samples of the classes asked for do not fill a batch.
+    Raises: ValueError where the samples of the classes asked for do not fill a batch.
     """
     index = manifest.plan.teacher_index(config.teacher)
     have = {record.arm for record in manifest.plan.arms["test"]}
@@ -229,7 +229,7 @@ def teacher_features(banks: Banks, config: TrialConfig) -> FeatureBank:
 
 
 def projected_features(banks: Banks, config: TrialConfig) -> FeatureBank:
-    """`student: teacher_pca:K`: the same after projection. Errors: ValueError where K is too much.
+    """`student: teacher_pca:K`: the same after projection. Raises: ValueError where K is too much.
 
     See trainers.students.teacher_pca.
     """

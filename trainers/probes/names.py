@@ -79,7 +79,7 @@ def _arms() -> str:
 
 
 def parse(table: str) -> tuple[Metric, ...]:
-    """TABLE -> its entries. Errors: ValueError for an entry that is not as the module says."""
+    """TABLE -> its entries. Raises: ValueError for an entry that is not as the module says."""
     lines = [line for line in table.splitlines() if line.strip()]
     metrics: list[Metric] = []
     for head, meaning in zip(lines[::2], lines[1::2], strict=True):
@@ -102,7 +102,7 @@ METRICS = parse(TABLE)
 def metric_of(name: str) -> Metric | None:
     """The entry of a metric, with or without test/ or teacher/; None for a probe of your own.
 
-    Errors: ValueError where two entries claim the name.
+    Raises: ValueError where two entries claim the name.
     """
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
@@ -135,7 +135,7 @@ def glossary() -> str:
 
 
 def with_glossary(text: str, place: str) -> str:
-    """`text` with the glossary between its two comments. Errors: ValueError without them."""
+    """`text` with the glossary between its two comments. Raises: ValueError without them."""
     parts = re.split(f"({re.escape(BEGIN)}\n|{re.escape(END)})", text)
     if len(parts) != 5 or parts[1] != f"{BEGIN}\n" or parts[3] != END:
         raise ValueError(f"{place}: expected `{BEGIN}` on a line, and below it `{END}`, once each")

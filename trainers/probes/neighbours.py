@@ -61,7 +61,7 @@ def neighbour_labels(
 
     Cosines about `centre_D` (the origin unless given), float32; of train samples equally near the
     first count; with k above N all of train votes. Never more than ENTRIES cosines at a time.
-    Errors: ValueError for k < 1, temperature <= 0, no train sample, NaN, widths that differ.
+    Raises: ValueError for k < 1, temperature <= 0, no train sample, NaN, widths that differ.
     """
     _check(train_ND, train_labels_N, test_ND, k, temperature)
     centre: Any = 0.0 if centre_D is None else centre_D

@@ -44,7 +44,7 @@ def retained_variance(train: Moments, test: Moments, width: int) -> Retained:
     generalised cross-validation on train (Golub, Heath & Wahba, 1979), and is fitted there; R^2 =
     1 - squared error / squared deviation from the mean, on test: 1 is best, 0 no better than the
     mean, negative worse. All of it comes from joint moments, whatever N.
-    Errors: ValueError for fewer than 3 train or 2 test samples.
+    Raises: ValueError for fewer than 3 train or 2 test samples.
     """
     if train.count < 3 or test.count < 2:
         raise ValueError(

@@ -30,7 +30,7 @@ def centred_eigenvalues(x_ND: Rows, moments: Moments | None = None) -> Vector:
     As exact as the squared singular values of the centred rows: what a covariance has lost, below
     1e-8 of the largest, is had from a second pass over the rows. What is below the precision of
     float64 is 0. `moments`: those of x_ND, where they are known already.
-    Errors: ValueError for fewer than 2 samples or values that are not finite.
+    Raises: ValueError for fewer than 2 samples or values that are not finite.
     """
     if len(x_ND.shape) != 2 or len(x_ND) < 2:
         raise ValueError(

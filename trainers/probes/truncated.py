@@ -34,7 +34,7 @@ def truncated_accuracies(
     train cut to k; the full classifier is fitted on all components, and only what it is asked
     about is cut. Beyond the rank of train's covariance nothing is left to cut. In [0, 1], higher
     is better; the commonest class's share where train does not vary.
-    Errors: ValueError where train has one class.
+    Raises: ValueError where train has one class.
     """
     state = Moments.of(train_ND)
     _, basis_DK = components(state)

@@ -32,7 +32,7 @@ def zero_shot_labels(
     """argmax over classes of the cosine, the first of equals; int64 (N,).
 
     With `centre_D` the cosine is between x - centre_D and text - mean(text).
-    Errors: ValueError where the widths differ or a number is not finite.
+    Raises: ValueError where the widths differ or a number is not finite.
     """
     if x_ND.ndim != 2 or text_CD.ndim != 2 or x_ND.shape[1] != text_CD.shape[1]:
         shapes = f"{x_ND.shape} and {text_CD.shape}"

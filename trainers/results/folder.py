@@ -41,14 +41,14 @@ class Stored:
 
     @property
     def network(self) -> Student:
-        """The model. Errors: ValueError for a student without one."""
+        """The model. Raises: ValueError for a student without one."""
         if self.model is None:
             raise ValueError(f"{self.place}: student `{self.about['spec']}` has no network")
         return self.model
 
 
 def read_json(place: str) -> dict[str, Any]:
-    """Errors: ValueError for what is not a JSON object; OSError."""
+    """Raises: ValueError for what is not a JSON object; OSError."""
     try:
         value = json.loads(storage.read(place))
     except ValueError as error:
@@ -61,7 +61,7 @@ def read_json(place: str) -> dict[str, Any]:
 def fetch_student(place: str) -> tuple[Student, dict[str, Any]]:
     """The student in a folder or at a URL, on the CPU, in evaluation mode, and its student.json.
 
-    Errors: those of `trainers.students.load`.
+    Raises: those of `trainers.students.load`.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name in (WEIGHTS, RECORD):
@@ -75,7 +75,7 @@ def fetch_student(place: str) -> tuple[Student, dict[str, Any]]:
 def open_stored(place: str) -> Stored:
     """A trial's folder, the student/ in it, or a student's folder alone.
 
-    Errors: ValueError for a folder that is none of these, or holds damaged files; OSError.
+    Raises: ValueError for a folder that is none of these, or holds damaged files; OSError.
     """
     if storage.is_local(place):
         place = str(storage.local_path(place).resolve())
@@ -119,7 +119,7 @@ def trials_at(place: str) -> list[str]:
 def teacher_in(manifest: Manifest, stored: Stored, bank: str) -> TeacherRecord:
     """The teacher that the student was distilled from, as a bank has it.
 
-    Errors: ValueError where the bank's has other weights, or which one is meant cannot be told.
+    Raises: ValueError where the bank's has other weights, or which one is meant cannot be told.
     """
     teachers = manifest.plan.teachers
     if stored.record is None:
@@ -142,7 +142,7 @@ def teacher_in(manifest: Manifest, stored: Stored, bank: str) -> TeacherRecord:
 def preprocess_of(stored: Stored, manifest: Manifest | None = None, bank: str = "") -> Preprocess:
     """How the student's images are prepared: from the trial's record, else from its bank.
 
-    Errors: ValueError where neither says it.
+    Raises: ValueError where neither says it.
     """
     told = (stored.record or {}).get("input")
     if told:

@@ -72,7 +72,7 @@ def key_of(probed: Record) -> dict[str, Any]:
 def read_probed(place: str, record: Record) -> tuple[list[Record], list[str]]:
     """(results that belong to this trial and this code, a line for each that was passed over).
 
-    place: the trial's folder; record: its result.json. Errors: ValueError for a file that is not
+    place: the trial's folder; record: its result.json. Raises: ValueError for a file that is not
     JSON; OSError.
     """
     found: list[Record] = []

@@ -52,7 +52,7 @@ class Subject:
 def find_bank(config: TrialConfig, source: str, root: str, given: str | None) -> str:
     """The shards a trial was trained on: those given, or those under ROOT/banks.
 
-    Errors: ValueError where they are others, or none is found.
+    Raises: ValueError where they are others, or none is found.
     """
     if given is not None:
         there = source_of(config, load_manifest(given))
@@ -101,7 +101,7 @@ def of_trial(stored: Stored, bank: str | None) -> Subject:
 
 
 def of_student(stored: Stored, bank: str | None) -> Subject:
-    """A student's folder alone. Errors: ValueError without --bank."""
+    """A student's folder alone. Raises: ValueError without --bank."""
     if bank is None:
         raise ValueError(f"{stored.place}: a student alone; name its shards with --bank")
     manifest = load_manifest(bank)
@@ -136,7 +136,7 @@ def of_student(stored: Stored, bank: str | None) -> Subject:
 def of_checkpoint(place: str, bank: str | None) -> Subject:
     """One checkpoint, verified; an averaged student (ema) where there is one.
 
-    Errors: ValueError where it is damaged or of another format.
+    Raises: ValueError where it is damaged or of another format.
     """
     folder, step = place.rstrip("/").rsplit("/step-", 1)
     owner = read_json(storage.join(place, RECORD)).get("owner")
@@ -178,7 +178,7 @@ def places(place: str) -> list[str]:
 
 
 def subject_at(place: str, bank: str | None) -> Subject:
-    """The student of one trial, of a folder alone, or of a checkpoint. Errors: ValueError."""
+    """The student of one trial, of a folder alone, or of a checkpoint. Raises: ValueError."""
     if storage.exists(storage.join(place, RECORD)):
         return of_checkpoint(place, bank)
     stored = open_stored(place)

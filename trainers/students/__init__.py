@@ -167,7 +167,7 @@ def build_student(
 
     With `seed` the weights are a pure function of (spec, embedding_dim, image_size, seed) and no
     generator outside is touched; without, they are drawn from torch's global CPU generator, which
-    the caller has seeded. embedding_dim: D; image_size: pixels a side. Errors: ValueError.
+    the caller has seeded. embedding_dim: D; image_size: pixels a side. Raises: ValueError.
     """
     if seed is None:
         with torch.device("cpu"):

@@ -26,7 +26,7 @@ def has_no_network(spec: str) -> bool:
 
 
 def components(spec: str) -> int:
-    """K of `teacher_pca:K`. Errors: ValueError."""
+    """K of `teacher_pca:K`. Raises: ValueError."""
     argument = split_spec(spec)[1]
     if not re.fullmatch(r"[0-9]{1,9}", argument) or int(argument) == 0:
         raise ValueError(f"student `{spec}`: write {NAME}:K, K a whole number of 1 or more")
@@ -39,7 +39,7 @@ def canonical_pca(spec: str) -> str:
 
 
 def check_dimensions(spec: str, embedding_dim: int) -> None:
-    """Errors: ValueError with both numbers where K is more than the teacher has."""
+    """Raises: ValueError with both numbers where K is more than the teacher has."""
     if components(spec) > embedding_dim:
         raise ValueError(f"student `{spec}`: the teacher has {embedding_dim} dimensions")
 
@@ -55,7 +55,7 @@ def principal_projection(
 ) -> Callable[[Split, int], NDArray[np.float64]]:
     """(split, view) -> its projected raw embeddings, float64 (N, D).
 
-    Errors: ValueError where K is more than the train embeddings span.
+    Raises: ValueError where K is more than the train embeddings span.
     """
     from trainers.objectives.targets import Source, principal_map, raw_rows
 

@@ -63,7 +63,7 @@ def capture(modules: dict[str, nn.Module], states: list[Arrays]) -> Arrays:
 def restore(arrays: Arrays, modules: dict[str, nn.Module]) -> list[Arrays]:
     """Put the modules' tensors back, in place; each rank's own arrays, for the engine.
 
-    Errors: RuntimeError when names or shapes differ.
+    Raises: RuntimeError when names or shapes differ.
     """
     for role, module in modules.items():
         module.load_state_dict(_under(f"{role}/", arrays), strict=True)
@@ -88,7 +88,7 @@ class Checkpoints:
         return sorted(int(name[5:]) for name in found if name[5:].isdigit())
 
     def save(self, state: State) -> None:
-        """Publish, then remove all but the newest two. Errors: OSError; older ones stay.
+        """Publish, then remove all but the newest two. Raises: OSError; older ones stay.
 
         One of the same step that verifies is kept: it is the same state.
         """
@@ -116,7 +116,7 @@ class Checkpoints:
     def latest(self) -> State | None:
         """The newest checkpoint that verifies; damaged ones are named and passed over.
 
-        Errors: ForeignError; OSError where one is there but cannot be read.
+        Raises: ForeignError; OSError where one is there but cannot be read.
         """
         for step in reversed(self.steps()):
             try:
@@ -133,7 +133,7 @@ class Checkpoints:
     def load(self, step: int) -> State:
         """The checkpoint of `step`.
 
-        Errors: ValueError when it is damaged, ForeignError naming the fields in which it is not
+        Raises: ValueError when it is damaged, ForeignError naming the fields in which it is not
         this trial's, OSError when it cannot be read.
         """
         place = self._place(step)
@@ -181,7 +181,7 @@ def _manifest(files: dict[str, bytes], form: str) -> bytes:
 def _format_of(manifest: bytes, files: dict[str, bytes], place: str) -> str:
     """The format of a checkpoint that is whole: files, manifest and record agree.
 
-    Errors: ValueError naming what is damaged.
+    Raises: ValueError naming what is damaged.
     """
     try:
         sums = json.loads(manifest)["sha256"]

@@ -26,7 +26,7 @@ def quick(model: nn.Module, config: TrialConfig, device: torch.device, side: int
     alike; DeepSpeed sends weights as flat bytes and takes plain ones only.
     compile: torch.compile of the forward and backward pass. cuda_graphs: both replayed as one
     CUDA graph each; with compile, by its own mode for that.
-    Errors: ValueError for cuda_graphs on a device that is not CUDA.
+    Raises: ValueError for cuda_graphs on a device that is not CUDA.
     """
     if config.cuda_graphs and device.type != "cuda":
         raise ValueError(

@@ -44,7 +44,7 @@ def train(
 
     `observe(step, student)` is asked on the first rank before the first step, at every multiple
     of `curve_every` and after the last step; other ranks may pass None.
-    Errors: DivergedError naming step and samples when the loss is NaN or infinite,
+    Raises: DivergedError naming step and samples when the loss is NaN or infinite,
     PreemptedError when `saver.stop` said so, once the state is saved.
     """
     optimizer = OPTIMIZERS[config.optimizer](model, config)

@@ -160,7 +160,7 @@ class Schedule:
 
     @classmethod
     def of(cls, config: TrialConfig, train_samples: int) -> Schedule:
-        """Errors: ValueError where the warm-up takes the whole trial."""
+        """Raises: ValueError where the warm-up takes the whole trial."""
         total = config.total_steps(train_samples)
         warmup = in_steps(config.warmup, config.batch_size, train_samples)
         if total and warmup >= total:

@@ -41,7 +41,7 @@ class Notice:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Errors: PreemptedError at the end, if SIGTERM came and nothing else ended the block."""
+        """Raises: PreemptedError at the end, if SIGTERM came and nothing else ended the block."""
         self._waits = True
         try:
             yield

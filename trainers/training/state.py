@@ -123,7 +123,7 @@ class Keeper:
         return {"model": self.model} if kept is None else {"model": self.model, "average": kept}
 
     def _observation_steps(self) -> int:
-        """Errors: ValueError where `curve_every` is less than a step."""
+        """Raises: ValueError where `curve_every` is less than a step."""
         every = self.config.curve_every
         if every is None:
             return 0
@@ -144,7 +144,7 @@ class Keeper:
     def stepped(self, loss: torch.Tensor) -> None:
         """Count a step with its loss, and do what is due after it.
 
-        Errors: DivergedError naming step and samples, PreemptedError once the state is saved.
+        Raises: DivergedError naming step and samples, PreemptedError once the state is saved.
         """
         self.losses[self.step % self.per_epoch] = loss
         self._average()
