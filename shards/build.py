@@ -36,8 +36,9 @@ from shards.building.sources import check_sources
 from shards.building.teacher_robustness import DEFAULT, add_robustness, missing_arms
 from shards.datasets import DATASETS
 from shards.support import storage
-from shards.support.command import arguments_of, command
+from shards.support.command import CommandParser, command, make_parser
 from shards.support.progress import Progress
+from shards.support.schema import validated
 from shards.support.threads import check_device
 from shards.teachers import Precision
 from shards.teachers.prompts import load_templates
@@ -168,14 +169,11 @@ def request_arguments(request: Request, out: str) -> list[str]:
     return ["--request", request.model_dump_json(), "--out", out]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m shards.build",
-        description=__doc__,
-        epilog=f"data sets: {', '.join(DATASETS)}; arms: "
-        + "; ".join(f"{spec}: {what}" for spec, what in [*describe_arms(), *describe_groups()]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> CommandParser:
+    arms = [*describe_arms(), *describe_groups()]
+    epilog = f"data sets: {', '.join(DATASETS)}\n\narms:\n"
+    epilog += "\n".join(f"  {spec:28s} {meaning}" for spec, meaning in arms)
+    parser = make_parser("shards.build", __doc__, epilog)
     add = parser.add_argument
     add("--dataset", metavar="SPEC", help="digits, cifar10, folder:DIR, wds:PATTERN, ...")
     add("--teacher", action="append", metavar="SPEC", dest="teachers", help="may be repeated")
@@ -221,7 +219,7 @@ def main(argv: list[str]) -> int:
         parser.error("--dataset and --teacher are required")
     if options.templates:
         fields["templates"] = load_templates(options.templates)
-    request = arguments_of(Request, fields)
+    request = validated(Request, fields)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     address = None if options.ray == "local" else options.ray
     if options.dry_run:

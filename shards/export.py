@@ -11,7 +11,6 @@ the export is whole. `wds:OUT/{split}-*.tar` reads it back.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tarfile
@@ -24,7 +23,7 @@ from shards.bank.manifest import Manifest
 from shards.bank.reader import Shard, iter_shards, load_manifest
 from shards.datasets.base import SPLITS
 from shards.support import storage
-from shards.support.command import command
+from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 
 CLASS_NAMES = "classnames.txt"
@@ -124,13 +123,7 @@ IMAGES: dict[str, tuple[str, Encoder]] = {"png": ("png", _png), "npy": ("image.n
 
 @command
 def main(argv: list[str]) -> int:
-    usage = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.export",
-        description=usage[0],
-        epilog=usage[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("shards.export", __doc__)
     add = parser.add_argument
     add("bank", help="folder or URL of a finished bank")
     add("--per-sample", action="store_true", help="required: the one layout there is so far")

@@ -12,8 +12,6 @@ where a check failed.
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import torch
 from rich.console import Console
@@ -25,7 +23,7 @@ from shards.bank.manifest import Manifest, ShardRecord
 from shards.bank.reader import Shard, UniqueKeys, check_shard, load_manifest
 from shards.building.replay import Replay, Verdict
 from shards.datasets.base import SPLITS
-from shards.support.command import command
+from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from shards.teachers.prompts import unpack_floats
 
@@ -157,11 +155,7 @@ def describe(verdict: Verdict) -> Grid:
 
 @command
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m shards.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("shards.verify", __doc__)
     parser.add_argument("location", metavar="DIR-OR-URL")
     parser.add_argument("--live", type=int, default=0, metavar="N", help="samples to embed again")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

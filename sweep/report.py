@@ -1,4 +1,8 @@
-"""`python -m sweep.report RUN`: one self-contained HTML file with a run's tables and figures.
+"""Write a run's report: one self-contained HTML file with its tables and figures.
+
+    python -m sweep.report runs/demo                        # writes runs/demo/report.html
+    python -m sweep.report runs/demo --out /tmp/demo.html   # writes it elsewhere
+    python -m sweep.report runs/demo --json                 # prints the table as JSON, writes none
 
 It states what was compared and held fixed, shows every group's numbers with their spread over
 seeds, and declares no winner. Groups meet in one figure only if they differ in student and arm
@@ -7,7 +11,6 @@ alone: never with a different objective, input resolution, number of epochs or N
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import sys
@@ -15,6 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from sweep.reporting.figures import draw, half_width, style_of
 from sweep.reporting.summary import (
@@ -37,11 +41,6 @@ NAME, TEMPLATE = "report.html", "report.html.j2"
 AT_INPUT = tuple(f"test/{n}/" for n in ("noise/paper", "band_noise", "low_pass", "high_pass"))
 UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is worth a note
 FEW = 5  # seeds below which no difference is decided
-EXAMPLES = """examples:
-  python -m sweep.report runs/demo                        writes runs/demo/report.html
-  python -m sweep.report runs/demo --out /tmp/demo.html   writes it elsewhere
-  python -m sweep.report runs/demo --json                 prints the table as JSON, writes nothing
-"""
 OnFigures = Callable[[int, int], None]
 Column = tuple[str, str, float, int]  # metric without its prefix, title, factor, digits
 GEOMETRY: list[Column] = [
@@ -247,35 +246,27 @@ def _environment(run: Run) -> dict[str, list[str]]:
     return {name: _distinct(one.get(name, "-") for one in held) for name in names}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sweep.report",
-        description="Write a run's report: one HTML file with its tables and figures.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@command
+def main(argv: list[str]) -> int:
+    parser = make_parser("sweep.report", __doc__)
     parser.add_argument("run", metavar="RUN", help="the folder of a run, with its journal.jsonl")
     parser.add_argument("--out", metavar="FILE", help="where to write (default: RUN/report.html)")
     parser.add_argument("--json", action="store_true", help="print the numbers, write nothing")
-    options = parser.parse_args(arguments)
-    try:
-        run = read_results(options.run)
-        if options.json:
-            print(json.dumps(as_plain(run.records), indent=1))
-            return 0
-        with Progress("report", 1) as bar:
-            path = write_report(options.run, options.out, lambda i, n: bar.update(i / n))
-        from rich.console import Console
+    options = parser.parse_args(argv)
+    run = read_results(options.run)
+    if options.json:
+        print(json.dumps(as_plain(run.records), indent=1))
+        return 0
+    with Progress("report", 1) as bar:
+        path = write_report(options.run, options.out, lambda i, n: bar.update(i / n))
+    from rich.console import Console
 
-        Console().print(table(run.records), soft_wrap=True)
-        for note in run.notes:
-            print(f"note: {note}", file=sys.stderr)
-        print(path)
-    except (OSError, ValueError) as error:
-        print(f"sweep.report: {error}", file=sys.stderr)
-        return 1
+    Console().print(table(run.records), soft_wrap=True)
+    for note in run.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(path)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

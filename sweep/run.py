@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from shards.support import storage
-from shards.support.command import command
+from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from sweep.journal import Journal
 from sweep.journal.tracking import Tracker, default_uri, quiet
@@ -31,11 +31,7 @@ from trainers.config.schema import TrialConfig
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m sweep.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("sweep.run", __doc__)
     parser.add_argument("--grid", required=True, metavar="NAME|FILE", help="demo, paper, full, ...")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings"

@@ -18,7 +18,6 @@ real images (with --bank) or random ones must agree with the student's to a cosi
 
 from __future__ import annotations
 
-import argparse
 import json
 from importlib.metadata import version
 from typing import Any
@@ -28,7 +27,7 @@ import torch
 from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest, load_shard
 from shards.support import storage
-from shards.support.command import command
+from shards.support.command import command, make_parser
 from shards.teachers.preprocess import Preprocess
 from trainers.exports.formats import EXPORTS, OPSET, PARITY, Embed, Exported, Job, described
 from trainers.results.folder import Stored, open_stored, preprocess_of
@@ -123,11 +122,7 @@ def _about(job: Job, to: str, exported: Exported, parity: dict[str, Any]) -> dic
 
 @command
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m trainers.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("trainers.export", __doc__)
     parser.add_argument("trial", metavar="TRIAL", help="a trial's or a student's folder, or a URL")
     parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(EXPORTS))
     parser.add_argument(

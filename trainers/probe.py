@@ -18,7 +18,6 @@ Of a student alone nothing says on which arm it was trained: it is measured as i
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 
 from shards.support import storage
-from shards.support.command import command
+from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from trainers.config.schema import TrialConfig, make_config
 from trainers.engines import choose_device
@@ -117,11 +116,7 @@ def _there(file: str, about: dict[str, Any]) -> bool:
 
 @command
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m trainers.probe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("trainers.probe", __doc__)
     add = parser.add_argument
     add("place", metavar="PLACE", help="a run, a trial, a student or a checkpoint")
     add(

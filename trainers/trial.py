@@ -25,7 +25,7 @@ from shards.arms import make_arm
 from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest
 from shards.support import storage
-from shards.support.command import command
+from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from shards.teachers.preprocess import Preprocess
 from trainers.config.schema import TrialConfig, load_config, make_config
@@ -211,11 +211,7 @@ def _run_ranks(
 
 @command
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m trainers.trial",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("trainers.trial", __doc__)
     parser.add_argument("trial", nargs="?", metavar="TRIAL.yaml")
     parser.add_argument("--config", help=argparse.SUPPRESS)
     parser.add_argument("--bank", required=True, metavar="DIR-OR-URL", help="from shards.build")

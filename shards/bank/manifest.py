@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from shards.measures.corruption import TeacherRobustness
-from shards.support.strict import Strict
+from shards.support.schema import StrictModel
 from shards.teachers.preprocess import Preprocess
 
 FORMAT = "shards/2"
@@ -49,7 +49,7 @@ HEADER = 4096  # bytes that hold any .npy header of ours
 Array = NDArray[np.generic]
 
 
-class DatasetRecord(Strict):
+class DatasetRecord(StrictModel):
     spec: str
     identity: str
     image_size: int
@@ -59,7 +59,7 @@ class DatasetRecord(Strict):
     counts: dict[str, int]
 
 
-class TeacherRecord(Strict):
+class TeacherRecord(StrictModel):
     spec: str
     weights_sha256: str
     dim: int
@@ -68,7 +68,7 @@ class TeacherRecord(Strict):
     precision: Literal["fp32", "bf16", "fp16"]
 
 
-class ArmRecord(Strict):
+class ArmRecord(StrictModel):
     """One arm of a split: its views are `start` to `stop` of the split's view axis."""
 
     arm: str
@@ -78,7 +78,7 @@ class ArmRecord(Strict):
     stop: int
 
 
-class Plan(Strict):
+class Plan(StrictModel):
     """What determines a bank's bytes. `identity` names it."""
 
     format: str = FORMAT
@@ -108,7 +108,7 @@ class Plan(Strict):
         return specs.index(spec)
 
 
-class ShardRecord(Strict):
+class ShardRecord(StrictModel):
     name: str = Field(pattern=r"^(train|test)-\d{6}\.tar$")
     split: str = Field(pattern=r"^(train|test)$")
     samples: int = Field(ge=1)
@@ -117,14 +117,14 @@ class ShardRecord(Strict):
     keys_sha256: str | None = None  # of the keys in order; older banks have none
 
 
-class Packed(Strict):
+class Packed(StrictModel):
     """A float32 array in JSON: little-endian bytes in base64."""
 
     shape: tuple[int, ...]
     float32: str
 
 
-class Manifest(Strict):
+class Manifest(StrictModel):
     """What a finished bank is. `class_embeddings`: of each teacher, None without a text tower."""
 
     plan: Plan

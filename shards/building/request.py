@@ -12,13 +12,13 @@ from shards.arms.cifar10c_files import check_dataset
 from shards.arms.groups import expand_arms
 from shards.bank.manifest import ArmRecord, DatasetRecord, Manifest, Plan, TeacherRecord
 from shards.datasets.base import SPLITS, Dataset
-from shards.support.strict import Strict
+from shards.support.schema import StrictModel
 from shards.teachers import Teacher
 from shards.teachers.preprocess import CPU_BATCH
 from shards.teachers.prompts import templates_for
 
 
-class Request(Strict):
+class Request(StrictModel):
     """What somebody asks a bank to hold. Arms are given in their canonical spelling.
 
     `precision` is that of the teachers' arithmetic: `auto` is decided once, when the bank is

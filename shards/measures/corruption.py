@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from shards.support.strict import Strict
+from shards.support.schema import StrictModel
 
 Rows = NDArray[np.float32]
 Figures = dict[str, float]
@@ -75,7 +75,7 @@ def figures_of(draws: Sequence[Draw]) -> Figures:
     return mean
 
 
-class TeacherRobustness(Strict):
+class TeacherRobustness(StrictModel):
     """Figures of the teachers under corruption, in the order of the bank's teachers.
 
     teachers: {arm: {figure: value}} of each; clean: accuracy of each on clean test images.

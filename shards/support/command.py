@@ -1,55 +1,74 @@
-"""What every command shares: one line on failure, a non-zero exit, no traceback for bad input."""
+"""The command line of every command: one look for help and errors, no traceback for bad input.
+
+A command module reads::
+
+    @command
+    def main(argv: list[str]) -> int:
+        parser = make_parser("shards.verify", __doc__)
+        parser.add_argument("location", metavar="DIR-OR-URL")
+        options = parser.parse_args(argv)
+        ...
+        return 0
+
+Exit status: what `main` returns, 2 for bad input (with one line `error: ...` on stderr), 130 when
+interrupted from the keyboard.
+"""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn
 
-from pydantic import BaseModel, ValidationError
-
-from shards.support.registry import closest
-
-M = TypeVar("M", bound=BaseModel)
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-def command(function: Callable[[list[str]], int]) -> Callable[..., None]:
-    """Wrap `main(argv) -> exit code`: ValueError and OSError become one line on stderr, code 2."""
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line. argparse's own print the usage before it."""
 
-    @functools.wraps(function)
-    def run(argv: list[str] | None = None) -> None:
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {one_line(message)}; see {self.prog} --help\n")
+
+
+def make_parser(module: str, doc: str | None, epilog: str | None = None) -> CommandParser:
+    """The parser of `python -m MODULE`. `doc` is the module's docstring, examples included.
+
+    The docstring is shown as it is written. Options must be spelled in full: an abbreviation would
+    change its meaning on the day that a second option with the same beginning is added.
+    """
+    return CommandParser(
+        prog=f"python -m {module}",
+        description=doc,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def command(main: Callable[[list[str]], int]) -> Callable[..., NoReturn]:
+    """Wrap `main(argv) -> exit status`: it exits, and ValueError and OSError become one line.
+
+    Other exceptions are defects of the program and keep their traceback.
+    """
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> NoReturn:
         try:
-            code = function(sys.argv[1:] if argv is None else argv)
+            status = main(sys.argv[1:] if argv is None else argv)
         except (ValueError, OSError) as error:
-            text = " ".join(str(error).split())
-            print(f"error: {text}", file=sys.stderr)
-            code = 2
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            status = BAD_INPUT
         except KeyboardInterrupt:
-            print("interrupted; the same command again continues", file=sys.stderr)
-            code = 130
-        sys.exit(code)
+            print("interrupted; run the same command again to continue", file=sys.stderr)
+            status = INTERRUPTED
+        sys.exit(status)
 
     return run
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """The first validation error as one clause: field, what was found, what would be right."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key `{field}`; {closest(field, list(model.model_fields))}"
-    if first["type"] == "missing":
-        return f"{field}: missing"
-    message = first["msg"].removeprefix("Value error, ")
-    found = repr(first["input"])[:80]
-    return message if first["type"] == "value_error" else f"{field}: {message}; got {found}"
-
-
-def arguments_of(model: type[M], fields: dict[str, object], place: str = "") -> M:
-    """Validate `fields` into `model`. Raises: ValueError, one clause, prefixed with `place`."""
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        prefix = f"{place}: " if place else ""
-        raise ValueError(prefix + explain(model, error)) from None
+def one_line(text: str) -> str:
+    """`text` with every run of white space, line breaks included, as one space."""
+    return " ".join(text.split())

@@ -8,7 +8,7 @@ import pytest
 from shards.bank.reader import load_manifest
 from shards.build import build
 from shards.building.request import Request
-from shards.support.command import arguments_of
+from shards.support.schema import validated
 from trainers.config.schema import make_config
 from trainers.trial import run_trial
 
@@ -25,7 +25,7 @@ TRIAL = DATA | {
 
 def built(place, **fields) -> str:
     request = DATA | {"teachers": ("embedded",), "test_views": 2} | fields
-    build(arguments_of(Request, request), str(place))
+    build(validated(Request, request), str(place))
     return str(place)
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 from shards.arms import make_arm
 from shards.arms.cifar10c_files import check_dataset
 from shards.arms.groups import expand_arms
-from shards.support.command import arguments_of
+from shards.support.schema import validated
 from shards.support.strict_yaml import parse
 from trainers.config.durations import canonical_duration, in_steps
 from trainers.config.rank_fields import UNNAMED, check_ranks, idle
@@ -276,10 +276,7 @@ class TrialConfig(BaseModel):
 
 def make_config(fields: dict[str, Any], place: str = "") -> TrialConfig:
     """Validate. Raises: ValueError, one line naming place, field, what was found, what is right."""
-    try:
-        return arguments_of(TrialConfig, fields, place)
-    except ValueError as error:  # a value with a line break is quoted in the message
-        raise ValueError(" ".join(str(error).split())) from None
+    return validated(TrialConfig, fields, place)
 
 
 def load_config(path: str) -> TrialConfig:

@@ -10,7 +10,6 @@ stand for parts of it: see WORDS. In a record, names begin with `test/` for a st
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from shards.arms import ARMS
-from shards.support.command import command
+from shards.support.command import command, make_parser
 from trainers.probes.glossary import TABLE
 
 Direction = Literal["higher", "lower", "neither"]
@@ -144,11 +143,7 @@ def with_glossary(text: str, place: str) -> str:
 
 @command
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m trainers.probes.names",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("trainers.probes.names", __doc__)
     parser.add_argument("--write", metavar="FILE", help="put it into a Markdown file")
     options = parser.parse_args(argv)
     if options.write is None:

@@ -1,11 +1,11 @@
 """Figures of the embedded teacher, taken on its stored fp16 weights read back as fp32.
 
-python -m shards.teachers.embedded.measure [DIR]   # as JSON; DIR: default, the folder of this file
+python -m shards.teachers.embedded.measure       # as JSON, of the teacher beside this file
+python -m shards.teachers.embedded.measure DIR   # of one that embedded.train wrote
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -18,6 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 
 from shards.datasets import Dataset, open_dataset
+from shards.support.command import command, make_parser
 
 FOLDER = Path(__file__).parent
 SIGMAS = (0.0, 0.1, 0.2)  # Gaussian noise in [0, 1] pixels, rounded to uint8 levels and clipped
@@ -150,10 +151,12 @@ def card(figures: dict, config: dict) -> str:
     return CARD.format(**{**figures, **rows, **shape})
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="measure the embedded teacher")
-    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
-    print(json.dumps(measure(parser.parse_args(arguments).folder), indent=2))
+@command
+def main(argv: list[str]) -> int:
+    parser = make_parser("shards.teachers.embedded.measure", __doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, metavar="DIR")
+    print(json.dumps(measure(parser.parse_args(argv).folder), indent=2))
+    return 0
 
 
 if __name__ == "__main__":

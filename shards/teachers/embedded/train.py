@@ -15,7 +15,6 @@ card's figures are those of the stored fp16 weights (`shards.teachers.embedded.m
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -29,6 +28,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save
 
 from shards.datasets import open_dataset
+from shards.support.command import command, make_parser
 from shards.teachers.embedded.measure import FOLDER, build, card, measure, normalise
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -254,12 +254,13 @@ def write(model: torch.nn.Module, config: dict, folder: Path) -> None:
     (folder / "CARD.md").write_text(card(measure(folder), config))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="train the embedded teacher")
+@command
+def main(argv: list[str]) -> int:
+    parser = make_parser("shards.teachers.embedded.train", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     recipe = Recipe(seed=options.seed, steps=options.steps)
     if recipe.steps <= recipe.warmup:
         raise ValueError(f"steps: {recipe.steps} must exceed the warm-up of {recipe.warmup}")
@@ -269,6 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.run()
     write(trainer.model, trainer.config, options.out)
     print((options.out / "CARD.md").read_text())
+    return 0
 
 
 if __name__ == "__main__":

@@ -211,9 +211,9 @@ def test_help_has_examples():
     assert "python -m sweep.report runs/demo" in done.stdout
 
 
-def test_errors_are_one_line_and_exit_1(tmp_path):
+def test_errors_are_one_line_and_exit_2(tmp_path):
     done = command(tmp_path / "absent")
-    assert done.returncode == 1
+    assert done.returncode == 2
     last = done.stderr.strip().splitlines()
     assert len(last) == 1
     assert "absent: no such folder" in last[0]
@@ -222,20 +222,23 @@ def test_errors_are_one_line_and_exit_1(tmp_path):
 @pytest.mark.parametrize("text", ["", '{"event": "failed", "trial": "a", "config": {}}\n'])
 def test_a_run_without_results_is_refused(tmp_path, capsys, text):
     (tmp_path / "journal.jsonl").write_text(text)
-    assert main([str(tmp_path)]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path)])
     assert "0 results" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
 
 def test_an_unwritable_target_is_one_line(tmp_path, capsys):
     folder = make_run(tmp_path / "r", [record()])
-    assert main([str(folder), "--out", str(tmp_path / "no" / "x.html")]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main([str(folder), "--out", str(tmp_path / "no" / "x.html")])
     assert "x.html" in capsys.readouterr().err
 
 
 def test_json_prints_rows_and_writes_nothing(tmp_path, capsys):
     folder = make_run(tmp_path / "r", [record()])
-    assert main([str(folder), "--json"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main([str(folder), "--json"])
     rows = json.loads(capsys.readouterr().out)
     assert [row["kind"] for row in rows] == ["teacher", "student"]
     assert not (folder / "report.html").exists()
