@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 
 from shards.arms import make_arm
@@ -15,20 +13,10 @@ from shards.build import request_arguments
 from shards.building.request import Request
 from shards.building.sources import check_sources
 from shards.support import storage
+from shards.support.child_process import child_command, run_module
 from trainers.config.schema import TrialConfig
 from trainers.students.teacher_pca import has_no_network
 from trainers.trial import check_bank
-
-# In the child, before any heavy import: die with the parent (PR_SET_PDEATHSIG = 1).
-BOOT = """\
-import ctypes, os, runpy, signal, sys
-parent = int(sys.argv.pop(1))
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("its parent is gone")
-runpy.run_module("shards.build", run_name="__main__", alter_sys=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -133,5 +121,5 @@ def _request(config: TrialConfig, arms: tuple[str, ...], views: int, figures: bo
 def build_bank(job: BankJob) -> int:
     """`python -m shards.build` in a process that ends with this one; its exit code."""
     arguments = request_arguments(job.request, job.location)
-    command = [sys.executable, "-c", BOOT, str(os.getpid()), *arguments]
+    command = child_command(run_module("shards.build"), arguments)
     return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
+from shards.support.child_process import child_command, run_module
 from trainers.engines.watchdog import seconds_of
 
 PREFIX = "@report "
@@ -31,21 +31,7 @@ GRACE = 1.0  # seconds in which peers of a dead rank may show that they died of 
 LEAVE = 20.0  # seconds for the others once a rank has left: the state is saved by then
 PORTS = 5  # tries: between its choice and its use a port may be taken
 SILENT_VARIABLE, SILENT = "DISTIL_SILENT_SECONDS", 120.0
-# In the child, before any heavy import: die with the parent (PR_SET_PDEATHSIG = 1), give signs.
-BOOT = """\
-import ctypes, os, runpy, signal, sys, threading, time
-parent, sign = int(sys.argv.pop(1)), sys.argv.pop(1)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("its parent is gone")
-def live():
-    while os.path.exists(sign):
-        os.utime(sign)
-        time.sleep(1)
-threading.Thread(target=live, daemon=True).start()
-runpy.run_module("trainers.trial", run_name="__main__", alter_sys=True)
-"""
+RANK_CODE = run_module("trainers.trial")  # what each rank runs
 
 
 class RankError(RuntimeError):
@@ -117,7 +103,7 @@ def _launch(
                     "MASTER_PORT": str(port),
                 }
                 child = subprocess.Popen(
-                    [sys.executable, "-c", BOOT, str(os.getpid()), str(signs[rank]), *arguments],
+                    child_command(RANK_CODE, arguments, heartbeat=signs[rank]),
                     env=env,
                     stdout=log if rank else subprocess.PIPE,
                     stderr=log,

@@ -45,10 +45,8 @@ def test_interrupted_it_ends_bitwise_equal_and_a_nan_is_divergence(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(LIMIT_VARIABLE, "60")
     monkeypatch.setenv(PORTS, " ".join(map(str, quiet_ports(len(STOPS) + 3))))
-    signs = launch.BOOT.split("runpy.run_module")[0]
-    monkeypatch.setattr(
-        launch, "BOOT", signs + "from tests.trainers.engines.gang import main; main()"
-    )
+    code = "from tests.trainers.engines.gang import main; main()"
+    monkeypatch.setattr(launch, "RANK_CODE", code)
     config = make(**FIELDS | gang)
     data = data_of(bank, config.arm)
     first = permutation(config.seed, 1, 200)[48:96].tolist()[:3]

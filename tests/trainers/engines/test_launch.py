@@ -19,13 +19,12 @@ from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial
 
 ROOT = Path(__file__).parents[3]
-SIGNS = module.BOOT.split("runpy.run_module")[0]  # dies with its parent, gives signs of life
 HEAD = "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n"
 WAIT = "time.sleep(60)"
 
 
-def play(monkeypatch, script, ranks=2, report=lambda values: None, stop=lambda: False, boot=""):
-    monkeypatch.setattr(module, "BOOT", boot + HEAD + script)
+def play(monkeypatch, script, ranks=2, report=lambda values: None, stop=lambda: False):
+    monkeypatch.setattr(module, "RANK_CODE", HEAD + script)
     launch(ranks, [], report, stop)
 
 
@@ -98,7 +97,7 @@ def test_a_port_that_is_taken_meanwhile_is_not_the_end(monkeypatch):
 def test_divergence_of_the_ranks_is_divergence(bank, make, tmp_path, monkeypatch):
     text = "error: diverged at step 5 (epoch 2): the loss is nan; try a smaller lr"
     monkeypatch.setattr(
-        module, "BOOT", f"import sys; print({text!r}, file=sys.stderr); sys.exit(3)"
+        module, "RANK_CODE", f"import sys; print({text!r}, file=sys.stderr); sys.exit(3)"
     )
     config = make(engine="ddp", ranks=2, batch_size=50)
     with pytest.raises(DivergedError, match=r"^diverged at step 5 \(epoch 2\)"):
@@ -114,14 +113,14 @@ def test_a_halted_rank_ends_the_gang(monkeypatch):
     monkeypatch.setenv(module.SILENT_VARIABLE, "4")
     said = "rank 1 was not heard of for 4 s: DISTIL_SILENT_SECONDS sets the limit"
     with pytest.raises(RankError, match=said) as caught:
-        play(monkeypatch, each(WAIT, "os.kill(os.getpid(), signal.SIGSTOP)"), boot=SIGNS)
+        play(monkeypatch, each(WAIT, "os.kill(os.getpid(), signal.SIGSTOP)"))
     assert caught.value.code == -signal.SIGKILL
     assert psutil.Process().children() == []
 
 
 def test_a_slow_rank_is_no_silent_one(monkeypatch):
     monkeypatch.setenv(module.SILENT_VARIABLE, "4")
-    play(monkeypatch, "time.sleep(6)", boot=SIGNS)
+    play(monkeypatch, "time.sleep(6)")
 
 
 def test_the_limit_must_be_a_number(monkeypatch):
@@ -177,7 +176,7 @@ def test_one_that_stays_is_not_waited_for(monkeypatch):
 
 def test_a_trial_whose_ranks_left_was_preempted(bank, make, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        module, "BOOT", "import sys; print('saved at 7', file=sys.stderr); sys.exit(4)"
+        module, "RANK_CODE", "import sys; print('saved at 7', file=sys.stderr); sys.exit(4)"
     )
     with pytest.raises(PreemptedError, match="saved at 7"):
         run_trial(make(engine="ddp", ranks=2, batch_size=50), bank, str(tmp_path))
@@ -187,8 +186,8 @@ PARENT = """
 import sys
 from trainers.engines import launch
 
-wait = "open(sys.argv[1] + f'/{os.getpid()}', 'w').close(); time.sleep(60)"
-launch.BOOT = launch.BOOT.split("runpy.run_module")[0] + wait
+wait = "import os, sys, time; open(sys.argv[1] + f'/{os.getpid()}', 'w').close(); time.sleep(60)"
+launch.RANK_CODE = wait
 launch.launch(2, [sys.argv[1]], print)
 """
 
