@@ -23,7 +23,7 @@ from shards.bank.manifest import (
     keys_sha256,
     unpack,
 )
-from shards.support import storage, verified
+from shards.support import cache, storage
 from shards.support.threads import single_cores
 
 AHEAD = 3  # shards read at once
@@ -94,12 +94,12 @@ def claim_of(manifest: Manifest, record: ShardRecord) -> str:
 
 
 def load_file(place: str, manifest: Manifest, record: ShardRecord, trust: bool = True) -> Shard:
-    state = verified.state_of(place, claim_of(manifest, record))
+    state = cache.verification_state(place, claim_of(manifest, record))
     data = read_shard(place)
-    if trust and verified.is_noted(place, state):
+    if trust and cache.is_verified(place, state):
         return Shard(record, *unpack(data, place))
     shard = check_data(data, place, manifest, record)
-    verified.note(place, state)
+    cache.mark_verified(place, state)
     return shard
 
 

@@ -22,7 +22,7 @@ from shards.bank.reader import (
     read_shard,
 )
 from shards.bank.stream import Files, Located, StreamedColumn, locate
-from shards.support import storage, verified
+from shards.support import cache, storage
 
 Column = np.ndarray | StreamedColumn
 
@@ -189,7 +189,7 @@ def _checked_file(location: str, manifest: Manifest, record: ShardRecord) -> Pat
     if storage.is_local(place):
         _verify(place, manifest, record)
         return storage.local_path(place)
-    file = verified.cache_folder() / "shards" / f"{record.sha256}.tar"
+    file = cache.cache_folder() / "shards" / f"{record.sha256}.tar"
     if file.exists():
         with contextlib.suppress(ValueError, OSError):
             _verify(str(file), manifest, record)
@@ -201,6 +201,6 @@ def _checked_file(location: str, manifest: Manifest, record: ShardRecord) -> Pat
 
 
 def _verify(place: str, manifest: Manifest, record: ShardRecord) -> None:
-    state = verified.state_of(place, claim_of(manifest, record))
-    if not verified.is_noted(place, state):
+    state = cache.verification_state(place, claim_of(manifest, record))
+    if not cache.is_verified(place, state):
         load_file(place, manifest, record)

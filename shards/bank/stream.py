@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shards.bank.manifest import HEADER, members, parse_header, parse_keys
-from shards.support.retry import patiently
+from shards.support.retry import retried
 
 OPEN_FILES = 64
 
@@ -69,7 +69,7 @@ class Files:
                     os.close(self._open.pop(file))
                 raise
 
-        patiently(str(file), attempt)
+        retried(str(file), attempt)
 
     def __del__(self) -> None:
         for handle in self._open.values():
@@ -155,7 +155,7 @@ def locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
 
     Raises: OSError naming the file.
     """
-    return patiently(str(file), lambda: _locate(file))
+    return retried(str(file), lambda: _locate(file))
 
 
 def _locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:

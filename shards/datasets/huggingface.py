@@ -18,7 +18,7 @@ import numpy as np
 
 from shards.datasets.encoded import PictureDataset
 from shards.support import storage
-from shards.support.cache import remembered
+from shards.support.cache import cached
 
 TEST_SPLITS = ("test", "validation", "valid", "val")
 
@@ -85,7 +85,7 @@ class HubDataset(PictureDataset):
         if not files or _has_paths(table):
             return make()
         what = f"hub {self.spec} {split} {table.column_names} {files}"
-        return remembered(what, [storage.state(file) for file in files], make)
+        return cached(what, [storage.state(file) for file in files], make)
 
     def _bytes(self, split: str, row: int, cell: dict[str, Any] | None) -> tuple[bytes, str]:
         place = f"dataset {self.spec}: {split} row {row}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, Self
 
 from shards.support import storage
-from shards.support.retry import patiently
+from shards.support.retry import retried
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LABELS = ("cls", "json")
@@ -105,7 +105,7 @@ def index_shard(location: str) -> ShardIndex:
         with storage.open_stream(location) as stream:
             return _index(stream, location)
 
-    return patiently(location, attempt)
+    return retried(location, attempt)
 
 
 def _index(stream: IO[bytes], place: str) -> ShardIndex:

@@ -27,7 +27,7 @@ from shards.datasets.base import SPLITS
 from shards.datasets.encoded import PictureDataset
 from shards.datasets.tar_index import ShardIndex, index_shard
 from shards.support import storage
-from shards.support.cache import remembered
+from shards.support.cache import cached
 from shards.support.progress import Progress
 
 SPELLINGS = {"train": ("train",), "test": ("test", "val", "validation")}
@@ -195,7 +195,7 @@ def _index_all(spec: str, places: list[str]) -> list[ShardIndex]:
 def _index(place: str) -> ShardIndex:
     name = str(storage.local_path(place).resolve()) if storage.is_local(place) else place
     state = storage.state(place)
-    return ShardIndex(*remembered(f"webdataset {name}", state, lambda: index_shard(place)))
+    return ShardIndex(*cached(f"webdataset {name}", state, lambda: index_shard(place)))
 
 
 def _listed_names(shard: str) -> tuple[str | None, tuple[str, ...]]:

@@ -1,10 +1,17 @@
-"""What files contain: read through once on a machine, then known while they stay the same."""
+"""What this machine keeps to avoid repeated work: derived values, digests, and checked files.
+
+Everything lies in `cache_folder()` and may be deleted at any time: it is computed again. An entry
+counts only while the file it was derived from has the same state (size, times of change and inode;
+on an object store size and entity tag), so a file that was replaced is read again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -15,61 +22,65 @@ from typing import Any
 
 from shards.support import storage
 from shards.support.progress import Progress
-from shards.support.retry import patiently
-from shards.support.verified import cache_folder
+from shards.support.retry import retried
 
-MANY = 20_000  # files from which on hashing takes long enough to be shown
+SHOW_PROGRESS_FROM = 20_000  # files; hashing fewer takes a few seconds at most
+# File times are coarse (up to 2 s on FAT, 1 s on some NFS servers), and a file server's clock
+# differs from ours. A file changed within this many nanoseconds could change again and keep the
+# same time, so its state proves nothing yet (git calls such an entry "racy").
+RACY = 2_000_000_000
+State = list[str | int]
 
 
-def remembered(what: str, state: object, make: Callable[[], Any]) -> Any:
-    """`make()`, or what it gave on this machine when `state` was the same.
+def cache_folder() -> Path:
+    """$DISTIL_CACHE, or `distilsweep` in $XDG_CACHE_HOME or ~/.cache."""
+    ours, shared = os.environ.get("DISTIL_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(ours) if ours else Path(shared or Path.home() / ".cache") / "distilsweep"
 
-    `what` names one note in the cache; state and value are JSON. A state of None says that nothing
-    tells whether the value still holds: then, and without a usable cache, it is made again.
+
+def cached(name: str, state: object, make: Callable[[], Any]) -> Any:
+    """`make()`, or the value it returned on this machine for the same `name` and `state`.
+
+    State and value are JSON. A state of None means that nothing shows whether an earlier value
+    still holds: then, and without a usable cache, `make` is called every time.
     """
     if state is None:
         return make()
-    state = json.loads(json.dumps(state))
-    name = hashlib.sha256(what.encode()).hexdigest()
-    place = cache_folder() / "contents" / name[:2] / f"{name}.json"
-    try:
-        note = json.loads(place.read_bytes())
-        if note["state"] == state:
-            return note["value"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    state = json.loads(json.dumps(state))  # tuples become lists, as in the file compared with
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    path = cache_folder() / "contents" / digest[:2] / f"{digest}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        entry = json.loads(path.read_bytes())
+        if entry["state"] == state:
+            return entry["value"]
     value = make()
-    partial_file = place.with_name(f"{name}.{os.getpid()}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial_file.write_text(json.dumps({"what": what, "state": state, "value": value}))
-        partial_file.rename(place)
-    except OSError:
-        partial_file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a read-only or full cache costs time, nothing else
+        entry = {"name": name, "state": state, "value": value}
+        storage.write(str(path), json.dumps(entry).encode())
     return value
 
 
 def tree_digest(root: Path, names: Iterable[str]) -> str:
     """sha256 over the names (relative to `root`, in order) and the bytes of files.
 
-    Every byte counts. Digests are noted folder by folder with each file's size, times of change
-    and inode, so that a second call only looks at those (`os.stat`), and a changed file costs its
-    own folder again. Raises: OSError.
+    Every byte counts. The digest of each folder is cached with the state of its files, so that a
+    second call only calls `os.stat`, and a changed file costs reading its own folder again.
+    Raises: OSError.
     """
     names = list(names)
     digest, done = hashlib.sha256(), 0
-    many = len(names) >= MANY
+    long = len(names) >= SHOW_PROGRESS_FROM
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        Progress(f"hash {root}", len(names)) if many else nullcontext() as bar,
+        Progress(f"hash {root}", len(names)) if long else nullcontext() as bar,
     ):
         for folder, group in groupby(names, os.path.dirname):
             inside = list(group)
             files = [f"{root}/{name}" for name in inside]
             listing = list(zip(inside, map(storage.state, files), strict=True))
             state = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-            what = f"files {(root / folder).resolve()}"
-            value = remembered(what, state, partial(_hash_all, files, pool))
+            entry = f"files {(root / folder).resolve()}"
+            value = cached(entry, state, partial(_hash_all, files, pool))
             digest.update(f"{folder}\n{value}\n".encode())
             done += len(files)
             if bar:
@@ -89,4 +100,47 @@ def _hash(file: str) -> str:
         with open(file, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    return patiently(file, attempt)
+    return retried(file, attempt)
+
+
+def verification_state(location: str, claim: str) -> State | None:
+    """The state in which a file would be verified, with what it is verified to be (`claim`).
+
+    Take it before the check: a change during the check then does not go unnoticed. None for what
+    is not a local file.
+    """
+    if not storage.is_local(location):
+        return None
+    try:
+        found = storage.state(location)
+    except OSError:
+        return None
+    return [claim, *found] if found else None
+
+
+def is_verified(location: str, state: State | None) -> bool:
+    """Whether this machine has checked `location` in exactly this state before."""
+    if state is None:
+        return False
+    try:
+        return _record(location).read_text() == json.dumps(state)
+    except OSError:
+        return False
+
+
+def mark_verified(location: str, state: State | None) -> None:
+    """Record that `location` was checked in `state`.
+
+    Does nothing where the state is too new to prove anything (`RACY`) or the cache cannot be
+    written: the file is then checked again next time.
+    """
+    if state is None or time.time_ns() - max(map(int, state[2:4])) < RACY:
+        return
+    with contextlib.suppress(OSError):
+        storage.write(str(_record(location)), json.dumps(state).encode())
+
+
+def _record(location: str) -> Path:
+    resolved = storage.local_path(location).resolve()
+    name = hashlib.sha256(str(resolved).encode()).hexdigest()
+    return cache_folder() / "verified" / f"{name}.json"

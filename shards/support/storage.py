@@ -20,7 +20,7 @@ from glob import glob as local_glob
 from pathlib import Path
 from typing import IO, Any
 
-from shards.support.retry import explained, patiently
+from shards.support.retry import described_errors, retried
 
 REMOTE = ("s3", "gs", "https")
 MERGE_GAP = 1 << 16  # bytes between two ranges that are cheaper to read than a second request
@@ -76,7 +76,7 @@ def read(location: str) -> bytes:
         fs, path = _remote(location)
         return fs.cat_file(path)
 
-    return patiently(location, attempt)
+    return retried(location, attempt)
 
 
 def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
@@ -99,7 +99,7 @@ def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
             found.append(blocks[at][a - starts[at] : b - starts[at]])
         return found
 
-    parts = patiently(location, attempt) if ranges else []
+    parts = retried(location, attempt) if ranges else []
     for (a, b), part in zip(ranges, parts, strict=True):
         if len(part) != b - a:
             raise OSError(f"{location}: ends before byte {b:,}; it was cut or replaced meanwhile")
@@ -117,7 +117,7 @@ def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def open_stream(location: str) -> IO[bytes]:
-    """A seekable stream for one pass. Put the pass into `shards.support.retry.patiently`."""
+    """A seekable stream for one pass. Put the pass into `shards.support.retry.retried`."""
     if is_local(location):
         return local_path(location).open("rb")
     fs, path = _remote(location)
@@ -133,7 +133,7 @@ def state(location: str) -> list[str | int] | None:
         found = os.stat(location.removeprefix("file://"))
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     fs, path = _remote(location)
-    info = patiently(location, lambda: fs.info(path))
+    info = retried(location, lambda: fs.info(path))
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     return [info["size"], str(tag)] if tag else None
 
@@ -143,7 +143,7 @@ def exists(location: str) -> bool:
         return local_path(location).exists()
     fs, path = _remote(location)
     fs.invalidate_cache()
-    return patiently(location, lambda: fs.exists(path))
+    return retried(location, lambda: fs.exists(path))
 
 
 def names(location: str) -> list[str]:
@@ -153,9 +153,9 @@ def names(location: str) -> list[str]:
         return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     fs, path = _remote(location)
     fs.invalidate_cache()
-    if not patiently(location, lambda: fs.exists(path)):
+    if not retried(location, lambda: fs.exists(path)):
         return []
-    found = patiently(location, lambda: fs.ls(path, detail=False))
+    found = retried(location, lambda: fs.ls(path, detail=False))
     return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in found)
 
 
@@ -165,7 +165,7 @@ def glob(pattern: str) -> list[str]:
         return sorted(local_glob(str(local_path(pattern)), recursive=True))
     fs, path = _remote(pattern)
     fs.invalidate_cache()
-    return sorted(fs.unstrip_protocol(p) for p in patiently(pattern, lambda: fs.glob(path)))
+    return sorted(fs.unstrip_protocol(p) for p in retried(pattern, lambda: fs.glob(path)))
 
 
 def write(location: str, data: bytes) -> None:
@@ -176,7 +176,7 @@ def write(location: str, data: bytes) -> None:
     if not is_local(location):
         fs, path = _remote(location)
         try:
-            with explained(location):
+            with described_errors(location):
                 fs.pipe_file(path, data)
         except NotImplementedError:
             raise ValueError(
@@ -259,7 +259,7 @@ def delete(location: str) -> None:
     """Remove a file or a whole folder, if there."""
     if not is_local(location):
         fs, path = _remote(location)
-        with explained(location):
+        with described_errors(location):
             if fs.exists(path):
                 fs.rm(path, recursive=True)
     elif local_path(location).is_dir():

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from shards.support import storage
-from shards.support.cache import remembered
+from shards.support.cache import cached
 from shards.support.registry import Table, split_spec
 from shards.teachers.frozen import Precision, weights_sha256
 from shards.teachers.preprocess import Preprocess
@@ -111,7 +111,7 @@ def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") 
     state = storage.state(file) if file else None
     teacher = TEACHERS[name](argument, device)
     if file:
-        remembered(_note(spec, file), state, lambda: teacher.weights_sha256)
+        cached(_note(spec, file), state, lambda: teacher.weights_sha256)
     if precision != "fp32":
         teacher.cast(precision)
     return teacher
@@ -126,7 +126,7 @@ def local_weights_sha256(spec: str) -> str | None:
     if file is None:
         return None
     state = storage.state(file)
-    return remembered(_note(spec, file), state, lambda: open_teacher(spec).weights_sha256)
+    return cached(_note(spec, file), state, lambda: open_teacher(spec).weights_sha256)
 
 
 def _checkpoint(spec: str) -> str | None:

@@ -13,7 +13,7 @@ from shards.bank.manifest import Manifest
 from shards.bank.reader import check_shard, load_manifest, load_shard
 from shards.bank.splits import Split, load_splits, split_bytes
 from shards.bank.stream import Files, StreamedColumn
-from shards.support import verified
+from shards.support import cache
 
 ARMS = ("clean", "crop_flip:4", "noise:0.1")
 COLUMNS = ("images_NHWC", "params_NVP", "embedding_NVD")
@@ -108,7 +108,7 @@ def test_bytes_in_memory_are_counted_exactly(bank: Path, manifest: Manifest, bot
 def hashes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """Sizes of the shards that a sha256 is taken of, with an empty cache."""
     monkeypatch.setenv("DISTIL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(verified, "RACY", 0)
+    monkeypatch.setattr(cache, "RACY", 0)
     seen: list[int] = []
     real = reader.hashlib.sha256
 
@@ -143,7 +143,7 @@ def test_a_shard_is_hashed_once_and_again_when_it_was_touched(copy, manifest, ha
 
 
 def test_what_was_changed_just_now_is_not_believed(copy, manifest, hashes, monkeypatch) -> None:
-    monkeypatch.setattr(verified, "RACY", 60_000_000_000)
+    monkeypatch.setattr(cache, "RACY", 60_000_000_000)
     for _ in range(2):
         load_shard(str(copy), manifest, manifest.shards[0])
     assert len(hashes) == 2
@@ -169,8 +169,8 @@ def test_without_a_cache_to_write_to_it_works_and_checks_again(
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISTIL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert verified.cache_folder() == Path("/x/distilsweep")
+    assert cache.cache_folder() == Path("/x/distilsweep")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert verified.cache_folder() == Path.home() / ".cache" / "distilsweep"
+    assert cache.cache_folder() == Path.home() / ".cache" / "distilsweep"
     monkeypatch.setenv("DISTIL_CACHE", "/y")
-    assert verified.cache_folder() == Path("/y")
+    assert cache.cache_folder() == Path("/y")

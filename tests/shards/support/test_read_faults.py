@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ HERE = Path(__file__).parents[3]
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     return slept
 
 
@@ -104,7 +105,7 @@ def broken(copy: Path, monkeypatch: pytest.MonkeyPatch):
             file.symlink_to(kept)
 
     def break_it(times: int) -> list[float]:
-        monkeypatch.setattr(retry.time, "sleep", lambda seconds: mend(seconds, times))
+        monkeypatch.setattr(time, "sleep", lambda seconds: mend(seconds, times))
         file.unlink(missing_ok=True)
         file.symlink_to("/proc/self/mem")  # nothing is mapped at its start
         with file.open("rb") as stream, pytest.raises(OSError, match="Input/output") as caught:
