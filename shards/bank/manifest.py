@@ -31,7 +31,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from shards.measures.corruption import TeacherRobustness
 from shards.support.schema import StrictModel
@@ -50,6 +50,12 @@ Array = NDArray[np.generic]
 
 
 class DatasetRecord(StrictModel):
+    """A data set as a bank holds it.
+
+    `decoder`: version of the picture decoder; None, and then left out of the JSON, where images
+    came as arrays, and in banks built before decoders had versions.
+    """
+
     spec: str
     identity: str
     image_size: int
@@ -57,6 +63,12 @@ class DatasetRecord(StrictModel):
     train_samples: int | None
     test_samples: int | None
     counts: dict[str, int]
+    decoder: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_decoder(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialize(self)
+        return {name: v for name, v in fields.items() if name != "decoder" or v is not None}
 
 
 class TeacherRecord(StrictModel):

@@ -112,6 +112,7 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
         dataset=DatasetRecord(
             spec=dataset.spec,
             identity=dataset.identity,
+            decoder=dataset.decoder,
             image_size=dataset.image_size,
             classes=dataset.classes,
             train_samples=request.train_samples,

@@ -88,6 +88,7 @@ class Subset:
 
     def __init__(self, base: Dataset, limits: dict[str, int]) -> None:
         self.base, self.spec, self.classes = base, base.spec, base.classes
+        self.decoder = base.decoder
         self.image_size = base.image_size
         self._index = {split: self._choose(split, limits.get(split)) for split in SPLITS}
         chosen = {split: len(index) for split, index in self._index.items()}

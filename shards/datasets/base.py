@@ -21,8 +21,13 @@ class Block:
 
 
 class Dataset(Protocol):
-    """What the build needs of a data set; `identity` is a sha256 of what it contains."""
+    """What the build needs of a data set; `identity` is a sha256 of what it contains.
 
+    `decoder`: version of the picture decoder (`shards.datasets.decoder`), None where the data set
+    is made of arrays and no picture is decoded.
+    """
+
+    decoder: int | None
     spec: str
     classes: tuple[str, ...]
     image_size: int
@@ -37,6 +42,8 @@ class Dataset(Protocol):
 
 class ArrayDataset:
     """A data set that is already in memory."""
+
+    decoder: int | None = None
 
     def __init__(self, spec: str, classes: tuple[str, ...], splits: dict[str, Block]) -> None:
         self.spec, self.classes, self._splits = spec, classes, splits

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shards.datasets.base import SPLITS, Block
+from shards.datasets.decoder import DECODER_VERSION, decode, no_bomb_warnings, upright_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
-
-MAX_PIXELS = 64 * 1024 * 1024  # a picture that claims more is refused before it is decoded
 
 
 class PictureDataset:
@@ -29,6 +24,7 @@ class PictureDataset:
     bicubic filter, then centre crop).
     """
 
+    decoder: int | None = DECODER_VERSION
     spec: str
     classes: tuple[str, ...]
     image_size: int
@@ -50,9 +46,9 @@ class PictureDataset:
         sizes: dict[tuple[int, int], str] = {}
         for split in SPLITS:
             firsts = np.unique(self._labels[split], return_index=True)[1]
-            with _no_bomb_warnings():
+            with no_bomb_warnings():
                 for data, place in self._encoded(split, firsts):
-                    sizes.setdefault(open_image(data, place).size, place)
+                    sizes.setdefault(upright_size(data, place), place)
         (width, height), place = list(sizes.items())[-1]
         if len(sizes) > 1 or width != height:
             raise self._unequal(place, width, height)
@@ -79,60 +75,18 @@ class PictureDataset:
     def take(self, split: str, index_B: np.ndarray) -> Block:
         """Decoded by as many threads as there are cores."""
         encoded = self._encoded(split, index_B)
-        with _no_bomb_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with no_bomb_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             images = list(pool.map(self._decode, encoded))
         keys = tuple(self._keys[split][i] for i in index_B)
         return Block(np.stack(images), self._labels[split][index_B], keys)
 
     def _decode(self, encoded: tuple[bytes, str]) -> np.ndarray:
         data, place = encoded
-        rgb = decode_image(data, place)
+        rgb = decode(data, place)
         side = self.image_size
         if not self._fit and rgb.size != (side, side):
             raise self._unequal(place, rgb.width, rgb.height)
         return np.asarray(fit(rgb, side))
-
-
-@contextlib.contextmanager
-def _no_bomb_warnings() -> Iterator[None]:
-    """Pillow warns of pictures that are refused here. Not thread-safe: enter before threads."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
-
-
-def open_image(data: bytes, place: str) -> Picture:
-    """Read the header only. Refuses bombs and what is not an image."""
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{place}: {str(error).rstrip('.')}; refused") from None
-    except Exception as error:  # each format's parser has errors of its own
-        raise _unreadable(place, error) from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{place}: claims {width}x{height} pixels, more than {MAX_PIXELS:,}; refused"
-        )
-    return image
-
-
-def decode_image(data: bytes, place: str) -> Picture:
-    """Encoded bytes -> RGB picture. Refuses bombs, cuts and what is not an image."""
-    image = open_image(data, place)
-    try:
-        return image.convert("RGB")
-    except Exception as error:  # each format's decoder has errors of its own
-        raise _unreadable(place, error) from None
-
-
-def _unreadable(place: str, error: Exception) -> ValueError:
-    detail = str(error).split(" <_io")[0].split(" file <")[0]
-    return ValueError(f"{place}: not a readable image ({detail}); expected e.g. PNG or JPEG")
 
 
 def fit(rgb: Picture, side: int) -> Picture:

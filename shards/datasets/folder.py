@@ -44,7 +44,8 @@ class FolderDataset(PictureDataset):
             self._list(split)
         self._settle(image_size)
         names = [key for split in SPLITS for key in self._keys[split]]
-        text = repr((self.classes, self.image_size, tree_digest(self.root, names)))
+        digest = tree_digest(self.root, names)
+        text = repr((self.classes, self.image_size, digest, self.decoder))
         self.identity = hashlib.sha256(text.encode()).hexdigest()
 
     def _list(self, split: str) -> None:

@@ -51,7 +51,7 @@ class HubDataset(PictureDataset):
             split: tuple(f"{split}/{row:06d}" for row in range(len(table)))
             for split, table in rows.items()
         }
-        digest = hashlib.sha256(repr((self.classes, image_size)).encode())
+        digest = hashlib.sha256(repr((self.classes, image_size, self.decoder)).encode())
         for split, table in self._rows.items():
             digest.update(self._labels[split].astype("<i8").tobytes())
             digest.update(self._content(split, table).encode())

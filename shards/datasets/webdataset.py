@@ -63,7 +63,7 @@ class WebDatasets(PictureDataset):
                 digest.update(f"{split}/{stem} {index.sha256}\n".encode())
             self._collect(split, stems, indices)
         self.classes = self._class_names()
-        digest.update(repr((self.classes, image_size)).encode())
+        digest.update(repr((self.classes, image_size, self.decoder)).encode())
         self.identity = digest.hexdigest()
         self._settle(image_size)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from shards.datasets import SPLITS, cifar, open_dataset
-from shards.datasets.encoded import MAX_PIXELS
+from shards.datasets.decoder import MAX_PIXELS
 from shards.support import cache
 
 

@@ -1,0 +1,154 @@
+"""From an encoded picture to 8-bit RGB: the one decoder of `folder:`, `wds:` and `hf:` data sets.
+
+Pillow's `convert("RGB")` alone is silently wrong for several kinds of files that people have: it
+clips 16-bit grey to white, turns float pictures black, drops transparency (a black drawing on a
+transparent ground becomes all black) and ignores the orientation that a phone stores. The rules:
+
+| what the file holds | what comes out |
+|---|---|
+| 8-bit grey, palette, RGB, CMYK, YCbCr, HSV, 1 bit | Pillow's conversion to RGB |
+| 16-bit grey (PNG, TIFF, JPEG 2000, PGM; either byte order) | value >> 8; 12-bit TIFF: value >> 4 |
+| 16-bit grey TIFF with white as 0 | the same, inverted |
+| transparency: an alpha channel, or one transparent colour | composited on BACKGROUND |
+| EXIF orientation 2 to 8 | turned upright, as viewers show it |
+| several frames (GIF, TIFF, WebP, APNG) | the first |
+| float, 32-bit or signed integers, CIE Lab | refused: their range is not known |
+
+Colour profiles (ICC) are not applied, as in torchvision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# Part of the identity of every data set that is decoded here: raise it whenever a pixel changes.
+DECODER_VERSION = 2
+MAX_PIXELS = 64 * 1024 * 1024  # a picture that claims more is refused before it is decoded
+BACKGROUND = (255, 255, 255)
+
+PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+# Containers whose 16-bit values are known to span the full range of their stated depth.
+SIXTEEN_BIT_FORMATS = ("PNG", "TIFF", "JPEG2000")
+ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
+WHITE_IS_ZERO = 0
+TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+@contextlib.contextmanager
+def no_bomb_warnings() -> Iterator[None]:
+    """Silence Pillow's warning about large pictures, which are refused here by MAX_PIXELS.
+
+    `warnings.catch_warnings` is not thread-safe: enter this before starting threads.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def open_picture(data: bytes, path: str) -> Image.Image:
+    """Read a picture's header, not its pixels.
+
+    Raises: ValueError for what is not a picture, and for one that claims over MAX_PIXELS.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {str(error).rstrip('.')}; refused") from None
+    except Exception as error:  # each format's parser raises errors of its own
+        raise _unreadable(path, error) from None
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{path}: claims {width}x{height} pixels, more than {MAX_PIXELS:,}; refused"
+        )
+    return picture
+
+
+def upright_size(data: bytes, path: str) -> tuple[int, int]:
+    """(width, height) of the decoded picture. Raises: ValueError, as `open_picture`."""
+    picture = open_picture(data, path)
+    width, height = picture.size
+    orientation = None
+    # A PNG may keep its EXIF behind the pixels, and Pillow then decodes these here. Damaged pixels
+    # are reported when the picture itself is decoded.
+    with contextlib.suppress(Exception):
+        orientation = picture.getexif().get(ORIENTATION)
+    # Pillow's TIFF reader swaps the sides itself when it reads the header.
+    turned = picture.format != "TIFF" and orientation in TRANSPOSED
+    return (height, width) if turned else (width, height)
+
+
+def decode(data: bytes, path: str) -> Image.Image:
+    """Encoded bytes to an upright RGB picture, by the rules in the table above.
+
+    Raises: ValueError naming `path` for what is no picture, is cut short, claims over MAX_PIXELS,
+    or is of a mode without a defined range.
+    """
+    picture = open_picture(data, path)
+    try:
+        picture.load()
+        # After load(), because Pillow's TIFF reader turns the picture itself while loading.
+        ImageOps.exif_transpose(picture, in_place=True)  # a copy would lose format and tags
+        rgb = _to_rgb(picture, path)
+    except _UndefinedRange as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # each format's decoder raises errors of its own
+        raise _unreadable(path, error) from None
+    return rgb
+
+
+class _UndefinedRange(Exception):
+    """A mode whose black and white are not known."""
+
+
+def _to_rgb(picture: Image.Image, path: str) -> Image.Image:
+    mode, kind = picture.mode, picture.format
+    transparent = "transparency" in picture.info
+    if mode.startswith("I;16") and kind in SIXTEEN_BIT_FORMATS:
+        return _sixteen_bit_grey(np.asarray(picture).astype(np.uint16), picture)
+    if mode == "I" and kind in ("PPM", "PNG"):  # Pillow widens their unsigned 16-bit grey to 32
+        return _sixteen_bit_grey(np.clip(np.asarray(picture), 0, 65535).astype(np.uint16), picture)
+    if mode in ALPHA_MODES or (transparent and mode in ("1", "L", "P", "RGB")):
+        return _on_background(picture)
+    if mode in PLAIN_MODES:
+        return picture.convert("RGB")
+    raise _UndefinedRange(
+        f"{path}: a {kind} picture of mode {mode}, whose range of values is not known; "
+        "expected 8-bit or 16-bit unsigned pixels: convert it first"
+    )
+
+
+def _sixteen_bit_grey(grey_HW: np.ndarray, picture: Image.Image) -> Image.Image:
+    """Unsigned grey levels to RGB by their upper 8 bits; a transparent level becomes white."""
+    tags = getattr(picture, "tag_v2", {})
+    bits = int(np.ravel(tags.get(BITS_PER_SAMPLE, 16))[0])
+    grey8_HW = (grey_HW >> (bits - 8)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts it at 8 bits, not at 16
+        grey8_HW = 255 - grey8_HW
+    rgb_HW3 = np.repeat(grey8_HW[..., None], 3, axis=2)
+    level = picture.info.get("transparency")
+    if isinstance(level, int):
+        rgb_HW3[grey_HW == level] = BACKGROUND
+    return Image.fromarray(rgb_HW3)
+
+
+def _on_background(picture: Image.Image) -> Image.Image:
+    """Composited on BACKGROUND: alpha * picture + (1 - alpha) * background, in 8 bits."""
+    if picture.mode in ("La", "RGBa"):  # premultiplied by alpha
+        picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
+    rgba = picture.convert("RGBA")
+    ground = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+    return Image.alpha_composite(ground, rgba).convert("RGB")
+
+
+def _unreadable(path: str, error: Exception) -> ValueError:
+    # Pillow names its stream or a temporary file; that says nothing to the reader.
+    detail = str(error).split(" <_io")[0].split(" file <")[0]
+    return ValueError(f"{path}: not a readable image ({detail}); expected e.g. PNG or JPEG")
