@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
+from shards.support.resample import coefficients
 from shards.support.rng import NORMAL_BITS, normal_fixed
-from shards.teachers.preprocess import coefficients
 
 Viewer = Literal["student", "teacher"]
 SIGMA_BITS = 8  # fractional bits of a noise strength in uint8 levels: products stay in int32

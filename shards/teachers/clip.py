@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from shards.support.registry import closest
+from shards.support.resample import KERNELS
 from shards.teachers.clip_names import CONFIG, RANDOM, SCHEMAS, missing_download, parse
 from shards.teachers.frozen import FrozenTeacher
-from shards.teachers.preprocess import KERNELS, Preprocess
+from shards.teachers.preprocess import Preprocess
 
 EMBEDDED = "embedded"
 

@@ -1,13 +1,6 @@
-"""From uint8 images to what a network takes: the teachers' own resampling, batched.
+"""From uint8 images to a network's input: the teacher's own resizing, crop and normalisation.
 
-Pillow resizes uint8 images with integer coefficients of 22 fractional bits, first along rows,
-then along columns, rounding to uint8 in between. torch does the same on a CPU with coefficients
-that fit 16 bits, five times as fast and nearly always within one level: over all geometries that
-timm and open_clip register, at most 1.3 pixels in 10,000 of any picture were two levels apart, none
-more (tests/shards/teachers/test_preprocess.py).
-`resize` is torch's on a CPU; elsewhere the same integer arithmetic as two matrix products in
-float64, where every partial sum is exact, so that all devices agree. Sources: Pillow,
-`src/libImaging/Resample.c`; PyTorch, `aten/src/ATen/native/cpu/UpSampleKernel.cpp`.
+Resizing is `shards.support.resample.resize`, with the same bits on every device.
 """
 
 from __future__ import annotations
@@ -17,95 +10,19 @@ import functools
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch.nn.functional import interpolate
 
-PILLOW_BITS = 22
-CPU_BATCH = 16  # images a core takes at a time; larger is no faster, and costs memory
-CPU_PIXELS = 224 * 224  # that it normalises at a time: as floats they stay in a core's cache
+from shards.support.resample import resize
 
-
-def _cubic(x: float) -> float:
-    """Keys' kernel with a = -0.5."""
-    x = abs(x)
-    if x < 1:
-        return (1.5 * x - 2.5) * x * x + 1
-    return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
-
-
-def _triangle(x: float) -> float:
-    return max(0.0, 1 - abs(x))
-
-
-def _box(x: float) -> float:
-    return 1.0 if -0.5 < x <= 0.5 else 0.0
-
-
-KERNELS = {"bicubic": (_cubic, 2.0), "bilinear": (_triangle, 1.0)}  # of teachers' inputs
-RESAMPLERS = KERNELS | {"box": (_box, 0.5)}
-
-
-@functools.lru_cache(maxsize=512)
-def coefficients(
-    source: int, target: int, kernel: str, bits: int | None = PILLOW_BITS
-) -> torch.Tensor:
-    """Integer weights / 2^bits, as float64 (target, source): exact; each row sums to about 1.
-
-    `bits` None: as many as torch takes, the most with which all weights fit 16 bits.
-    """
-    function, reach = RESAMPLERS[kernel]
-    scale = source / target
-    stretch = max(scale, 1.0)
-    support = reach * stretch
-    weights = torch.zeros(target, source, dtype=torch.float64)
-    for row in range(target):
-        centre = (row + 0.5) * scale
-        low = max(0, int(centre - support + 0.5))
-        high = min(source, int(centre + support + 0.5))
-        raw = [function((x - centre + 0.5) / stretch) for x in range(low, high)]
-        total = sum(raw)
-        weights[row, low:high] = torch.tensor([v / total for v in raw], dtype=torch.float64)
-    if bits is None:
-        bits, largest = 0, float(weights.max())
-        while bits < PILLOW_BITS and 0.5 + largest * (1 << (bits + 1)) < 1 << 15:
-            bits += 1
-    fixed = weights * (1 << bits)
-    return (fixed + fixed.sign() * 0.5).trunc() / (1 << bits)
-
-
-def resize(images_BCHW: torch.Tensor, size: int, kernel: str = "bicubic") -> torch.Tensor:
-    """uint8 (B, C, H, W) -> uint8 (B, C, size, size), antialiased as Pillow's resize is."""
-    height, width = images_BCHW.shape[-2:]
-    if (height, width) == (size, size):
-        return images_BCHW
-    if images_BCHW.device.type == "cpu":
-        layout = torch.channels_last  # the layout that torch's fast path wants
-        images_BCHW = images_BCHW.contiguous(memory_format=layout)
-        return interpolate(images_BCHW, (size, size), mode=kernel, antialias=True)
-    return resize_exact(images_BCHW, size, kernel)
-
-
-def resize_exact(images_BCHW: torch.Tensor, size: int, kernel: str) -> torch.Tensor:
-    """The arithmetic of torch's uint8 resize on a CPU, on any device."""
-    batch, channels, height, width = images_BCHW.shape
-    device = images_BCHW.device
-    half = torch.full((1,), 0.5, dtype=torch.float64, device=device)
-    out = images_BCHW.double().reshape(-1, height, width)
-    if width != size:
-        across = coefficients(width, size, kernel, None).to(device)
-        out = torch.addmm(half, out.reshape(-1, width), across.T).clamp_(0, 255).floor_()
-        out = out.reshape(-1, height, size)
-    if height != size:
-        down = coefficients(height, size, kernel, None).to(device)
-        out = torch.baddbmm(half[:, None, None], down.expand(len(out), -1, -1), out)
-    return out.clamp_(0, 255).view(batch, channels, size, size).to(torch.uint8)
+CPU_BATCH = 16  # images that one core takes at a time: more is no faster, and costs memory
+CPU_PIXELS = 224 * 224  # that it normalises at a time: as float32 they stay in a core's cache
 
 
 class Preprocess(BaseModel):
-    """Resize square images to `resize` (None: to `size`), cut the centre `size` x `size` out,
-    scale to [0, 1], subtract `mean`, divide by `std`.
+    """A teacher's evaluation transform for square images, as data.
 
-    For square images this is what open_clip's and timm's evaluation transforms do in each of
-    their resize and crop modes.
+    Resize to `resize` pixels a side (None: to `size`), cut out the centre `size` x `size`, scale
+    to [0, 1], then (x - mean) / std for each channel. For square images this is what open_clip's
+    and timm's evaluation transforms do in each of their resize and crop modes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,9 +38,9 @@ class Preprocess(BaseModel):
         return self.model_copy(update={"size": image_size, "resize": None})
 
     def nyquist(self, image_size: int) -> float:
-        """The highest frequency of pictures of that size, in cycles per pixel of the input.
+        """The highest frequency of images of `image_size` pixels, in cycles per input pixel.
 
-        Half a cycle at the pictures' own resolution, or where they were made smaller.
+        In (0, 0.5]: 0.5 where the images are not enlarged, less in proportion where they are.
         """
         return min(0.5, 0.5 * image_size / (self.resize or self.size))
 
@@ -139,11 +56,13 @@ class Preprocess(BaseModel):
         scale, shift = _row(self.mean, self.std, side, device)
         if device.type == "cpu":
             step, rows = CPU_BATCH, max(1, CPU_PIXELS // side)
-            # NumPy asks for huge pages, torch does not: new memory is ready three times as fast.
+            # NumPy's allocator asks the kernel for huge pages and torch's does not, so that the
+            # first write to new memory is three times as fast.
             out = torch.from_numpy(np.empty((batch, side, side * 3), dtype=np.float32))
         else:
             step, rows = max(1, batch), max(1, batch * side)
             out = torch.empty(batch, side, side * 3, device=device)
+        # One multiply-add into the output per cache-sized piece, in place of four passes over it.
         for images, floats in zip(images_BCHW.split(step), out.split(step), strict=True):
             levels = self.pixels(images).permute(0, 2, 3, 1).reshape(-1, side * 3)
             parts = zip(levels.split(rows), floats.view(-1, side * 3).split(rows), strict=True)
@@ -156,7 +75,7 @@ class Preprocess(BaseModel):
 def _row(
     mean: tuple[float, ...], std: tuple[float, ...], side: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What levels of a row of pixels are multiplied by, and what is added then."""
+    """Scale and shift of one row of `side` RGB pixels, each (3 side,): x -> scale * x + shift."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     return scale.repeat(side), shift.repeat(side)

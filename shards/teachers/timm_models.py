@@ -12,8 +12,9 @@ import torch
 from timm.data.config import resolve_model_data_config
 
 from shards.support.registry import closest
+from shards.support.resample import KERNELS
 from shards.teachers.frozen import FrozenTeacher
-from shards.teachers.preprocess import KERNELS, Preprocess
+from shards.teachers.preprocess import Preprocess
 
 RANDOM = "none"
 

@@ -20,8 +20,8 @@ from shards.arms.corruptions.exact import (
     symmetric,
     to_levels,
 )
+from shards.support.resample import coefficients
 from shards.support.rng import uniform_fixed
-from shards.teachers.preprocess import coefficients
 
 
 @dataclass(frozen=True)

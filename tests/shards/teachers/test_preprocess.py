@@ -9,7 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from shards.teachers.preprocess import CPU_BATCH, Preprocess, coefficients, resize, resize_exact
+from shards.support.resample import coefficients, resize, resize_exact
+from shards.teachers.preprocess import CPU_BATCH, Preprocess
 from shards.teachers.timm_models import _preprocess
 
 PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
