@@ -24,8 +24,11 @@ from shards.support.progress import Progress
 from sweep.journal import Journal
 from sweep.journal.tracking import Tracker, default_uri, quiet
 from sweep.planning.banks import BankJob, build_bank, plan_banks
+from sweep.planning.costs import check_room, guess
+from sweep.planning.dry_run import show
 from sweep.planning.grid import expand, load_grid, override
-from sweep.planning.plan import check_room, describe, downloads, guess, show, trial_weight
+from sweep.planning.plan import describe, downloads
+from sweep.planning.sizes import trial_weight
 from sweep.running.watch import Watch
 from trainers.config.schema import TrialConfig
 
@@ -164,7 +167,7 @@ def main(argv: list[str]) -> int:
 
 def _finish(folder: Path, options: argparse.Namespace, failed: dict[str, str]) -> int:
     """The table, the report, where to look; 1 when a trial failed."""
-    from sweep.report import write_report
+    from sweep.reporting.page import write_report
     from sweep.reporting.summary import as_plain, read_run, table
 
     run = read_run(folder)

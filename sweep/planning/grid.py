@@ -29,7 +29,7 @@ import yaml
 from shards.arms import make_arm
 from shards.support.registry import closest
 from shards.support.strict_yaml import StrictLoader, parse
-from sweep.planning.plan import train_samples
+from sweep.planning.sizes import train_samples
 from trainers.config.durations import epochs_shown
 from trainers.config.schema import TrialConfig, make_config
 

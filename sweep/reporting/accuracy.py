@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.reporting.figures import (
+from sweep.reporting.drawing import (
     GUIDE,
     TEACHER,
     Drawing,

@@ -1,92 +1,41 @@
 """Figures of a report: the groups of one comparison, drawn as SVG by matplotlib.
 
-A figure whose numbers are missing from every record is left out. Equal input gives equal bytes:
-no date is written, and ids come from a fixed salt.
+A figure whose numbers are missing from every record is left out.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from sweep.reporting.summary import Group, Record, Stat, Teacher, arm_order
+from sweep.reporting.accuracy import accuracy_by_frequency, accuracy_by_noise, fourier_maps
+from sweep.reporting.drawing import (
+    GUIDE,
+    SETTINGS,
+    TEACHER,
+    Drawing,
+    Style,
+    arms_of,
+    capacities,
+    finite,
+    half_width,
+    label,
+    legend,
+    members_of,
+    panels_of,
+    svg,
+)
+from sweep.reporting.summary import Group, Record, Teacher
+from sweep.reporting.underfitting import rank_by_cosine, rank_by_step
 
-# Okabe and Ito's colours, told apart with any colour vision; the yellow is too pale for lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6A3D9A")
-LINES = ("-", "-.", ":")  # beyond seven arms; dashes are the teacher's
-MARKERS = "osD^vP*X<>ph8d"
-INK, FAINT, GRID = "#1c2733", "#8a94a0", "#e3e7ec"
-TEACHER = {"color": INK, "ls": "--", "lw": 1.4}
-GUIDE = {"color": FAINT, "ls": ":", "lw": 1.2}
 POINTS = 300  # of a loss curve: longer ones are averaged in blocks
-SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "sweep.reporting.figures",
-    "svg.fonttype": "path",
-    "text.parse_math": False,  # names are data: a `$` in one is a `$`
-    "font.family": "DejaVu Sans",
-    "axes.titlesize": 10.5,
-    "axes.edgecolor": FAINT,
-    "axes.grid": True,
-    "grid.color": GRID,
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
-}
-
-
-@dataclass(frozen=True)
-class Style:
-    """Colour and line by arm, marker by capacity: the same in all figures of a report."""
-
-    lines: dict[str, dict[str, Any]]
-    markers: dict[str, str]
-
-    def line(self, group: Group) -> dict[str, Any]:
-        return self.lines[str(group.config["arm"])]
-
-    def point(self, group: Group) -> dict[str, Any]:
-        marker = self.markers[str(group.config["student"])]
-        return {"color": self.line(group)["color"], "marker": marker}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One figure: its name, its numbers in words, and the picture."""
-
-    name: str
-    alt: str
-    svg: str
-
-
-def half_width(stat: Stat) -> float | None:
-    """Half of the 95 % t interval of a mean, t(0.975, n - 1) sd / sqrt(n); None where n = 1."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, stat.n - 1)) * stat.sd / math.sqrt(stat.n) if stat.sd else stat.sd
-
-
-def style_of(groups: Iterable[Group]) -> Style:
-    """Made from all groups of a report at once."""
-    style, groups = Style({}, {}), sorted(groups, key=lambda group: group.student["total"])
-    for i, arm in enumerate(_arms(groups)):
-        line = LINES[i // len(COLOURS) % len(LINES)]
-        style.lines[arm] = {"color": COLOURS[i % len(COLOURS)], "ls": line}
-    for i, capacity in enumerate(capacities(groups)):
-        style.markers[capacity] = MARKERS[i % len(MARKERS)]
-    return style
 
 
 def draw(groups: list[Group], teacher: Teacher | None, style: Style) -> list[Drawing]:
     """The figures of groups that differ in student and arm alone, in reading order."""
     from matplotlib import rc_context
-
-    from sweep.reporting.accuracy import accuracy_by_frequency, accuracy_by_noise, fourier_maps
-    from sweep.reporting.underfitting import rank_by_cosine, rank_by_step
 
     makers = (rank_by_size, accuracy_by_noise, accuracy_by_frequency, fourier_maps)
     makers += (variance_curves, loss_curves, rank_by_step, rank_by_cosine)
@@ -102,7 +51,7 @@ def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> 
         return None
     reference = teacher.metrics.get("teacher/rank/effective") if teacher else None
     figure, axes = panels_of(["from zero", "the students alone"], 4.9, 3.6, share=False)
-    arms = _arms(group for group, _ in known)
+    arms = arms_of(group for group, _ in known)
     totals = sorted({group.student["total"] for group, _ in known})
     for axis in axes:
         for group, stat in known:
@@ -175,22 +124,6 @@ def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing
     return Drawing("loss", f"Training loss, at the end: {'; '.join(words)}.", svg(figure))
 
 
-def _arms(groups: Iterable[Group]) -> list[str]:
-    return sorted({str(group.config["arm"]) for group in groups}, key=arm_order)
-
-
-def capacities(groups: Iterable[Group]) -> list[str]:
-    return list(dict.fromkeys(str(group.config["student"]) for group in groups))
-
-
-def members_of(groups: list[Group], student: str) -> list[Group]:
-    return [group for group in groups if str(group.config["student"]) == student]
-
-
-def label(group: Group) -> str:
-    return f"{group.config['student']} {group.config['arm']}"
-
-
 def _size(total: float) -> str:
     return f"{total / 1e6:.2f} M" if total >= 1e6 else f"{total / 1e3:.0f} k"
 
@@ -202,50 +135,8 @@ def _cumulative(spectra: list[list[float]]) -> list[float]:
     return (100 * np.cumsum(np.mean(padded, axis=0))).tolist() if padded else []
 
 
-def finite(rows: list[list[Any]]) -> np.ndarray:
-    """The rows, of two numbers each, without those that hold a None, a NaN or an infinity."""
-    array_N2 = np.array(rows, dtype=float).reshape(-1, 2)
-    return array_N2[np.isfinite(array_N2).all(axis=1)]
-
-
 def _curve(record: Record) -> np.ndarray:
     """(points, 2): step and loss, averaged in blocks where there are many."""
     points = finite([[p.get("step"), p.get("loss")] for p in record.get("curve") or []])
     blocks = np.array_split(points, max(1, min(len(points), POINTS)))
     return np.array([block.mean(axis=0) for block in blocks if len(block)])
-
-
-def panels_of(
-    titles: list[str], width: float = 3.3, height: float = 2.9, share: bool = True
-) -> Any:
-    """A figure of panels of width x height inches, three a row at most, and its axes."""
-    from matplotlib.figure import Figure
-
-    across = min(3, len(titles))
-    rows = -(-len(titles) // across)
-    figure = Figure((max(width * across, 6.0), height * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, across, squeeze=False, sharey=share).ravel()
-    for axis, title in zip(grid, titles, strict=False):
-        axis.set_title(title, loc="left")
-    for axis in grid[len(titles) :]:
-        axis.remove()
-    return figure, list(grid[: len(titles)])
-
-
-def legend(
-    figure: Any, groups: list[Group], style: Style, markers: bool = False, teacher: bool = False
-) -> None:
-    """Above the panels: arms by colour, capacities by marker, the teacher."""
-    from matplotlib.lines import Line2D
-
-    entries: list[Any] = [(arm, style.lines[arm] | {"lw": 3}) for arm in _arms(groups)]
-    for name in capacities(groups) if markers else []:
-        entries.append((name, {"color": FAINT, "ls": "", "ms": 8, "marker": style.markers[name]}))
-    entries += [("teacher", TEACHER)] if teacher else []
-    handles = [Line2D([], [], label=name, **look) for name, look in entries]
-    figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4)
-
-
-def svg(figure: Any) -> str:
-    figure.savefig(out := io.StringIO(), format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()

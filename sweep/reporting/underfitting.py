@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.reporting.figures import TEACHER, Drawing, Style, finite, label, legend, panels_of, svg
+from sweep.reporting.drawing import TEACHER, Drawing, Style, finite, label, legend, panels_of, svg
 from sweep.reporting.summary import Group, Teacher, stat_of
 
 RANK, COSINE = "rank/effective", "cosine_to_teacher"

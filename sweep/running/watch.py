@@ -7,7 +7,7 @@ from typing import Any
 
 from shards.support.progress import Progress
 from sweep.journal import Journal
-from sweep.planning.plan import planned_steps, trial_weight
+from sweep.planning.sizes import planned_steps, trial_weight
 from trainers.config.schema import TrialConfig
 from trainers.results.reprobed import VALUES, added, read_probed
 from trainers.trial import finished, tidy, trial_place

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sweep.planning.grid import expand, load_grid, override, read_grid
-from sweep.planning.plan import describe, planned_steps, trial_weight
-from sweep.report import write_report
+from sweep.planning.plan import describe
+from sweep.planning.sizes import planned_steps, trial_weight
+from sweep.reporting.page import write_report
 from sweep.reporting.summary import as_plain, read_run
 from trainers.config.schema import TrialConfig, make_config
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from sweep.journal import Journal
 from sweep.journal.tracking import Tracker, quiet
-from sweep.report import write_report
-from sweep.reporting.figures import style_of
+from sweep.reporting.drawing import style_of
+from sweep.reporting.page import write_report
 from sweep.reporting.summary import group_records, teachers
 from sweep.reporting.underfitting import mean_curves, rank_by_step
 

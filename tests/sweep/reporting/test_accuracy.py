@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from sweep.report import write_report
-from sweep.reporting.figures import draw, style_of
+from sweep.reporting.drawing import style_of
+from sweep.reporting.figures import draw
+from sweep.reporting.page import write_report
 from sweep.reporting.summary import group_records, teachers
 
 WAVES = [(0.0, 0.5), (0.0, 1.0), (0.5, -0.5), (0.5, 0.0), (0.5, 0.5), (1.0, 0.0)]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from sweep.report import main, write_report
-from sweep.reporting.figures import half_width
+from sweep.report import main
+from sweep.reporting.drawing import half_width
+from sweep.reporting.page import write_report
 from sweep.reporting.summary import Stat
 
 ROOT = Path(__file__).parents[3]

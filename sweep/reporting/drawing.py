@@ -1,0 +1,136 @@
+"""What every figure of a report is drawn with: styles, panels, legend, SVG.
+
+Equal input gives equal bytes: no date is written, and ids come from a fixed salt.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweep.reporting.summary import Group, Stat, arm_order
+
+# Okabe and Ito's colours, told apart with any colour vision; the yellow is too pale for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6A3D9A")
+LINES = ("-", "-.", ":")  # beyond seven arms; dashes are the teacher's
+MARKERS = "osD^vP*X<>ph8d"
+INK, FAINT, GRID = "#1c2733", "#8a94a0", "#e3e7ec"
+TEACHER = {"color": INK, "ls": "--", "lw": 1.4}
+GUIDE = {"color": FAINT, "ls": ":", "lw": 1.2}
+SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "sweep.reporting",
+    "svg.fonttype": "path",
+    "text.parse_math": False,  # names are data: a `$` in one is a `$`
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 10.5,
+    "axes.edgecolor": FAINT,
+    "axes.grid": True,
+    "grid.color": GRID,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colour and line by arm, marker by capacity: the same in all figures of a report."""
+
+    lines: dict[str, dict[str, Any]]
+    markers: dict[str, str]
+
+    def line(self, group: Group) -> dict[str, Any]:
+        return self.lines[str(group.config["arm"])]
+
+    def point(self, group: Group) -> dict[str, Any]:
+        marker = self.markers[str(group.config["student"])]
+        return {"color": self.line(group)["color"], "marker": marker}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: its name, its numbers in words, and the picture."""
+
+    name: str
+    alt: str
+    svg: str
+
+
+def half_width(stat: Stat) -> float | None:
+    """Half of the 95 % t interval of a mean, t(0.975, n - 1) sd / sqrt(n); None where n = 1."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, stat.n - 1)) * stat.sd / math.sqrt(stat.n) if stat.sd else stat.sd
+
+
+def style_of(groups: Iterable[Group]) -> Style:
+    """Made from all groups of a report at once."""
+    style, groups = Style({}, {}), sorted(groups, key=lambda group: group.student["total"])
+    for i, arm in enumerate(arms_of(groups)):
+        line = LINES[i // len(COLOURS) % len(LINES)]
+        style.lines[arm] = {"color": COLOURS[i % len(COLOURS)], "ls": line}
+    for i, capacity in enumerate(capacities(groups)):
+        style.markers[capacity] = MARKERS[i % len(MARKERS)]
+    return style
+
+
+def arms_of(groups: Iterable[Group]) -> list[str]:
+    return sorted({str(group.config["arm"]) for group in groups}, key=arm_order)
+
+
+def capacities(groups: Iterable[Group]) -> list[str]:
+    return list(dict.fromkeys(str(group.config["student"]) for group in groups))
+
+
+def members_of(groups: list[Group], student: str) -> list[Group]:
+    return [group for group in groups if str(group.config["student"]) == student]
+
+
+def label(group: Group) -> str:
+    return f"{group.config['student']} {group.config['arm']}"
+
+
+def finite(rows: list[list[Any]]) -> np.ndarray:
+    """The rows, of two numbers each, without those that hold a None, a NaN or an infinity."""
+    array_N2 = np.array(rows, dtype=float).reshape(-1, 2)
+    return array_N2[np.isfinite(array_N2).all(axis=1)]
+
+
+def panels_of(
+    titles: list[str], width: float = 3.3, height: float = 2.9, share: bool = True
+) -> Any:
+    """A figure of panels of width x height inches, three a row at most, and its axes."""
+    from matplotlib.figure import Figure
+
+    across = min(3, len(titles))
+    rows = -(-len(titles) // across)
+    figure = Figure((max(width * across, 6.0), height * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, across, squeeze=False, sharey=share).ravel()
+    for axis, title in zip(grid, titles, strict=False):
+        axis.set_title(title, loc="left")
+    for axis in grid[len(titles) :]:
+        axis.remove()
+    return figure, list(grid[: len(titles)])
+
+
+def legend(
+    figure: Any, groups: list[Group], style: Style, markers: bool = False, teacher: bool = False
+) -> None:
+    """Above the panels: arms by colour, capacities by marker, the teacher."""
+    from matplotlib.lines import Line2D
+
+    entries: list[Any] = [(arm, style.lines[arm] | {"lw": 3}) for arm in arms_of(groups)]
+    for name in capacities(groups) if markers else []:
+        entries.append((name, {"color": FAINT, "ls": "", "ms": 8, "marker": style.markers[name]}))
+    entries += [("teacher", TEACHER)] if teacher else []
+    handles = [Line2D([], [], label=name, **look) for name, look in entries]
+    figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4)
+
+
+def svg(figure: Any) -> str:
+    figure.savefig(out := io.StringIO(), format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()

@@ -1,0 +1,238 @@
+"""The page of a report: what was compared and held fixed, tables, figures, caveats.
+
+It shows every group's numbers with their spread over seeds, and declares no winner. Groups meet
+in one figure only if they differ in student and arm alone: never with a different objective,
+input resolution, number of epochs or N.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from sweep.reporting.drawing import half_width, style_of
+from sweep.reporting.figures import draw
+from sweep.reporting.summary import (
+    Group,
+    Run,
+    Teacher,
+    columns,
+    group_records,
+    natural,
+    read_run,
+    setting,
+    severities,
+    teachers,
+)
+from trainers.probes.names import arrow
+
+NAME, TEMPLATE = "report.html", "report.html.j2"
+AT_INPUT = tuple(f"test/{n}/" for n in ("noise/paper", "band_noise", "low_pass", "high_pass"))
+UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is worth a note
+FEW = 5  # seeds below which no difference is decided
+OnFigures = Callable[[int, int], None]
+Column = tuple[str, str, float, int]  # metric without its prefix, title, factor, digits
+GEOMETRY: list[Column] = [
+    ("rank/effective", "effective rank (p from s²)", 1, 2),
+    ("rank/roy_vetterli", "effective rank (p from s, Roy & Vetterli)", 1, 2),
+    ("rank/rankme", "RankMe", 1, 2),
+    ("rank/participation", "participation ratio", 1, 2),
+    ("dims/90", "dims @ 90 %", 1, 1),
+    ("dims/95", "dims @ 95 %", 1, 1),
+    ("dims/99", "dims @ 99 %", 1, 1),
+    ("uniformity", "uniformity, distinct pairs", 1, 3),
+    ("uniformity/paper", "uniformity, with self-pairs", 1, 3),
+]
+AGREEMENT: list[Column] = [
+    ("cosine_to_teacher", "cosine to teacher", 1, 3),
+    ("alignment", "squared distance to teacher", 1, 3),
+    ("infonce/paper", "InfoNCE in batches (paper), nats", 1, 3),
+    ("infonce/full", "InfoNCE full set, nats", 1, 3),
+    ("infonce/bound", "information bound, nats", 1, 3),
+    ("infonce/retrieval1", "retrieval @ 1, %", 100, 1),
+]
+
+
+def write_report(
+    run_dir: str | Path,
+    out: str | Path | None = None,
+    on_figures: OnFigures = lambda done, total: None,
+) -> Path:
+    """Write RUN/report.html (or `out`) and return its path; equal records give equal bytes.
+
+    `on_figures(done, total)` is told before each comparison is drawn. ValueError for a run that
+    cannot be read or holds no result, OSError where the file cannot be written.
+    """
+    target = Path(out) if out else Path(run_dir) / NAME
+    html = render(read_results(run_dir), Path(run_dir).resolve().name, on_figures)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def read_results(run_dir: str | Path) -> Run:
+    """`read_run`; ValueError if there is no result."""
+    run = read_run(run_dir)
+    if not run.records:
+        last = f", the last with `{run.failures[-1].get('error')}`" if run.failures else ""
+        failed = f"{len(run.failures)} failures{last}"
+        raise ValueError(f"{run_dir}: 0 results and {failed}; expected a finished trial")
+    return run
+
+
+def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: None) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    groups, references = group_records(run.records), teachers(run.records)
+    extra, style = columns(groups), style_of(groups)
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.globals |= {"text": _text, "half_width": half_width, "picture": _picture}
+    fixed = {k: v for k, v in groups[0].config.items() if k not in {*extra, "student", "arm"}}
+    return pages.get_template(TEMPLATE).render(
+        title=title,
+        settings=[_setting(teacher, groups) for teacher in references],
+        groups=groups,
+        few=FEW,
+        notes=[*run.notes, *_notes(groups, references)],
+        tables=_tables(run),
+        comparisons=_comparisons(groups, references, on_figures),
+        failures=run.failures,
+        extra=extra,
+        style=style,
+        fixed=fixed,
+        environment=_environment(run),
+    )
+
+
+def _text(value: Any) -> str:
+    """A configuration value for a reader: 1,438, 0.001, a name as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else json.dumps(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(_text(value) for value in values))
+
+
+def _picture(svg: str) -> str:
+    """As a data URI: an image with a text alternative, whose ids meet no other figure's."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
+    """What was compared with one teacher on one data set."""
+    own = [group for group in groups if setting(group.fields) == setting(teacher.fields)]
+    views: dict[str, list[str]] = {}
+    for group in own:
+        seen = group.data.get("views_per_sample", group.config.get("views", "?"))
+        views.setdefault(str(group.config["arm"]), []).append(_text(seen))
+    shown = ("batch_size", "lr", "objective", "input")
+    values = {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown}
+    return {
+        "teacher": teacher,
+        "groups": own,
+        "data": own[0].data,
+        "students": _distinct(group.config["student"] for group in own),
+        "seeds": sorted({s for group in own for s in group.seeds}, key=natural),
+        "views": {arm: " or ".join(_distinct(seen)) for arm, seen in views.items()},
+        "values": values | {"length": ", ".join(_distinct(_length(g.fields) for g in own))},
+    }
+
+
+def _length(fields: dict[str, Any]) -> str:
+    """How long a group trained: `30 epochs`, `1000 steps`."""
+    return fields.get("duration") or f"{_text(fields.get('epochs', '-'))} epochs"
+
+
+def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
+    """What the numbers of this run in particular must be read with."""
+    notes = []
+    if len({tuple(map(str, group.seeds)) for group in groups}) > 1:
+        notes.append("Groups do not all have the same seeds: their means are not paired.")
+    native = [group.records[0] for group in groups if group.config.get("input") == "native"]
+    if any(name.startswith(AT_INPUT) for record in native for name in record["metrics"]):
+        notes.append(
+            "Noise after normalisation (`paper`), bands, filters and waves act at each network's "
+            "own input size. Where students see native pictures and the teacher larger ones, its "
+            "values there say nothing about theirs: compare students with each other."
+        )
+    for teacher in references:
+        loose = [m for m, s in teacher.metrics.items() if (s.sd or 0) > UNSTEADY * abs(s.mean)]
+        if loose:
+            where = f"{teacher.fields['dataset']}, {teacher.fields['teacher']}"
+            why = "its row shows the mean over trials"
+            notes.append(
+                f"Teacher values differ between trials ({where}; {why}): {', '.join(loose)}"
+            )
+        if not teacher.metrics:
+            notes.append(f"No trial holds values of the teacher {teacher.fields['teacher']}.")
+    return notes
+
+
+def _tables(run: Run) -> list[dict[str, Any]]:
+    """Which columns stand in which table; whatever has no place elsewhere stands in the last."""
+    noises = [
+        (f"noise/{a}/{b}/accuracy", f"noise {b} ({a}), %", 100, 2)
+        for a, b in severities(run.records)
+    ]
+    accuracy: list[Column] = [("linear/paper/accuracy", "probe, clean, %", 100, 2), *noises]
+    known = {name for name, *_ in (*accuracy, *GEOMETRY, *AGREEMENT)}
+    names = sorted({n[5:] for r in run.records for n in r["metrics"] if n[:5] == "test/"} - known)
+    main = [accuracy[0], *noises, GEOMETRY[0], AGREEMENT[0], AGREEMENT[2]]
+    kinds: list[dict[str, Any]] = [
+        {"title": "Size and accuracy", "columns": accuracy, "sizes": True, "kind": "sd"},
+        {"title": "Geometry of the test embeddings", "columns": GEOMETRY, "kind": "sd"},
+        {"title": "Agreement with the teacher", "columns": AGREEMENT, "kind": "sd"},
+        {"title": "95 % t intervals of the mean", "columns": main, "kind": "interval"},
+        {"title": "Other measurements", "columns": [(n, n, 1, 4) for n in names], "kind": "sd"},
+    ]
+    return [kind | {"columns": _with_arrows(kind["columns"])} for kind in kinds]
+
+
+def _with_arrows(columns: list[Column]) -> list[Column]:
+    """Titles with ↑ where higher is better and ↓ where lower is."""
+    return [(name, f"{title} {arrow(name)}".rstrip(), by, n) for name, title, by, n in columns]
+
+
+def _comparisons(
+    groups: list[Group], references: list[Teacher], on_figures: OnFigures
+) -> list[dict[str, Any]]:
+    """Figures of each set of groups that differ in student and arm alone.
+
+    `views` may differ with the arm (a clean image has one), but not inside an arm.
+    """
+    style, views = style_of(groups), {}
+    for group in groups:
+        views.setdefault(str(group.config["arm"]), set()).add(_text(group.config.get("views")))
+    free = {"student", "arm"} | ({"views"} if all(len(v) == 1 for v in views.values()) else set())
+    names = [name for name in columns(groups) if name not in free]
+    members: dict[str, list[Group]] = {}
+    for group in groups:
+        shared = {name: v for name, v in group.fields.items() if name not in free}
+        members.setdefault(json.dumps(shared, sort_keys=True), []).append(group)
+    found = []
+    for done, held in enumerate(members.values()):
+        on_figures(done, len(members))
+        own = [t for t in references if setting(t.fields) == setting(held[0].fields)]
+        about = {name: _text(held[0].fields.get(name, "-")) for name in names}
+        found.append({"about": about, "drawings": draw(held, own[0], style)})
+    return found
+
+
+def _environment(run: Run) -> dict[str, list[str]]:
+    """Each entry's distinct values over the trials."""
+    names = sorted({name for record in run.records for name in record.get("environment") or {}})
+    held = [record.get("environment") or {} for record in run.records]
+    return {name: _distinct(one.get(name, "-") for one in held) for name in names}
