@@ -1,7 +1,7 @@
 """METRICS: every name that a probe yields, with its unit, range, better side and meaning.
 
-    python -m trainers.probes.names                     # the glossary, as Markdown
-    python -m trainers.probes.names --write README.md   # between its two glossary comments
+    python -m trainers.probes.names                           # the glossary, as Markdown
+    python -m trainers.probes.names --write docs/metrics.md   # between its two glossary comments
 
 A new metric is one entry of two lines in `trainers.probes.glossary`. Words in capitals in a name
 stand for parts of it: see WORDS. In a record, names begin with `test/` for a student and

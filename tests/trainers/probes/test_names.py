@@ -1,4 +1,4 @@
-"""The glossary: every name that a probe yields is in it, once, and README shows it as it is."""
+"""The glossary: every name that a probe yields is in it, once, and docs/metrics.md shows it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainers.probes.names import (
 )
 from trainers.trial import run_trial
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 STRENGTHS = {"noise": ("noise", "noise:0.05", "noise:1e-05"), "clean": ("clean",)}
 
 
@@ -169,10 +169,10 @@ def test_a_wrong_entry_is_named(table):
         parse(table)
 
 
-def test_readme_shows_the_table_as_it_is():
-    text = README.read_text()
-    assert with_glossary(text, "README.md") == text, (
-        "python -m trainers.probes.names --write README.md"
+def test_the_page_of_metrics_is_current():
+    text = PAGE.read_text()
+    assert with_glossary(text, "docs/metrics.md") == text, (
+        "python -m trainers.probes.names --write docs/metrics.md"
     )
 
 

@@ -1,4 +1,4 @@
-"""README's ways of adding things work as printed."""
+"""The code of docs/extending.md works as it is printed there."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize  # noqa: F401
 
-from shards.arms import ARMS, Arm, HorizontalFlip, make_arm  # noqa: F401 (README's names)
+from shards.arms import ARMS, Arm, HorizontalFlip, make_arm  # noqa: F401 (names of the page)
 from shards.datasets import DATASETS, open_dataset
 from shards.datasets.base import ArrayDataset, Block  # noqa: F401
 from shards.teachers import TEACHERS, open_teacher
@@ -23,14 +23,14 @@ from trainers.probes import PROBES, Probe, run_probes  # noqa: F401
 from trainers.probes.features import FeatureBank, Stored, unit
 from trainers.students import STUDENTS, Student, build_student  # noqa: F401
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 
 def snippets() -> dict[str, str]:
-    block = re.search(r"## Adding things.*?```python\n(.*?)```", README.read_text(), re.S)
-    assert block is not None
-    parts = re.split(r"^# an? ", block[1], flags=re.M)[1:]
-    return {part.split(":")[0]: part.split("\n", 1)[1] for part in parts}
+    """{what is added: its code}, in the page's order."""
+    sections = re.split(r"^## An? ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    code = [re.findall(r"```python\n(.*?)```", section, re.DOTALL) for section in sections]
+    return {s.split("\n", 1)[0]: "".join(blocks) for s, blocks in zip(sections, code, strict=True)}
 
 
 TABLES = (STUDENTS, OBJECTIVES, ARMS, PROBES, ENGINES, TEACHERS, DATASETS)
@@ -38,7 +38,7 @@ TABLES = (STUDENTS, OBJECTIVES, ARMS, PROBES, ENGINES, TEACHERS, DATASETS)
 
 @pytest.fixture
 def _tables():
-    """The real tables, put back afterwards."""
+    """Restores the real tables afterwards."""
     before = [dict(table) for table in TABLES]
     yield
     for table, entries in zip(TABLES, before, strict=True):

@@ -1,0 +1,110 @@
+"""README and docs/: links resolve, paths exist, commands parse, generated tables are current."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
+PAGES.remove(ROOT / "LOG.md")  # a diary: it names files as they were called at the time
+PACKAGES = ("shards", "trainers", "sweep")
+TOPS = (*PACKAGES, "tests", "docs", "benchmarks", "examples", "clusters", ".ci", ".github")
+WORDS_IN_README = 1500
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """Ids of a page's headings, as both GitHub and mkdocs make them from plain words."""
+    headings = re.findall(r"^#+ (.*)$", without_code(path.read_text()), flags=re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings]
+    return {re.sub(r"\s+", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{name(page)}: no file `{target}`"
+        assert not anchor or anchor in anchors(file), f"{name(page)}: no heading `{target}`"
+        # The site is built from docs/ alone: a link out of it works on GitHub and breaks there.
+        assert page.parent != DOCS or file.is_relative_to(DOCS), f"{name(page)}: `{target}`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_exist(page: Path) -> None:
+    """What looks like a path of this repository is one, in text and in code."""
+    tops = "|".join(re.escape(top) for top in TOPS)
+    for path in re.findall(rf"(?<![\w/.:~-])((?:{tops})/[\w./*-]*)", page.read_text()):
+        found = path.rstrip(".")
+        exists = any(ROOT.glob(found)) if "*" in found else (ROOT / found).exists()
+        # docs/extending.md shows files that a reader would add.
+        shown = found == "trainers/probes/mean_norm.py"
+        assert exists or shown, f"{name(page)}: no `{path}`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_exist(page: Path) -> None:
+    """`python -m MODULE`, and dotted names in backticks as far as they name a file."""
+    text = page.read_text()
+    packages = "|".join(PACKAGES)
+    for module in re.findall(rf"-m ((?:{packages})\.[\w.]+)", text):
+        assert ROOT.joinpath(*module.split(".")).with_suffix(".py").exists(), (name(page), module)
+    for dotted in re.findall(rf"`((?:{packages})\.[\w.]+)`", text):
+        parts = dotted.split(".")
+        place = ROOT
+        while parts and (place / parts[0]).is_dir():
+            place /= parts.pop(0)
+        if parts and (place / parts[0]).with_suffix(".py").exists():
+            place = (place / parts.pop(0)).with_suffix(".py")
+        file = place / "__init__.py" if place.is_dir() else place
+        known = not parts or re.search(rf"\b{parts[0]}\b", file.read_text())
+        assert known, f"{name(page)}: no `{dotted}`"
+
+
+def test_readme_is_short() -> None:
+    words = len((ROOT / "README.md").read_text().split())
+    assert words < WORDS_IN_README, f"README.md: {words} words; move some of it to docs/"
+
+
+def test_every_page_is_in_the_navigation_and_linked_from_readme() -> None:
+    site, readme = (ROOT / "mkdocs.yml").read_text(), (ROOT / "README.md").read_text()
+    for page in DOCS.glob("*.md"):
+        assert f": {page.name}\n" in site, f"mkdocs.yml: nav lacks {page.name}"
+        assert page.name == "index.md" or f"(docs/{page.name})" in readme, page.name
+
+
+def test_the_diagram_shows_every_room() -> None:
+    """The first diagram of docs/architecture.md against the sub-packages."""
+    diagram = re.search(r"```text\n(.*?)```", (DOCS / "architecture.md").read_text(), re.DOTALL)
+    assert diagram is not None
+    shown: dict[str, set[str]] = {}
+    package = ""
+    for line in diagram[1].splitlines():
+        if header := re.match(rf" ({'|'.join(PACKAGES)})\b", line):
+            package = header[1]
+            shown[package] = set()
+        elif room := re.match(r"[ |]+(\w+)/ ", line):
+            shown[package].add(room[1])
+    rooms = {p: {file.parent.name for file in (ROOT / p).glob("*/__init__.py")} for p in PACKAGES}
+    assert shown == rooms
+
+
+def test_the_table_of_fields_is_current() -> None:
+    script = runpy.run_path(str(DOCS / "config_table.py"))
+    text = (DOCS / "configuration.md").read_text()
+    assert script["with_table"](text) == text, "python docs/config_table.py --write"
