@@ -4,24 +4,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+# What takes long: real Ray, several ranks, object stores, killed processes.
+FAST := not gpu and not slow and not ray and not faults and not cluster
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test test-all lint clean
+.PHONY: help demo test test-all lint docs install clean
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
+
 demo: $(STAMP)  ## real digits, a real tiny CLIP, 18 students: a table, a report, an MLflow store
 	$(BIN)/python -m sweep.run --grid demo
 
-test: $(DEV)  ## everything but what needs a GPU or minutes
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+test: $(DEV)  ## the fast tests: no Ray, no ranks, nothing killed
+	$(BIN)/python -m pytest -m "$(FAST)"
 
-test-all: $(DEV)
+test-all: $(DEV)  ## every test that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"
 
-lint: $(DEV)
+lint: $(DEV)  ## ruff, pyright, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: $(DEV)  ## the documentation as a site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+install: $(DEV)  ## .venv with all that development needs
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 demo")'
@@ -30,8 +40,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(STAMP)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed,aws,export,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed,aws,export,dev,docs]'
 	touch $@
 
-clean:
+clean:  ## removes .venv and all that was built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
