@@ -1,69 +1,257 @@
-"""Whether shards are those that a trial asks for."""
+"""What one trial reads from one bank, resolved and checked once.
+
+`resolve(config, bank)` is called before anything else is done for a trial. What it returns names
+the teacher's column in the shards, the preprocessing of the student's images, the classes, and
+the hash of everything that the trial reads; its `load` reads the samples themselves.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from shards.arms import make_arm
+from shards.arms.cifar10c_files import check_stored
 from shards.bank.manifest import Manifest, TeacherRecord, arm_record
+from shards.bank.reader import load_manifest
+from shards.bank.splits import Split, load_splits, split_bytes, take
+from shards.measures.corruption import Figures
+from shards.support.memory import free_memory
+from shards.teachers.preprocess import Preprocess
+from shards.teachers.prompts import unpack_floats
 from trainers.config.schema import PINS, TrialConfig
 
 
-def _teachers(manifest: Manifest, config: TrialConfig) -> str:
-    """The teacher asked for where the bank has it, else all that it has."""
-    specs = [teacher.spec for teacher in manifest.plan.teachers]
-    return config.teacher if config.teacher in specs else ", ".join(specs)
+@dataclass(frozen=True)
+class TrialInputs:
+    """A trial and the bank that it reads, known to fit each other.
+
+    Attributes:
+        config: the trial.
+        bank: path or URL of the bank's folder.
+        manifest: the bank's manifest.
+        teacher_index: which embedding column of the shards is the teacher's.
+        preprocess: how the student's images are prepared: the teacher's normalisation, at the
+            teacher's size or, with `input: native`, at the data set's.
+        source: sha256 of what the trial reads, see `source_of`.
+        classes: names of the classes that the trial learns, in the order of their labels.
+    """
+
+    config: TrialConfig
+    bank: str
+    manifest: Manifest
+    teacher_index: int
+    preprocess: Preprocess
+    source: str
+    classes: tuple[str, ...]
+
+    @property
+    def teacher(self) -> TeacherRecord:
+        return self.manifest.plan.teachers[self.teacher_index]
+
+    @property
+    def class_embeddings_CD(self) -> NDArray[np.float32] | None:
+        """Unit text embeddings of the class names; None where the teacher has no text tower."""
+        packed = self.manifest.class_embeddings[self.teacher_index]
+        if packed is None:
+            return None
+        text_CD = unpack_floats(packed.shape, packed.float32, "class embeddings of the manifest")
+        return text_CD[: len(self.classes)]
+
+    @property
+    def teacher_figures(self) -> Mapping[str, Figures]:
+        """The teacher's stored robustness figures by arm; empty where they do not suffice.
+
+        They are of all classes, so a trial on fewer classes cannot use them.
+        """
+        if self.config.classes is not None:
+            return {}
+        return self.manifest.teacher_figures(self.config.test_views)[self.teacher_index]
+
+    def load(
+        self, device: torch.device, reading: str = "auto", training: bool = True
+    ) -> TrialSplits:
+        """Read the samples: one pass over the train shards and one over the test shards.
+
+        Args:
+            device: where the samples will be used; its free memory decides with `auto`.
+            reading: `resident` keeps them in memory, `streaming` reads them as they are needed,
+                `auto` is resident where they fit. It changes no result.
+            training: whether the views of the trial's own arm are needed. Measuring a student
+                needs the clean train images alone.
+
+        Raises:
+            ValueError: where the samples of the chosen classes do not fill a batch.
+        """
+        config, manifest = self.config, self.manifest
+        arm = config.arm if training else "clean"
+        stored = {record.arm for record in manifest.plan.arms["test"]}
+        arms = {
+            "train": tuple(dict.fromkeys(("clean", arm))),
+            "test": tuple(dict.fromkeys(("clean", *(a for a in config.test_arms if a in stored)))),
+        }
+        needed = sum(
+            split_bytes(manifest, split, arms[split], self.teacher_index) for split in arms
+        )
+        streaming = reading == "streaming" or (
+            reading == "auto" and not fits_in_memory(needed, device)
+        )
+        train, test = (
+            _of_classes(
+                load_splits(self.bank, manifest, split, arms[split], self.teacher_index, streaming),
+                len(self.classes),
+            )
+            for split in arms
+        )
+        for spec in config.test_arms:
+            if make_arm(spec).test_only:
+                check_stored(spec, test["clean"].keys, test["clean"].labels_N)
+        train_count, test_count = len(train["clean"].keys), len(test["clean"].keys)
+        if train_count < config.batch_size or test_count < 2:
+            raise ValueError(
+                f"classes: the first {len(self.classes)} have {train_count} train and "
+                f"{test_count} test samples; a batch needs {config.batch_size}, the test 2"
+            )
+        return TrialSplits(self, train[arm], train["clean"], test)
 
 
-def _pins(config: TrialConfig, teacher: TeacherRecord) -> dict[str, tuple[object, object]]:
-    """What the trial wants to be sure of: the teacher's weights, width and input size."""
-    sha256 = config.teacher_sha256
-    there = {
-        "teacher_sha256": teacher.weights_sha256[: len(sha256 or "")],
+@dataclass(frozen=True)
+class TrialSplits:
+    """The samples that a trial reads.
+
+    Attributes:
+        inputs: the trial and its bank.
+        train: train images under the trial's own arm (clean where only measuring).
+        clean_train: the same images without augmentation, with the teacher's embeddings.
+        test: test images by arm: `clean`, and those test arms that the bank stores.
+    """
+
+    inputs: TrialInputs
+    train: Split
+    clean_train: Split
+    test: dict[str, Split]
+
+
+def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) -> TrialInputs:
+    """The inputs of a trial from a bank; `manifest` is the bank's, where it was read already.
+
+    Raises:
+        ValueError: where the bank does not hold what the trial needs, with both values.
+        OSError: where the bank cannot be read.
+    """
+    manifest = manifest or load_manifest(bank)
+    problem = mismatch(config, manifest, bank)
+    if problem is not None:
+        raise ValueError(problem)
+    plan = manifest.plan
+    names = plan.dataset.classes
+    # No bank of the same data set would serve better, so `mismatch` does not look at this.
+    if config.classes is not None and config.classes > len(names):
+        raise ValueError(
+            f"classes: {config.classes}, but {config.dataset} in {bank} has {len(names)}; "
+            f"choose at most {len(names)}"
+        )
+    index = plan.teacher_index(config.teacher)
+    preprocess = plan.teachers[index].preprocess
+    if config.input == "native":
+        preprocess = preprocess.native(plan.dataset.image_size)
+    source = source_of(config, manifest)
+    return TrialInputs(config, bank, manifest, index, preprocess, source, names[: config.classes])
+
+
+def source_of(config: TrialConfig, manifest: Manifest) -> str:
+    """sha256 of what the trial reads: data set, teacher weights, preprocessing, its arms, draws.
+
+    Banks that differ only in other arms or other teachers have the same source for a trial.
+    Raises: ValueError where the bank lacks the teacher or the arm.
+    """
+    plan = manifest.plan
+    arms = [*(("train", a) for a in ("clean", config.arm)), ("test", "clean")]
+    chosen = [arm_record(manifest, split, arm) for split, arm in arms]
+    parts = [
+        plan.dataset.model_dump_json(),
+        plan.teachers[plan.teacher_index(config.teacher)].model_dump_json(),
+        *(f"{a.arm} {a.columns} {sorted(a.options.items())} {a.stop - a.start}" for a in chosen),
+        f"{plan.seed} {plan.device} {plan.format}",
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
+    """The first thing in which a bank is not what the trial needs; None where it fits.
+
+    One line with the field, the bank's value and the trial's.
+    """
+    plan = manifest.plan
+    specs = [teacher.spec for teacher in plan.teachers]
+    try:
+        record = arm_record(manifest, "train", config.arm)
+    except ValueError as error:
+        record, missing_arm = None, str(error)
+    else:
+        missing_arm = None
+    # (field, the bank's value, the trial's)
+    values: list[tuple[str, object, object]] = [
+        ("dataset", plan.dataset.spec, config.dataset),
+        (
+            "teacher",
+            config.teacher if config.teacher in specs else ", ".join(specs),
+            config.teacher,
+        ),
+        ("data_seed", plan.seed, config.data_seed),
+        ("train_samples", plan.dataset.train_samples, config.train_samples),
+        ("test_samples", plan.dataset.test_samples, config.test_samples),
+        ("image_size", plan.dataset.image_size, config.image_size or plan.dataset.image_size),
+    ]
+    if config.teacher in specs:
+        values += _pinned(config, plan.teachers[plan.teacher_index(config.teacher)])
+    if record is not None:
+        # Another version of this code may draw an arm of this name in another way.
+        arm = make_arm(config.arm)
+        drawn, draws = (record.columns, record.options), (arm.columns, arm.options)
+        values.append(("arm", drawn, draws))
+        values.append(("views", record.stop - record.start, config.views))
+    for field, found, needed in values:
+        if found != needed:
+            where = f" of arm {config.arm}" if field == "views" else ""
+            return f"{field}: the bank {bank} has {found!r}{where}, the trial needs {needed!r}"
+    if missing_arm is not None:
+        return missing_arm
+    if plan.dataset.counts["train"] < config.batch_size:
+        count = plan.dataset.counts["train"]
+        return f"batch_size: {config.batch_size} is more than the {count} train samples"
+    return None
+
+
+def _pinned(config: TrialConfig, teacher: TeacherRecord) -> list[tuple[str, object, object]]:
+    """(field, the bank's value, the trial's) of the facts of the teacher that the trial pins."""
+    found = {
+        "teacher_sha256": teacher.weights_sha256[: len(config.teacher_sha256 or "")],
         "teacher_dim": teacher.dim,
         "teacher_size": teacher.preprocess.size,
     }
-    asked = {name: getattr(config, name) for name in PINS}
-    return {name: (there[name], asked[name]) for name in PINS if asked[name] is not None}
+    pins = [(name, found[name], getattr(config, name)) for name in PINS]
+    return [pin for pin in pins if pin[2] is not None]
 
 
-def check_bank(config: TrialConfig, manifest: Manifest, place: str) -> None:
-    """Raises: ValueError with both values where the shards are not those the trial asks for."""
-    plan = manifest.plan
-    pairs: dict[str, tuple[object, object]] = {
-        "dataset": (plan.dataset.spec, config.dataset),
-        "teacher": (_teachers(manifest, config), config.teacher),
-        "data_seed": (plan.seed, config.data_seed),
-        "train_samples": (plan.dataset.train_samples, config.train_samples),
-        "test_samples": (plan.dataset.test_samples, config.test_samples),
-        "image_size": (plan.dataset.image_size, config.image_size or plan.dataset.image_size),
-    }
-    if config.teacher == pairs["teacher"][0]:
-        pairs |= _pins(config, plan.teachers[plan.teacher_index(config.teacher)])
-    record = arm_record(manifest, "train", config.arm)
-    arm = make_arm(config.arm)
-    pairs["arm"] = ((record.columns, record.options), (arm.columns, arm.options))
-    for field, (there, asked) in pairs.items():
-        if there != asked:
-            raise ValueError(f"{field}: the shards in {place} have {there!r}, asked for {asked!r}")
-    views = record.stop - record.start
-    if views != config.views:
-        raise ValueError(
-            f"views: the shards in {place} have {views} of arm {config.arm}, asked for "
-            f"{config.views}"
-        )
-    if plan.dataset.counts["train"] < config.batch_size:
-        raise ValueError(
-            f"batch_size: {config.batch_size} is more than the {plan.dataset.counts['train']} "
-            "train samples"
-        )
+def _of_classes(splits: dict[str, Split], classes: int) -> dict[str, Split]:
+    """The samples of the first `classes` classes, in order, with their keys and views."""
+    chosen_N = np.flatnonzero(splits["clean"].labels_N < classes)
+    whole = len(chosen_N) == len(splits["clean"].keys)
+    return splits if whole else take(splits, chosen_N)
 
 
-def check_classes(config: TrialConfig, manifest: Manifest, place: str) -> None:
-    """Raises: ValueError with both numbers where the trial asks for more classes than there are.
+def fits_in_memory(needed: int, device: torch.device) -> bool:
+    """Whether `needed` bytes may stay in memory.
 
-    No bank of the same data set would serve better, so it is not `check_bank`'s to say.
+    At most a quarter of what is free on the device: other trials start beside this one and
+    measure the same free memory.
     """
-    have = len(manifest.plan.dataset.classes)
-    if config.classes is not None and config.classes > have:
-        raise ValueError(
-            f"classes: {config.classes} asked of {config.dataset} in {place}, which has {have}"
-        )
+    if device.type == "cuda":
+        return needed <= torch.cuda.mem_get_info(device)[0] // 4
+    return needed <= free_memory() // 4

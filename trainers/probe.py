@@ -19,7 +19,7 @@ Of a student alone nothing says on which arm it was trained: it is measured as i
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -29,11 +29,10 @@ from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from trainers.config.schema import TrialConfig, make_config
 from trainers.engines import choose_device
+from trainers.inputs import TrialSplits
 from trainers.probes import PROBES
 from trainers.probes.features import FeatureBank
 from trainers.probes.measure import (
-    Banks,
-    load_banks,
     measure,
     measure_teacher,
     projected_features,
@@ -58,20 +57,21 @@ def probe(
     file of other weights or images is replaced, which is said on stderr.
     Raises: ValueError for inputs that do not fit; OSError.
     """
-    config = make_config(subject.config.model_dump() | {"probes": names} | (changes or {}))
+    trial = subject.inputs.config
+    config = make_config(trial.model_dump() | {"probes": names} | (changes or {}))
     about = {name: _about(subject, config, name) for name in config.probes}
-    files = {n: probed_file(subject.folder, n, config, subject.config) for n in config.probes}
+    files = {n: probed_file(subject.folder, n, config, trial) for n in config.probes}
     missing = [name for name in config.probes if not _there(files[name], about[name])]
     if missing:
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
-        clean = config.model_copy(update={"arm": "clean", "views": 1})  # of train, only clean
-        banks = load_banks(subject.bank, subject.manifest, clean, chosen, reading)
-        features = _features(subject, banks, config, chosen)
+        splits = replace(subject.inputs, config=config).load(chosen, reading, training=False)
+        features = _features(subject, splits, chosen)
         for name in missing:
             alone = config.model_copy(update={"probes": (name,)})
             own = asdict(measure(features, alone, "test"))
-            reference = measure_teacher(banks, alone, subject.root)
+            one_probe = replace(splits, inputs=replace(splits.inputs, config=alone))
+            reference = measure_teacher(one_probe, subject.root)
             result = about[name] | own | {"teacher": reference.metrics}
             result["arrays"] = own["arrays"] | reference.arrays
             result["undefined"] = own["undefined"] + reference.undefined
@@ -80,14 +80,13 @@ def probe(
     return [(files[name], name in missing) for name in config.probes]
 
 
-def _features(
-    subject: Subject, banks: Banks, config: TrialConfig, device: torch.device
-) -> FeatureBank:
+def _features(subject: Subject, splits: TrialSplits, device: torch.device) -> FeatureBank:
     if subject.student is None:
-        return projected_features(banks, config)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        return projected_features(splits)
+    channels_last = splits.inputs.config.channels_last
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     model = subject.student.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-    return student_features(model, banks, config, subject.preprocess, device)
+    return student_features(model, splits, device)
 
 
 def _about(subject: Subject, config: TrialConfig, name: str) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def _about(subject: Subject, config: TrialConfig, name: str) -> dict[str, Any]:
         "settings": settings_of(config),
         "trial": subject.trial,
         "student_sha256": subject.sha256,
-        "source": subject.source,
+        "source": subject.inputs.source,
     }
 
 

@@ -22,24 +22,19 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from shards.arms import make_arm
-from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
-from shards.teachers.preprocess import Preprocess
 from trainers.config.schema import TrialConfig, load_config, make_config
 from trainers.engines import ENGINES, Engine, check_engine, choose_device
 from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
-from trainers.inputs import check_bank, check_classes
+from trainers.inputs import TrialInputs, TrialSplits, resolve
 from trainers.objectives import OBJECTIVES
 from trainers.objectives.targets import make_target
-from trainers.probes.measure import Banks, load_banks
 from trainers.probes.observer import Observer
 from trainers.results.record import (
-    input_of,
     measured,
-    source_of,
     store_student,
     student_to_measure,
 )
@@ -52,8 +47,6 @@ from trainers.training.data import Data
 from trainers.training.loop import DivergedError, Reporter, Saver, Trained, train
 from trainers.training.preemption import Notice, PreemptedError
 from trainers.training.wrappers import learner, sees_two_views
-
-__all__ = ["check_bank", "finished", "run_trial", "source_of", "trial_place"]
 
 RESULT = "result.json"
 DIVERGED = 3  # exit status of a trial whose loss is not finite
@@ -84,116 +77,121 @@ def run_trial(
     bank: str,
     root: str,
     report: Reporter = lambda values: None,
+    *,
     device: str = "auto",
     save_seconds: float = 30.0,
     reading: str = "auto",
 ) -> dict[str, Any]:
     """Train and measure; the result, also written last of all. Finished trials only return it.
 
-    `reading`: resident, streaming or auto, see `trainers.probes.measure.load_banks`.
-    Raises: ValueError for inputs that do not fit, DivergedError, RankError, OSError; in the main
-    thread PreemptedError after SIGTERM, while it trains once the state is saved.
+    Args:
+        config: the trial.
+        bank: path or URL of the bank that it reads.
+        root: path or URL of the folder under which trials/IDENTITY/ is written.
+        report: called with a row of values at the end of every epoch.
+        device: auto, cpu, cuda or cuda:INDEX.
+        save_seconds: seconds between checkpoints.
+        reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
+
+    Raises:
+        ValueError: for inputs that do not fit each other.
+        DivergedError: where the loss is not finite.
+        RankError: where one rank of several failed.
+        PreemptedError: in the main thread after SIGTERM; during training the state is saved
+            first.
+        OSError: where a file cannot be read or written.
     """
-    manifest = load_manifest(bank)
-    done = _finished_here(config, manifest, bank, root)
+    inputs = resolve(config, bank)
+    done = _finished_here(inputs, root)
     if done is not None:
         if not rank_of_environment():
             tidy(root, config)
         return done
-    check_bank(config, manifest, bank)
-    check_classes(config, manifest, bank)
     check_engine(config, choose_device(device))
     with Notice() as notice:
         if config.engine != "single" and rank_of_environment() is None:
-            return _run_ranks(config, bank, root, report, device, save_seconds, reading, notice)
+            options = {"device": device, "save-seconds": str(save_seconds), "reading": reading}
+            return _run_ranks(inputs, root, options, report, notice)
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
-        banks = load_banks(bank, manifest, config, chosen, reading)
+        splits = inputs.load(chosen, reading)
         place = trial_place(root, config)
-        owner = owner_of(config, source_of(config, manifest))
+        owner = owner_of(config, inputs.source)
         checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
-        teacher = manifest.plan.teachers[manifest.plan.teacher_index(config.teacher)]
-        preprocess, dim = input_of(config, manifest), teacher.dim
         student = trained = None
         if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=notice)
             with ENGINES[config.engine](chosen) as engine, notice.deferred():
-                trained = _train(config, banks, preprocess, dim, engine, saver, report)
+                trained = _train(splits, engine, saver, report)
             if engine.rank > 0:
                 return {}
             chosen = engine.device
-            student = student_to_measure(config, banks, trained, preprocess, chosen)
+            student = student_to_measure(splits, trained, chosen)
         with eager(config):
-            result = measured(config, banks, student, trained, preprocess, chosen, root)
+            result = measured(splits, student, trained, chosen, root)
         if student is not None:
-            store_student(place, student, config, dim, preprocess.size)
+            size = inputs.preprocess.size
+            store_student(place, student, config, inputs.teacher.dim, size)
         storage.write_json(storage.join(place, RESULT), result)
         tidy(root, config)
         return result
 
 
-def _train(
-    config: TrialConfig,
-    banks: Banks,
-    preprocess: Preprocess,
-    dim: int,
-    engine: Engine,
-    saver: Saver,
-    report: Reporter,
-) -> Trained:
-    """The student, what it learns from and by, and the loop. Raises: those of `train`."""
+def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) -> Trained:
+    """Build student, target, data and objective, and train. Raises: those of `train`."""
+    inputs, config = splits.inputs, splits.inputs.config
     if engine.ranks != config.ranks:
-        raise ValueError(f"ranks: {engine.ranks} were started, asked for {config.ranks}")
-    student = build_student(config.student, dim, preprocess.size, config.seed)
-    model = learner(config, student, dim, len(banks.classes))
-    quick(model, config, engine.device, preprocess.size)
+        raise ValueError(
+            f"ranks: {engine.ranks} were started, the trial has {config.ranks}; start "
+            f"{config.ranks}"
+        )
+    dim, size, classes = inputs.teacher.dim, inputs.preprocess.size, len(inputs.classes)
+    student = build_student(config.student, dim, size, config.seed)
+    model = learner(config, student, dim, classes)
+    quick(model, config, engine.device, size)
     with threadpool_limits(config.threads):
-        target = make_target(config.target, banks.clean_train, len(banks.classes))
+        target = make_target(config.target, splits.clean_train, classes)
     two_views, arm = sees_two_views(config), make_arm(config.arm)
-    data = Data(banks.train, arm, preprocess, engine.device, target, two_views)
+    data = Data(splits.train, arm, inputs.preprocess, engine.device, target, two_views)
     observe = None
     if config.curve_every is not None and engine.rank == 0:
-        observe = Observer(banks, config, preprocess, engine.device)
+        observe = Observer(splits, engine.device)
     objective = OBJECTIVES[config.objective]
     return train(config, model, objective, data, engine, saver, report, observe)
 
 
-def _finished_here(
-    config: TrialConfig, manifest: Manifest, bank: str, root: str
-) -> dict[str, Any] | None:
-    """The result, if there is one and it was had from what `bank` holds."""
-    done = finished(root, config)
+def _finished_here(inputs: TrialInputs, root: str) -> dict[str, Any] | None:
+    """The stored result of the trial, None where there is none.
+
+    Raises: ValueError where it was computed from other samples than the bank holds.
+    """
+    folder = trial_place(root, inputs.config)
+    done = finished(root, inputs.config)
     if done is None:
         return None
-    source = source_of(config, manifest)
-    if done["source"] != source:
+    if done["source"] != inputs.source:
         raise ValueError(
-            f"{trial_place(root, config)}: finished on other images, draws or teacher weights "
-            f"({done['source'][:16]}) than the shards in {bank} hold ({source[:16]}); choose "
-            "another --out or delete it"
+            f"{folder}: finished on other images, draws or teacher weights "
+            f"({done['source'][:16]}) than the bank {inputs.bank} holds ({inputs.source[:16]}); "
+            "choose another --out or delete it"
         )
-    for probe, (there, here) in stale(done).items():
+    for probe, (stored, current) in stale(done).items():
         print(
-            f"warning: {trial_place(root, config)}: `{probe}` was measured by version {there}, "
-            f"this code has {here}; python -m trainers.probe measures it again",
+            f"warning: {folder}: `{probe}` was measured by version {stored}, this code has "
+            f"{current}; python -m trainers.probe measures it again",
             file=sys.stderr,
         )
     return done
 
 
 def _run_ranks(
-    config: TrialConfig,
-    bank: str,
-    root: str,
-    report: Reporter,
-    device: str,
-    save_seconds: float,
-    reading: str,
-    notice: Notice,
+    inputs: TrialInputs, root: str, options: dict[str, str], report: Reporter, notice: Notice
 ) -> dict[str, Any]:
-    """The trial as processes of its own, one a rank; the first of them writes the result."""
-    arguments = ["--config", config.model_dump_json(), "--bank", bank, "--out", root]
-    arguments += ["--device", device, "--save-seconds", str(save_seconds), "--reading", reading]
+    """The trial as one process for each rank; the first rank writes the result."""
+    config = inputs.config
+    arguments = ["--config", config.model_dump_json(), "--bank", inputs.bank, "--out", root]
+    for name, value in options.items():
+        arguments += [f"--{name}", value]
     try:
         with notice.deferred():
             launch(config.ranks, arguments, report, stop=notice)
@@ -244,16 +242,26 @@ def main(argv: list[str]) -> int:
 
 def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
     """Progress and result on the first rank only; a parent that watches gets reports instead."""
-    place = (options.bank, options.out)
-    how = (options.device, options.save_seconds, options.reading)
     start = time.monotonic()
+
+    def run(report: Reporter) -> dict[str, Any]:
+        return run_trial(
+            config,
+            options.bank,
+            options.out,
+            report,
+            device=options.device,
+            save_seconds=options.save_seconds,
+            reading=options.reading,
+        )
+
     if options.config or rank_of_environment():
 
         def tell(values: dict[str, Any]) -> None:
             if options.config:
                 print(report_line(values), flush=True)
 
-        run_trial(config, *place, tell, *how)
+        run(tell)
         return
     train_samples = load_manifest(options.bank).plan.dataset.counts["train"]
     with Progress(f"trial {config.identity}", config.total_steps(train_samples)) as bar:
@@ -261,7 +269,7 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
         def show(values: dict[str, Any]) -> None:
             bar.update(values["step"], f"epoch {values['epoch']:g}, loss {values['loss']:.4f}")
 
-        result = run_trial(config, *place, show, *how)
+        result = run(show)
     for name, value in sorted(result["metrics"].items()):
         reference = result["teacher"].get(name.replace("test/", "teacher/", 1))
         beside = "" if reference is None else f"   teacher {reference:.4f}"

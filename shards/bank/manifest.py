@@ -33,7 +33,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from shards.measures.corruption import TeacherRobustness
+from shards.measures.corruption import Figures, TeacherRobustness
 from shards.support.schema import StrictModel
 from shards.teachers.preprocess import Preprocess
 
@@ -155,6 +155,18 @@ class Manifest(StrictModel):
         if not any(shard.keys_sha256 for shard in self.shards):
             left_out["shards"] = {"__all__": {"keys_sha256"}}
         return self.model_dump_json(exclude=left_out, indent=indent)
+
+    def teacher_figures(self, draws: int, exactly: bool = False) -> tuple[dict[str, Figures], ...]:
+        """Of each teacher, the stored robustness figures {arm: {figure: value}} that suffice.
+
+        Figures are averages over `robustness.draws` draws of each arm. Who reads them needs
+        `draws` draws or more; who adds other arms to them (`exactly`) needs that very number,
+        because one number holds for the whole table. Empty where they do not suffice.
+        """
+        stored = self.robustness
+        if stored is None or stored.draws < draws or (exactly and stored.draws != draws):
+            return tuple({} for _ in self.plan.teachers)
+        return stored.teachers
 
     def digest(self) -> str:
         """sha256 of everything but `checksum`, which stores it."""

@@ -50,16 +50,8 @@ def fit_classifier(x_ND: Rows, labels_N: np.ndarray) -> Classifier:
 
 def missing_arms(request: Request, manifest: Manifest) -> tuple[str, ...]:
     """Arms of `request.teacher_robustness` whose figures the manifest does not have yet."""
-    have = _kept(request, manifest)
-    return tuple(spec for spec in request.teacher_robustness if spec not in have[0])
-
-
-def _kept(request: Request, manifest: Manifest) -> tuple[dict[str, dict[str, float]], ...]:
-    """Figures of the manifest, of each teacher, that are of as many draws as are asked for."""
-    found = manifest.robustness
-    if found is None or found.draws != request.test_views:
-        return tuple({} for _ in manifest.plan.teachers)
-    return found.teachers
+    stored = manifest.teacher_figures(request.test_views, exactly=True)
+    return tuple(spec for spec in request.teacher_robustness if spec not in stored[0])
 
 
 def _unit_rows(stored_ND: np.ndarray) -> Rows:
@@ -151,7 +143,7 @@ def add_robustness(
             ledger.add(item, row)
             bar.note = f"{item.arm} {item.view}"
     found = []
-    for i, kept in enumerate(_kept(request, manifest)):
+    for i, kept in enumerate(manifest.teacher_figures(request.test_views, exactly=True)):
         rows = {s: [ledger.draws[f"{s} {view}"][i] for view in range(views[s])] for s in arms}
         found.append(kept | {spec: figures_of(draws) for spec, draws in rows.items()})
     robustness = TeacherRobustness(

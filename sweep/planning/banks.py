@@ -15,8 +15,8 @@ from shards.building.sources import check_sources
 from shards.support import storage
 from shards.support.child_process import child_command, run_module
 from trainers.config.schema import TrialConfig
+from trainers.inputs import mismatch
 from trainers.students.teacher_pca import has_no_network
-from trainers.trial import check_bank
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,13 @@ def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
 
     That is its embeddings there, or its figures where these are enough.
     """
-    try:
-        check_bank(config, manifest, place)
-    except ValueError:
+    if mismatch(config, manifest, place) is not None:
         return False
-    have = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
-    told = manifest.robustness
-    enough = told is not None and told.draws >= config.test_views and _figures_serve(config)
-    known = told.arms if told and enough else ()
+    views = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
+    index = manifest.plan.teacher_index(config.teacher)
+    figures = manifest.teacher_figures(config.test_views)[index] if _figures_serve(config) else {}
     return all(
-        spec in known or have.get(spec, 0) >= make_arm(spec).views(config.test_views)
+        spec in figures or views.get(spec, 0) >= make_arm(spec).views(config.test_views)
         for spec in config.test_arms
     )
 

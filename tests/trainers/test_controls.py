@@ -8,7 +8,8 @@ import torch
 
 from shards.bank.reader import load_manifest
 from trainers.config.schema import TrialConfig, make_config
-from trainers.probes.measure import load_banks, projected_features
+from trainers.inputs import resolve
+from trainers.probes.measure import projected_features
 from trainers.students import build_student, describe, load
 from trainers.training.wrappers import Classified, TwoViews, learner, student_in
 from trainers.trial import run_trial, trial_place
@@ -111,11 +112,11 @@ def test_teacher_pca_is_measured_like_any_student(bank, make, tmp_path):
 
 def test_its_features_are_the_best_of_rank_k(bank, make):
     config = make(student="teacher_pca:8")
-    banks = load_banks(bank, load_manifest(bank), config, CPU)
-    x_ND = projected_features(banks, config).train_ND.astype(np.float64)
+    splits = resolve(config, bank).load(CPU)
+    x_ND = projected_features(splits).train_ND.astype(np.float64)
     spread = np.linalg.svd(x_ND, compute_uv=False)
     assert (spread > 1e-5 * spread[0]).sum() == 9  # 8 components and the mean
-    stored_ND = banks.clean_train.embedding_NVD[:, 0].astype(np.float64)
+    stored_ND = splits.clean_train.embedding_NVD[:, 0].astype(np.float64)
     best = np.linalg.svd(stored_ND - stored_ND.mean(axis=0))
     share = (best[1][:8] ** 2).sum() / (best[1] ** 2).sum()
     cosine = (x_ND * stored_ND).sum(axis=1)
@@ -127,7 +128,7 @@ def test_its_features_are_the_best_of_rank_k(bank, make):
     [
         ({"student": "teacher_pca:600"}, "student `teacher_pca:600`: 200 train embeddings of 512"),
         ({"target": "pca:600"}, "target: `pca:600`: 200 train embeddings of 512 dimensions have"),
-        ({"classes": 11}, "classes: 11 asked of digits in {}, which has 10"),
+        ({"classes": 11}, "classes: 11, but digits in {} has 10; choose at most 10"),
         ({"classes": 3}, "classes: the first 3 have 60 train and 18 test samples; a batch needs"),
     ],
 )
@@ -145,9 +146,9 @@ def test_what_only_the_bank_can_refuse(bank, make, tmp_path, change, said):
 @pytest.mark.parametrize("reading", ["resident", "streaming"])
 def test_the_first_classes_keep_their_keys_labels_and_views(bank, make, reading):
     manifest = load_manifest(bank)
-    whole = load_banks(bank, manifest, make(), CPU, "resident")
-    few = load_banks(bank, manifest, make(**SIZED), CPU, reading)
-    assert few.classes == manifest.plan.dataset.classes[:5]
+    whole = resolve(make(), bank).load(CPU, "resident")
+    few = resolve(make(**SIZED), bank).load(CPU, reading)
+    assert few.inputs.classes == manifest.plan.dataset.classes[:5]
     for one, all_of in [
         (few.train, whole.train),
         (few.clean_train, whole.clean_train),
@@ -179,8 +180,8 @@ def test_a_trial_on_fewer_classes(bank, make, tmp_path):
     assert streamed["teacher"] == result["teacher"]
     whole = run_trial(make(**QUICK, epochs=0), bank, str(tmp_path / "resident"))
     assert whole["teacher"] != result["teacher"]  # beside it, but not in its place
-    banks = load_banks(bank, load_manifest(bank), config, CPU)
-    features = projected_features(banks, make(student="teacher_pca:4", classes=5))
+    projected = make(student="teacher_pca:4", classes=5, batch_size=32)
+    features = projected_features(resolve(projected, bank).load(CPU))
     assert len(features.text_CD) == len(features.classes) == 5
     assert len(features.test_ND) == len(features.test_labels_N) == 30
 

@@ -17,11 +17,12 @@ from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from shards.build import build
 from shards.building.request import Request
+from trainers.inputs import source_of
 from trainers.probes.features import unit
 from trainers.probes.measure import _encode
 from trainers.students import build_student, count_parameters, describe, load
 from trainers.training.data import Data
-from trainers.trial import finished, run_trial, source_of, trial_place
+from trainers.trial import finished, run_trial, trial_place
 
 ROOT = Path(__file__).parents[2]
 KEYS = {

@@ -14,81 +14,21 @@ from threadpoolctl import threadpool_limits
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shards.arms import Arm, make_arm
-from shards.arms.cifar10c_files import check_stored
-from shards.bank.manifest import Manifest, arm_record
-from shards.bank.splits import Split, load_splits, split_bytes, take
+from shards.bank.manifest import arm_record
+from shards.bank.splits import Split
 from shards.measures.corruption import Figures
 from shards.support import storage
-from shards.teachers.preprocess import Preprocess
-from shards.teachers.prompts import unpack_floats
 from trainers.config.schema import TrialConfig
+from trainers.inputs import TrialSplits
 from trainers.probes import PROBES, run_probes
 from trainers.probes.features import FeatureBank, Floats, SplitName, Stored, Subject, unit
 from trainers.students.cnn import Student
 from trainers.students.teacher_pca import principal_projection
-from trainers.training.data import Data, fits
+from trainers.training.data import Data
 
 BATCH = 100
 StoredKey = tuple[SplitName, str, int]
 VERSION = "probes/4"
-
-
-@dataclass(frozen=True)
-class Banks:
-    """The splits a trial reads: its own arm, and what the probes need; names of its classes."""
-
-    manifest: Manifest
-    train: Split
-    clean_train: Split
-    test: dict[str, Split]
-    classes: tuple[str, ...]
-
-
-def load_banks(
-    location: str,
-    manifest: Manifest,
-    config: TrialConfig,
-    device: torch.device,
-    reading: str = "auto",
-) -> Banks:
-    """One pass over the train shards and one over the test shards.
-
-    `reading` is resident, streaming, or auto: resident where it fits. It changes no result.
-    Raises: ValueError where the samples of the classes asked for do not fill a batch.
-    """
-    index = manifest.plan.teacher_index(config.teacher)
-    have = {record.arm for record in manifest.plan.arms["test"]}
-    arms = {
-        "train": tuple(dict.fromkeys(("clean", config.arm))),
-        "test": tuple(dict.fromkeys(("clean", *(a for a in config.test_arms if a in have)))),
-    }
-    needed = sum(split_bytes(manifest, split, arms[split], index) for split in arms)
-    streaming = reading == "streaming" or (reading == "auto" and not fits(needed, device))
-    names = manifest.plan.dataset.classes[: config.classes]
-    train, test = (
-        _of_classes(
-            load_splits(location, manifest, split, arms[split], index, streaming), len(names)
-        )
-        for split in arms
-    )
-    for spec in config.test_arms:
-        if make_arm(spec).test_only:
-            check_stored(spec, test["clean"].keys, test["clean"].labels_N)
-    banks = Banks(manifest, train[config.arm], train["clean"], test, names)
-    samples, held = len(banks.train.keys), len(test["clean"].keys)
-    if samples < config.batch_size or held < 2:
-        raise ValueError(
-            f"classes: the first {len(names)} have {samples} train and {held} test samples; a "
-            f"batch needs {config.batch_size}, the test 2"
-        )
-    return banks
-
-
-def _of_classes(splits: dict[str, Split], classes: int) -> dict[str, Split]:
-    """The samples of the first `classes` classes, in order, with their keys and views."""
-    shown_N = np.flatnonzero(splits["clean"].labels_N < classes)
-    whole = len(shown_N) == len(splits["clean"].keys)
-    return splits if whole else take(splits, shown_N)
 
 
 @torch.inference_mode()
@@ -109,17 +49,16 @@ class Pupil:
     """A trained student with its images, as a `trainers.probes.features.Subject`."""
 
     model: Student
-    banks: Banks
-    config: TrialConfig
-    preprocess: Preprocess
+    splits: TrialSplits
     device: torch.device
 
     def data(self, split: SplitName, spec: str = "clean", views: int = 1) -> Data:
         """`views` views of a split's images under an arm, with draws of the bank's seed."""
-        clean = self.banks.clean_train if split == "train" else self.banks.test["clean"]
+        inputs = self.splits.inputs
+        clean = self.splits.clean_train if split == "train" else self.splits.test["clean"]
         arm = make_arm(spec)
-        seed = self.banks.manifest.plan.seed
-        return Data(_drawn(clean, arm, seed, views), arm, self.preprocess, self.device)
+        drawn = _drawn(clean, arm, inputs.manifest.plan.seed, views)
+        return Data(drawn, arm, inputs.preprocess, self.device)
 
     def embed(self, split: SplitName, arm: str = "clean", view: int = 0) -> Floats:
         self.model.eval()
@@ -145,99 +84,72 @@ class Pupil:
         return replace(self, model=model.eval())
 
 
-def _text(banks: Banks, index: int) -> Floats | None:
-    packed = banks.manifest.class_embeddings[index]
-    if packed is None:
-        return None
-    text_CD = unpack_floats(packed.shape, packed.float32, "class embeddings of the manifest")
-    return text_CD[: len(banks.classes)]
-
-
-def _figures(manifest: Manifest, config: TrialConfig) -> Mapping[str, Figures]:
-    """The teacher's under corruption as the shards hold them.
-
-    None of them for fewer classes, or where they are over fewer draws than are asked for.
-    """
-    told = manifest.robustness
-    if told is None or config.classes is not None or told.draws < config.test_views:
-        return {}
-    return told.teachers[manifest.plan.teacher_index(config.teacher)]
-
-
 def _bank(
-    banks: Banks,
-    config: TrialConfig,
+    splits: TrialSplits,
     subject: Subject,
     trained_on: str,
     figures: Mapping[str, Figures] | None = None,
 ) -> FeatureBank:
-    index = banks.manifest.plan.teacher_index(config.teacher)
+    inputs, config = splits.inputs, splits.inputs.config
     train_ND, test_ND = subject.embed("train"), subject.embed("test")
     assert train_ND is not None
     assert test_ND is not None
     return FeatureBank(
         train_ND=train_ND,
-        train_labels_N=banks.clean_train.labels_N,
+        train_labels_N=splits.clean_train.labels_N,
         test_ND=test_ND,
-        test_labels_N=banks.test["clean"].labels_N,
-        teacher_ND=_stored(banks.test["clean"], 0),
-        teacher_train_ND=_stored(banks.clean_train, 0),
+        test_labels_N=splits.test["clean"].labels_N,
+        teacher_ND=_stored(splits.test["clean"], 0),
+        teacher_train_ND=_stored(splits.clean_train, 0),
         subject=subject,
-        text_CD=_text(banks, index),
-        classes=banks.classes,
+        text_CD=inputs.class_embeddings_CD,
+        classes=inputs.classes,
         test_arms=config.test_arms,
         draws=config.test_views,
         trained_on=trained_on,
         adapt_arms=config.adapt_arms,
         figures=figures or {},
-        seed=banks.manifest.plan.seed,
+        seed=inputs.manifest.plan.seed,
     )
 
 
-def student_features(
-    model: Student,
-    banks: Banks,
-    config: TrialConfig,
-    preprocess: Preprocess,
-    device: torch.device,
-) -> FeatureBank:
+def student_features(model: Student, splits: TrialSplits, device: torch.device) -> FeatureBank:
     """The student on the clean images; whatever else a probe asks for is computed then."""
-    return _bank(banks, config, Pupil(model, banks, config, preprocess, device), config.arm)
+    return _bank(splits, Pupil(model, splits, device), splits.inputs.config.arm)
 
 
 def _stored(split: Split, view: int) -> Floats:
     return unit(split.embedding_NVD[:, view])
 
 
-def _stored_views(banks: Banks, config: TrialConfig) -> Iterator[tuple[StoredKey, Split, int]]:
+def _stored_views(splits: TrialSplits) -> Iterator[tuple[StoredKey, Split, int]]:
     """Every view of which the bank has the teacher's embedding: its key, split and number."""
-    yield ("train", "clean", 0), banks.clean_train, 0
-    yield ("test", "clean", 0), banks.test["clean"], 0
+    config = splits.inputs.config
+    yield ("train", "clean", 0), splits.clean_train, 0
+    yield ("test", "clean", 0), splits.test["clean"], 0
     for spec in config.test_arms:
-        if spec in banks.test:
-            place = arm_record(banks.manifest, "test", spec)
-            for view in range(min(config.test_views, place.stop - place.start)):
-                yield ("test", spec, view), banks.test[spec], view
+        if spec in splits.test:
+            record = arm_record(splits.inputs.manifest, "test", spec)
+            for view in range(min(config.test_views, record.stop - record.start)):
+                yield ("test", spec, view), splits.test[spec], view
 
 
-def teacher_features(banks: Banks, config: TrialConfig) -> FeatureBank:
+def teacher_features(splits: TrialSplits) -> FeatureBank:
     """The stored embeddings in the student's place; corruptions where the bank has them."""
-    views = _stored_views(banks, config)
-    embeddings = {key: _stored(split, view) for key, split, view in views}
-    figures = _figures(banks.manifest, config)
-    return _bank(banks, config, Stored(embeddings), "", figures)
+    embeddings = {key: _stored(split, view) for key, split, view in _stored_views(splits)}
+    return _bank(splits, Stored(embeddings), "", splits.inputs.teacher_figures)
 
 
-def projected_features(banks: Banks, config: TrialConfig) -> FeatureBank:
+def projected_features(splits: TrialSplits) -> FeatureBank:
     """`student: teacher_pca:K`: the same after projection. Raises: ValueError where K is too much.
 
     See trainers.students.teacher_pca.
     """
+    config = splits.inputs.config
     with threadpool_limits(config.threads):
-        project = principal_projection(config.student, banks.clean_train)
-    views = _stored_views(banks, config)
-    embeddings = {key: unit(project(split, view)) for key, split, view in views}
-    return _bank(banks, config, Stored(embeddings), "")
+        project = principal_projection(config.student, splits.clean_train)
+    embeddings = {key: unit(project(split, view)) for key, split, view in _stored_views(splits)}
+    return _bank(splits, Stored(embeddings), "")
 
 
 @dataclass(frozen=True)
@@ -264,17 +176,18 @@ def measure(bank: FeatureBank, config: TrialConfig, prefix: str) -> Measured:
     )
 
 
-def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
+def measure_teacher(splits: TrialSplits, root: str) -> Measured:
     """The teacher through the same probes; computed once a bank and probe settings, then kept."""
+    inputs, config = splits.inputs, splits.inputs.config
     settings = [
         VERSION,
-        banks.manifest.identity,
+        inputs.manifest.identity,
         config.teacher,
         [(name, PROBES[name].version) for name in config.probes],
         config.test_arms,
         config.test_views,
         config.adapt_arms,
-        dict(_figures(banks.manifest, config)),
+        dict(inputs.teacher_figures),
         config.threads,
         config.classes,
     ]
@@ -282,6 +195,6 @@ def measure_teacher(banks: Banks, config: TrialConfig, root: str) -> Measured:
     place = storage.join(root, "teacher", f"{name}.json")
     if storage.exists(place):
         return Measured(**json.loads(storage.read(place)))
-    measured = measure(teacher_features(banks, config), config, "teacher")
+    measured = measure(teacher_features(splits), config, "teacher")
     storage.write_json(place, asdict(measured))
     return measured

@@ -29,11 +29,9 @@ from torch import nn
 
 from shards.arms import make_arm
 from shards.bank.splits import Split, take
-from shards.teachers.preprocess import Preprocess
-from trainers.config.schema import TrialConfig
+from trainers.inputs import TrialSplits
 from trainers.probes.features import Floats, unit
 from trainers.probes.infonce import alignment, uniformity
-from trainers.probes.measure import Banks
 from trainers.probes.spectrum import centred_eigenvalues, participation_ratio, rank_of
 from trainers.probes.truncated import dims
 from trainers.training.data import Data, permutation
@@ -87,16 +85,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 class Observer:
     """(step, model) -> row; `model` is what the loop trains, its student is what is observed."""
 
-    def __init__(
-        self, banks: Banks, config: TrialConfig, preprocess: Preprocess, device: torch.device
-    ) -> None:
+    def __init__(self, splits: TrialSplits, device: torch.device) -> None:
+        inputs, config = splits.inputs, splits.inputs.config
         self.threads = config.threads
-        clean, seed = make_arm("clean"), banks.manifest.plan.seed
+        clean, seed = make_arm("clean"), inputs.manifest.plan.seed
         self._train, self._test = (
             _subset(split, config.curve_samples, seed)
-            for split in (banks.clean_train, banks.test["clean"])
+            for split in (splits.clean_train, splits.test["clean"])
         )
-        self._data = [Data(s, clean, preprocess, device) for s in (self._train, self._test)]
+        self._data = [Data(s, clean, inputs.preprocess, device) for s in (self._train, self._test)]
         self._teacher = [unit(s.embedding_NVD[:, 0]) for s in (self._train, self._test)]
 
     def __call__(self, step: int, model: nn.Module) -> Row:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shards.bank.manifest import MANIFEST as BANK
-from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest
 from shards.support import storage
-from shards.teachers.preprocess import Preprocess
 from trainers.config.schema import TrialConfig, make_config
+from trainers.inputs import TrialInputs, resolve, source_of
 from trainers.results.folder import (
     Stored,
     open_stored,
@@ -18,7 +17,6 @@ from trainers.results.folder import (
     teacher_in,
     trials_at,
 )
-from trainers.results.record import input_of, source_of
 from trainers.results.reprobed import FOLDER
 from trainers.students import build_student
 from trainers.students.cnn import Student
@@ -30,20 +28,16 @@ from trainers.training.wrappers import learner, student_in
 class Subject:
     """What is probed: a student (None: one without a network), its trial and its images.
 
-    folder: where results go; root: where banks/ is looked for and teacher/ kept; source: what
-    the trial read, "" where nothing says it.
+    folder: where results go; root: the folder that holds banks/ and teacher/; inputs: the trial
+    and its bank.
     """
 
     folder: str
     root: str
-    config: TrialConfig
-    manifest: Manifest
-    bank: str
+    inputs: TrialInputs
     student: Student | None
-    preprocess: Preprocess
     sha256: str
     trial: str | None
-    source: str
 
 
 # ---- finding it ----
@@ -84,20 +78,9 @@ def of_trial(stored: Stored, bank: str | None) -> Subject:
     config = make_config(record["config"], stored.place)
     above = stored.place.rsplit("/", 2)
     root = above[0] if len(above) == 3 and above[1] == "trials" else stored.place
-    found = find_bank(config, record["source"], root, bank)
-    manifest = load_manifest(found)
-    return Subject(
-        storage.join(stored.place, FOLDER),
-        root,
-        config,
-        manifest,
-        found,
-        stored.model,
-        input_of(config, manifest),
-        stored.sha256,
-        record["id"],
-        record["source"],
-    )
+    inputs = resolve(config, find_bank(config, record["source"], root, bank))
+    folder = storage.join(stored.place, FOLDER)
+    return Subject(folder, root, inputs, stored.model, stored.sha256, record["id"])
 
 
 def of_student(stored: Stored, bank: str | None) -> Subject:
@@ -119,18 +102,8 @@ def of_student(stored: Stored, bank: str | None) -> Subject:
             "input": "native" if preprocess.size == data.image_size else "teacher",
         }
     )
-    return Subject(
-        storage.join(stored.place, FOLDER),
-        stored.place,
-        config,
-        manifest,
-        bank,
-        stored.network,
-        preprocess,
-        stored.sha256,
-        None,
-        source_of(config, manifest),
-    )
+    folder, inputs = storage.join(stored.place, FOLDER), resolve(config, bank, manifest)
+    return Subject(folder, stored.place, inputs, stored.network, stored.sha256, None)
 
 
 def of_checkpoint(place: str, bank: str | None) -> Subject:
@@ -145,28 +118,21 @@ def of_checkpoint(place: str, bank: str | None) -> Subject:
     config = make_config({name: v for name, v in owner.items() if name != "source"}, place)
     trial = folder.rsplit("/", 1)[0]
     root = trial.rsplit("/", 2)[0]
-    found = find_bank(config, owner["source"], root, bank)
-    manifest = load_manifest(found)
-    plan, preprocess = manifest.plan, input_of(config, manifest)
+    inputs = resolve(config, find_bank(config, owner["source"], root, bank))
+    dim = inputs.teacher.dim
     arrays = Checkpoints(folder, owner).load(int(step)).arrays
-    dim = plan.teachers[plan.teacher_index(config.teacher)].dim
-    student = build_student(config.student, dim, preprocess.size, config.seed)
-    classes = len(plan.dataset.classes[: config.classes])
-    model = learner(config, student, dim, classes)
+    student = build_student(config.student, dim, inputs.preprocess.size, config.seed)
+    model = learner(config, student, dim, len(inputs.classes))
     role = "average/" if any(name.startswith("average/") for name in arrays) else "model/"
     state = {n.removeprefix(role): t for n, t in arrays.items() if n.startswith(role)}
     model.load_state_dict(state, strict=True)
     return Subject(
         storage.join(trial, FOLDER, f"step-{step}"),
         root,
-        config,
-        manifest,
-        found,
+        inputs,
         student_in(model).eval(),
-        preprocess,
         read_json(storage.join(place, MANIFEST))["sha256"][ARRAYS],
         config.identity,
-        owner["source"],
     )
 
 

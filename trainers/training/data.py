@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,27 +114,3 @@ class Data:
                     yield flying.popleft().result()
             while flying:
                 yield flying.popleft().result()
-
-
-def fits(needed: int, device: torch.device) -> bool:
-    """Whether `needed` bytes may stay in memory: a quarter of what is free, for other trials."""
-    if device.type == "cuda":
-        return needed <= torch.cuda.mem_get_info(device)[0] // 4
-    return needed <= free_memory() // 4
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that a process may still take: the system's, or less where a control group says so.
-
-    Linux counts its file cache as free (MemAvailable); elsewhere only unused pages are.
-    """
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError):
-        text = (root / "proc/meminfo").read_text()
-        for kibibytes in re.findall(r"^MemAvailable: *(\d+) kB", text, re.M):
-            free = 1024 * int(kibibytes)
-    with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
-        group = root / "sys/fs/cgroup"
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, max(0, limit - used))
-    return free

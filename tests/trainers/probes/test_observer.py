@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from shards.bank.reader import load_manifest
+from trainers.inputs import resolve
 from trainers.probes.features import unit
 from trainers.probes.infonce import uniformity
-from trainers.probes.measure import load_banks
 from trainers.probes.observer import Observer, ridge_accuracy, undisturbed
 from trainers.probes.spectrum import effective_rank
 from trainers.students import build_student
@@ -26,20 +25,18 @@ CURVE = {"epochs": 2, "curve_every": "2 steps", "curve_samples": 40, "probes": (
 @pytest.fixture(scope="module")
 def watching(bank, make):
     """(observer of 40 images, what it reads)."""
-    config, manifest = make(**CURVE), load_manifest(bank)
-    banks = load_banks(bank, manifest, config, CPU)
-    preprocess = manifest.plan.teachers[0].preprocess.native(32)
-    return Observer(banks, config, preprocess, CPU), banks
+    splits = resolve(make(**CURVE), bank).load(CPU)
+    return Observer(splits, CPU), splits
 
 
 def test_a_row_holds_the_measures_of_the_chosen_images(watching):
-    observer, banks = watching
+    observer, splits = watching
     student = build_student("width:1", 512, 32, 0)
     row = observer(7, student)
     assert set(row) == NAMES
     test = observer._test
     assert len(test.keys) == 40
-    assert list(test.keys) == [k for k in banks.test["clean"].keys if k in set(test.keys)]
+    assert list(test.keys) == [k for k in splits.test["clean"].keys if k in set(test.keys)]
     images_BCHW = torch.cat(list(observer._data[1].view(0, 100)))
     with torch.no_grad():
         x_ND = unit(student.eval()(images_BCHW).numpy())
@@ -58,11 +55,11 @@ def test_a_row_holds_the_measures_of_the_chosen_images(watching):
 
 
 def test_the_images_are_the_same_for_every_seed(watching, bank, make):
-    observer, banks = watching
-    preprocess = observer._data[0].preprocess
-    other = Observer(banks, make(seed=9, **CURVE), preprocess, CPU)
+    observer, _ = watching
+    other = Observer(resolve(make(seed=9, **CURVE), bank).load(CPU), CPU)
     assert other._train.keys == observer._train.keys
-    more = Observer(banks, make(**CURVE | {"curve_samples": 10_000}), preprocess, CPU)
+    longer = resolve(make(**CURVE | {"curve_samples": 10_000}), bank)
+    more = Observer(longer.load(CPU), CPU)
     assert (len(more._train.keys), len(more._test.keys)) == (200, 60)
 
 

@@ -7,7 +7,7 @@ import torch
 from shards.arms import make_arm, view_of, view_offsets
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
-from trainers.training.data import Data, fits, free_memory, permutation
+from trainers.training.data import Data, permutation
 
 CPU = torch.device("cpu")
 
@@ -105,22 +105,3 @@ def test_streamed_data_give_the_very_batches_of_resident_data(bank, arm):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     for one, other in zip(kept.view(1, 64), left.view(1, 64), strict=True):
         assert torch.equal(one, other)
-
-
-def test_what_fits_is_a_quarter_of_what_is_free(monkeypatch):
-    monkeypatch.setattr("trainers.training.data.free_memory", lambda: 1_000_000)
-    assert fits(250_000, CPU)
-    assert not fits(250_001, CPU)
-
-
-def test_free_memory_is_the_systems_or_what_a_control_group_leaves(tmp_path):
-    assert 1 << 20 < free_memory() < 1 << 50
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:     5000 kB\n")
-    assert free_memory(tmp_path) == 5_120_000
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.current").write_text("1000000\n")
-    for limit, left in (("max", 5_120_000), ("1500000", 500_000), ("900000", 0)):
-        (group / "memory.max").write_text(f"{limit}\n")
-        assert free_memory(tmp_path) == left
