@@ -10,7 +10,8 @@ from shards.bank.reader import load_manifest
 from trainers.config.schema import TrialConfig, make_config
 from trainers.inputs import resolve
 from trainers.probes.measure import projected_features
-from trainers.students import build_student, describe, load
+from trainers.students import build_student, describe
+from trainers.students.files import load_student
 from trainers.training.wrappers import Classified, TwoViews, learner, student_in
 from trainers.trial import run_trial, trial_place
 
@@ -20,7 +21,7 @@ SIZED = {"classes": 5, "batch_size": 32}  # 20 train images a class
 
 
 def stored(root, config):
-    return load(Path(trial_place(str(root), config)) / "student")
+    return load_student(Path(trial_place(str(root), config)) / "student")
 
 
 # ---- trials of every kind, end to end ----

@@ -20,7 +20,9 @@ from shards.building.request import Request
 from trainers.inputs import source_of
 from trainers.probes.features import unit
 from trainers.probes.measure import _encode
-from trainers.students import build_student, count_parameters, describe, load
+from trainers.students import build_student, describe
+from trainers.students.cost import count_parameters
+from trainers.students.files import load_student
 from trainers.training.data import Data
 from trainers.trial import finished, run_trial, trial_place
 
@@ -179,7 +181,7 @@ def test_interrupted_it_gives_the_same_metrics(done, bank, tmp_path):
 
 def test_the_saved_student_gives_the_measured_embeddings(done, bank):
     config, root, result, _ = done
-    student = load(Path(trial_place(root, config)) / "student")
+    student = load_student(Path(trial_place(root, config)) / "student")
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(result["student"]["image_size"])

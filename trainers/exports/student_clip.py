@@ -28,8 +28,8 @@ from torch.nn.functional import normalize as unit_rows
 from shards.support import storage
 from shards.teachers.preprocess import Preprocess
 from trainers.results.folder import fetch_student, read_json
-from trainers.students import RECORD, WEIGHTS, save_student
-from trainers.students.cnn import Student
+from trainers.students.base import Student
+from trainers.students.files import RECORD, WEIGHTS, save_student
 
 if TYPE_CHECKING:
     from shards.teachers.clip import TextTower

@@ -22,8 +22,8 @@ from trainers.config.schema import TrialConfig
 from trainers.inputs import TrialSplits
 from trainers.probes import PROBES, run_probes
 from trainers.probes.features import FeatureBank, Floats, SplitName, Stored, Subject, unit
-from trainers.students.cnn import Student
-from trainers.students.teacher_pca import principal_projection
+from trainers.probes.projection import principal_projection
+from trainers.students.base import Student
 from trainers.training.data import Data
 
 BATCH = 100

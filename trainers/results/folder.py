@@ -11,8 +11,8 @@ from typing import Any
 from shards.bank.manifest import Manifest, TeacherRecord
 from shards.support import storage
 from shards.teachers.preprocess import Preprocess
-from trainers.students import RECORD, WEIGHTS, load
-from trainers.students.cnn import Student
+from trainers.students.base import Student
+from trainers.students.files import RECORD, WEIGHTS, load_student
 from trainers.students.teacher_pca import has_no_network
 
 RESULT = "result.json"
@@ -61,13 +61,13 @@ def read_json(place: str) -> dict[str, Any]:
 def fetch_student(place: str) -> tuple[Student, dict[str, Any]]:
     """The student in a folder or at a URL, on the CPU, in evaluation mode, and its student.json.
 
-    Raises: those of `trainers.students.load`.
+    Raises: those of `trainers.students.files.load_student`.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name in (WEIGHTS, RECORD):
             Path(folder, name).write_bytes(storage.read(storage.join(place, name)))
         try:
-            return load(folder), json.loads(Path(folder, RECORD).read_bytes())
+            return load_student(folder), json.loads(Path(folder, RECORD).read_bytes())
         except ValueError as error:
             raise ValueError(str(error).replace(folder, place)) from None
 

@@ -26,7 +26,9 @@ from trainers.probes.measure import (
     student_features,
 )
 from trainers.probes.observer import Observer
-from trainers.students import Student, describe, save_student
+from trainers.students import describe
+from trainers.students.base import Student
+from trainers.students.files import save_student
 from trainers.training.loop import Trained
 from trainers.training.wrappers import student_in
 

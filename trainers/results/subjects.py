@@ -19,7 +19,7 @@ from trainers.results.folder import (
 )
 from trainers.results.reprobed import FOLDER
 from trainers.students import build_student
-from trainers.students.cnn import Student
+from trainers.students.base import Student
 from trainers.training.checkpoint import ARRAYS, MANIFEST, RECORD, Checkpoints
 from trainers.training.wrappers import learner, student_in
 

@@ -1,58 +1,114 @@
-"""What every student is, the paper's CNN (arXiv 2603.06698) at any width, and what one costs.
+"""`width:W` and `params:P`: the paper's CNN (arXiv 2603.06698) at any width.
 
-`trainers.students` names students, builds and stores them; here is their arithmetic.
+The width is given directly (`width:2` doubles the channels) or solved for a total number of
+parameters (`params:2M`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import re
+from decimal import Decimal
 
 import torch
 from torch import nn
+
+from trainers.students.base import Student
 
 BASE_CHANNELS = (16, 32, 64)  # of the three convolutions at width 1
 HIDDEN = 512  # of the head, at every width
 CELLS = 4  # the pooled map is CELLS x CELLS
 LEAST_CHANNELS = 4
 LEAST_WIDTH = (LEAST_CHANNELS - 0.5) / BASE_CHANNELS[0]  # 0.21875 rounds to 4, 7, 14 channels
-MOST_WIDTH = 64.0  # 1,024 to 4,096 channels: a slip of the keyboard, not a student
+MOST_WIDTH = 64.0  # 1,024 to 4,096 channels: more is a typing error, not a small student
+DECIMAL = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+TOLERANCE = 0.02  # of a parameter budget
+SUFFIXES = {"K": 1_000, "M": 1_000_000}
 
 
-class Student(nn.Module):
-    """float images (B, 3, H, W) -> raw embeddings (B, D), as `head(trunk(images))`.
+# ---- the specs ----
 
-    `trunk` maps images to vectors (B, F'); the last module of `head` is the linear layer that
-    gives the embedding. `channels` are those of the CNN's convolutions, () for other students.
+
+def student_of_width(argument: str, embedding_dim: int, image_size: int) -> Student:
+    """`width:W`: the CNN with 16 W, 32 W and 64 W channels. Raises: ValueError."""
+    spec = f"student `width:{argument}`"
+    if not re.fullmatch(DECIMAL, argument) or float(argument) == 0:
+        raise ValueError(f"{spec}: the width must be a positive decimal, such as width:1")
+    width = float(argument)
+    if width < LEAST_WIDTH:
+        raise ValueError(
+            f"{spec}: leaves {cnn_channels(width)[0]} channels in the first convolution, at least "
+            f"{LEAST_CHANNELS} are needed; the smallest possible is width:{LEAST_WIDTH}"
+        )
+    if width > MOST_WIDTH:
+        raise ValueError(f"{spec}: the largest possible is width:{MOST_WIDTH:g}")
+    _check_image_size(image_size)
+    return cnn(cnn_channels(width), embedding_dim)
+
+
+def student_of_budget(argument: str, embedding_dim: int, image_size: int) -> Student:
+    """`params:P`: the CNN whose parameters are within 2 % of P in all, at this D.
+
+    P is a decimal with K or M, for thousands or millions. Raises: ValueError.
     """
+    spec = f"student `params:{argument}`"
+    match = re.fullmatch(f"({DECIMAL})([KM])", argument)
+    if not match or float(match[1]) == 0:
+        raise ValueError(
+            f"{spec}: the budget must be a positive decimal and K or M (thousands or millions of "
+            "parameters), such as params:500K or params:2M"
+        )
+    budget = float(match[1]) * SUFFIXES[match[2]]
+    channels = solve_channels(budget, embedding_dim)
+    total = cnn_parameters(*channels, embedding_dim)
+    if abs(total - budget) > TOLERANCE * budget:
+        if total > budget:
+            least = math.ceil(total / (1 + TOLERANCE) / SUFFIXES["K"])
+            why = f"a convolution would have fewer than {LEAST_CHANNELS} channels"
+            limit = f"smallest reachable is params:{least}K"
+        else:
+            most = math.floor(total / (1 - TOLERANCE) / SUFFIXES["M"])
+            why = f"its width would be above {MOST_WIDTH:g}"
+            limit = f"largest reachable is params:{most}M"
+        raise ValueError(f"{spec}: at embedding_dim {embedding_dim} {why}; the {limit}")
+    _check_image_size(image_size)
+    return cnn(channels, embedding_dim)
 
-    def __init__(
-        self, trunk: nn.Module, head: nn.Sequential, channels: tuple[int, ...] = ()
-    ) -> None:
-        super().__init__()
-        self.trunk, self.head, self.channels = trunk, head, channels
 
-    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """The penultimate representation (B, F): what `head[-1]` takes."""
-        x_BF = self.trunk(images_BCHW)
-        for layer in list(self.head)[:-1]:
-            x_BF = layer(x_BF)
-        return x_BF
+def canonical_width(argument: str) -> str:
+    """`1.0` -> `1`; what is not a decimal is returned as it is."""
+    if not re.fullmatch(DECIMAL, argument):
+        return argument
+    return f"{Decimal(argument).normalize():f}"
 
-    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.head[-1](self.features(images_BCHW))
+
+def canonical_budget(argument: str) -> str:
+    """`500K` -> `0.5M`; what is not a budget is returned as it is."""
+    if not (match := re.fullmatch(f"({DECIMAL})([KM])", argument)):
+        return argument
+    millions = Decimal(match[1]) * SUFFIXES[match[2]] / SUFFIXES["M"]
+    return f"{millions.normalize():f}M"
+
+
+def _check_image_size(image_size: int) -> None:
+    """Raises: ValueError where two halvings of the image would leave no pixel."""
+    if image_size < CELLS:
+        raise ValueError(
+            f"image_size: got {image_size!r}; expected a whole number of {CELLS} or more"
+        )
+
+
+# ---- the network ----
 
 
 class GridMean(nn.Module):
     """AdaptiveAvgPool2d((4, 4)) with a deterministic backward: (B, C, H, W) -> (B, C, 4, 4).
 
     Cell i of 4 along an axis of n averages positions floor(i n / 4) to ceil((i + 1) n / 4) - 1.
-    torch's own has an order-dependent backward on CUDA; here plain average pooling serves where
-    4 divides H and W, and elsewhere sums as two products with 0/1 matrices, then one division.
+    The backward pass of torch's layer adds with atomics on CUDA, in an order that differs between
+    runs. Where 4 divides H and W plain average pooling computes the same; elsewhere the sums are
+    two products with 0/1 matrices, followed by one division.
     """
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -67,16 +123,16 @@ class GridMean(nn.Module):
 def _cells(size: int, like: torch.Tensor) -> torch.Tensor:
     """(4, size): 1 where a position belongs to a cell, else 0."""
     cell = torch.arange(CELLS, device=like.device)[:, None]
-    place = torch.arange(size, device=like.device)
-    inside = (CELLS * (place + 1) > cell * size) & (CELLS * place < (cell + 1) * size)
+    position = torch.arange(size, device=like.device)
+    inside = (CELLS * (position + 1) > cell * size) & (CELLS * position < (cell + 1) * size)
     return inside.to(like.dtype)
 
 
 def cnn(channels: tuple[int, int, int], embedding_dim: int) -> Student:
     """[Conv3x3 - BatchNorm - ReLU - MaxPool2] x2, Conv3x3 - BatchNorm - ReLU - 4x4 mean, MLP.
 
-    The MLP is Linear(16 c3, 512) - ReLU - Linear(512, D); all layers have biases. MaxPool's
-    windows do not overlap, so its backward adds nothing up and is deterministic too.
+    The MLP is Linear(16 c3, 512) - ReLU - Linear(512, D); all layers have biases. The windows of
+    MaxPool do not overlap, so its backward pass sums nothing and is deterministic too.
     Weights: torch's defaults, drawn first layer to last, so the trunk does not depend on D.
     """
     c1, c2, c3 = channels
@@ -100,13 +156,13 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def cnn_channels(width: float) -> tuple[int, int, int]:
-    """16w, 32w, 64w, each rounded on its own (halves up)."""
+    """16 w, 32 w and 64 w, each rounded to the nearest integer (halves up)."""
     c1, c2, c3 = (math.floor(base * width + 0.5) for base in BASE_CHANNELS)
     return c1, c2, c3
 
 
 def cnn_parameters(c1: float, c2: float, c3: float, embedding_dim: int) -> float:
-    """Parameters of the CNN, biases and batch norms included; real channels are welcome."""
+    """Parameters of the CNN, biases and batch norms included; channels may be fractions."""
     trunk = 9 * (3 * c1 + c1 * c2 + c2 * c3) + 3 * (c1 + c2 + c3)
     head = (CELLS * CELLS * c3 + 1) * HIDDEN + (HIDDEN + 1) * embedding_dim
     return trunk + head
@@ -115,8 +171,8 @@ def cnn_parameters(c1: float, c2: float, c3: float, embedding_dim: int) -> float
 def solve_channels(budget: float, embedding_dim: int) -> tuple[int, int, int]:
     """The CNN's channels whose total comes closest to `budget` parameters.
 
-    The width is found by bisection over the reals between the smallest and the largest, channels
-    are rounded one by one, then each may move by one where that brings the total closer.
+    The width is found by bisection over the reals between the smallest and the largest. Channels
+    are then rounded one by one, and each may move by one where that brings the total closer.
     """
     low, high = LEAST_WIDTH, MOST_WIDTH
     for _ in range(60):
@@ -128,68 +184,10 @@ def solve_channels(budget: float, embedding_dim: int) -> tuple[int, int, int]:
             high = width
     rounded = cnn_channels((low + high) / 2)
 
-    def badness(moves: tuple[int, ...]) -> tuple[float, int]:
+    def distance(moves: tuple[int, ...]) -> tuple[float, int]:
         c1, c2, c3 = (c + move for c, move in zip(rounded, moves, strict=True))
         missed = abs(cnn_parameters(c1, c2, c3, embedding_dim) - budget)
         return (math.inf if c1 < LEAST_CHANNELS else missed), sum(map(abs, moves))
 
-    best = min(itertools.product((0, -1, 1), repeat=3), key=badness)
+    best = min(itertools.product((0, -1, 1), repeat=3), key=distance)
     return rounded[0] + best[0], rounded[1] + best[1], rounded[2] + best[2]
-
-
-# ---- what a student costs ----
-
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Learned numbers (running statistics are not): total = trunk + head."""
-
-    trunk: int
-    head: int
-    total: int
-
-
-def count_parameters(model: Student) -> ParameterCount:
-    """Parameters of the feature extractor, of the linear layers after it, and of both."""
-    trunk = sum(p.numel() for p in model.trunk.parameters())
-    head = sum(p.numel() for p in model.head.parameters())
-    return ParameterCount(trunk, head, trunk + head)
-
-
-def count_macs(model: nn.Module, image_size: int) -> int:
-    """Multiply-accumulates of one image in convolution and linear layers (biases not counted).
-
-    Each output of such a layer costs as many as one of its filters has weights. Attention's own
-    products are not counted. Runs on the meta device; the model is left as it was.
-    """
-    macs = 0
-
-    def add(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        nonlocal macs
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        macs += output.numel() * math.prod(weight.shape[1:])
-
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    handles = [layer.register_forward_hook(add) for layer in layers]
-    modes = [(module, module.training) for module in model.modules()]
-    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
-    try:
-        model.eval()
-        with on_meta(), torch.no_grad():
-            images_BCHW = torch.empty(1, 3, image_size, image_size)
-            torch.func.functional_call(model, shapes, (images_BCHW,))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
-    return macs
-
-
-@contextmanager
-def on_meta() -> Iterator[None]:
-    """Shapes only: no memory, no arithmetic, and torch's global CPU generator as it was."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        yield

@@ -1,27 +1,27 @@
 """`teacher_pca:K`, a student without a network: the teacher's own embeddings in K dimensions.
 
-What a student of rank K would score that had learned all a rank of K can hold. Its embeddings
-are the teacher's, raw, projected on the K first principal components of the clean train images
-and put back into the teacher's space (mean + U_K U_K'(T - mean)), so that a cosine to the teacher
-keeps its meaning; then normalised like any other. Corrupted test images are the stored ones.
+It scores what the best possible student of rank K would: one that has learned everything a
+K-dimensional subspace can hold. Its embeddings are the teacher's, raw, projected onto the first K
+principal components of the clean train images and mapped back into the teacher's space:
+
+    mean + U_K U_K' (T - mean)
+
+so that a cosine to the teacher keeps its meaning; then they are normalised like any other. The
+projection is in `trainers.probes.projection`, this module knows the spec only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
-from shards.bank.splits import Split
 from shards.support.registry import split_spec
 
 NAME = "teacher_pca"
 
 
 def has_no_network(spec: str) -> bool:
+    """Whether `spec` is `teacher_pca:K`: there is nothing to train, save or export."""
     return split_spec(spec)[0] == NAME
 
 
@@ -33,39 +33,19 @@ def components(spec: str) -> int:
     return int(argument)
 
 
-def canonical_pca(spec: str) -> str:
-    """`teacher_pca:016` -> `teacher_pca:16`."""
-    return f"{NAME}:{components(spec)}"
+def canonical_pca(argument: str) -> str:
+    """`016` -> `16`. Raises: ValueError where it is not a whole number of 1 or more."""
+    return str(components(f"{NAME}:{argument}"))
 
 
 def check_dimensions(spec: str, embedding_dim: int) -> None:
-    """Raises: ValueError with both numbers where K is more than the teacher has."""
+    """Raises: ValueError with both numbers where K is more than the teacher's dimensions."""
     if components(spec) > embedding_dim:
         raise ValueError(f"student `{spec}`: the teacher has {embedding_dim} dimensions")
 
 
 def no_network(argument: str, embedding_dim: int, image_size: int) -> NoReturn:
+    """The entry in STUDENTS. Raises: ValueError always, because there is nothing to build."""
     raise ValueError(
         f"student `{NAME}:{argument}`: has no network; its embeddings are made from the teacher's"
     )
-
-
-def principal_projection(
-    spec: str, clean_train: Split
-) -> Callable[[Split, int], NDArray[np.float64]]:
-    """(split, view) -> its projected raw embeddings, float64 (N, D).
-
-    Raises: ValueError where K is more than the train embeddings span.
-    """
-    from trainers.objectives.targets import Source, principal_map, raw_rows
-
-    try:
-        mean_D, u_DK = principal_map(components(spec), Source(clean_train, 0).moments)
-    except ValueError as error:
-        raise ValueError(f"student `{spec}`: {error}") from None
-
-    def project(split: Split, view: int) -> NDArray[np.float64]:
-        raw_ND = raw_rows(split.embedding_NVD, split.norm_NV, slice(None), view)
-        return (raw_ND - mean_D) @ u_DK @ u_DK.T + mean_D
-
-    return project

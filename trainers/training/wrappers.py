@@ -13,7 +13,7 @@ from torch import nn
 
 from shards.support.rng import hash64
 from trainers.config.schema import TrialConfig
-from trainers.students.cnn import Student
+from trainers.students.base import Student
 
 
 class Classified(nn.Module):

@@ -20,7 +20,7 @@ from shards.bank.splits import load_splits
 from trainers.engines.launch import PREEMPTED, RankError, free_port
 from trainers.probes.features import unit
 from trainers.probes.measure import _encode
-from trainers.students import load
+from trainers.students.files import load_student
 from trainers.training.data import Data
 from trainers.trial import main, run_trial, trial_place
 
@@ -110,7 +110,7 @@ def test_a_finished_trial_under_torchrun_is_printed_once(done, bank, monkeypatch
 
 def embedded(bank, root, config):
     """Unit embeddings of the clean test images: of the student a trial left, of its teacher."""
-    student = load(Path(trial_place(str(root), config)) / "student")
+    student = load_student(Path(trial_place(str(root), config)) / "student")
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(manifest.plan.dataset.image_size)

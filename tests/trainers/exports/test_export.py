@@ -21,7 +21,7 @@ from trainers.exports.formats import EXPORTS, Exported
 from trainers.results.folder import open_stored
 from trainers.results.record import store_student
 from trainers.students import build_student
-from trainers.students import load as load_student
+from trainers.students.files import load_student
 from trainers.trial import trial_place
 
 ROOT = Path(__file__).parents[3]

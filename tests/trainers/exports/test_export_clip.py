@@ -19,7 +19,7 @@ from shards.teachers.prompts import class_embeddings, templates_for, unpack_floa
 from trainers.export import export, main
 from trainers.exports.student_clip import StudentCLIP, load_clip
 from trainers.probes.features import unit
-from trainers.students import load as load_student
+from trainers.students.files import load_student
 from trainers.trial import run_trial, trial_place
 
 

@@ -14,7 +14,7 @@ from trainers.objectives.targets import (
     moments_of,
     raw_rows,
 )
-from trainers.students.teacher_pca import principal_projection
+from trainers.probes.projection import principal_projection
 
 N, LEAST = 600, {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 

@@ -10,10 +10,9 @@ from trainers.students.cnn import (
     cnn,
     cnn_channels,
     cnn_parameters,
-    count_macs,
-    count_parameters,
     solve_channels,
 )
+from trainers.students.cost import count_macs, count_parameters
 
 
 def test_macs_by_hand_and_the_model_is_left_as_it_was():

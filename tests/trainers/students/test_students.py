@@ -11,16 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.students import (
-    STUDENTS,
-    ParameterCount,
-    Student,
-    build_student,
-    count_parameters,
-    describe,
-    load,
-    save_student,
-)
+from trainers.students import STUDENTS, build_student, describe
+from trainers.students.base import Student
+from trainers.students.cost import ParameterCount, count_parameters
+from trainers.students.files import load_student, save_student
 
 DIMS = (64, 256, 384, 512, 768, 1024)
 
@@ -136,7 +130,7 @@ def test_refused_numbers(dim, size, seed, said):
 
 
 def test_timm_says_which_size_it_takes():
-    with pytest.raises(ValueError, match="image_size 32, its own size is 240"):
+    with pytest.raises(ValueError, match="image_size 32, its native size is 240"):
         build_student("timm:crossvit_tiny_240", 64, 32)
 
 
@@ -241,7 +235,7 @@ def saved(tmp_path):
 def test_round_trip_is_bit_equal(saved):
     folder, student = saved
     before = torch.get_rng_state()
-    again = load(folder)
+    again = load_student(folder)
     assert torch.equal(torch.get_rng_state(), before)
     assert not again.training
     assert again.state_dict().keys() == student.state_dict().keys()
@@ -278,7 +272,7 @@ def test_altered_records_are_refused(saved, change, said):
     record = json.loads((folder / "student.json").read_text())
     (folder / "student.json").write_text(json.dumps(record | change))
     with pytest.raises(ValueError, match=said):
-        load(folder)
+        load_student(folder)
 
 
 def test_damaged_and_missing_files_are_refused(saved, tmp_path):
@@ -287,12 +281,12 @@ def test_damaged_and_missing_files_are_refused(saved, tmp_path):
     weights[-1] ^= 1
     (folder / "student.safetensors").write_bytes(bytes(weights))
     with pytest.raises(ValueError, match="sha256"):
-        load(folder)
+        load_student(folder)
     (folder / "student.safetensors").unlink()
     with pytest.raises(ValueError, match=r"student.safetensors: no such file"):
-        load(folder)
+        load_student(folder)
     (folder / "student.json").write_text("{")
     with pytest.raises(ValueError, match=r"student.json: not readable as JSON"):
-        load(folder)
+        load_student(folder)
     with pytest.raises(ValueError, match=r"student.json: no such file"):
-        load(tmp_path / "nowhere")
+        load_student(tmp_path / "nowhere")
