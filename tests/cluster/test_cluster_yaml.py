@@ -1,21 +1,22 @@
 """cluster.yaml is valid and safe, and every rule that says so can fail. Nothing calls AWS."""
 
 import copy
-import importlib.util
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from sweep.cluster import main
+from sweep.clusters.ec2 import NODE_CONFIG
+from sweep.clusters.rules import RULES, TOKEN, check, not_ready
+
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("cluster_lint", Path(__file__).with_name("lint.py"))
-linter = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(linter)
-
 TEXT = (ROOT / "cluster.yaml").read_text()
 COMMENTS = "".join(line for line in TEXT.splitlines(keepends=True) if line.startswith("#"))
 HEAD, WORKER = ("available_node_types", "head"), ("available_node_types", "spot_gpu")
@@ -65,7 +66,7 @@ def test_ray_prepares_and_validates_it(config, repository):
     }
     assert prepared["head_setup_commands"] == config["setup_commands"]
     assert prepared["worker_setup_commands"] == config["setup_commands"]
-    assert linter.lint(COMMENTS + _dump(prepared), repository) == []
+    assert check(COMMENTS + _dump(prepared), repository) == []
 
 
 def test_rays_validation_is_not_skipped(config):
@@ -76,7 +77,7 @@ def test_rays_validation_is_not_skipped(config):
 
 
 def test_lint_finds_nothing():
-    assert linter.lint(TEXT, ROOT) == []
+    assert check(TEXT, ROOT) == []
 
 
 def test_ec2_knows_every_parameter(config):
@@ -88,7 +89,7 @@ def test_ec2_knows_every_parameter(config):
 
     ec2 = ServiceModel(Loader().load_service_model("ec2", "service-2"))
     shape = ec2.operation_model("RunInstances").input_shape
-    assert set(linter.NODE_CONFIG) - {"SubnetIds"} <= set(shape.members)
+    assert set(NODE_CONFIG) - {"SubnetIds"} <= set(shape.members)
     for node in config["available_node_types"].values():
         parameters = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
         assert not ParamValidator().validate(parameters, shape).has_errors()
@@ -115,13 +116,13 @@ def test_what_pyproject_needs_is_mounted(config):
 
 def test_ready_says_what_is_left(tmp_path):
     token = tmp_path / "auth_token"
-    left = list(linter.not_ready("# FILL-IN\nimage: ami-FILL-IN\n", token))
+    left = list(not_ready("# FILL-IN\nimage: ami-FILL-IN\n", token))
     assert left[0].startswith("line 2")
     assert "missing" in left[1]
     token.touch(0o644)
-    assert "chmod 600" in next(linter.not_ready("", token))
+    assert "chmod 600" in next(not_ready("", token))
     token.chmod(0o600)
-    assert list(linter.not_ready("", token)) == []
+    assert list(not_ready("", token)) == []
 
 
 # (rule that must object, where in the file, what stands there instead). GONE removes it; a function
@@ -168,7 +169,7 @@ MUTATIONS = [
     ("token", HEAD_START, lambda line: line.replace("RAY_AUTH_MODE=token", "")),
     ("token", WORKER_START, lambda line: line.replace("=token", "=disabled")),
     ("token", WORKER_START, lambda line: line.replace("export", "echo")),
-    ("token", (*MOUNTS, linter.TOKEN), GONE),
+    ("token", (*MOUNTS, TOKEN), GONE),
     ("token", SETUP, lambda lines: [line for line in lines if "chmod" not in line]),
     ("token", SETUP, lambda lines: [line.replace("chmod 600", "chmod 644") for line in lines]),
     ("telemetry", HEAD_START, lambda line: line.replace("STATS_ENABLED=0", "STATS_ENABLED=1")),
@@ -215,9 +216,9 @@ def _put(config, path, value):
 
 @pytest.mark.parametrize(("rule", "path", "value"), MUTATIONS)
 def test_each_rule_objects(rule, path, value, config, repository):
-    assert linter.lint(COMMENTS + _dump(config), repository) == []
+    assert check(COMMENTS + _dump(config), repository) == []
     _put(config, path, value)
-    assert rule in {name for name, _ in linter.lint(COMMENTS + _dump(config), repository)}
+    assert rule in {name for name, _ in check(COMMENTS + _dump(config), repository)}
 
 
 # The same for the commands in the comments, which the user pastes.
@@ -234,16 +235,36 @@ TEXT_MUTATIONS = [
 @pytest.mark.parametrize(("rule", "old", "new"), TEXT_MUTATIONS)
 def test_each_rule_objects_to_the_comments(rule, old, new, repository):
     assert old in COMMENTS
-    assert rule in {name for name, _ in linter.lint(TEXT.replace(old, new), repository)}
+    assert rule in {name for name, _ in check(TEXT.replace(old, new), repository)}
 
 
 def test_every_rule_is_mutated():
     mutated = {rule for rule, *_ in MUTATIONS}
-    assert mutated == {rule.__name__ for rule in linter.RULES}
+    assert mutated == {rule.__name__ for rule in RULES}
 
 
-def test_the_command_exits_nonzero_on_what_is_wrong(tmp_path, monkeypatch, capsys):
-    shutil.copy(ROOT / "cluster.yaml", tmp_path)  # a repository that lacks every mounted file
-    monkeypatch.setattr(linter, "ROOT", tmp_path)
-    assert linter.main([]) == 1
+def test_the_command_exits_nonzero_on_what_is_wrong(tmp_path, capsys):
+    shutil.copy(ROOT / "cluster.yaml", tmp_path)  # into a folder that lacks every mounted file
+    with pytest.raises(SystemExit) as exit:
+        main(["check", str(tmp_path / "cluster.yaml")])
+    assert exit.value.code == 1
     assert "file_mounts constraints.txt: no such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [", "provider: {}", "provider: {}\nhead_node_type: h\navailable_node_types: {}"],
+)
+def test_a_file_that_is_no_cluster_file_is_one_line(tmp_path, capsys, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit) as exit:
+        main(["check", str(tmp_path / "c.yaml")])
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'c.yaml'}: ")
+
+
+def test_the_command_starts_without_ray_and_torch():
+    code = "import sys, sweep.cluster; print({'ray', 'torch', 'mlflow'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout.strip() == "set()", ran.stderr

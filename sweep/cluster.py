@@ -1,0 +1,49 @@
+"""Check a cluster file before `ray up` bills anything.
+
+    python -m sweep.cluster check                          # cluster.yaml in this folder
+    python -m sweep.cluster check --ready                  # also: is everything filled in?
+    python -m sweep.cluster check clusters/mine.yaml
+
+`ray up` has no dry run: a misspelt parameter, a missing file or GPUs billed on demand are found
+when machines already run. This command finds them beforehand. It reads the file and nothing else:
+it needs no account and no network. Exit status 1 where something is wrong, each named in one line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shards.support.command import command, make_parser
+from sweep.clusters.rules import TOKEN, check, not_ready
+
+
+@command
+def main(argv: list[str]) -> int:
+    parser = make_parser("sweep.cluster", __doc__)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check")
+    checking = actions.add_parser("check", help="name what is wrong in a cluster file")
+    checking.add_argument("file", nargs="?", default="cluster.yaml", help="default: cluster.yaml")
+    checking.add_argument(
+        "--ready",
+        action="store_true",
+        help="also name the values still to fill in, and a missing authentication token",
+    )
+    options = parser.parse_args(argv)
+
+    path = Path(options.file)
+    text = path.read_text()
+    try:
+        problems = [f"{rule}: {message}" for rule, message in check(text, path.resolve().parent)]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if options.ready:
+        problems += [f"not ready: {line}" for line in not_ready(text, Path(TOKEN).expanduser())]
+    for problem in problems:
+        print(f"{path}: {problem}")
+    if not problems:
+        print(f"{path}: nothing wrong found")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    main()

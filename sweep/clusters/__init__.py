@@ -1,0 +1,1 @@
+"""Cluster files for `ray up`: what they may hold and what makes one unsafe or wasteful."""
