@@ -35,7 +35,7 @@ from shards.building.request import Request, check_serves
 from shards.building.sources import check_sources
 from shards.building.teacher_robustness import DEFAULT, add_robustness, missing_arms
 from shards.datasets import DATASETS
-from shards.support import storage
+from shards.support import lock, storage
 from shards.support.command import CommandParser, command, make_parser
 from shards.support.progress import Progress
 from shards.support.schema import validated
@@ -60,7 +60,7 @@ def build(
         return manifest
     if workplace is Embedder:
         check_device(device)
-    with storage.exclusive(out, "bank"):
+    with lock.exclusive(out, "bank"):
         manifest = _finished(request, out)  # by another build, meanwhile
         if manifest and not missing_arms(request, manifest):
             return manifest

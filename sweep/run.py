@@ -20,6 +20,7 @@ from rich.console import Console
 
 from shards.support import storage
 from shards.support.command import command, make_parser
+from shards.support.lock import exclusive
 from shards.support.progress import Progress
 from sweep.journal import Journal
 from sweep.journal.tracking import Tracker, default_uri, quiet
@@ -157,7 +158,7 @@ def main(argv: list[str]) -> int:
         plan = describe(trials, store, options.teacher_robustness)
         print(json.dumps(plan, indent=1)) if options.json else show(plan, Console())
         return 0
-    with storage.exclusive(str(folder), "sweep"):
+    with exclusive(str(folder), "sweep"):
         for line in downloads(trials):
             print(f"to download: {line}", file=sys.stderr)
         check_room(trials, store, options.teacher_robustness)

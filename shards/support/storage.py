@@ -1,36 +1,41 @@
-"""Files that are either whole or not there, on a local disk or an object store (fsspec).
+"""Files that are either complete or absent, on a local disk or an object store (fsspec).
 
-A location is a path or a URL of an allowed scheme. Local writes go to a temporary sibling, are
-fsynced, renamed, and the folder is fsynced; an object store's put is atomic by itself. Reads are
-tried again a few times where the error may pass: see `shards.support.retry`.
+A location is a path or a URL of an allowed scheme. A local write goes to a temporary file beside
+its target, is fsynced and renamed, and then the folder is fsynced; a put to an object store is
+atomic by itself. Reads are retried: see `shards.support.retry`.
 """
 
 from __future__ import annotations
 
 import bisect
-import contextlib
 import errno
-import fcntl
+import glob as local_glob
 import json
 import os
 import shutil
-import socket
-from collections.abc import Iterator
-from glob import glob as local_glob
 from pathlib import Path
 from typing import IO, Any
+
+import fsspec
+from fsspec.utils import merge_offset_ranges
 
 from shards.support.retry import described_errors, retried
 
 REMOTE = ("s3", "gs", "https")
-MERGE_GAP = 1 << 16  # bytes between two ranges that are cheaper to read than a second request
+EXTRAS = {"s3": "aws", "gs": "gcp", "https": "aws"}  # our optional dependencies that bring a client
+# Two byte ranges with a gap of at most MERGE_GAP between them are read by one request: a request
+# takes some 20 ms, in which a gigabit link moves far more than the gap. MERGE_MAX bounds what one
+# request holds in memory.
+MERGE_GAP = 1 << 16
 MERGE_MAX = 1 << 25
 READ_AHEAD = 1 << 23
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def scheme_of(location: str) -> str:
     """`file` for a path; otherwise an allowed scheme. Raises: ValueError for any other."""
     head, colon, rest = location.partition(":")
+    # `pipe:COMMAND` is refused by name: webdataset would run it as a shell command.
     if colon and (rest.startswith("//") or head == "pipe"):
         if head not in (*REMOTE, "file"):
             raise ValueError(
@@ -42,6 +47,7 @@ def scheme_of(location: str) -> str:
 
 
 def is_local(location: str) -> bool:
+    """Whether `location` is a path. Raises: ValueError for a scheme that is not allowed."""
     return scheme_of(location) == "file"
 
 
@@ -51,20 +57,19 @@ def local_path(location: str) -> Path:
 
 
 def join(location: str, *parts: str) -> str:
+    """`location` and the names below it, with single slashes."""
     return "/".join([location.rstrip("/"), *parts])
 
 
 def _remote(location: str) -> tuple[Any, str]:
-    import fsspec
-
+    """The fsspec file system of a URL, and the path in it."""
     try:
-        fs, path = fsspec.core.url_to_fs(location)
+        return fsspec.core.url_to_fs(location)
     except ImportError as error:
-        extra = {"s3": "aws", "gs": "gcp"}.get(scheme_of(location), "aws")
+        extra = EXTRAS[scheme_of(location)]
         raise ValueError(
             f"location `{location}`: {error}; install it with pip install '.[{extra}]'"
         ) from None
-    return fs, path
 
 
 def read(location: str) -> bytes:
@@ -80,44 +85,45 @@ def read(location: str) -> bytes:
 
 
 def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
-    """The bytes of each [start, stop), in the order asked; neighbours share a remote request.
+    """The bytes of each range [start, stop), in the order given.
 
-    Raises: FileNotFoundError, OSError, also where the file ends before a range does.
+    Ranges that lie close together share one request to an object store.
+
+    Raises: FileNotFoundError; OSError, also where the file ends before a range does.
     """
+    if not ranges:
+        return []
 
     def attempt() -> list[bytes]:
         if is_local(location):
             with local_path(location).open("rb") as stream:
                 return [os.pread(stream.fileno(), b - a, a) for a, b in ranges]
         fs, path = _remote(location)
-        spans = _merged(ranges)
-        starts, stops = zip(*spans, strict=True)
-        blocks = fs.cat_ranges([path] * len(spans), list(starts), list(stops), on_error="raise")
-        found = []
+        starts, stops = merged_ranges(ranges)
+        blocks = fs.cat_ranges([path] * len(starts), starts, stops, on_error="raise")
+        parts = []
         for a, b in ranges:
-            at = bisect.bisect_right(starts, a) - 1
-            found.append(blocks[at][a - starts[at] : b - starts[at]])
-        return found
+            i = bisect.bisect_right(starts, a) - 1  # the last block that begins at or before `a`
+            parts.append(blocks[i][a - starts[i] : b - starts[i]])
+        return parts
 
-    parts = retried(location, attempt) if ranges else []
+    parts = retried(location, attempt)
     for (a, b), part in zip(ranges, parts, strict=True):
         if len(part) != b - a:
-            raise OSError(f"{location}: ends before byte {b:,}; it was cut or replaced meanwhile")
+            raise OSError(f"{location}: ends before byte {b:,}; it was truncated or replaced")
     return parts
 
 
-def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
-    for a, b in sorted(ranges):
-        if spans and a - spans[-1][1] <= MERGE_GAP and b - spans[-1][0] <= MERGE_MAX:
-            spans[-1] = (spans[-1][0], max(b, spans[-1][1]))
-        else:
-            spans.append((a, b))
-    return spans
+def merged_ranges(ranges: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Starts and stops of the requests that cover disjoint `ranges`, in ascending order."""
+    starts, stops = (list(ends) for ends in zip(*ranges, strict=True))
+    same_file = [""] * len(ranges)
+    _, starts, stops = merge_offset_ranges(same_file, starts, stops, MERGE_GAP, MERGE_MAX)
+    return starts, [stop for stop in stops if stop is not None]
 
 
 def open_stream(location: str) -> IO[bytes]:
-    """A seekable stream for one pass. Put the pass into `shards.support.retry.retried`."""
+    """A seekable stream for one pass. Do the whole pass inside `shards.support.retry.retried`."""
     if is_local(location):
         return local_path(location).open("rb")
     fs, path = _remote(location)
@@ -125,12 +131,13 @@ def open_stream(location: str) -> IO[bytes]:
 
 
 def state(location: str) -> list[str | int] | None:
-    """What changes whenever the bytes do, without reading them; None where nothing tells.
+    """A value that changes whenever the bytes do, found without reading them.
 
-    Locally size, times of change and inode; remotely size and the store's entity tag.
+    Locally size, times of modification and inode change, and inode; remotely size and the entity
+    tag. None where a store gives no tag.
     """
     if is_local(location):
-        found = os.stat(location.removeprefix("file://"))
+        found = local_path(location).stat()
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     fs, path = _remote(location)
     info = retried(location, lambda: fs.info(path))
@@ -139,10 +146,11 @@ def state(location: str) -> list[str | int] | None:
 
 
 def exists(location: str) -> bool:
+    """Whether there is a file or folder. Raises: OSError where the store cannot be asked."""
     if is_local(location):
         return local_path(location).exists()
     fs, path = _remote(location)
-    fs.invalidate_cache()
+    fs.invalidate_cache()  # fsspec remembers listings; another process may have written since
     return retried(location, lambda: fs.exists(path))
 
 
@@ -162,16 +170,17 @@ def names(location: str) -> list[str]:
 def glob(pattern: str) -> list[str]:
     """Sorted locations that match `*`, `?`, `[...]` and `**`."""
     if is_local(pattern):
-        return sorted(local_glob(str(local_path(pattern)), recursive=True))
+        return sorted(local_glob.glob(str(local_path(pattern)), recursive=True))
     fs, path = _remote(pattern)
     fs.invalidate_cache()
     return sorted(fs.unstrip_protocol(p) for p in retried(pattern, lambda: fs.glob(path)))
 
 
 def write(location: str, data: bytes) -> None:
-    """Publish `data` at `location`, whole or not at all.
+    """Write `data` to `location` atomically: a reader finds the old file or the new one.
 
-    Raises: OSError with bytes needed and bytes free when the disk is full; nothing stays behind.
+    Raises: OSError, with bytes needed and bytes free when the disk is full. The old file is then
+    untouched and nothing else is left behind.
     """
     if not is_local(location):
         fs, path = _remote(location)
@@ -185,54 +194,69 @@ def write(location: str, data: bytes) -> None:
         return
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.rename(path)
+        _write_synced(temporary, data)
+        temporary.rename(path)
         sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise full_disk(error, path, len(data)) from None
+        temporary.unlink(missing_ok=True)
+        raise explain_full_disk(error, path, len(data)) from None
 
 
 def write_folder(location: str, files: dict[str, bytes]) -> None:
-    """Publish a folder whole: a temporary sibling renamed, or remotely the last file last."""
+    """Write a folder, replacing an old one: a temporary sibling is filled and renamed.
+
+    An object store has no rename: there the files are put in order, so give the one that marks the
+    folder as complete, such as a manifest, last. Raises: as `write`.
+    """
     if not is_local(location):
         for name, data in files.items():
             write(join(location, name), data)
         return
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside = partial.with_suffix(".old")
-    for leftover in (partial, aside):
+    temporary = _temporary(path)
+    # rename(2) does not replace a folder that holds files, so the old one is moved aside first.
+    old = temporary.with_suffix(".old")
+    for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        partial.mkdir()
+        temporary.mkdir()
         for name, data in files.items():
-            with (partial / name).open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        sync_folder(partial)
+            _write_synced(temporary / name, data)
+        sync_folder(temporary)
         if path.exists():
-            path.rename(aside)
-        partial.rename(path)
+            path.rename(old)
+        temporary.rename(path)
         sync_folder(path.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if aside.exists() and not path.exists():
-            aside.rename(path)
-        raise full_disk(error, path, sum(map(len, files.values()))) from None
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise explain_full_disk(error, path, sum(map(len, files.values()))) from None
 
 
-def full_disk(error: OSError, path: Path, needed: int) -> OSError:
-    """`error` itself, or, when space ran out, one that says how much is needed and free."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_json(location: str, value: Any) -> None:
+    """Write JSON with sorted keys. Raises: as `write`."""
+    write(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def explain_full_disk(error: OSError, path: Path, needed: int) -> OSError:
+    """`error` itself, or, when space ran out, one with the bytes needed and the bytes free."""
+    if error.errno not in NO_SPACE:
         return error
     free = shutil.disk_usage(path.parent).free
     return OSError(
@@ -242,12 +266,8 @@ def full_disk(error: OSError, path: Path, needed: int) -> OSError:
     )
 
 
-def write_json(location: str, value: Any) -> None:
-    write(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
-
-
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
+    """Make renames inside `folder` durable: they survive a power failure from now on."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -256,7 +276,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def delete(location: str) -> None:
-    """Remove a file or a whole folder, if there."""
+    """Remove a file, or a folder with everything in it; nothing happens where there is none."""
     if not is_local(location):
         fs, path = _remote(location)
         with described_errors(location):
@@ -266,35 +286,3 @@ def delete(location: str) -> None:
         shutil.rmtree(local_path(location))
     else:
         local_path(location).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def exclusive(folder: str, what: str) -> Iterator[None]:
-    """Hold `folder` for one process. Raises: ValueError naming the holder, at once.
-
-    A local lock (flock): it ends with its process, however that ends. On an object store there
-    is no lock to take; there, runs are kept apart by their content-hashed names.
-    """
-    if not is_local(folder):
-        yield
-        return
-    path = local_path(folder) / ".lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+")
-    except OSError as error:
-        raise ValueError(f"{what} {folder}: not writable ({error.strerror})") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            raise ValueError(
-                f"{what} {folder}: in use by {holder}; wait for it to end, or choose another folder"
-            ) from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        stream.flush()
-        yield

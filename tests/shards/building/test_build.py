@@ -154,10 +154,10 @@ def test_a_folder_with_another_unfinished_build_is_refused(
 def test_a_folder_in_use_is_refused_naming_the_holder(
     copy: Path, request_60: Request, refused
 ) -> None:
-    from shards.support import storage
+    from shards.support import lock
 
     (copy / "manifest.json").unlink()
-    with storage.exclusive(str(copy), "bank"):
+    with lock.exclusive(str(copy), "bank"):
         refused(lambda: build(request_60, str(copy)), f"process {os.getpid()}", "in use")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from shards.build import build
 from shards.building.request import Request
-from shards.support import storage
+from shards.support import lock
 from shards.teachers import open_teacher
 from sweep.planning.banks import plan_banks
 from tests.shards.foreign import samples, write_tar
@@ -142,13 +142,13 @@ def test_shards_without_their_plan_are_not_taken_for_those_of_another(
 def test_what_another_build_finished_before_the_lock_was_had_is_not_computed_again(
     bank: Path, tmp_path: Path, request_60: Request, monkeypatch
 ) -> None:
-    out, real = tmp_path / "bank", storage.exclusive
+    out, real = tmp_path / "bank", lock.exclusive
 
     def late(folder: str, what: str):
         shutil.copytree(bank, out)
         return real(folder, what)
 
-    monkeypatch.setattr(storage, "exclusive", late)
+    monkeypatch.setattr(lock, "exclusive", late)
     manifest = build(request_60, str(out), "cpu", lambda *arguments: pytest.fail("computed again"))
     assert manifest.identity in (bank / "manifest.json").read_text()
 

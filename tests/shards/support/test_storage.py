@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.support import storage
+from shards.support import lock, storage
 
 HERE = Path(__file__).parents[3]
 
@@ -46,7 +46,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, signal, sys
-from shards.support import storage
+from shards.support import lock, storage
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_the_old_and_nothing_else(kind: str, tmp_path: Path) 
 
 KILLED = """
 import os, sys
-from shards.support import storage
+from shards.support import lock, storage
 calls = 0
 def dying(function):
     def call(*arguments, **named):
@@ -113,7 +113,7 @@ def test_other_schemes_are_refused_everywhere(location: str, refused) -> None:
     for call in (storage.read, storage.exists, storage.names, storage.delete):
         refused(lambda call=call: call(location), location, "refused", "s3://")
     refused(lambda: storage.write(location, b""), "refused")
-    refused(lambda: storage.exclusive(location, "bank").__enter__(), "refused")
+    refused(lambda: lock.exclusive(location, "bank").__enter__(), "refused")
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_scheme_of(location: str, scheme: str) -> None:
 
 HOLD = """
 import sys
-from shards.support import storage
-with storage.exclusive(sys.argv[1], "bank"):
+from shards.support import lock, storage
+with lock.exclusive(sys.argv[1], "bank"):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -144,19 +144,19 @@ def test_a_second_process_leaves_at_once_naming_the_holder(tmp_path: Path, refus
     assert first.stdout
     assert first.stdout.readline() == "held\n"
     start = time.monotonic()
-    lock = storage.exclusive(str(tmp_path), "bank")
-    refused(lock.__enter__, f"process {first.pid} on", "another folder")
+    second = lock.exclusive(str(tmp_path), "bank")
+    refused(second.__enter__, f"process {first.pid} on", "another folder")
     assert time.monotonic() - start < 2
     first.kill()
     first.communicate()
-    with storage.exclusive(str(tmp_path), "bank"):
+    with lock.exclusive(str(tmp_path), "bank"):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, refused) -> None:
     (tmp_path / "file").write_text("")
-    lock = storage.exclusive(str(tmp_path / "file" / "bank"), "bank")
-    refused(lock.__enter__, "not writable", "Not a directory")
+    second = lock.exclusive(str(tmp_path / "file" / "bank"), "bank")
+    refused(second.__enter__, "not writable", "Not a directory")
 
 
 def test_ranges_come_in_the_order_asked(tmp_path: Path) -> None:
@@ -171,10 +171,11 @@ def test_ranges_come_in_the_order_asked(tmp_path: Path) -> None:
 
 def test_near_ranges_share_a_request() -> None:
     gap, most = storage.MERGE_GAP, storage.MERGE_MAX
-    assert storage._merged([(gap + 10, gap + 20), (0, 10)]) == [(0, gap + 20)]
-    assert storage._merged([(gap + 11, gap + 20), (0, 10)]) == [(0, 10), (gap + 11, gap + 20)]
-    assert storage._merged([(0, most), (most, most + 1)]) == [(0, most), (most, most + 1)]
-    assert storage._merged([(0, 90), (10, 20), (80, 95)]) == [(0, 95)]
+    merged = storage.merged_ranges
+    assert merged([(gap + 10, gap + 20), (0, 10)]) == ([0], [gap + 20])
+    assert merged([(gap + 11, gap + 20), (0, 10)]) == ([0, gap + 11], [10, gap + 20])
+    assert merged([(0, most), (most, most + 1)]) == ([0, most], [most, most + 1])
+    assert merged([(0, 90), (10, 20), (80, 95)]) == ([0], [95])
 
 
 def test_globs_and_states(tmp_path: Path) -> None:
