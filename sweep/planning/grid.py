@@ -24,11 +24,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shards.arms import make_arm
 from shards.support.registry import closest
-from shards.support.strict_yaml import StrictLoader, parse
+from shards.support.yaml_reader import parse_mapping, parse_value
 from sweep.planning.sizes import train_samples
 from trainers.config.durations import epochs_shown
 from trainers.config.schema import TrialConfig, make_config
@@ -75,7 +73,7 @@ def load_grid(name: str) -> Grid:
 
 def read_grid(text: str, place: str, name: str) -> Grid:
     """YAML text -> Grid. Raises: ValueError naming the place and the key."""
-    raw = parse(text, place)
+    raw = parse_mapping(text, place)
     for key in raw:
         if key not in KEYS:
             raise ValueError(f"{place}: unknown key `{key}`; {closest(str(key), list(KEYS))}")
@@ -167,10 +165,7 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
                 f"{closest(field, list(TrialConfig.model_fields))}"
             )
         axes.pop(field, None)
-        try:
-            fixed[field] = yaml.load(text, Loader=StrictLoader)
-        except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"--set {setting}: {' '.join(str(error).split())}") from None
+        fixed[field] = parse_value(text, f"--set {setting}")
     chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")
     parts = tuple(override(part, settings, seeds) for part in grid.parts)
     return replace(grid, fixed=fixed, axes=axes, seeds=chosen, parts=parts)

@@ -22,7 +22,7 @@ from shards.arms import make_arm
 from shards.arms.cifar10c_files import check_dataset
 from shards.arms.groups import expand_arms
 from shards.support.schema import validated
-from shards.support.strict_yaml import parse
+from shards.support.yaml_reader import parse_mapping
 from trainers.config.durations import canonical_duration, in_steps
 from trainers.config.rank_fields import UNNAMED, check_ranks, idle
 
@@ -285,4 +285,4 @@ def load_config(path: str) -> TrialConfig:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return make_config(parse(text, path), path)
+    return make_config(parse_mapping(text, path), path)

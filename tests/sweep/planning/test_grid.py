@@ -35,10 +35,7 @@ REFUSED = {
     HEAD + "exclude: [{amr: clean}]\n": ["unknown field `amr`", "did you mean `arm`"],
     HEAD + "exclude: [arm]\n": ["exclude", "{field: value, ...}", "`arm`"],
     HEAD + "exclude: [{}]\n": ["exclude", "{field: value, ...}"],
-    HEAD + "axes: {lr: [1e-3]}\n": ["line 2", "`1e-3`", "1.0e-3"],
-    HEAD + "axes: {student: [no]}\n": ["line 2", "`no`", "true or false"],
-    HEAD + "axes: {epochs: [010]}\n": ["line 2", "`010`", "octal"],
-    HEAD + "axes: {arm: [12:30:00]}\n": ["line 2", "`12:30:00`", "base 60"],
+    HEAD + "axes: {arm: [no]}\n": ["unknown arm `no`"],
     HEAD + "axes: {lr: [0.1]}\nseeds: 1\nseeds: 2\n": ["`seeds`", "line 3", "line 4"],
     HEAD + "axes: {lr: []}\n": ["axes.lr", "0 trials"],
     HEAD + "axes: {lr: 0.1}\n": ["axes.lr", "list", "`0.1`"],
@@ -55,7 +52,7 @@ REFUSED = {
         "1,000,000 trials > limit of 10,000"
     ],
     "fixed: !!python/object/apply:os.system ['true']\n": ["line 1", "python"],
-    HEAD + "axes: {lr: &a [0.1], epochs: *a}\n": ["line 2", "*a", "refused"],
+    HEAD + "axes: {lr: &a [0.1], epochs: *a}\n": ["line 2", "&a", "refused"],
     HEAD + "name: ../up\n": ["name", "`../up`"],
     HEAD + "axes: {lr: [.nan]}\n": ["lr", "finite"],
     HEAD + "axes: {temperature: [0.0]}\n": ["temperature", "greater than 0"],
@@ -97,7 +94,6 @@ def test_set_and_seeds_override() -> None:
         ("epochs", ["--set FIELD=VALUE"]),
         ("epoch=2", ["unknown field `epoch`", "did you mean `epochs`"]),
         ("seed=2", ["unknown field `seed`"]),
-        ("lr=1e-3", ["1.0e-3"]),
         ("lr=[", ["--set lr=["]),
     ],
 )
@@ -107,6 +103,11 @@ def test_wrong_overrides(setting: str, parts: list[str]) -> None:
     assert all(part in str(error.value) for part in parts)
     with pytest.raises(ValueError, match="--seeds"):
         override(load_grid("demo"), [], 0)
+
+
+def test_exponents_are_numbers_in_files_and_in_overrides() -> None:
+    assert [c.lr for c in trials(HEAD + "axes: {lr: [1e-3, 1E-2]}\n")] == [0.001, 0.01]
+    assert {c.lr for c in expand(override(load_grid("demo"), ["lr=1e-3"], None))} == {0.001}
 
 
 def test_two_spellings_are_one_trial() -> None:

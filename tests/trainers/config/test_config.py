@@ -146,7 +146,9 @@ def test_from_a_file(tmp_path):
     file.write_text("dataset: digits\nteacher: embedded\nstudent: width:1\nlr: 1.0e-3\n")
     assert load_config(str(file)) == make_config(LEAST)
     file.write_text("dataset: digits\nteacher: embedded\nstudent: width:1\nlr: 1e-3\n")
-    with pytest.raises(ValueError, match=r"trial\.yaml: line 4: YAML reads `1e-3` as a text"):
+    assert load_config(str(file)) == make_config(LEAST)
+    file.write_text("dataset: digits\nteacher: embedded\nstudent: width:1\nlr: 1\nlr: 2\n")
+    with pytest.raises(ValueError, match=r"trial\.yaml: key `lr` is on line 4 and again on line 5"):
         load_config(str(file))
     file.write_bytes(b"dataset: \xff")
     with pytest.raises(ValueError, match=r"trial\.yaml: not UTF-8 text \(byte 9\)"):

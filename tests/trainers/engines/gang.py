@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 import torch
 
-from shards.support.strict_yaml import parse
+from shards.support.yaml_reader import parse_mapping
 from trainers import trial
 from trainers.config.schema import make_config
 from trainers.objectives import OBJECTIVES
@@ -57,7 +57,7 @@ def spoilt_at(call: int):
 
 def main() -> None:
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
-    config = make_config(parse(options["--config"], "--config"))
+    config = make_config(parse_mapping(options["--config"], "--config"))
     bank, out = options["--bank"], options["--out"]
     ports = iter(os.environ[PORTS].split())
 
