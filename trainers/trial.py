@@ -27,7 +27,8 @@ from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from trainers.config.schema import TrialConfig, load_config, make_config
-from trainers.engines import ENGINES, Engine, check_engine, choose_device
+from trainers.engines import ENGINES, check_engine, choose_device
+from trainers.engines.base import Engine
 from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
 from trainers.inputs import TrialInputs, TrialSplits, resolve
 from trainers.objectives import OBJECTIVES
@@ -197,9 +198,9 @@ def _run_ranks(
             launch(config.ranks, arguments, report, stop=notice)
     except RankError as error:
         if error.code == DIVERGED:
-            raise DivergedError(error.said) from None
+            raise DivergedError(error.message) from None
         if error.code == PREEMPTED:
-            raise PreemptedError(error.said) from None
+            raise PreemptedError(error.message) from None
         raise
     result = finished(root, config)
     if result is None:

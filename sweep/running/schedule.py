@@ -25,7 +25,7 @@ from ray import tune
 from shards.building import ray_workers
 from sweep.journal.tracking import quiet
 from trainers.config.schema import TrialConfig, make_config
-from trainers.engines import check_engine, check_extra
+from trainers.engines import ENGINES, check_engine
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
 from trainers.training.preemption import PreemptedError
@@ -81,7 +81,7 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
         )
     if resources.address:
         for config in trials:
-            check_extra(config)
+            ENGINES[config.engine].check_installed()
         return
     there = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
     if resources.local_cpus() > there["CPU"]:

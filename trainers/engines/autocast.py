@@ -1,4 +1,4 @@
-"""A model as the engines call it: in the trial's precision, its BatchNorm as the trial says."""
+"""The model as engines call it: in the trial's precision, with its BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import torch
 from torch import nn
 
 from trainers.config.schema import TrialConfig
-from trainers.engines.batchnorm import GlobalStatistics, KeptStatistics
+from trainers.engines.batchnorm import GlobalStatistics, MicroBatchStatistics
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Outer(nn.Module):
+class ForwardModule(nn.Module):
     """`model` under autocast (parameters stay float32) and, in training, under `statistics`.
 
-    Its output is float32 again, for the objective. A module, so that DDP and DeepSpeed may wrap
-    it: what is applied here is applied inside theirs.
+    Its output is float32 again, for the objective. It is a module and not a function so that DDP
+    and DeepSpeed can wrap it: autocast and statistics are then active inside their wrappers.
     """
 
     def __init__(
-        self, model: nn.Module, statistics: GlobalStatistics | KeptStatistics | None, precision: str
+        self,
+        model: nn.Module,
+        statistics: GlobalStatistics | MicroBatchStatistics | None,
+        precision: str,
     ) -> None:
         super().__init__()
         self.model, self.statistics, self.precision = model, statistics, precision
@@ -29,15 +32,18 @@ class Outer(nn.Module):
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         with contextlib.ExitStack() as stack:
             if self.precision in DTYPES:
-                dtype = DTYPES[self.precision]
-                # Without its cache of converted weights, which CUDA graphs could not replay.
-                kind = x_BCHW.device.type
-                stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
+                # Autocast's cache of converted weights is off: CUDA graphs cannot replay it.
+                stack.enter_context(
+                    torch.autocast(
+                        x_BCHW.device.type, dtype=DTYPES[self.precision], cache_enabled=False
+                    )
+                )
             if self.statistics is not None and self.model.training:
                 stack.enter_context(self.statistics)
             y_BD = self.model(x_BCHW)
         return y_BD.float() if self.precision in DTYPES else y_BD
 
 
-def wants_global_statistics(config: TrialConfig, ranks: int) -> bool:
+def uses_global_statistics(config: TrialConfig, ranks: int) -> bool:
+    """Whether BatchNorm statistics are computed over the micro-batch of all ranks."""
     return config.sync_batchnorm and ranks > 1

@@ -1,8 +1,9 @@
-"""BatchNorm in training, its statistics decided from outside the model.
+"""BatchNorm in training with statistics chosen from outside the model.
 
-Both modes below take the place of `torch.nn.functional.batch_norm` where it is called with
-`training=True` while they are active: in an engine's forward function and nowhere else. No module
-is replaced, so the student stays a plain student for whoever copies, measures or saves it.
+While one of the two modes below is active, it replaces `torch.nn.functional.batch_norm` where that
+is called with `training=True`: in an engine's forward function and nowhere else. No module is
+replaced (as torch's convert_sync_batchnorm would), so the student stays plain for all code that
+copies, measures or saves it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 Buffer = torch.Tensor | None
 
 
-class _Training(TorchFunctionMode):
-    """Hands `batch_norm(..., training=True)` to `normalise`, everything else on."""
+class _TrainingBatchNorm(TorchFunctionMode):
+    """Passes `batch_norm(..., training=True)` to `normalise`; all other calls go to torch."""
 
     def __torch_function__(
         self,
@@ -37,7 +38,7 @@ class _Training(TorchFunctionMode):
 
     def _batch_norm(
         self,
-        input: torch.Tensor,  # the names of functional.batch_norm
+        input: torch.Tensor,  # names as in functional.batch_norm, which modules use as keywords
         running_mean: Buffer,
         running_var: Buffer,
         weight: Buffer = None,
@@ -66,11 +67,14 @@ class _Training(TorchFunctionMode):
 # ---- over all ranks ----
 
 
-class GlobalStatistics(_Training):
-    """Mean and variance over the parts of all ranks, which are equally large."""
+class GlobalStatistics(_TrainingBatchNorm):
+    """Mean and variance over the parts of all ranks, which have equal shapes.
+
+    The same as one process that has the whole micro-batch.
+    """
 
     @torch.compiler.disable
-    def normalise(
+    def normalise(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: torch.Tensor,
         running: tuple[Buffer, Buffer],
@@ -81,8 +85,11 @@ class GlobalStatistics(_Training):
     ) -> torch.Tensor:
         count = x.numel() // x.shape[1] * dist.get_world_size()
         if count == 1:
-            raise ValueError(f"BatchNorm: one value a channel in a batch of shape {(*x.shape,)}")
-        if x.device.type == "cuda":  # where torch has kernels of its own for this
+            raise ValueError(
+                f"BatchNorm: the batch of shape {(*x.shape,)} has one value for each channel, its "
+                "variance needs 2 or more; choose a larger batch_size"
+            )
+        if x.device.type == "cuda":  # torch has fused kernels for this, on CUDA only
             from torch.nn.modules._functions import SyncBatchNorm
 
             group, ranks = dist.group.WORLD, dist.get_world_size()
@@ -93,11 +100,12 @@ class GlobalStatistics(_Training):
 class _Normalise(torch.autograd.Function):
     """y = (x - mean) / sqrt(var + eps) * weight + bias, for x (B, C, ...) of every rank.
 
-    Forward: each rank's mean and sum of squared deviations are gathered, and combined as in
-    Chan, Golub & LeVeque 1983 (the difference of two sums would lose digits). Backward: the sums
-    of dy and of dy * xhat are reduced; dx = weight / sqrt(var + eps) * (dy - mean(dy) - xhat *
-    mean(dy * xhat)). Gradients of weight and bias are of this rank's part: the engine adds them
-    up as it does all others.
+    Forward: each rank's mean and sum of squared deviations are gathered and combined as in Chan,
+    Golub & LeVeque 1983, because E[x^2] - E[x]^2 would lose digits.
+    Backward: the sums of dy and of dy * xhat are all-reduced, and
+    dx = weight / sqrt(var + eps) * (dy - mean(dy) - xhat * mean(dy * xhat)).
+    Gradients of weight and bias are of this rank's part only: the engine reduces them over ranks
+    like all others.
     """
 
     @staticmethod
@@ -109,9 +117,9 @@ class _Normalise(torch.autograd.Function):
         count = wide.numel() // channels
         mean_C = wide.mean(dims)
         squares_C = (wide - mean_C.view(ctx.shape)).square().sum(dims)
-        own = torch.stack((mean_C, squares_C))
-        parts = [torch.empty_like(own) for _ in range(ranks)]
-        dist.all_gather(parts, own)
+        local = torch.stack((mean_C, squares_C))
+        parts = [torch.empty_like(local) for _ in range(ranks)]
+        dist.all_gather(parts, local)
         mean_RC, squares_RC = torch.stack(parts).unbind(1)
         mean_C = mean_RC.mean(0)
         squares_C = squares_RC.sum(0) + count * (mean_RC - mean_C).square().sum(0)
@@ -130,44 +138,50 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy):
+    def backward(ctx: Any, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, mean_C, scale_C = ctx.saved_tensors
         dims = [0, *range(2, x.dim())]
         dy = dy.to(mean_C.dtype)
         xhat = (x.to(mean_C.dtype) - mean_C.view(ctx.shape)) * scale_C.view(ctx.shape)
-        own = torch.stack((dy.sum(dims), (dy * xhat).sum(dims)))
-        whole = own.clone()
-        dist.all_reduce(whole)
-        dy_C, dy_xhat_C = whole / (x.numel() // x.shape[1] * dist.get_world_size())
+        local = torch.stack((dy.sum(dims), (dy * xhat).sum(dims)))
+        total = local.clone()
+        dist.all_reduce(total)
+        dy_C, dy_xhat_C = total / (x.numel() // x.shape[1] * dist.get_world_size())
         dx = dy - dy_C.view(ctx.shape) - xhat * dy_xhat_C.view(ctx.shape)
         factor_C = scale_C if weight is None else scale_C * weight
         dx = (dx * factor_C.view(ctx.shape)).to(x.dtype)
-        dbias, dweight = (own[i] if ctx.needs_input_grad[2 - i] else None for i in (0, 1))
+        dbias, dweight = (local[i] if ctx.needs_input_grad[2 - i] else None for i in (0, 1))
         return dx, dweight, dbias, None, None, None, None
 
 
-# ---- one micro-batch at a time, its statistics kept for later ----
+# ---- over one micro-batch ----
 
 
-class KeptStatistics(_Training):
-    """Each micro-batch by its own statistics; running ones are not touched but told apart.
+class MicroBatchStatistics(_TrainingBatchNorm):
+    """Each micro-batch normalised by its own statistics, without updating the running ones.
 
-    `taken` gives the means and unbiased variances since it was last asked, as one vector;
-    `replay` lets one micro-batch's vector into the running statistics. So they can be updated in
-    the order of the micro-batches, wherever each was computed.
+    With `elastic: exact` a rank computes only some of the micro-batches, but running statistics
+    must be updated with all of them, in order. So a forward pass only collects its statistics:
+    `taken` returns them as one vector, and `replay` applies one micro-batch's vector to the
+    running statistics, on whichever rank it was computed.
+
+    Raises: ValueError where a layer averages over all batches (momentum None): the update by
+    `replay` needs a number.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        # functional.batch_norm gets the buffers and not the module, so modules are found by them.
         self._norms = {id(m.running_mean): m for m in norms if m.running_mean is not None}
         if any(m.momentum is None for m in self._norms.values()):
             raise ValueError("elastic: exact: BatchNorm's momentum must be a number, found None")
         self._seen: list[_BatchNorm] = []
+        self._order: list[_BatchNorm] = []
         self._taken: list[torch.Tensor] = []
 
     @torch.compiler.disable
-    def normalise(
+    def normalise(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: torch.Tensor,
         running: tuple[Buffer, Buffer],
@@ -180,27 +194,32 @@ class KeptStatistics(_Training):
         if mean_C is None or var_C is None:
             return functional.batch_norm(x, None, None, weight, bias, True, momentum, eps)
         self._seen.append(self._norms[id(mean_C)])
-        own = torch.zeros_like(mean_C), torch.zeros_like(var_C)
-        y = functional.batch_norm(x, *own, weight, bias, True, 1.0, eps)
-        self._taken += own
+        # With momentum 1 torch writes the batch's mean and unbiased variance into these buffers.
+        batch = torch.zeros_like(mean_C), torch.zeros_like(var_C)
+        y = functional.batch_norm(x, *batch, weight, bias, True, 1.0, eps)
+        self._taken += batch
         return y
 
     def taken(self) -> torch.Tensor:
-        """The statistics of the micro-batch just computed, all layers' in one vector."""
+        """Means and unbiased variances of the micro-batch just computed, as one vector (S,)."""
         vector = torch.cat([t.detach().flatten() for t in self._taken] or [torch.empty(0)])
         self._order, self._seen, self._taken = self._seen, [], []
         return vector
 
     @torch.no_grad()
-    def replay(self, vector: torch.Tensor, own: bool) -> None:
-        """`own`: this process ran the layers, so their counters have counted."""
-        at = 0
+    def replay(self, vector: torch.Tensor, local: bool) -> None:
+        """Update the running statistics with one micro-batch's.
+
+        local: whether this rank computed the micro-batch. Its BatchNorm modules then have counted
+        it in `num_batches_tracked` already.
+        """
+        start = 0
         for norm in self._order:
             assert norm.momentum is not None
             for running in (norm.running_mean, norm.running_var):
                 assert running is not None
-                taken_C = vector[at : at + len(running)].to(running.dtype)
+                taken_C = vector[start : start + len(running)].to(running.dtype)
                 running.mul_(1 - norm.momentum).add_(taken_C, alpha=norm.momentum)
-                at += len(running)
-            if not own and norm.num_batches_tracked is not None:
+                start += len(running)
+            if not local and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)

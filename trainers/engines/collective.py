@@ -1,4 +1,4 @@
-"""What ranks tell each other; each function is called by all ranks, in the same order."""
+"""The collectives that engines use: every rank calls each function, in the same order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-from trainers.engines import Arrays
+from trainers.engines.base import Arrays
 
 
 class _Gather(torch.autograd.Function):
-    """Backward: this rank's slice of the gradient, times the number of ranks. See `gather`."""
+    """All-gather with a gradient; see `gather`."""
 
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor) -> torch.Tensor:
@@ -23,70 +23,79 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ranks, rank = dist.get_world_size(), dist.get_rank()
         return gradient.chunk(ranks)[rank] * ranks
 
 
 def gather(part_BD: torch.Tensor) -> torch.Tensor:
-    """The parts of all ranks, which are equally large, one after the other.
+    """The parts of all ranks, which have equal shapes, concatenated along the first axis.
 
-    Every rank goes on to compute the same loss of the whole, so its gradient is known here
-    without asking: a rank takes its own slice. That is the part of the gradient of the loss
-    that flows through this rank; the parts of all ranks sum up to the whole gradient. The
-    engines average over ranks (DDP and DeepSpeed both do), hence the factor.
+    Backward: this rank's slice of the gradient, times the number of ranks. No communication is
+    needed, because every rank computes the same loss of the whole and so has its full gradient.
+    The slice is the part of the gradient that flows through this rank's samples; over all ranks
+    the parts add up to the whole gradient. DDP and DeepSpeed average over ranks instead of adding,
+    hence the factor.
     """
     return _Gather.apply(part_BD.contiguous())
 
 
-def agree(value: int, device: torch.device) -> int:
+def broadcast(value: int, device: torch.device) -> int:
+    """The first rank's value, on every rank."""
     box = torch.tensor(value, device=device)
     dist.broadcast(box, src=0)
     return int(box)
 
 
-def any_of(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on at least one rank."""
     box = torch.tensor(int(flag), device=device)
     dist.all_reduce(box, op=dist.ReduceOp.MAX)
     return bool(box)
 
 
 def copy_from_first(tensors: list[torch.Tensor]) -> None:
-    """What the first rank holds, into every rank's tensors, in place."""
+    """Overwrite every rank's tensors with the first rank's, in place."""
     for tensor in tensors:
         whole = tensor.detach().contiguous()  # a broadcast takes no other layout
         dist.broadcast(whole, src=0)
         tensor.detach().copy_(whole)
 
 
-def arrays_of_all(arrays: Arrays, device: torch.device) -> list[Arrays]:
-    """Each rank's arrays on the first rank, on the CPU; [] on others. They may differ in shape."""
-    heads = [[name, str(t.dtype).removeprefix("torch."), t.shape] for name, t in arrays.items()]
-    head = torch.frombuffer(bytearray(json.dumps(heads).encode()), dtype=torch.uint8)
+def gather_arrays(arrays: Arrays, device: torch.device) -> list[Arrays]:
+    """Each rank's named arrays on the first rank, on the CPU; [] on the others.
+
+    Names, shapes and dtypes may differ between ranks (with ZeRO each has other partitions), which
+    torch's own gather does not allow without pickle. So every rank sends a JSON header, then bytes.
+    """
+    headers = [[name, str(t.dtype).removeprefix("torch."), t.shape] for name, t in arrays.items()]
+    header = torch.frombuffer(bytearray(json.dumps(headers).encode()), dtype=torch.uint8)
     body = torch.cat([_bytes(t) for t in arrays.values()] or [torch.empty(0, dtype=torch.uint8)])
     if dist.get_rank():
-        _send(head, device)
+        _send(header, device)
         _send(body, device)
         return []
-    found = [{name: tensor.detach().cpu() for name, tensor in arrays.items()}]
+    gathered = [{name: tensor.detach().cpu() for name, tensor in arrays.items()}]
     for rank in range(1, dist.get_world_size()):
-        heads = json.loads(bytes(_receive(rank, device).tolist()))
-        found.append(_unpacked(heads, _receive(rank, device)))
-    return found
+        headers = json.loads(bytes(_receive(rank, device).tolist()))
+        gathered.append(_unpacked(headers, _receive(rank, device)))
+    return gathered
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return plain.flatten().view(torch.uint8)  # one element may be contiguous with any stride
+    # Flattened before the view: a tensor of one element may be contiguous with any stride, and a
+    # view as bytes needs a stride of 1.
+    return plain.flatten().view(torch.uint8)
 
 
-def _unpacked(heads: list[tuple[str, str, list[int]]], body: torch.Tensor) -> Arrays:
+def _unpacked(headers: list[tuple[str, str, list[int]]], body: torch.Tensor) -> Arrays:
     arrays: Arrays = {}
-    for name, kind, shape in heads:
-        like = torch.empty(shape, dtype=getattr(torch, kind))
-        size = like.numel() * like.element_size()
-        like.flatten().view(torch.uint8).copy_(body[:size])
-        arrays[name], body = like, body[size:]
+    for name, dtype, shape in headers:
+        array = torch.empty(shape, dtype=getattr(torch, dtype))
+        size = array.numel() * array.element_size()
+        array.flatten().view(torch.uint8).copy_(body[:size])
+        arrays[name], body = array, body[size:]
     return arrays
 
 

@@ -1,6 +1,7 @@
-"""What engines of several ranks have in common: gloo on CPU, nccl on GPU.
+"""What engines of several ranks have in common: process group, watchdog, collectives.
 
-Ranks, their number and where to meet come from the environment that torchrun and `launch` set.
+The backend is gloo on CPU and nccl on GPU. Rank, world size and rendezvous address come from the
+environment variables that torchrun and `trainers.engines.launch` set.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ from torch import nn
 
 from trainers.config.schema import TrialConfig
 from trainers.engines import collective
-from trainers.engines.watchdog import Watchdog, group_timeout
+from trainers.engines.watchdog import Watchdog, process_group_timeout
 
-MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class Ranks:
-    """Everything but how gradients meet. `name` is the engine's, for messages."""
+class DistributedEngine:
+    """Everything except how gradients are reduced. `name` is the engine's, for messages.
+
+    Every operation that waits for other ranks runs under the watchdog.
+    """
 
     name: str
     _model: nn.Module
     _config: TrialConfig
 
     def __init__(self, device: torch.device) -> None:
-        missing = [n for n in MEETING if n not in os.environ]
+        missing = [n for n in RENDEZVOUS if n not in os.environ]
         if missing:
             raise ValueError(
                 f"engine `{self.name}`: {', '.join(missing)} not set; start it with torchrun, or "
@@ -43,11 +47,24 @@ class Ranks:
         self.device = device
         self._watchdog = Watchdog()
 
+    @staticmethod
+    def check_installed() -> None:
+        """It needs torch alone."""
+
+    @staticmethod
+    def check(config: TrialConfig, device: torch.device) -> None:
+        """Raises: ValueError where one GPU was named, as each rank needs another."""
+        if device.index is not None:
+            raise ValueError(
+                f"device `{device}` with engine `{config.engine}`: rank N takes GPU N of those "
+                "that are visible; choose cuda, and select GPUs with CUDA_VISIBLE_DEVICES"
+            )
+
     def __enter__(self) -> Self:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         self._watchdog.start()
-        with self._watchdog.during("the first meeting"):
-            dist.init_process_group(backend, timeout=group_timeout())
+        with self._watchdog.during("init_process_group"):
+            dist.init_process_group(backend, timeout=process_group_timeout())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -62,19 +79,19 @@ class Ranks:
             return collective.gather(part_BD)
 
     @contextlib.contextmanager
-    def whole(self, write: bool = False) -> Iterator[None]:
+    def full_weights(self, write: bool = False) -> Iterator[None]:
         yield
         if write:
-            with self._watchdog.during("whole"):
+            with self._watchdog.during("full_weights"):
                 collective.copy_from_first(list(self._model.state_dict().values()))
 
-    def waiting(self, name: str) -> AbstractContextManager[None]:
+    def watched(self, name: str) -> AbstractContextManager[None]:
         return self._watchdog.during(name)
 
-    def agree(self, value: int) -> int:
-        with self._watchdog.during("agree"):
-            return collective.agree(value, self.device)
+    def broadcast(self, value: int) -> int:
+        with self._watchdog.during("broadcast"):
+            return collective.broadcast(value, self.device)
 
-    def any(self, flag: bool) -> bool:
-        with self._watchdog.during("any"):
-            return collective.any_of(flag, self.device)
+    def any_rank(self, flag: bool) -> bool:
+        with self._watchdog.during("any_rank"):
+            return collective.any_rank(flag, self.device)

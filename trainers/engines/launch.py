@@ -1,9 +1,9 @@
-"""Start the ranks of a trial on this machine and watch over them as one.
+"""Start the ranks of a trial on this machine and supervise them as a group.
 
-The first rank reports on its standard output, one JSON object a line. When one rank dies, or is
-not heard of for DISTIL_SILENT_SECONDS (default 120; each has a thread that gives a sign every
-second, so a slow step is no silence), the others are ended; when this process dies, the kernel
-ends all of them (on Linux).
+The first rank reports on its standard output, one JSON object a line. When one rank dies, or sends
+no heartbeat for DISTIL_SILENT_SECONDS (default 120), the others are killed. The heartbeat comes
+from a thread of its own, so a slow training step does not delay it. When this process dies, the
+kernel kills all ranks (on Linux).
 """
 
 from __future__ import annotations
@@ -25,37 +25,43 @@ from typing import IO, Any
 from shards.support.child_process import child_command, run_module
 from trainers.engines.watchdog import seconds_of
 
-PREFIX = "@report "
-PREEMPTED = 4  # exit status of a rank that was asked to leave: its state is saved
-GRACE = 1.0  # seconds in which peers of a dead rank may show that they died of it
-LEAVE = 20.0  # seconds for the others once a rank has left: the state is saved by then
-PORTS = 5  # tries: between its choice and its use a port may be taken
+REPORT_PREFIX = "@report "
+PREEMPTED = 4  # exit status of a rank that SIGTERM ended and whose state is saved
+PEER_SECONDS = 1.0  # after a rank's death, for its peers to fail because of it
+LEAVE_SECONDS = 20.0  # for the others once a preempted rank has left: the state is saved by then
+PORT_ATTEMPTS = 5  # another process may take a port between its choice and its use
 SILENT_VARIABLE, SILENT = "DISTIL_SILENT_SECONDS", 120.0
 RANK_CODE = run_module("trainers.trial")  # what each rank runs
 
 
 class RankError(RuntimeError):
-    """A rank ended badly; `code` is its exit status, negative for a signal."""
+    """A rank failed.
 
-    def __init__(self, rank: int, code: int, said: str, how: str = "") -> None:
+    rank: its number. code: its exit status, negative for a signal. message: the last line of its
+    standard error.
+    """
+
+    def __init__(self, rank: int, code: int, message: str, ending: str = "") -> None:
         ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        super().__init__(f"rank {rank} {how or ended}: {said}")
-        self.rank, self.code, self.said = rank, code, said
+        super().__init__(f"rank {rank} {ending or ended}: {message}")
+        self.rank, self.code, self.message = rank, code, message
 
 
 def report_line(values: dict[str, Any]) -> str:
-    return PREFIX + json.dumps(values)
+    """What the first rank prints to report `values` to the process that launched it."""
+    return REPORT_PREFIX + json.dumps(values)
 
 
 def rank_of_environment() -> int | None:
-    """This process's rank when torchrun or `launch` started it, else None."""
+    """This process's rank where torchrun or `launch` started it, else None."""
     return int(os.environ["RANK"]) if "RANK" in os.environ else None
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that no process listens on at present."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def launch(
@@ -64,18 +70,24 @@ def launch(
     report: Callable[[dict[str, Any]], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run `python -m trainers.trial ARGUMENTS` as `ranks` ranks until all have ended well.
+    """Run `python -m trainers.trial ARGUMENTS` as `ranks` processes until all have ended well.
 
-    Once `stop()` is true the ranks get SIGTERM: they save their state and leave.
-    Raises: RankError with the last line of the rank that failed first, or with code PREEMPTED
-    where they were asked to leave; all have ended by then.
+    Args:
+        ranks: how many processes, all on this machine.
+        arguments: of the command.
+        report: called with each report of the first rank.
+        stop: once it returns true the ranks get SIGTERM, save their state and leave.
+
+    Raises:
+        RankError: with the last line of the rank that failed first, or with code PREEMPTED where
+            they left because of SIGTERM. All ranks have ended by then.
     """
-    for left in reversed(range(PORTS)):
+    for attempts_left in reversed(range(PORT_ATTEMPTS)):
         try:
             _launch(ranks, arguments, report, stop, free_port())
             return
         except RankError as error:
-            if "EADDRINUSE" not in error.said or not left:
+            if "EADDRINUSE" not in error.message or not attempts_left:
                 raise
 
 
@@ -86,15 +98,15 @@ def _launch(
     stop: Callable[[], bool],
     port: int,
 ) -> None:
-    silent = seconds_of(SILENT_VARIABLE, SILENT)
+    limit = seconds_of(SILENT_VARIABLE, SILENT)
     children: list[subprocess.Popen[str]] = []
     with ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        signs = [folder / str(rank) for rank in range(ranks)]
+        heartbeats = [folder / str(rank) for rank in range(ranks)]
         try:
             for rank, log in enumerate(logs):
-                signs[rank].touch()
+                heartbeats[rank].touch()
                 env = os.environ | {
                     "RANK": str(rank),
                     "LOCAL_RANK": str(rank),
@@ -103,14 +115,14 @@ def _launch(
                     "MASTER_PORT": str(port),
                 }
                 child = subprocess.Popen(
-                    child_command(RANK_CODE, arguments, heartbeat=signs[rank]),
+                    child_command(RANK_CODE, arguments, heartbeat=heartbeats[rank]),
                     env=env,
                     stdout=log if rank else subprocess.PIPE,
                     stderr=log,
                     text=True,
                 )
                 children.append(child)
-            _Gang(children, logs, _Silence(signs, silent)).watch(report, stop)
+            _RankGroup(children, logs, _Heartbeats(heartbeats, limit)).watch(report, stop)
         finally:
             for child in children:
                 child.kill()
@@ -118,42 +130,48 @@ def _launch(
                 child.wait()
 
 
-class _Silence:
-    """How long each rank has given no sign, in this process's own time.
+class _Heartbeats:
+    """How long each rank has sent no heartbeat, in time during which this process ran.
 
-    Counted in pauses between two looks, none more than a second: where this process was halted
-    (with all of its machine, say), its ranks are not to blame.
+    Time is added up from one check to the next, at most a second each. Where this process was
+    itself suspended (with the whole machine, for example), its ranks are not to blame.
     """
 
-    def __init__(self, signs: list[Path], limit: float) -> None:
-        self._signs, self.limit = signs, limit
-        self._seen = [0] * len(signs)
-        self._seconds = [0.0] * len(signs)
-        self._looked = time.monotonic()
+    def __init__(self, files: list[Path], limit: float) -> None:
+        self._files, self.limit = files, limit
+        self._last_beat = [0] * len(files)
+        self._silent_seconds = [0.0] * len(files)
+        self._checked = time.monotonic()
 
-    def broken_by(self, alive: Sequence[int]) -> int | None:
-        """A rank among `alive` that was silent for too long."""
+    def silent_rank(self, alive: Sequence[int]) -> int | None:
+        """A rank among `alive` without a heartbeat for longer than the limit, or None."""
         now = time.monotonic()
-        pause, self._looked = min(now - self._looked, 1.0), now
+        elapsed, self._checked = min(now - self._checked, 1.0), now
         for rank in alive:
-            seen = self._signs[rank].stat().st_mtime_ns
-            self._seconds[rank] = self._seconds[rank] + pause if seen == self._seen[rank] else 0.0
-            self._seen[rank] = seen
-            if self._seconds[rank] > self.limit:
+            beat = self._files[rank].stat().st_mtime_ns
+            silent = beat == self._last_beat[rank]
+            self._silent_seconds[rank] = self._silent_seconds[rank] + elapsed if silent else 0.0
+            self._last_beat[rank] = beat
+            if self._silent_seconds[rank] > self.limit:
                 return rank
         return None
 
 
-class _Gang:
+class _RankGroup:
+    """The processes of a trial's ranks. `logs` hold the standard error of each."""
+
     def __init__(
-        self, children: list[subprocess.Popen[str]], logs: Sequence[IO[str]], silence: _Silence
+        self,
+        children: list[subprocess.Popen[str]],
+        logs: Sequence[IO[str]],
+        heartbeats: _Heartbeats,
     ) -> None:
-        self._children, self._logs, self._silence = children, logs, silence
-        self._asked = False
-        self._first_left: float | None = None
+        self._children, self._logs, self._heartbeats = children, logs, heartbeats
+        self._terminated = False  # whether SIGTERM was sent to the ranks
+        self._first_left: float | None = None  # when the first preempted rank ended
 
     def watch(self, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> None:
-        """Pass the first rank's reports on until all ranks have ended."""
+        """Pass the first rank's reports on until all ranks have ended. Raises: RankError."""
         lines: SimpleQueue[str] = SimpleQueue()
         stream = self._children[0].stdout
         assert stream is not None
@@ -162,53 +180,59 @@ class _Gang:
         while True:
             codes = [child.poll() for child in self._children]
             alive = [rank for rank, code in enumerate(codes) if code is None]
-            left = self._left(codes)
-            self._refuse_failures(codes, alive, left)
+            left = self._preempted(codes)
+            self._check(codes, alive, left)
             if stop() or left:
-                self._ask_to_leave(alive)
+                self._terminate(alive)
             if not alive:
-                reader.join(GRACE)  # a grandchild may hold the pipe open: do not wait for ever
+                # Read to the end of the pipe, but not for ever: a grandchild may hold it open.
+                reader.join(PEER_SECONDS)
             try:
                 line = lines.get(timeout=0.1 if alive else 0)
             except Empty:
                 if alive:
                     continue
                 break
-            if line.startswith(PREFIX):
-                report(json.loads(line[len(PREFIX) :]))
+            if line.startswith(REPORT_PREFIX):
+                report(json.loads(line[len(REPORT_PREFIX) :]))
         if left:
-            raise self._farewell(left)
+            raise self._preemption(left)
 
-    def _left(self, codes: list[int | None]) -> list[int]:
-        """Ranks that were asked to leave and did; SIGTERM ends one that has not begun yet."""
-        leaving = [PREEMPTED, -signal.SIGTERM] if self._asked else [PREEMPTED]
-        left = [rank for rank, code in enumerate(codes) if code in leaving]
+    def _preempted(self, codes: list[int | None]) -> list[int]:
+        """Ranks that SIGTERM ended: with PREEMPTED, or killed before they had installed a handler.
+
+        A rank may also get SIGTERM from elsewhere (a scheduler), before this process does.
+        """
+        endings = [PREEMPTED, -signal.SIGTERM] if self._terminated else [PREEMPTED]
+        left = [rank for rank, code in enumerate(codes) if code in endings]
         if left and self._first_left is None:
             self._first_left = time.monotonic()
         return left
 
-    def _ask_to_leave(self, alive: list[int]) -> None:
-        if not self._asked:
-            self._asked = True
+    def _terminate(self, alive: list[int]) -> None:
+        if not self._terminated:
+            self._terminated = True
             for rank in alive:
                 self._children[rank].send_signal(signal.SIGTERM)
 
-    def _farewell(self, left: list[int]) -> RankError:
+    def _preemption(self, left: list[int]) -> RankError:
         for rank in left:
             if self._children[rank].returncode == PREEMPTED:
                 return RankError(rank, PREEMPTED, _last_line(self._logs[rank]))
-        said = "asked to leave before it trained; the same command again continues"
-        return RankError(left[0], PREEMPTED, said)
+        message = "SIGTERM came before training began; the same command again continues"
+        return RankError(left[0], PREEMPTED, message)
 
-    def _refuse_failures(self, codes: list[int | None], alive: list[int], left: list[int]) -> None:
+    def _check(self, codes: list[int | None], alive: list[int], left: list[int]) -> None:
+        """Raises: RankError where a rank failed, is silent, or does not leave after SIGTERM."""
         if any(code for rank, code in enumerate(codes) if rank not in left):
-            raise _blame(self._children, self._logs, left)
-        silent = self._silence.broken_by(alive)
+            raise _first_failure(self._children, self._logs, left)
+        silent = self._heartbeats.silent_rank(alive)
         if silent is not None:
-            how = f"was not heard of for {self._silence.limit:g} s"
-            raise RankError(silent, -signal.SIGKILL, f"{SILENT_VARIABLE} sets the limit", how)
-        if self._first_left is not None and time.monotonic() - self._first_left > LEAVE:
-            raise self._farewell(left)
+            ending = f"sent no heartbeat for {self._heartbeats.limit:g} s"
+            message = f"{SILENT_VARIABLE} sets the limit"
+            raise RankError(silent, -signal.SIGKILL, message, ending)
+        if self._first_left is not None and time.monotonic() - self._first_left > LEAVE_SECONDS:
+            raise self._preemption(left)
 
 
 def _read(stream: IO[str], lines: SimpleQueue[str]) -> None:
@@ -217,31 +241,32 @@ def _read(stream: IO[str], lines: SimpleQueue[str]) -> None:
             lines.put(line)
 
 
-def _blame(
+def _first_failure(
     children: list[subprocess.Popen[str]], logs: Sequence[IO[str]], left: list[int]
 ) -> RankError:
-    """The rank to name: one killed by a signal, else the first seen to end badly.
+    """The error of the rank that most likely caused the failure.
 
-    A rank's death closes its connections, so its peers soon end badly too. Those that `left`
-    when asked to are not looked at.
+    A rank's death closes its connections, so its peers fail soon after it, and may even be seen
+    first. A rank killed by a signal is preferred, then one whose message is not about a
+    connection, then the first seen. Ranks that `left` after SIGTERM are not considered.
     """
     first = [rank for rank, child in enumerate(children) if child.poll() and rank not in left]
-    end = time.monotonic() + GRACE
+    end = time.monotonic() + PEER_SECONDS
     while time.monotonic() < end and any(child.poll() is None for child in children):
         time.sleep(0.05)
     failed = [rank for rank, child in enumerate(children) if child.poll() and rank not in left]
-    said = {rank: _last_line(logs[rank]) for rank in failed}
-    peers = ("onnection", "ProcessGroup", "Gloo", "NCCL")
+    messages = {rank: _last_line(logs[rank]) for rank in failed}
+    peer_words = ("onnection", "ProcessGroup", "Gloo", "NCCL")
 
-    def guilt(rank: int) -> tuple[bool, bool, bool]:
-        victim = any(word in said[rank] for word in peers)
+    def likelihood(rank: int) -> tuple[bool, bool, bool]:
+        victim = any(word in messages[rank] for word in peer_words)
         return children[rank].returncode < 0, not victim, rank in first
 
-    rank = max(failed, key=guilt)
-    return RankError(rank, children[rank].returncode, said[rank])
+    rank = max(failed, key=likelihood)
+    return RankError(rank, children[rank].returncode, messages[rank])
 
 
 def _last_line(log: IO[str]) -> str:
     log.seek(0)
-    lines = log.read().strip().splitlines() or ["it said nothing"]
+    lines = log.read().strip().splitlines() or ["no message"]
     return lines[-1].removeprefix("error: ")

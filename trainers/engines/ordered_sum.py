@@ -1,9 +1,10 @@
-"""`elastic: exact`: the same bits for any number of ranks that divides `accumulate`.
+"""`elastic: exact`: the same bits for every number of ranks that divides `accumulate`.
 
-A step has `accumulate` virtual micro-batches. Each is computed whole by one rank, with its own
-BatchNorm statistics and its own objective; ranks own consecutive ones. What a micro-batch yields
-(gradient, loss, statistics) is then told to all ranks, and every rank adds it up in the order of
-the micro-batches: the same additions, wherever each came from.
+A step has `accumulate` micro-batches. Each is computed whole by one rank, with its own BatchNorm
+statistics and its own objective; every rank computes consecutive ones. The results of a
+micro-batch (gradient, loss, statistics) are then broadcast to all ranks, and every rank adds them
+up in the order of the micro-batches. Floating-point addition depends on its order, so this gives
+the same sums whichever rank computed which micro-batch; an all-reduce would not.
 """
 
 from __future__ import annotations
@@ -13,44 +14,50 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from trainers.engines.batchnorm import KeptStatistics
+from trainers.engines.batchnorm import MicroBatchStatistics
 
-Yield = tuple[torch.Tensor, torch.Tensor]  # gradient and loss share (P + 1,); statistics (S,)
+# Of one micro-batch: gradient and, as its last element, loss share (P + 1,); statistics (S,).
+Result = tuple[torch.Tensor, torch.Tensor]
 
 
-class Exact:
-    """The ordered sum. The cost is one broadcast of the gradient for each micro-batch."""
+class OrderedSum:
+    """Sums gradients in the order of micro-batches.
+
+    It costs one broadcast of the gradient for each micro-batch.
+    Raises: ValueError where a layer of the model drops at random.
+    """
 
     def __init__(
         self, model: nn.Module, weights: list[nn.Parameter], rank: int, ranks: int
     ) -> None:
-        _refuse_draws(model)
-        self.statistics = KeptStatistics(model)
+        _check_no_dropout(model)
+        self.statistics = MicroBatchStatistics(model)
         self._weights, self._rank, self._ranks = weights, rank, ranks
-        self._own: list[Yield] = []
+        self._results: list[Result] = []
 
     def share(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
-        """The micro-batches of this rank."""
-        own = count // self._ranks
-        return list(index_B.chunk(count))[self._rank * own : (self._rank + 1) * own]
+        """The micro-batches, of `count`, that this rank computes."""
+        each = count // self._ranks
+        return list(index_B.chunk(count))[self._rank * each : (self._rank + 1) * each]
 
     def take(self, loss_share: torch.Tensor) -> None:
-        """After the backward pass of a micro-batch: what it yielded; gradients are None again."""
+        """After the backward pass of a micro-batch: store its results and clear the gradients."""
         flats = [torch.zeros_like(w) if w.grad is None else w.grad for w in self._weights]
         flat_P = torch.cat([flat.reshape(-1) for flat in flats])
         loss = loss_share.detach().to(flat_P.dtype).reshape(1)
-        self._own.append((torch.cat((flat_P, loss)), self.statistics.taken()))
+        self._results.append((torch.cat((flat_P, loss)), self.statistics.taken()))
         for weight in self._weights:
             weight.grad = None
 
-    def add_up(self) -> torch.Tensor:
-        """Set gradients and running statistics as of the whole step; its mean loss."""
-        own = len(self._own)
+    def reduce(self) -> torch.Tensor:
+        """Set the gradients and running statistics of the whole step; returns its mean loss."""
+        each = len(self._results)
         total: torch.Tensor | None = None
-        for micro in range(own * self._ranks):
-            owner, place = divmod(micro, own)
+        for micro in range(each * self._ranks):
+            owner, index = divmod(micro, each)
             mine = owner == self._rank
-            flat, statistics = self._own[place]
+            # Shapes are the same on every rank, so this rank's result serves as a receive buffer.
+            flat, statistics = self._results[index]
             if self._ranks > 1:
                 flat, statistics = (t if mine else torch.empty_like(t) for t in (flat, statistics))
                 dist.broadcast(flat, src=owner)
@@ -58,21 +65,25 @@ class Exact:
                     dist.broadcast(statistics, src=owner)
             total = flat.clone() if total is None else total.add_(flat)
             self.statistics.replay(statistics, mine)
-        self._own = []
+        self._results = []
         assert total is not None
-        at = 0
+        start = 0
         for weight in self._weights:
-            part = total[at : at + weight.numel()].view(weight.shape)
+            part = total[start : start + weight.numel()].view(weight.shape)
             weight.grad = torch.empty_like(weight).copy_(part)  # in the weight's memory layout
-            at += weight.numel()
+            start += weight.numel()
         return total[-1]
 
 
-def _refuse_draws(model: nn.Module) -> None:
-    """Ranks draw from generators of their own. Raises: ValueError where a layer drops at random."""
+def _check_no_dropout(model: nn.Module) -> None:
+    """Each rank has its own random generator, so dropout would differ with the number of ranks.
+
+    Raises: ValueError naming the first layer that drops at random.
+    """
     for name, layer in model.named_modules():
+        # timm's DropPath and DropBlock have a drop_prob
         drops = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "drop_prob", 0)
-        if drops:  # timm's DropPath and DropBlock have a drop_prob
+        if drops:
             raise ValueError(
                 f"elastic: exact: the student's layer `{name}` drops at random ({drops:g}), on "
                 "each rank differently; choose another student, or elastic: order"

@@ -1,4 +1,4 @@
-"""One process, one device."""
+"""Engine `single`: one process, one device."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ import torch
 from torch import nn
 
 from trainers.config.schema import TrialConfig
-from trainers.engines import Arrays, Forward
-from trainers.engines.autocast import Outer
-from trainers.engines.ordered_sum import Exact
-from trainers.engines.state import own_of, with_own
-from trainers.engines.stepper import Stepper
+from trainers.engines.autocast import ForwardModule
+from trainers.engines.base import Arrays, Forward
+from trainers.engines.ordered_sum import OrderedSum
+from trainers.engines.stepper import Stepper, extra_of, with_extra
 
 
 class Single:
-    rank, ranks = 0, 1
+    """One rank: nothing is communicated. Also the simplest class to derive an engine from."""
 
     def __init__(self, device: torch.device) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("engine `single` was started as several ranks; choose engine `ddp`")
+        self.rank, self.ranks = 0, 1
         self.device = device
+
+    @staticmethod
+    def check_installed() -> None:
+        """It needs torch alone."""
+
+    @staticmethod
+    def check(config: TrialConfig, device: torch.device) -> None:
+        """It runs every trial on every device."""
 
     def __enter__(self) -> Self:
         return self
@@ -36,9 +44,11 @@ class Single:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
     ) -> Forward:
         self._stepper = Stepper(optimizer, config, self.device)
-        exact = config.elastic == "exact"
-        self._exact = Exact(model, self._stepper.weights, 0, 1) if exact else None
-        return Outer(model, self._exact and self._exact.statistics, config.precision)
+        self._ordered: OrderedSum | None = None
+        if config.elastic == "exact":
+            self._ordered = OrderedSum(model, self._stepper.weights, self.rank, self.ranks)
+        statistics = self._ordered.statistics if self._ordered is not None else None
+        return ForwardModule(model, statistics, config.precision)
 
     def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
         return list(index_B.chunk(count))
@@ -48,29 +58,29 @@ class Single:
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         self._stepper.backward(loss)
-        if self._exact is not None:
-            self._exact.take(self._stepper.loss())
+        if self._ordered is not None:
+            self._ordered.take(self._stepper.loss())
 
     def step(self) -> torch.Tensor:
-        if self._exact is not None:
-            self._stepper.note(self._exact.add_up())
+        if self._ordered is not None:
+            self._stepper.record(self._ordered.reduce())
         return self._stepper.step()
 
-    def whole(self, write: bool = False) -> AbstractContextManager[None]:
+    def full_weights(self, write: bool = False) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def waiting(self, name: str) -> AbstractContextManager[None]:
+    def watched(self, name: str) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def agree(self, value: int) -> int:
+    def broadcast(self, value: int) -> int:
         return value
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         return flag
 
-    def states(self, own: Arrays) -> list[Arrays]:
-        return [with_own(self._stepper.arrays(), own)]
+    def gather_state(self, extra: Arrays) -> list[Arrays]:
+        return [with_extra(self._stepper.arrays(), extra)]
 
-    def load_states(self, states: list[Arrays]) -> Arrays:
+    def load_state(self, states: list[Arrays]) -> Arrays:
         self._stepper.load(states[0])
-        return own_of(states, 0)
+        return extra_of(states, 0)

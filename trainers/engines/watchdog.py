@@ -1,7 +1,7 @@
-"""A rank that waits too long for the others ends itself: one of them is stuck.
+"""A rank that waits too long for the others ends itself, because one of them is stuck.
 
-The limit is DISTIL_STUCK_SECONDS (default 600). It bounds how long the ranks may be apart, so
-also what the first of them may do alone while the others wait (saving, measuring).
+The limit is DISTIL_STUCK_SECONDS (default 600). It also bounds what the first rank may do alone
+while the others wait for it: saving and measuring.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 LIMIT_VARIABLE, LIMIT = "DISTIL_STUCK_SECONDS", 600.0
-MARGIN = 60.0  # torch's own limit comes later: its messages say less
-STUCK = 5  # exit status of a rank that waited too long: another attempt may go well
+MARGIN = 60.0  # torch's own limit is later, because its messages say less
+STUCK = 5  # exit status of a rank that waited too long; a retry may succeed
 
 
 def seconds_of(variable: str, default: float) -> float:
@@ -31,22 +31,24 @@ def seconds_of(variable: str, default: float) -> float:
     return seconds
 
 
-def group_timeout() -> timedelta:
-    """After which torch gives up an operation of several ranks by itself."""
+def process_group_timeout() -> timedelta:
+    """The timeout of torch's own collectives."""
     return timedelta(seconds=seconds_of(LIMIT_VARIABLE, LIMIT) + MARGIN)
 
 
-def _leave(text: str) -> None:
+def _exit(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
-    os._exit(STUCK)  # the main thread is inside the operation and cannot be asked
+    # The main thread is blocked inside the collective, where no exception can reach it.
+    os._exit(STUCK)
 
 
 class Watchdog:
-    """`with watchdog.during("gather"):` around what needs the other ranks."""
+    """Usage: `with watchdog.during("gather"):` around what needs the other ranks.
 
-    def __init__(
-        self, limit: float | None = None, on_stuck: Callable[[str], None] = _leave
-    ) -> None:
+    A thread calls `on_stuck(message)` when one such block lasts longer than `limit` seconds.
+    """
+
+    def __init__(self, limit: float | None = None, on_stuck: Callable[[str], None] = _exit) -> None:
         self.limit = limit or seconds_of(LIMIT_VARIABLE, LIMIT)
         self._on_stuck = on_stuck
         self._operation: tuple[str, int] | None = None
@@ -69,8 +71,10 @@ class Watchdog:
         self._over.set()
 
     def _watch(self) -> None:
-        """Looks several times within the limit; time in which the process was halted is not
-        counted, or all ranks of a machine that slept would end each other.
+        """Check several times within the limit whether the same block is still running.
+
+        Time in which this process was suspended is not counted. Otherwise all ranks of a machine
+        that slept would end each other when it wakes.
         """
         pause = min(1.0, self.limit / 8)
         seen, waited, last = None, 0.0, time.monotonic()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from trainers.config.schema import TrialConfig
-from trainers.engines import Engine
+from trainers.engines.base import Engine
 from trainers.objectives import Objective
 from trainers.training.data import Data
-from trainers.training.optim import OPTIMIZERS, Schedule, set_rate
+from trainers.training.learning_rate import Schedule, set_learning_rate
+from trainers.training.optim import OPTIMIZERS
 from trainers.training.state import DivergedError, Keeper, Observe, Reporter, Row, Saver
 
 __all__ = ["DivergedError", "Observe", "Reporter", "Saver", "Trained", "train"]
@@ -59,7 +60,7 @@ def train(
         lasts = [at + 1 == len(parts) for parts in micro for at in range(len(parts))]
         inputs = data.batches(itertools.chain.from_iterable(micro), epoch)
         for (images_BCHW, teacher_BD), last in zip(inputs, lasts, strict=True):
-            set_rate(optimizer, rate(keeper.step))
+            set_learning_rate(optimizer, rate(keeper.step))
             student_BD = engine.gather(forward(images_BCHW))
             loss = objective(student_BD, engine.gather(teacher_BD), config)
             engine.backward(loss, last)

@@ -16,7 +16,7 @@ from torch import nn
 
 from trainers.config.durations import in_steps
 from trainers.config.schema import TrialConfig
-from trainers.engines import Engine
+from trainers.engines.base import Engine
 from trainers.training.checkpoint import Checkpoints, State, capture, restore
 from trainers.training.compile import eager
 from trainers.training.data import Data, permutation
@@ -102,14 +102,14 @@ class Keeper:
         """Restore every rank from the checkpoint that the first rank chose, if there is one."""
         first = self.engine.rank == 0
         saved = self.saver.checkpoints.latest() if first else None
-        step = self.engine.agree(saved.step if saved else -1)
+        step = self.engine.broadcast(saved.step if saved else -1)
         if step < 0:
             seed_all(self.config.seed, self.engine.rank)
         else:
             saved = saved or self.saver.checkpoints.load(step)
-            with self.engine.whole(write=True):
+            with self.engine.full_weights(write=True):
                 states = restore(saved.arrays, self._modules())
-            restore_random(self.engine.load_states(states), self.engine.device)
+            restore_random(self.engine.load_state(states), self.engine.device)
             self.step = step
             losses = saved.arrays["losses"]
             self.losses[: len(losses)] = losses.to(self.losses.device)
@@ -162,7 +162,7 @@ class Keeper:
 
     def _average(self) -> None:
         if self.average.kept is not None:
-            with self.engine.whole():
+            with self.engine.full_weights():
                 self.average.update(self.step)
 
     def _row(self) -> Row:
@@ -179,7 +179,7 @@ class Keeper:
         if not due or self._observed_at == self.step:
             return
         self._check_finite()
-        with self.engine.whole():
+        with self.engine.full_weights():
             if self.observe is not None and self.engine.rank == 0:
                 row = {"step": self.step, "epoch": self.step / self.per_epoch}
                 self.observed.append(row | self._observed(self.observe))
@@ -205,21 +205,21 @@ class Keeper:
             self._interval = max(1, self._interval // 2)
         elif now - self._looked < pause / 2:
             self._interval = min(2 * self._interval, MOST)
-        leave = self.engine.any(self.saver.stop())
+        leave = self.engine.any_rank(self.saver.stop())
         save = leave or self.saver.due()
-        self._interval, save = divmod(self.engine.agree(2 * self._interval + save), 2)
+        self._interval, save = divmod(self.engine.broadcast(2 * self._interval + save), 2)
         self._next, self._looked = self.step + self._interval, now
         if save:
             self._save()
         if leave:
-            self.engine.agree(0)  # nobody leaves before the first rank has saved
+            self.engine.broadcast(0)  # nobody leaves before the first rank has saved
             raise PreemptedError(
                 f"state saved at step {self.step}; the same command again continues"
             )
 
     def _save(self) -> None:
-        states = self.engine.states(random_arrays(self.engine.device))
-        with self.engine.whole():
+        states = self.engine.gather_state(random_arrays(self.engine.device))
+        with self.engine.full_weights():
             arrays = capture(self._modules(), states) if self.engine.rank == 0 else {}
         if self.engine.rank == 0:
             arrays["losses"] = self.losses[: self.step % self.per_epoch].cpu().clone()
@@ -227,7 +227,7 @@ class Keeper:
             self.saver.save(State(self.step, arrays, values))
 
     def _check_finite(self) -> None:
-        with self.engine.waiting("the loss"):
+        with self.engine.watched("the loss"):
             good = torch.isfinite(self.losses).cpu()
         if good.all():
             return

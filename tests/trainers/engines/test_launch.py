@@ -1,4 +1,4 @@
-"""A gang lives and dies together: other programs in the place of the trial."""
+"""The ranks of a trial live and die together; other programs stand in for the trial."""
 
 import os
 import signal
@@ -46,9 +46,9 @@ if rank == 0:
 
 ENDS = [
     (WAIT, "sys.exit('error: lr is odd')", "rank 1 ended with 1: lr is odd", 1),
-    (WAIT, "os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL: it said nothing", -9),
-    ("sys.exit(7)", WAIT, "rank 0 ended with 7: it said nothing", 7),
-    # A peer's connection breaks before the guilty process is quite gone.
+    (WAIT, "os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL: no message", -9),
+    ("sys.exit(7)", WAIT, "rank 0 ended with 7: no message", 7),
+    # A peer's connection breaks before the process that failed has ended.
     (
         "sys.exit('Connection reset')",
         "time.sleep(0.2); os.kill(os.getpid(), 11)",
@@ -65,10 +65,10 @@ ENDS = [
 ]
 
 
-@pytest.mark.parametrize(("first", "second", "said", "code"), ENDS)
-def test_the_guilty_rank_is_named_soon(monkeypatch, first, second, said, code):
+@pytest.mark.parametrize(("first", "second", "message", "code"), ENDS)
+def test_the_rank_that_failed_first_is_named_soon(monkeypatch, first, second, message, code):
     start = time.monotonic()
-    with pytest.raises(RankError, match=said) as caught:
+    with pytest.raises(RankError, match=message) as caught:
         play(monkeypatch, each(first, second))
     assert caught.value.code == code
     assert time.monotonic() - start < 30
@@ -80,7 +80,7 @@ dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, rank == 0)
 """
 
 
-def test_a_port_that_is_taken_meanwhile_is_not_the_end(monkeypatch):
+def test_a_port_that_another_process_took_is_retried(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
@@ -89,7 +89,7 @@ def test_a_port_that_is_taken_meanwhile_is_not_the_end(monkeypatch):
         play(monkeypatch, STORE)
         assert len(ports) == 3
         monkeypatch.setattr(module, "free_port", lambda: taken.getsockname()[1])
-        monkeypatch.setattr(module, "PORTS", 1)
+        monkeypatch.setattr(module, "PORT_ATTEMPTS", 1)
         with pytest.raises(RankError, match="EADDRINUSE"):
             play(monkeypatch, each("sys.exit('code: -98, name: EADDRINUSE')", WAIT))
 
@@ -104,21 +104,21 @@ def test_divergence_of_the_ranks_is_divergence(bank, make, tmp_path, monkeypatch
         run_trial(config, bank, str(tmp_path))
 
 
-# ---- silence ----
+# ---- heartbeats ----
 
 
 @pytest.mark.faults
-def test_a_halted_rank_ends_the_gang(monkeypatch):
-    """SIGSTOP: alive for the system, silent for us."""
+def test_a_suspended_rank_ends_the_others(monkeypatch):
+    """SIGSTOP: the process exists, but sends no heartbeat."""
     monkeypatch.setenv(module.SILENT_VARIABLE, "4")
-    said = "rank 1 was not heard of for 4 s: DISTIL_SILENT_SECONDS sets the limit"
-    with pytest.raises(RankError, match=said) as caught:
+    message = "rank 1 sent no heartbeat for 4 s: DISTIL_SILENT_SECONDS sets the limit"
+    with pytest.raises(RankError, match=message) as caught:
         play(monkeypatch, each(WAIT, "os.kill(os.getpid(), signal.SIGSTOP)"))
     assert caught.value.code == -signal.SIGKILL
     assert psutil.Process().children() == []
 
 
-def test_a_slow_rank_is_no_silent_one(monkeypatch):
+def test_a_slow_rank_still_sends_heartbeats(monkeypatch):
     monkeypatch.setenv(module.SILENT_VARIABLE, "4")
     play(monkeypatch, "time.sleep(6)")
 
@@ -141,32 +141,32 @@ time.sleep(60)
 """
 
 
-def asked(monkeypatch, script, ranks=2):
-    """Play it and ask it to leave once the first rank has begun."""
+def preempted(monkeypatch, script, ranks=2):
+    """Run it, and stop it once the first rank has begun."""
     begun = threading.Event()
     play(monkeypatch, script, ranks, lambda values: begun.set(), begun.is_set)
 
 
-def test_the_ranks_are_asked_to_save_and_waited_for(monkeypatch):
+def test_ranks_get_time_to_save_after_sigterm(monkeypatch):
     with pytest.raises(RankError, match=f"rank 0 ended with {PREEMPTED}") as caught:
-        asked(monkeypatch, SAVES.format(pause="2 - rank", status=PREEMPTED))
+        preempted(monkeypatch, SAVES.format(pause="2 - rank", status=PREEMPTED))
     assert caught.value.code == PREEMPTED
 
 
-def test_what_goes_wrong_then_is_still_said(monkeypatch):
+def test_a_failure_while_saving_is_reported(monkeypatch):
     with pytest.raises(RankError, match="ended with 1: saved at step 7"):
-        asked(monkeypatch, SAVES.format(pause="0", status=1))
+        preempted(monkeypatch, SAVES.format(pause="0", status=1))
 
 
-def test_a_rank_that_had_not_begun_loses_nothing(monkeypatch):
+def test_sigterm_before_training_is_preemption(monkeypatch):
     script = each("print('@report {}', flush=True); time.sleep(60)", WAIT)
-    with pytest.raises(RankError, match="asked to leave before it trained") as caught:
-        asked(monkeypatch, script)
+    with pytest.raises(RankError, match="before training began") as caught:
+        preempted(monkeypatch, script)
     assert caught.value.code == PREEMPTED
 
 
-def test_one_that_stays_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(module, "LEAVE", 1.0)
+def test_a_rank_that_ignores_sigterm_is_killed(monkeypatch):
+    monkeypatch.setattr(module, "LEAVE_SECONDS", 1.0)
     stays = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     with pytest.raises(RankError) as caught:
         play(monkeypatch, each("time.sleep(1); sys.exit(4)", stays))

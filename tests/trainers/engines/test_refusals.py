@@ -52,16 +52,16 @@ def test_without_deepspeed_the_install_line_is_given(make, monkeypatch):
 
 
 def test_each_rank_has_a_gpu_of_its_own(make):
-    there = torch.cuda.device_count()
+    count = torch.cuda.device_count()
     config = make(**TWO | {"ranks": 50})
     with pytest.raises(
-        ValueError, match=f"ranks: 50, each needs a GPU of its own; there are {there}"
+        ValueError, match=f"ranks: 50, each needs a GPU of its own; this machine has {count}"
     ):
         check_engine(config, torch.device("cuda"))
 
 
 def test_ranks_are_not_put_on_one_gpu(make):
-    said = "device `cuda:1` with engine `ddp`: each rank takes the GPU of its own number; choose"
+    said = "device `cuda:1` with engine `ddp`: rank N takes GPU N"
     with pytest.raises(ValueError, match=said):
         check_engine(make(**TWO), torch.device("cuda", 1))
 

@@ -145,7 +145,7 @@ def ranks_of(process):
     ("number", "said"),
     [
         (signal.SIGKILL, "rank 1 was killed by SIGKILL"),
-        pytest.param(signal.SIGSTOP, "rank 1 was not heard of for 5 s", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, "rank 1 sent no heartbeat for 5 s", marks=pytest.mark.slow),
     ],
 )
 def test_one_lost_rank_ends_its_peers_and_is_named(bank, make, tmp_path, monkeypatch, number, said):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainers.engines.launch import free_port
-from trainers.engines.watchdog import LIMIT_VARIABLE, STUCK, Watchdog, group_timeout
+from trainers.engines.watchdog import LIMIT_VARIABLE, STUCK, Watchdog, process_group_timeout
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,7 +50,7 @@ def test_many_short_waits_are_none():
 def test_the_limit_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "90")
     assert Watchdog().limit == 90
-    assert group_timeout().total_seconds() > 90
+    assert process_group_timeout().total_seconds() > 90
     monkeypatch.setenv(LIMIT_VARIABLE, "-1")
     with pytest.raises(ValueError, match="DISTIL_STUCK_SECONDS: `-1` is not a number of seconds"):
         Watchdog()
@@ -62,10 +62,10 @@ import torch
 from trainers.engines import ENGINES
 
 with ENGINES["ddp"](torch.device("cpu")) as engine:
-    engine.agree(1)
+    engine.broadcast(1)
     print("met", flush=True)
     for _ in range(1000):
-        engine.agree(1)
+        engine.broadcast(1)
         time.sleep(0.1)
 """
 
@@ -97,4 +97,4 @@ def test_without_a_launcher_the_peers_of_a_stuck_rank_end_by_themselves():
             rank.kill()
             rank.wait()
     assert ranks[0].returncode == STUCK
-    assert said.splitlines()[-1].startswith("error: waited 10 s for the other ranks (in agree)")
+    assert said.splitlines()[-1].startswith("error: waited 10 s for the other ranks (in broadcast)")

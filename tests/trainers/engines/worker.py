@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from trainers.config.schema import make_config
-from trainers.engines import ENGINES, Engine
+from trainers.engines import ENGINES
+from trainers.engines.base import Engine
 from trainers.objectives import OBJECTIVES
-from trainers.training.optim import Schedule, set_rate
+from trainers.training.learning_rate import Schedule, set_learning_rate
 
 SAMPLES, SIDE, DIM = 96, 8, 6
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1", "batch_size": 24}
@@ -79,7 +80,7 @@ class Training:
         rate = Schedule.of(self.config, SAMPLES)
         for step in range(first, last):
             if self.config.schedule != "constant":
-                set_rate(self.optimizer, rate(step))
+                set_learning_rate(self.optimizer, rate(step))
             index_B = batch_of(step, self.config.batch_size)
             parts = self.engine.micro_batches(index_B, self.config.accumulate)
             for at, part_B in enumerate(parts):
@@ -92,10 +93,10 @@ class Training:
             self.losses.append(self.engine.step().detach().clone())
 
     def found(self) -> dict[str, torch.Tensor]:
-        with self.engine.whole():
+        with self.engine.full_weights():
             tensors = {f"model/{n}": t.clone() for n, t in self.model.state_dict().items()}
         tensors |= {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
-        state = next(iter(self.engine.states({})), {})  # of the first rank
+        state = next(iter(self.engine.gather_state({})), {})  # of the first rank
         tensors |= {n: tensor for n, tensor in state.items() if n.startswith("scaler/")}
         return tensors | {"losses": torch.stack(self.losses)}
 
@@ -113,20 +114,20 @@ def play(engine: Engine, run: dict[str, Any]) -> dict[str, torch.Tensor]:
 def resumed(training: Training, stop: int) -> Training:
     engine, run = training.engine, training.run
     own = {"random": torch.tensor([engine.rank, 11])}
-    states = engine.states(own)
-    with engine.whole():
+    states = engine.gather_state(own)
+    with engine.full_weights():
         weights = {n: t.clone() for n, t in training.model.state_dict().items()}
     box = [states, weights]
     if engine.ranks > 1:
         torch.save(box, path := f"{sys.argv[1]}/{run['name']}.state{stop}.{engine.rank}")
-        engine.agree(0)
+        engine.broadcast(0)
         box = torch.load(path[:-1] + "0", weights_only=True)
     losses = training.losses
     training = Training(engine, run)
-    with engine.whole(write=True):
+    with engine.full_weights(write=True):
         if engine.rank == 0:
             training.model.load_state_dict(box[1])
-    assert torch.equal(engine.load_states(box[0])["random"], own["random"])
+    assert torch.equal(engine.load_state(box[0])["random"], own["random"])
     training.losses = losses
     return training
 

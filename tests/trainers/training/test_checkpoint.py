@@ -12,7 +12,7 @@ from torch import nn
 
 from shards.support import retry
 from tests.trainers.small_runs import same
-from trainers.engines.state import load_optimizer, optimizer_arrays
+from trainers.engines.stepper import load_optimizer, optimizer_arrays
 from trainers.training.checkpoint import (
     ARRAYS,
     MANIFEST,

@@ -170,17 +170,17 @@ def test_one_bad_micro_batch_spoils_its_step(make, data, tmp_path):
         run(make(epochs=2, accumulate=2), data, tmp_path, objective=objective)
 
 
-def test_a_look_at_the_losses_is_watched(make, data, tmp_path, monkeypatch):
-    """On a GPU it waits for what was queued, such as other ranks' gradients."""
-    waited = []
+def test_reading_the_losses_is_watched(make, data, tmp_path, monkeypatch):
+    """On a GPU it waits for queued work, which may wait for other ranks."""
+    watched = []
 
-    def waiting(self, name):
-        waited.append(name)
+    def record(self, name):
+        watched.append(name)
         return contextlib.nullcontext()
 
-    monkeypatch.setattr(Single, "waiting", waiting)
+    monkeypatch.setattr(Single, "watched", record)
     run(make(), data, tmp_path)
-    assert set(waited) == {"the loss"}
+    assert set(watched) == {"the loss"}
 
 
 # ---- what is observed ----

@@ -9,16 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.engines.state import load_optimizer, optimizer_arrays
+from trainers.engines.stepper import load_optimizer, optimizer_arrays
 from trainers.students import build_student
-from trainers.training.optim import (
-    OPTIMIZERS,
-    Muon,
-    Schedule,
-    hidden_matrices,
-    orthogonalised,
-    set_rate,
-)
+from trainers.training.learning_rate import Schedule, set_learning_rate
+from trainers.training.muon import Muon, hidden_matrices, orthogonalised
+from trainers.training.optim import OPTIMIZERS
 
 
 def small():
@@ -227,5 +222,5 @@ def test_a_warmup_that_takes_all_is_refused(make):
 
 def test_the_rate_reaches_every_group(make):
     optimizer = OPTIMIZERS["muon"](small(), make(optimizer="muon"))
-    set_rate(optimizer, 0.25)
+    set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25] * 3
