@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from shards.measures.logistic import fit_softmax
-from trainers.probes.spectrum import effective_rank
+from shards.measures.spectrum import effective_rank
 
 RATIO, AGREEMENT, ROUNDS = 8.0, 0.999, 3
 Pair = tuple[np.ndarray, np.ndarray]

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from shards.measures.moments import Moments
-from trainers.probes.spectrum import (
+from shards.measures.spectrum import (
     centred_eigenvalues,
     paper_rank,
     participation_ratio,
-    rank_of,
+    rank_from_eigenvalues,
     rankme,
     roy_vetterli_rank,
 )
@@ -75,7 +75,7 @@ def errors(x_ND: np.ndarray) -> tuple[float, float]:
     tiny = np.finfo(np.float64).tiny
     values_D = centred_eigenvalues(x_ND)
     squares = [
-        rank_of(values_D) - np.exp(-np.sum(p_D * np.log(p_D + tiny))),
+        rank_from_eigenvalues(values_D) - np.exp(-np.sum(p_D * np.log(p_D + tiny))),
         paper_rank(values_D) - np.exp(-np.sum(p_D * np.log(p_D + 1e-10))),
         participation_ratio(values_D) - 1 / np.sum(p_D**2),
     ]

@@ -33,7 +33,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from shards.measures.corruption import Figures, TeacherRobustness
+from shards.bank.robustness import TeacherRobustness
+from shards.measures.corruption import Figures
 from shards.support.schema import StrictModel
 from shards.teachers.preprocess import Preprocess
 

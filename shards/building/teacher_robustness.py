@@ -12,40 +12,24 @@ does), cosine to the clean embedding, effective rank. Draws are those that the b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
-import torch
 
 from shards.arms import make_arm
 from shards.bank.manifest import Manifest
 from shards.bank.reader import iter_shards
+from shards.bank.robustness import TeacherRobustness
 from shards.bank.writer import damaged, difference, read_json, write_manifest
 from shards.building.embed import Computes, CorruptView
 from shards.building.request import Request
-from shards.measures.corruption import Draw, Rows, TeacherRobustness, figures_of, measure_draw
-from shards.measures.logistic import fit_softmax
+from shards.measures.corruption import Draw, Embeddings, figures_of, measure_draw
+from shards.measures.linear_probe import accuracy, fit_paper
 from shards.support import storage
 from shards.support.progress import Progress
 
 PARTIAL = "robustness.json"  # what is done of it, until the manifest has all
-BATCH = 64
-Classifier = Callable[[Rows], np.ndarray]
 DEFAULT = ("noise_pixel", "noise_paper", "cifar10c", "bands")
-
-
-def fit_classifier(x_ND: Rows, labels_N: np.ndarray) -> Classifier:
-    """Softmax regression on unit vectors, scikit-learn's C = 1, without the last short batch.
-
-    With two classes scikit-learn's penalty weighs half as much as ours, so C is 1/2 there.
-    """
-    whole = len(x_ND) // BATCH * BATCH or len(x_ND)
-    rows_ND = torch.from_numpy(x_ND[:whole])
-    labels = torch.from_numpy(labels_N[:whole].astype(np.int64))
-    C = 0.5 if len(labels.unique()) == 2 else 1.0
-    model = fit_softmax(rows_ND, labels, int(labels_N.max()) + 1, C)
-    return lambda rows: model.predict(torch.from_numpy(rows)).numpy()
 
 
 def missing_arms(request: Request, manifest: Manifest) -> tuple[str, ...]:
@@ -54,13 +38,13 @@ def missing_arms(request: Request, manifest: Manifest) -> tuple[str, ...]:
     return tuple(spec for spec in request.teacher_robustness if spec not in stored[0])
 
 
-def _unit_rows(stored_ND: np.ndarray) -> Rows:
+def _unit_rows(stored_ND: np.ndarray) -> Embeddings:
     """Stored float16 unit vectors -> float32, exactly of length 1."""
     wide_ND = stored_ND.astype(np.float64)
     return (wide_ND / np.linalg.norm(wide_ND, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _clean(location: str, manifest: Manifest, split: str) -> tuple[np.ndarray, list[Rows]]:
+def _clean(location: str, manifest: Manifest, split: str) -> tuple[np.ndarray, list[Embeddings]]:
     """Labels, and each teacher's clean embeddings, of a split."""
     labels, parts = [], [[] for _ in manifest.plan.teachers]
     for shard in iter_shards(location, manifest, split):
@@ -76,11 +60,10 @@ class Probe:
     def __init__(self, location: str, manifest: Manifest) -> None:
         labels_N, train = _clean(location, manifest, "train")
         self.labels_N, self.test = _clean(location, manifest, "test")
-        self.predict = [fit_classifier(rows_ND, labels_N) for rows_ND in train]
+        self.classifiers = [fit_paper(rows_ND, labels_N) for rows_ND in train]
 
-    def accuracy(self, teacher: int, x_ND: Rows) -> float:
-        predicted_N = np.asarray(self.predict[teacher](x_ND))
-        return float((predicted_N == self.labels_N).mean())
+    def accuracy(self, teacher: int, x_ND: Embeddings) -> float:
+        return accuracy(self.classifiers[teacher], x_ND, self.labels_N)
 
     def measure(self, teacher: int, stored_ND: np.ndarray) -> Draw:
         x_ND = _unit_rows(stored_ND)

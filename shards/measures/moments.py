@@ -1,13 +1,15 @@
-"""Mean and centred second moments of rows, in float64: a state that merges and forgets the rows.
+"""Mean and centred second moments of rows, in float64: small states that can be merged.
 
-Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-variances", 1979. Rows may be of any float type, NumPy or torch, on any device; they are widened
-in blocks, so that memory does not depend on their number.
+The state of N rows of D columns has 1 + D + D^2 numbers, whatever N is, and covariances, spectra,
+CKA and ridge regressions follow from it without the rows. Rows may be of any float type, NumPy or
+torch, on any device; they are converted to float64 in blocks, so memory does not depend on N.
+
+Source: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances", 1979.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +22,12 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Rows = NDArray[Any] | torch.Tensor
 
-BLOCK = 2048
+BLOCK = 2048  # rows at a time
 EPS = float(np.finfo(np.float64).eps)
 
 
 def wide(rows: Rows) -> Matrix:
-    """The same numbers as float64 on the host."""
+    """Rows as a float64 NumPy array on the host."""
     if isinstance(rows, torch.Tensor):
         rows = rows.detach().cpu().to(torch.float64).numpy()
     return np.asarray(rows, dtype=np.float64)
@@ -39,7 +41,7 @@ def blocks(x_ND: Rows) -> Iterator[Matrix]:
 
 @dataclass(frozen=True)
 class Moments:
-    """count N, mean_D, and m2_DD = sum over rows of (x - mean)(x - mean)'."""
+    """count: N; mean_D: the mean row; m2_DD: sum_n (x_n - mean)(x_n - mean)^T, not divided by N."""
 
     count: int
     mean_D: Vector
@@ -47,10 +49,10 @@ class Moments:
 
     @classmethod
     def of(cls, *sets: Rows) -> Moments:
-        """Of one set of rows, or of several side by side: (N, D) and (N, E) give D + E columns.
+        """Moments of one set of rows, or joint ones of several: (N, D), (N, E) give D + E columns.
 
-        Raises: ValueError where a set is not rows of numbers, lengths differ, there is no row, or
-        a number is not finite or so large that its square is not.
+        Raises: ValueError where a set is not (N, D) with N, D > 0, lengths differ, or a number is
+        not finite or so large that its square is not.
         """
         shapes = [tuple(x.shape) for x in sets]
         if any(len(shape) != 2 or 0 in shape for shape in shapes):
@@ -73,11 +75,11 @@ class Moments:
         if not np.isfinite(m2_DD).all():
             if np.isfinite(rows_BD).all():
                 raise ValueError("embeddings are too large: their squares overflow; scale them")
-            raise ValueError("a spectrum needs finite embeddings; got NaN or infinity")
+            raise ValueError("moments need finite embeddings; got NaN or infinity")
         return cls(len(rows_BD), mean_D, m2_DD)
 
     def merge(self, other: Moments) -> Moments:
-        """The state of both sets of rows together; the order changes rounding alone."""
+        """Moments of both sets of rows together; the order of merging changes rounding only."""
         if self.mean_D.shape != other.mean_D.shape:
             widths = f"{len(self.mean_D)} and {len(other.mean_D)}"
             raise ValueError(f"moments of widths {widths} cannot be merged; give equal widths")
@@ -89,58 +91,41 @@ class Moments:
         mean_D = self.mean_D + gap_D * (other.count / count)
         return Moments(count, mean_D, self.m2_DD + other.m2_DD + weight * np.outer(gap_D, gap_D))
 
-    def packed(self) -> Vector:
-        """All of the state as one float64 vector, 1 + D + D^2 long, for `of_packed`."""
-        return np.concatenate([[float(self.count)], self.mean_D, self.m2_DD.ravel()])
-
-    @classmethod
-    def of_packed(cls, packed_RP: Matrix) -> Moments:
-        """The states of R ranks, gathered by one collective, merged in their order.
-
-        Every rank that has gathered the same rows gets the same bits.
-        """
-        width = round((math.sqrt(4 * packed_RP.shape[1] - 3) - 1) / 2)
-        state = cls(0, np.zeros(width), np.zeros((width, width)))
-        for packed_P in packed_RP:
-            mean_D, m2 = packed_P[1 : 1 + width], packed_P[1 + width :]
-            state = state.merge(cls(int(packed_P[0]), mean_D, m2.reshape(width, width)))
-        return state
-
     def part(self, start: int, stop: int) -> Moments:
-        """Of some of the columns, as if the others had never been there."""
+        """Moments of the columns `start` to `stop` alone."""
         columns = slice(start, stop)
         return Moments(self.count, self.mean_D[columns], self.m2_DD[columns, columns])
 
     @property
     def variance(self) -> float:
-        """Total variance: the mean squared distance to the mean."""
+        """Total variance tr C = (1/N) sum_n |x_n - mean|^2."""
         return float(np.trace(self.m2_DD)) / self.count
 
     @property
     def square(self) -> float:
-        """Mean squared length of a row; 1 for unit vectors."""
+        """Mean squared norm of a row, (1/N) sum_n |x_n|^2; 1 for unit vectors."""
         return self.variance + float(self.mean_D @ self.mean_D)
 
     @property
     def uncentred_DD(self) -> Matrix:
-        """sum over rows of x x'."""
+        """The second moment about 0: sum_n x_n x_n^T, (D, D)."""
         return self.m2_DD + self.count * np.outer(self.mean_D, self.mean_D)
 
     @property
     def noise(self) -> float:
-        """The largest singular value of the rows that may be rounding alone.
+        """The largest singular value of the rows that may be nothing but rounding.
 
-        eps * max(N, D) * |X|, |X| the root of the sum of all squares: NumPy's convention for ranks.
+        eps * max(N, D) * |X|_F, as in NumPy's convention for matrix ranks.
         """
         norm = float(np.sqrt(self.square * self.count))
         return EPS * max(self.count, len(self.mean_D)) * norm
 
     def eigenvalues(self) -> Vector:
-        """Of the covariance m2 / N, float64 (D,), descending, none negative.
+        """Eigenvalues of the covariance m2 / N, float64 (D,), descending, none negative.
 
-        What rounding of the sums may have made, eps * D * trace, is 0: as singular values that is
-        anything below about 3e-7 of the largest (D = 512). Where the rows are at hand,
-        `spectrum.centred_eigenvalues` also resolves those.
+        Those below eps * D * trace, which rounding of the sums may have produced, are set to 0: as
+        singular values that is anything below about 3e-7 of the largest (D = 512). Where the rows
+        are available, `spectrum.centred_eigenvalues` resolves those as well.
         """
         values_D: Vector = np.linalg.eigvalsh(self.m2_DD)[::-1].astype(np.float64)
         floor = max(EPS * len(values_D) * float(np.trace(self.m2_DD)), self.noise**2)

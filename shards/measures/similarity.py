@@ -1,27 +1,37 @@
-"""How one space lies to another: shared directions, similarity, cosine."""
+"""How one embedding space relates to another: shared subspaces, CKA, cosine.
+
+N samples; D and E dimensions of the two spaces, in the same order of samples.
+"""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from shards.measures.moments import Matrix, Moments, Rows, Vector, blocks
+from shards.measures.moments import Matrix, Moments, Rows, Vector, blocks, wide
 
 NAN = float("nan")
 
 
 def components(moments: Moments) -> tuple[Vector, Matrix]:
-    """Variances (K,), descending, and directions (D, K) of the components that have any."""
+    """Principal components: variances (K,), descending, and directions (D, K).
+
+    K is the rank of the covariance: directions without variance are left out.
+    """
     keep = int((moments.eigenvalues() > 0).sum())
     values_D, basis_DD = np.linalg.eigh(moments.m2_DD)
     return values_D[::-1][:keep] / moments.count, basis_DD[:, ::-1][:, :keep]
 
 
 def subspace_alignment(student: Moments, teacher: Moments) -> Vector:
-    """Share of the student's centred variance inside the teacher's top-k principal subspace.
+    """Share of the student's centred variance in the teacher's first k components, k = 1 to K.
 
-    For k = 1 to the rank K of the teacher's covariance: in [0, 1], never falling, 1 at k = D.
-    The components beyond K are no directions of the teacher's, so the curve ends there. [NaN]
-    where widths differ or one of them does not vary. arXiv 2603.06698, fig. 1.
+        share_k = sum_{j <= k} u_j^T C_student u_j / tr C_student
+
+    (K,) in [0, 1], never falling; 1 at k = D. It ends at K, the rank of the teacher's covariance,
+    since beyond it there are no directions that are the teacher's. [NaN] where widths differ or one
+    of the two does not vary. Source: arXiv 2603.06698, fig. 1.
     """
     _, basis_DK = components(teacher)
     if student.mean_D.shape != teacher.mean_D.shape or basis_DK.shape[1] == 0:
@@ -34,13 +44,16 @@ def subspace_alignment(student: Moments, teacher: Moments) -> Vector:
 
 
 def debiased_cka(x_ND: Rows, y_NE: Rows, both: Moments | None = None) -> float:
-    """Linear CKA with the debiased HSIC, from features, without an N x N matrix.
+    """Linear centred kernel alignment with the debiased HSIC, without an N x N matrix.
 
-    h(x, y) / sqrt(h(x, x) h(y, y)), h = |X'Y|_F^2 - N / (N - 2) sum_i |x_i|^2 |y_i|^2
-    + |X|_F^2 |Y|_F^2 / ((N - 1)(N - 2)), rows centred. At most 1 in expectation, about 0 (at
-    times below) for independent sets; higher: more alike. Rotations, shifts and scales change
-    nothing. NaN for N < 4 or where one of them does not vary. Kornblith et al., ICML 2019; Song
-    et al., JMLR 2012. `both`: the joint moments of x and y, where they are known already.
+        h(x, y) / sqrt(h(x, x) h(y, y)),
+        h(x, y) = |X^T Y|_F^2 - N / (N - 2) sum_i |x_i|^2 |y_i|^2
+                  + |X|_F^2 |Y|_F^2 / ((N - 1)(N - 2)),     rows centred.
+
+    At most 1 in expectation; about 0, at times below, for independent sets; higher is more alike.
+    Rotations, shifts and scales change nothing. NaN for N < 4 or where one set does not vary.
+    `both`: the joint moments of x and y, to save a pass where they are available.
+    Sources: Kornblith et al., ICML 2019; Song et al., JMLR 2012.
     """
     state = both or Moments.of(x_ND, y_NE)
     count, width = state.count, x_ND.shape[1]
@@ -62,9 +75,16 @@ def debiased_cka(x_ND: Rows, y_NE: Rows, both: Moments | None = None) -> float:
     return float(hsic_3[0] / np.sqrt(hsic_3[1] * hsic_3[2]))
 
 
-def mean_cosine(x_ND: Rows, y_ND: Rows) -> float:
-    """Mean of x_i . y_i over unit rows, in [-1, 1]; NaN where widths differ."""
+def mean_cosine(x_ND: Rows, y_ND: Rows, order: Literal["blocks", "rows"] = "blocks") -> float:
+    """Mean of x_i . y_i over unit vectors of the same samples, in [-1, 1]; higher is closer.
+
+    NaN where widths differ. `order` is how float64 terms are added: all of a block at once, or the
+    dimensions of each row first. It changes no more than the last bit, but results that were stored
+    with either order must be found again bit by bit.
+    """
     if x_ND.shape != y_ND.shape:
         return NAN
+    if order == "rows":
+        return float(np.einsum("nd,nd->n", wide(x_ND), wide(y_ND)).mean())
     pairs = zip(blocks(x_ND), blocks(y_ND), strict=True)
     return sum(float((x_BD * y_BD).sum()) for x_BD, y_BD in pairs) / len(x_ND)

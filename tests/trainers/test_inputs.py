@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shards.bank.reader import load_manifest
-from shards.measures.corruption import TeacherRobustness
+from shards.bank.robustness import TeacherRobustness
 from trainers.inputs import fits_in_memory, resolve
 
 CPU = torch.device("cpu")

@@ -1,68 +1,56 @@
-"""PROBES: one file, one measurement, all taken from one FeatureBank.
+"""PROBES: what is measured of a student's embeddings, and of its teacher's for reference.
 
-A probe yields (name, value): a number becomes a metric, a list an array of the record. The same
-probes measure the student and, as reference, the teacher. Another probe is a function in a file
-of its own and an entry here. Its version goes up whenever a value it gives would change, and with
-that of any probe whose arithmetic it uses: results of different versions are never mixed.
+One file, one measurement, all taken from one FeatureBank. The arithmetic is in `shards.measures`; a
+probe runs it, names the values and gives their units. To add one, write a file with a function and
+its `Probe` (see `trainers.probes.base`), and list it here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
 from shards.support.registry import Table
+from trainers.probes.base import Probe
 from trainers.probes.features import FeatureBank
-from trainers.probes.frequency import frequency
-from trainers.probes.infonce import infonce
-from trainers.probes.intervals import intervals
-from trainers.probes.linear import linear
-from trainers.probes.neighbours import neighbours
-from trainers.probes.retained import retained
-from trainers.probes.robustness import robustness
-from trainers.probes.spectrum import spectrum
-from trainers.probes.truncated import truncated
-from trainers.probes.zero_shot import zero_shot
+from trainers.probes.infonce import INFONCE
+from trainers.probes.intervals import INTERVALS
+from trainers.probes.linear import LINEAR
+from trainers.probes.neighbours import NEIGHBOURS
+from trainers.probes.retained import RETAINED
+from trainers.probes.robustness import FREQUENCY, ROBUSTNESS
+from trainers.probes.spectrum import SPECTRUM
+from trainers.probes.truncated import TRUNCATED
+from trainers.probes.zero_shot import ZERO_SHOT
 
-Value = float | list[float]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """`own`: this probe's own version; `uses`: names of the probes whose arithmetic it takes."""
-
-    run: Callable[[FeatureBank], Iterator[tuple[str, Value]]]
-    own: int = 1
-    uses: tuple[str, ...] = ()
-
-    @property
-    def version(self) -> int:
-        return self.own + sum(PROBES[name].version for name in self.uses)
-
-
+# The order is that of a trial's default `probes`, on which the identities of trials depend.
 PROBES: Table[Probe] = Table(
     "probe",
     {
-        "spectrum": Probe(spectrum, own=2),
-        "linear": Probe(linear, own=3),
-        "neighbours": Probe(neighbours),
-        "zero_shot": Probe(zero_shot),
-        "robustness": Probe(robustness, own=3, uses=("linear", "spectrum")),
-        "frequency": Probe(frequency, own=2, uses=("robustness",)),
-        "infonce": Probe(infonce, own=2),
-        "intervals": Probe(
-            intervals, own=2, uses=("linear", "spectrum", "neighbours", "zero_shot")
-        ),
-        "retained": Probe(retained, uses=("spectrum",)),
-        "truncated": Probe(truncated, uses=("linear", "spectrum")),
+        "spectrum": SPECTRUM,
+        "linear": LINEAR,
+        "neighbours": NEIGHBOURS,
+        "zero_shot": ZERO_SHOT,
+        "robustness": ROBUSTNESS,
+        "frequency": FREQUENCY,
+        "infonce": INFONCE,
+        "intervals": INTERVALS,
+        "retained": RETAINED,
+        "truncated": TRUNCATED,
     },
 )
+
+
+def default_probes() -> tuple[str, ...]:
+    """Names of the probes that measure a trial which names none, in the table's order."""
+    return tuple(name for name, probe in PROBES.items() if probe.default)
 
 
 def run_probes(
     names: tuple[str, ...], bank: FeatureBank, prefix: str
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Metrics and arrays, each name prefixed: `test/` for a student, `teacher/` for its teacher."""
+    """(metrics, arrays) of the named probes; `prefix` is `test` (student) or `teacher`.
+
+    Each value is called `prefix/name`, with the name that the probe yields.
+    Raises: ValueError for an unknown probe, or embeddings that a probe cannot measure.
+    """
     metrics: dict[str, float] = {}
     arrays: dict[str, list[float]] = {}
     for probe in names:

@@ -1,16 +1,16 @@
-"""What probes look at: embeddings of one clean pass, and a subject that can be asked for more.
+"""What probes read: the embeddings of one clean pass, and a subject that can compute more.
 
-A `Subject` is a student with its images, or a teacher with what the shards hold of it. Probes
-that need more than the clean embeddings (corruptions, train images under noise, penultimate
-features, recalibrated batch norms) ask it; what it lacks it says by `None`, and the probe leaves
-those measures out.
+A `Subject` is a student with its images, or a teacher with the embeddings that the shards hold.
+Probes that need more than the clean embeddings (corrupted images, train images under noise,
+penultimate features, recalibrated BatchNorm) request it from the subject. It returns None for what
+it does not have, and the probe then leaves out the values that depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,18 @@ from shards.measures.corruption import Figures
 
 Floats = NDArray[np.float32]
 SplitName = Literal["train", "test"]
+T = TypeVar("T")
 
 
 class Subject(Protocol):
-    """What is measured. All embeddings are L2-normalised float32 (N, D), in the split's order."""
+    """What is measured. Embeddings are L2-normalised float32 (N, D), in the order of the split."""
 
     def embed(self, split: SplitName, arm: str = "clean", view: int = 0) -> Floats | None:
-        """One view of every sample under an arm's stored draws; None where it cannot be had."""
+        """One view of every sample under an arm; None where it is not stored or computable."""
         ...
 
     def penultimate(self, split: SplitName) -> Floats | None:
-        """Raw features (N, F) that the last linear layer takes, of the clean images."""
+        """Raw inputs (N, F) of the last linear layer, of the clean images; None without a model."""
         ...
 
     def recalibrated(self, arm: str) -> Subject | None:
@@ -42,13 +43,20 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """What all probes share. Embeddings are L2-normalised float32 in the shards' order.
+    """What all probes share. Embeddings are L2-normalised float32 (N, D), in the shards' order.
 
-    teacher_ND, teacher_train_ND: the teacher's, of the clean test and train images; text_CD: its
-    class embeddings, None without a text tower; test_arms: specs of the corruptions to measure
-    under, each drawn `draws` times; trained_on: spec of the arm that the student was trained on
-    ("" for the teacher); adapt_arms: corruptions to adapt to; figures: of arms under which the
-    subject cannot be embedded but was measured when the shards were built.
+    train_ND, train_labels_N, test_ND, test_labels_N: the subject's clean embeddings and labels.
+    teacher_ND, teacher_train_ND: the teacher's embeddings of the same test and train images.
+    subject: computes what else a probe needs.
+    text_CD: the teacher's text embeddings of the classes; None without a text tower.
+    classes: names of the classes.
+    test_arms: specs of the corruptions to measure under, each drawn `draws` times.
+    trained_on: spec of the arm that the student was trained on; "" for the teacher.
+    adapt_arms: specs of the corruptions to adapt to.
+    figures: {arm: figures} that were measured when the shards were built, for arms under which the
+        subject cannot be embedded.
+    seed: of every random choice that a probe makes.
+    cache: results that several probes need, see `cached`.
     """
 
     train_ND: Floats
@@ -68,10 +76,16 @@ class FeatureBank:
     seed: int = 0
     cache: dict[str, Any] = field(default_factory=lambda: {})
 
+    def cached(self, name: str, compute: Callable[[], T]) -> T:
+        """The result of `compute`, which is called once for this bank and name."""
+        if name not in self.cache:
+            self.cache[name] = compute()
+        return self.cache[name]
+
 
 @dataclass(frozen=True)
 class Stored:
-    """A subject of embeddings alone: {(split, arm, view): (N, D)}; it has no model."""
+    """A subject without a model, of stored embeddings: {(split, arm, view): (N, D)}."""
 
     embeddings: Mapping[tuple[SplitName, str, int], Floats]
 

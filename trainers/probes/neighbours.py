@@ -1,114 +1,44 @@
-"""What the nearest train images say: a classifier without parameters, weights or scale.
+"""Weighted k-nearest-neighbour classification of the test embeddings by the train embeddings.
 
-    score of class c = sum over the k nearest train samples i of class c of exp(cos_i / 0.07)
-
-k = 20. Wu et al., "Unsupervised feature learning via non-parametric instance discrimination",
-2018; the protocol of DINO. `centred` takes train's mean from both sides first: in a narrow cone
-all cosines are near 1, so that the weights hardly differ.
+See `shards.measures.knn`. `centred` subtracts train's mean from both sides first: in a narrow cone
+all cosines are close to 1, so that the weights of the neighbours hardly differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trainers.probes.features import FeatureBank, Floats
-
-Labels = NDArray[np.int64]
-
-K, TEMPERATURE = 20, 0.07
-ENTRIES = 1 << 24  # cosines held at a time
+from shards.measures.knn import Labels, neighbour_labels
+from trainers.probes.base import Probe
+from trainers.probes.features import FeatureBank
 
 
-def _directions(x_ND: NDArray[Any], centre_D: NDArray[Any] | float) -> Tensor:
-    """Rows minus `centre_D`, of length 1, float32; a row that is the centre stays 0."""
-    rows_ND = torch.from_numpy(np.asarray(x_ND - centre_D, dtype=np.float32))  # pyright: ignore[reportUnknownMemberType]
-    return torch.nn.functional.normalize(rows_ND, dim=1)
-
-
-def _nearest(cosine_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and where they are; of equal ones those that come first.
-
-    `topk` takes any of equal values: rows where that matters are sorted, stably.
-    """
-    count = cosine_BN.shape[1]
-    more_BK, at_BK = cosine_BN.topk(min(k + 1, count), dim=1)
-    near_BK, at_BK = more_BK[:, :k], at_BK[:, :k]
-    if count > k:
-        tied = torch.nonzero(more_BK[:, k - 1] == more_BK[:, k])[:, 0]
-        step = max(1, ENTRIES // (8 * count))
-        for start in range(0, len(tied), step):
-            rows = tied[start : start + step]
-            order_BN = cosine_BN[rows].sort(dim=1, descending=True, stable=True).indices
-            at_BK[rows] = order_BN[:, :k]
-    return near_BK, at_BK
-
-
-def neighbour_labels(
-    train_ND: NDArray[Any],
-    train_labels_N: Labels,
-    test_ND: NDArray[Any],
-    k: int = K,
-    temperature: float = TEMPERATURE,
-    centre_D: NDArray[Any] | None = None,
-) -> Labels:
-    """Class of each test row, int64; the smallest of classes with equal scores.
-
-    Cosines about `centre_D` (the origin unless given), float32; of train samples equally near the
-    first count; with k above N all of train votes. Never more than ENTRIES cosines at a time.
-    Raises: ValueError for k < 1, temperature <= 0, no train sample, NaN, widths that differ.
-    """
-    _check(train_ND, train_labels_N, test_ND, k, temperature)
-    centre: Any = 0.0 if centre_D is None else centre_D
-    train, test = _directions(train_ND, centre), _directions(test_ND, centre)
-    own_N = torch.from_numpy(train_labels_N)  # pyright: ignore[reportUnknownMemberType]
-    k, classes = min(k, len(train)), int(train_labels_N.max()) + 1
-    found = [np.zeros(0, dtype=np.int64)]
-    step = max(1, ENTRIES // len(train))
-    for start in range(0, len(test), step):
-        part_BD = test[start : start + step]
-        near_BK, at_BK = _nearest(part_BD @ train.T, k)
-        near_BK = near_BK.double()
-        vote_BK = ((near_BK - near_BK.amax(dim=1, keepdim=True)) / temperature).exp()
-        score_BC = vote_BK.new_zeros((len(part_BD), classes))
-        score_BC.scatter_add_(1, own_N[at_BK], vote_BK)
-        found.append(score_BC.argmax(dim=1).numpy())
-    return np.concatenate(found)
-
-
-def _check(
-    train_ND: NDArray[Any], labels_N: Labels, test_ND: NDArray[Any], k: int, temperature: float
-) -> None:
-    if k < 1 or not temperature > 0:
-        raise ValueError(f"k must be >= 1 and temperature > 0; got {k} and {temperature}")
-    if train_ND.ndim != 2 or test_ND.ndim != 2 or train_ND.shape[1] != test_ND.shape[1]:
-        shapes = f"{train_ND.shape} and {test_ND.shape}"
-        raise ValueError(f"train and test must be (N, D) with one D; got {shapes}")
-    if not len(train_ND) or labels_N.shape != (len(train_ND),):
-        raise ValueError(f"train has {len(train_ND)} rows and labels of shape {labels_N.shape}")
-    for name, x_ND in (("train", train_ND), ("test", test_ND)):
-        if not np.isfinite(x_ND).all():
-            bad = int(np.argmin(np.isfinite(x_ND).all(axis=1)))
-            raise ValueError(f"{name} embedding {bad} has NaN or infinity")
-
-
-def voted(bank: FeatureBank) -> Labels:
-    """What the neighbours of each clean test embedding say, raw; asked once a bank."""
-    if "voted" not in bank.cache:
-        sets = bank.train_ND, bank.train_labels_N, bank.test_ND
-        bank.cache["voted"] = neighbour_labels(*sets)
-    return bank.cache["voted"]
+def neighbour_predictions(bank: FeatureBank) -> Labels:
+    """Predicted class of each clean test embedding, not centred; computed once per bank."""
+    return bank.cached(
+        "neighbours",
+        lambda: neighbour_labels(bank.train_ND, bank.train_labels_N, bank.test_ND),
+    )
 
 
 def neighbours(bank: FeatureBank) -> Iterator[tuple[str, float]]:
-    """Accuracy on the clean test embeddings, in [0, 1], raw and about train's mean."""
-    mean_D: Floats = bank.train_ND.mean(axis=0, dtype=np.float64)
-    sets = bank.train_ND, bank.train_labels_N, bank.test_ND
-    yield "knn/accuracy", float((voted(bank) == bank.test_labels_N).mean())
-    centred_N = neighbour_labels(*sets, centre_D=mean_D)
+    """Accuracy on the clean test embeddings, with raw cosines and with centred ones."""
+    mean_D: NDArray[np.float64] = bank.train_ND.mean(axis=0, dtype=np.float64)
+    yield "knn/accuracy", float((neighbour_predictions(bank) == bank.test_labels_N).mean())
+    centred_N = neighbour_labels(bank.train_ND, bank.train_labels_N, bank.test_ND, centre_D=mean_D)
     yield "knn/centred/accuracy", float((centred_N == bank.test_labels_N).mean())
+
+
+NEIGHBOURS = Probe(
+    neighbours,
+    default=True,
+    metrics="""
+knn/accuracy | share | 0 to 1 | higher
+    vote of the 20 nearest train images, weighted by exp(cosine / 0.07)
+knn/centred/accuracy | share | 0 to 1 | higher
+    the same after subtracting the mean of train
+""",
+)

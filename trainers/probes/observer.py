@@ -29,11 +29,15 @@ from torch import nn
 
 from shards.arms import make_arm
 from shards.bank.splits import Split, take
+from shards.measures.infonce import alignment, uniformity
+from shards.measures.spectrum import (
+    centred_eigenvalues,
+    participation_ratio,
+    rank_from_eigenvalues,
+)
+from shards.measures.truncated import dims
 from trainers.inputs import TrialSplits
 from trainers.probes.features import Floats, unit
-from trainers.probes.infonce import alignment, uniformity
-from trainers.probes.spectrum import centred_eigenvalues, participation_ratio, rank_of
-from trainers.probes.truncated import dims
 from trainers.training.data import Data, permutation
 from trainers.training.wrappers import student_in
 
@@ -112,7 +116,7 @@ class Observer:
             values_D = centred_eigenvalues(test_ND)
             shares_D = np.cumsum(values_D) / (values_D.sum() or np.nan)
             row = {
-                "rank/effective": rank_of(values_D),
+                "rank/effective": rank_from_eigenvalues(values_D),
                 "rank/participation": participation_ratio(values_D),
                 **{f"spectrum/{k}": float(shares_D[k - 1]) for k in dims(len(shares_D))},
                 "cosine_to_teacher": float(cosine),

@@ -18,6 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 
 from shards.datasets import Dataset, open_dataset
+from shards.measures.spectrum import effective_rank
 from shards.support.command import command, make_parser
 
 FOLDER = Path(__file__).parent
@@ -99,14 +100,6 @@ def classifier(model: open_clip.CLIP, config: dict, classes: tuple[str, ...]) ->
     texts = [prompt.format(name) for name in classes for prompt in config["prompts"]]
     text_CPD = model.encode_text(tokenizer(texts), normalize=True).unflatten(0, (len(classes), -1))
     return F.normalize(text_CPD.mean(dim=1), dim=-1).numpy()
-
-
-def effective_rank(embedding_ND: np.ndarray) -> float:
-    """exp(-sum p ln p), p = s^2 / sum s^2, s the singular values of the centred rows."""
-    centred_ND = embedding_ND.astype(np.float64) - embedding_ND.mean(axis=0, dtype=np.float64)
-    share = np.linalg.svd(centred_ND, compute_uv=False) ** 2
-    share = share[share > 0] / share.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def measure(folder: Path) -> dict:

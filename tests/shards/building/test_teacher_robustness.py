@@ -6,7 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from shards import build as build_module
@@ -14,17 +13,12 @@ from shards.arms import make_arm
 from shards.arms.groups import expand_arms
 from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest, load_shard, parse_manifest
+from shards.bank.robustness import TeacherRobustness
 from shards.build import build, main
 from shards.building.embed import Embedder
 from shards.building.estimate import bank_passes
 from shards.building.teacher_robustness import PARTIAL, Ledger, Probe
-from shards.measures.corruption import (
-    Draw,
-    TeacherRobustness,
-    effective_rank,
-    figures_of,
-    mean_cosine,
-)
+from shards.measures.corruption import figures_of
 from shards.verify import check_robustness, describe, verify
 
 ARMS = ("noise:0.1", "contrast:5", "band_noise:2:0.5")
@@ -228,30 +222,3 @@ def test_passes_count_the_test_images_of_every_draw(request_3) -> None:
     views = sum(make_arm(spec).views(2) for spec in ARMS)
     assert views == 5
     assert bank_passes(request_3) - bank_passes(plain) == 5 * 20
-
-
-# ---- the figures themselves ----
-
-
-def test_effective_rank_in_closed_form() -> None:
-    rng = np.random.default_rng(0)
-    x_ND = rng.normal(size=(50, 8))
-    q_ND = np.linalg.qr(x_ND - x_ND.mean(axis=0))[0]
-    assert effective_rank(q_ND + 3) == pytest.approx(8)
-    assert effective_rank(np.outer(rng.normal(size=40), np.ones(60))) == pytest.approx(1)
-    assert effective_rank(np.full((30, 4), 1 / 3, dtype=np.float32)) == 0
-    wide_ND = rng.normal(size=(12, 40))
-    s = np.linalg.svd(wide_ND - wide_ND.mean(axis=0), compute_uv=False)[:-1]
-    p = s**2 / (s**2).sum()
-    assert effective_rank(wide_ND) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
-
-
-def test_figures_over_draws() -> None:
-    draws = [Draw(0.5, 0.9, 3.0), Draw(0.7, 0.7, 5.0)]
-    assert figures_of(draws) == pytest.approx(
-        {"accuracy": 0.6, "accuracy_sd": np.sqrt(0.02), "cosine": 0.8, "rank": 4.0}
-    )
-    assert figures_of(draws[:1]) == {"accuracy": 0.5, "cosine": 0.9, "rank": 3.0}
-    eye_ND = np.eye(4, dtype=np.float32)
-    assert mean_cosine(eye_ND, eye_ND) == 1
-    assert mean_cosine(eye_ND, np.roll(eye_ND, 1, axis=0)) == 0

@@ -5,11 +5,10 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from shards.measures import moments
 from shards.measures.moments import Moments
-from tests.trainers.probes.made import normal, orthonormal_centred
+from tests.shards.measures.made import normal, orthonormal_centred
 
 
 def assert_equal(found: Moments, expected: Moments, rel: float = 1e-12) -> None:
@@ -45,26 +44,6 @@ def test_parts_merge_to_the_whole(parts):
     np.testing.assert_allclose(
         reduce(Moments.merge, states).eigenvalues(), whole.eigenvalues(), rtol=1e-11
     )
-
-
-def _rank(rank: int, folder: str) -> None:
-    """One of two ranks, with unequal shares of the rows: packs, gathers once, merges."""
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    x_ND = normal(1001, 12) + np.linspace(-3, 3, 12)
-    own = torch.from_numpy(Moments.of(x_ND[:300] if rank == 0 else x_ND[300:]).packed())
-    both = [torch.empty_like(own) for _ in range(2)]
-    dist.all_gather(both, own)
-    np.save(f"{folder}/{rank}.npy", Moments.of_packed(torch.stack(both).numpy()).packed())
-    dist.destroy_process_group()
-
-
-def test_ranks_merge_with_one_collective(tmp_path):
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
-    one, other = (np.load(tmp_path / f"{rank}.npy") for rank in range(2))
-    assert one.tobytes() == other.tobytes()
-    whole = Moments.of(normal(1001, 12) + np.linspace(-3, 3, 12))
-    assert_equal(Moments.of_packed(one[None]), whole)
-    assert_equal(Moments.of_packed(whole.packed()[None]), whole, rel=0)
 
 
 def test_a_merge_of_far_apart_parts_keeps_its_digits():

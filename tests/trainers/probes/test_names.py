@@ -10,18 +10,10 @@ import numpy as np
 import pytest
 
 from shards.arms import ARMS, make_arm
-from trainers.probes import PROBES
+from trainers.probes import PROBES, Probe
 from trainers.probes.features import FeatureBank, Stored, unit
-from trainers.probes.names import (
-    METRICS,
-    WORDS,
-    arrow,
-    glossary,
-    main,
-    metric_of,
-    parse,
-    with_glossary,
-)
+from trainers.probes.glossary import TRAINING, WORDS, parse
+from trainers.probes.names import arrow, glossary, main, metric_of, metrics, with_glossary
 from trainers.trial import run_trial
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -64,7 +56,7 @@ def test_every_name_of_every_probe_has_one_entry():
         assert len(set(names)) == len(names)
         for name in names:
             metric = metric_of(name)
-            assert metric is not None, f"{probe} yields {name}: it needs an entry in TABLE"
+            assert metric is not None, f"{probe} yields {name}: its Probe must describe it"
             assert metric.probe == probe, name
 
 
@@ -108,12 +100,12 @@ def test_values_lie_where_the_table_says(result):
         assert low - 1e-6 <= min(numbers), name
         assert max(numbers) <= high + 1e-6, name
         checked.add(text)
-    assert checked >= {metric.range for metric in METRICS if metric.probe in PROBES} - {"real"}
+    assert checked >= {metric.range for metric in metrics() if metric.probe in PROBES} - {"real"}
 
 
 def test_an_entry_is_for_one_probe_and_used():
-    assert {metric.probe for metric in METRICS} == {*PROBES, "curves", "training"}
-    patterns = [metric.pattern for metric in METRICS]
+    assert {metric.probe for metric in metrics()} == {*PROBES, *TRAINING}
+    patterns = [metric.pattern for metric in metrics()]
     assert len(set(patterns)) == len(patterns)
     used = {word for pattern in patterns for word in pattern.split("/") if word in WORDS}
     assert used == set(WORDS)
@@ -150,23 +142,32 @@ def test_a_name_of_ones_own_has_none(name):
     assert arrow(name) == ""
 
 
-def test_two_claims_are_refused(monkeypatch):
-    twice = parse("\na/S | p | u | r | higher\n    one\na/1 | p | u | r | lower\n    two\n")
-    monkeypatch.setattr("trainers.probes.names.METRICS", twice)
-    metric_of.cache_clear()
-    with pytest.raises(ValueError, match="`a/1`: claimed by a/S, a/1"):
+def test_a_registered_probe_brings_its_entries(monkeypatch):
+    """One entry in the table is all; two that match the same name are refused."""
+    text = "a/S | p | r | higher\n    one\na/1 | p | r | lower\n    two\n"
+    monkeypatch.setitem(PROBES, "mine", Probe(lambda bank: iter(()), metrics=text))
+    metric = metric_of("a/2")
+    assert metric is not None
+    assert (metric.probe, metric.meaning) == ("mine", "one")
+    assert "| `a/S` | mine | p | r | ↑ | one |" in glossary()
+    with pytest.raises(ValueError, match="`test/a/1`: matches a/S, a/1"):
         metric_of("test/a/1")
-    assert metric_of("a/2").meaning == "one"
-    metric_of.cache_clear()
+    monkeypatch.undo()
+    assert metric_of("a/2") is None
 
 
 @pytest.mark.parametrize(
-    "table",
-    ["a | p | u | r\n    one", "a | p | u | r | up\n    one", "XX/a | p | u | r | lower\n    one"],
+    "text",
+    [
+        "a | u | r\n    one",
+        "a | u | r | up\n    one",
+        "XX/a | u | r | lower\n    one",
+        "a | u | r | lower\n    one\nb | u | r | lower",
+    ],
 )
-def test_a_wrong_entry_is_named(table):
-    with pytest.raises(ValueError, match="metric `"):
-        parse(table)
+def test_a_wrong_entry_is_named(text):
+    with pytest.raises(ValueError, match="`mine`"):
+        parse("mine", text)
 
 
 def test_the_page_of_metrics_is_current():

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from shards.measures.infonce import uniformity
+from shards.measures.spectrum import effective_rank
 from trainers.inputs import resolve
 from trainers.probes.features import unit
-from trainers.probes.infonce import uniformity
 from trainers.probes.observer import Observer, ridge_accuracy, undisturbed
-from trainers.probes.spectrum import effective_rank
 from trainers.students import build_student
 from trainers.training.wrappers import Classified
 from trainers.trial import run_trial, trial_place

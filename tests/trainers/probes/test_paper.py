@@ -42,14 +42,14 @@ def test_the_papers_figures(features, measured):
 
 def test_at_512_dimensions_the_papers_logarithm_is_told_apart():
     """Its 1e-10 matters in the sixth digit there, so it has a name of its own."""
-    from tests.trainers.probes.made import normal
+    from shards.measures.spectrum import centred_eigenvalues, paper_rank, rank_from_eigenvalues
+    from tests.shards.measures.made import normal
     from trainers.probes.features import unit
-    from trainers.probes.spectrum import centred_eigenvalues, paper_rank, rank_of
 
     x_ND = unit(normal(1500, 512) * np.arange(1, 513) ** 0.5)
     values_D = centred_eigenvalues(x_ND)
     assert paper_rank(values_D) == pytest.approx(paper.effective_rank(x_ND), abs=1e-9)
-    assert 1e-6 < abs(rank_of(values_D) - paper.effective_rank(x_ND)) < 1e-4
+    assert 1e-6 < abs(rank_from_eigenvalues(values_D) - paper.effective_rank(x_ND)) < 1e-4
 
 
 def test_the_last_short_batch_of_train_is_dropped(features):

@@ -113,6 +113,18 @@ def test_a_stronger_arm_gives_a_value_where_there_was_none():
     assert whole["undefined"] == ["test/b"]
 
 
+def bump(monkeypatch, name, **changes):
+    """The next revision of a probe, in the table and in all probes that use it."""
+    changed = {}
+    for other, entry in PROBES.items():
+        new = replace(entry, uses=tuple(changed.get(id(used), used) for used in entry.uses))
+        if other == name:
+            new = replace(new, revision=entry.revision + 1, **changes)
+        changed[id(entry)] = new
+    for other, entry in list(PROBES.items()):
+        monkeypatch.setitem(PROBES, other, changed[id(entry)])
+
+
 def test_versions_are_never_mixed(run, monkeypatch, capsys):
     """A newer version takes the place of all the older gave; a stale file is named, not read."""
     _, place, record = run
@@ -125,8 +137,7 @@ def test_versions_are_never_mixed(run, monkeypatch, capsys):
         yield "linear/paper/accuracy", 0.125
 
     users = {"linear", "robustness", "frequency", "intervals", "truncated"}
-    bumped = replace(PROBES["linear"], run=newer, own=PROBES["linear"].own + 1)
-    monkeypatch.setitem(PROBES, "linear", bumped)
+    bump(monkeypatch, "linear", run=newer)
     found, (line,) = read_probed(place, record)
     assert found == []
     assert f"version {old} of `linear` is stale, this code has {old + 1}" in line
@@ -150,8 +161,7 @@ def test_versions_are_never_mixed(run, monkeypatch, capsys):
 def test_reading_a_stale_trial_says_so(run, bank, done, monkeypatch, capsys):
     folder, _, _ = run
     config, _, _, _ = done
-    newer = replace(PROBES["infonce"], own=PROBES["infonce"].own + 1)
-    monkeypatch.setitem(PROBES, "infonce", newer)
+    bump(monkeypatch, "infonce")
     run_trial(config, bank, str(folder))
     assert "`infonce` was measured by version" in capsys.readouterr().err
 

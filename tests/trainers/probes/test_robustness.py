@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from shards.measures.linear_probe import accuracy
+from shards.measures.spectrum import effective_rank
 from tests.trainers.probes.made import bank_of
 from trainers.probes import run_probes
 from trainers.probes.features import FeatureBank, Floats, Stored, unit
-from trainers.probes.linear import accuracy, classifier
+from trainers.probes.linear import paper_classifier
 from trainers.probes.robustness import half_severity, robustness
-from trainers.probes.spectrum import effective_rank
 
 
 def names_of(bank: FeatureBank) -> dict[str, float]:
@@ -143,7 +144,7 @@ def moved_bank(**fields) -> FeatureBank:
 
 def test_moved_information_comes_back_when_the_probe_or_batchnorm_adapts() -> None:
     bank = moved_bank()
-    assert accuracy(classifier(bank), bank.test_ND, bank.test_labels_N) == 1
+    assert accuracy(paper_classifier(bank), bank.test_ND, bank.test_labels_N) == 1
     found = names_of(bank)
     assert found["noise/pixel/0.1/accuracy"] == 0
     assert found["noise/pixel/0.1/refitted/accuracy"] == 1
@@ -154,9 +155,9 @@ def test_moved_information_comes_back_when_the_probe_or_batchnorm_adapts() -> No
 
 def test_adapting_leaves_the_clean_classifier_alone() -> None:
     bank = moved_bank()
-    before = classifier(bank)
+    before = paper_classifier(bank)
     _ = names_of(bank)
-    assert classifier(bank) is before
+    assert paper_classifier(bank) is before
 
 
 def test_without_batchnorm_or_train_images_there_is_nothing_to_adapt(features) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.trainers.probes.made import bank_of, normal, rotation
+from tests.shards.measures.made import normal, rotation
+from tests.trainers.probes.made import bank_of
 from trainers.probes import PROBES, run_probes
 from trainers.probes.features import Stored, unit
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainers.probes.made import normal, rotation
-from trainers.probes.truncated import dims, truncated_accuracies
+from shards.measures.truncated import dims, truncated_accuracies
+from tests.shards.measures.made import normal, rotation
 
 
 def two_classes(n: int, component: int, seed: int = 0):

@@ -1,0 +1,96 @@
+"""Weighted k-nearest-neighbour classification: no parameters to fit, no scale, no optimiser.
+
+    score of class c = sum over the k nearest train samples i of class c of exp(cos_i / 0.07)
+
+k = 20. Source: Wu et al., "Unsupervised feature learning via non-parametric instance
+discrimination", CVPR 2018; the protocol of DINO (Caron et al., ICCV 2021).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Labels = NDArray[np.int64]
+
+K, TEMPERATURE = 20, 0.07
+ENTRIES = 1 << 24  # cosines held at a time: 64 MiB of float32
+
+
+def _directions(x_ND: NDArray[Any], centre_D: NDArray[Any] | float) -> Tensor:
+    """Rows minus `centre_D`, divided by their norm, float32; a row that equals it stays 0."""
+    rows_ND = torch.from_numpy(np.asarray(x_ND - centre_D, dtype=np.float32))  # pyright: ignore[reportUnknownMemberType]
+    return torch.nn.functional.normalize(rows_ND, dim=1)
+
+
+def _nearest(cosine_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns; of equal values those with the lowest column.
+
+    `topk` may return any of equal values, and which ones depends on the device. Rows where the k-th
+    and the next value are equal are therefore sorted by a stable sort, which is slower.
+    """
+    count = cosine_BN.shape[1]
+    more_BK, at_BK = cosine_BN.topk(min(k + 1, count), dim=1)
+    near_BK, at_BK = more_BK[:, :k], at_BK[:, :k]
+    if count > k:
+        tied = torch.nonzero(more_BK[:, k - 1] == more_BK[:, k])[:, 0]
+        step = max(1, ENTRIES // (8 * count))
+        for start in range(0, len(tied), step):
+            rows = tied[start : start + step]
+            order_BN = cosine_BN[rows].sort(dim=1, descending=True, stable=True).indices
+            at_BK[rows] = order_BN[:, :k]
+    return near_BK, at_BK
+
+
+def neighbour_labels(
+    train_ND: NDArray[Any],
+    train_labels_N: Labels,
+    test_ND: NDArray[Any],
+    k: int = K,
+    temperature: float = TEMPERATURE,
+    centre_D: NDArray[Any] | None = None,
+) -> Labels:
+    """Predicted class of each test row, int64 (N,); the smallest of classes with equal scores.
+
+    Cosines are float32, about `centre_D` (the origin unless given). Of train samples equally near
+    the first counts; with k above their number all of train votes. At most ENTRIES cosines are held
+    at a time.
+    Raises: ValueError for k < 1, temperature <= 0, no train sample, NaN, widths that differ.
+    """
+    _check(train_ND, train_labels_N, test_ND, k, temperature)
+    centre: Any = 0.0 if centre_D is None else centre_D
+    train, test = _directions(train_ND, centre), _directions(test_ND, centre)
+    labels_N = torch.from_numpy(train_labels_N)  # pyright: ignore[reportUnknownMemberType]
+    k, classes = min(k, len(train)), int(train_labels_N.max()) + 1
+    found = [np.zeros(0, dtype=np.int64)]
+    step = max(1, ENTRIES // len(train))
+    for start in range(0, len(test), step):
+        part_BD = test[start : start + step]
+        near_BK, at_BK = _nearest(part_BD @ train.T, k)
+        near_BK = near_BK.double()
+        # Relative to the nearest, so that no temperature makes the exponential overflow.
+        vote_BK = ((near_BK - near_BK.amax(dim=1, keepdim=True)) / temperature).exp()
+        score_BC = vote_BK.new_zeros((len(part_BD), classes))
+        score_BC.scatter_add_(1, labels_N[at_BK], vote_BK)
+        found.append(score_BC.argmax(dim=1).numpy())
+    return np.concatenate(found)
+
+
+def _check(
+    train_ND: NDArray[Any], labels_N: Labels, test_ND: NDArray[Any], k: int, temperature: float
+) -> None:
+    if k < 1 or not temperature > 0:
+        raise ValueError(f"k must be >= 1 and temperature > 0; got {k} and {temperature}")
+    if train_ND.ndim != 2 or test_ND.ndim != 2 or train_ND.shape[1] != test_ND.shape[1]:
+        shapes = f"{train_ND.shape} and {test_ND.shape}"
+        raise ValueError(f"train and test must be (N, D) with one D; got {shapes}")
+    if not len(train_ND) or labels_N.shape != (len(train_ND),):
+        raise ValueError(f"train has {len(train_ND)} rows and labels of shape {labels_N.shape}")
+    for name, x_ND in (("train", train_ND), ("test", test_ND)):
+        if not np.isfinite(x_ND).all():
+            bad = int(np.argmin(np.isfinite(x_ND).all(axis=1)))
+            raise ValueError(f"{name} embedding {bad} has NaN or infinity")

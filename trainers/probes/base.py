@@ -1,0 +1,40 @@
+"""Probe: one entry of the table of measurements, with everything that is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from trainers.probes.features import FeatureBank
+
+Value = float | list[float]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A measurement that is taken from a FeatureBank, of a student and of its teacher alike.
+
+    run: yields (name, value); a number becomes a metric, a list an array of the trial's result.
+    revision: goes up whenever a value that `run` itself computes would change.
+    uses: probes whose arithmetic this one calls.
+    default: whether a trial that names no probes is measured by it. Changing this changes the
+        identity of every trial that names none.
+    metrics: what it yields, for the glossary, in two lines a metric (`trainers.probes.glossary`):
+
+        NAME | UNIT | RANGE | higher, lower or neither is better
+            what it is, in one line
+    """
+
+    run: Callable[[FeatureBank], Iterator[tuple[str, Value]]]
+    revision: int = 1
+    uses: tuple[Probe, ...] = ()
+    default: bool = False
+    metrics: str = ""
+
+    @property
+    def version(self) -> int:
+        """Its revision plus the versions of all probes it uses: goes up when any of them does.
+
+        Values of different versions are never compared or mixed.
+        """
+        return self.revision + sum(probe.version for probe in self.uses)
