@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import runpy
 from pathlib import Path
@@ -74,6 +76,15 @@ def test_modules_exist(page: Path) -> None:
         file = place / "__init__.py" if place.is_dir() else place
         known = not parts or re.search(rf"\b{parts[0]}\b", file.read_text())
         assert known, f"{name(page)}: no `{dotted}`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_imports_work(page: Path) -> None:
+    pattern = rf"^from ((?:{'|'.join(PACKAGES)})[\w.]*) import (\w+)$"
+    for module, attribute in re.findall(pattern, page.read_text(), flags=re.MULTILINE):
+        assert hasattr(importlib.import_module(module), attribute) or importlib.util.find_spec(
+            f"{module}.{attribute}"
+        ), f"{name(page)}: {module} has no {attribute}"
 
 
 def test_readme_is_short() -> None:
