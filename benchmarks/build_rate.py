@@ -23,7 +23,7 @@ from PIL import Image
 
 from shards.build import build
 from shards.building.request import Request
-from shards.support.threads import one_core_each
+from shards.support.threads import single_core_map
 from shards.teachers import Precision, open_teacher
 from shards.teachers.preprocess import CPU_BATCH
 
@@ -51,7 +51,7 @@ def alone(device: str, precision: Precision, batches: int, batch: int) -> float:
         teacher.embed(inputs)
 
     one(0)
-    with one_core_each(device) as each:
+    with single_core_map(device) as each:
         start = time.perf_counter()
         list(each(one, range(batches)))
         if device != "cpu":

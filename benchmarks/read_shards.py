@@ -21,7 +21,8 @@ import numpy as np
 import torch
 import webdataset
 
-from shards.bank.manifest import DatasetRecord, Plan, TeacherRecord, pack
+from shards.bank.manifest import DatasetRecord, Plan, TeacherRecord
+from shards.bank.members import pack
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from shards.bank.writer import BankWriter

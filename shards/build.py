@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -39,7 +39,7 @@ from shards.support import lock, storage
 from shards.support.command import CommandParser, command, make_parser
 from shards.support.progress import Progress
 from shards.support.schema import validated
-from shards.support.threads import check_device
+from shards.support.threads import check_device, prefetch
 from shards.teachers import Precision
 from shards.teachers.prompts import load_templates
 
@@ -132,17 +132,16 @@ def _compute(request: Request, place: Computes, writer: BankWriter) -> dict[str,
 
 
 def _publish(shards: Iterator[tuple[Task, bytes]], writer: BankWriter, bar: Progress) -> None:
-    """Each shard is written while the next is computed."""
+    """Write each shard while the next one is computed."""
+
+    def publish(item: tuple[Task, bytes]) -> Task:
+        task, data = item
+        writer.publish(task.split, task.index, task.stop - task.start, data)
+        return task
+
     with ThreadPoolExecutor(1) as pool:
-        behind: Future[None] | None = None
-        for task, data in shards:
-            if behind:
-                behind.result()
-            samples = task.stop - task.start
-            behind = pool.submit(writer.publish, task.split, task.index, samples, data)
+        for task in prefetch(pool, publish, shards, depth=1):
             bar.note = f"{task.split} shard {task.index}"
-        if behind:
-            behind.result()
 
 
 def _created(device: str, seconds: float) -> dict[str, str]:

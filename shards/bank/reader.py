@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
-from shards.bank.manifest import (
-    FORMAT,
-    MANIFEST,
-    Manifest,
-    Plan,
-    ShardRecord,
-    keys_sha256,
-    unpack,
-)
+from shards.bank.manifest import FORMAT, MANIFEST, Manifest, Plan, ShardRecord
+from shards.bank.members import keys_sha256, unpack
 from shards.support import cache, storage
-from shards.support.threads import single_cores
+from shards.support.threads import prefetch, single_core_pool
 
-AHEAD = 3  # shards read at once
+AHEAD = 3  # shards read at once: their latency and sha256 overlap with the caller's work
 PIECE = 1 << 18  # numbers whose norms are taken at once
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -196,22 +185,12 @@ def _lengths(embedding_NVD: np.ndarray) -> np.ndarray:
 def iter_shards(location: str, manifest: Manifest, split: str) -> Iterator[Shard]:
     """The shards of a split in order. Raises: ValueError also for a key that comes twice."""
     unique = UniqueKeys(location, manifest, split)
-    for shard in ahead(lambda record: load_shard(location, manifest, record), unique.records):
-        unique.add(shard.record, shard.keys)
-        yield shard
+    with single_core_pool(AHEAD) as pool:
+        load = partial(load_shard, location, manifest)
+        for shard in prefetch(pool, load, unique.records, AHEAD):
+            unique.add(shard.record, shard.keys)
+            yield shard
     unique.finish()
-
-
-def ahead(load: Callable[[S], T], places: list[S]) -> Iterator[T]:
-    """In order, a few at a time: an object store's latency and sha256 both run beside the rest."""
-    with single_cores(AHEAD) as pool:
-        flying: deque[Future[T]] = deque()
-        for place in places:
-            flying.append(pool.submit(load, place))
-            if len(flying) > AHEAD:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
 
 
 class UniqueKeys:

@@ -35,7 +35,7 @@ def rows(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _parse(group: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    from shards.bank.manifest import MEMBER, parse_keys, parse_npy
+    from shards.bank.members import MEMBER, parse_keys, parse_npy
 
     place = f"{group.get('__url__', 'shard')}: {group['__key__']}"
     members = {name: data for name, data in group.items() if not name.startswith("__")}

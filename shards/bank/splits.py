@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from shards.bank.manifest import DTYPES, ArmRecord, Manifest, ShardRecord, arm_record
+from shards.bank.manifest import ArmRecord, Manifest, ShardRecord, arm_record
+from shards.bank.members import DTYPES
 from shards.bank.reader import (
+    AHEAD,
     UniqueKeys,
-    ahead,
     check_data,
     claim_of,
     column_shapes,
@@ -23,6 +24,7 @@ from shards.bank.reader import (
 )
 from shards.bank.stream import Files, Located, StreamedColumn, locate
 from shards.support import cache, storage
+from shards.support.threads import prefetch, single_core_pool
 
 Column = np.ndarray | StreamedColumn
 
@@ -105,8 +107,10 @@ def load_splits(
         return shard.keys
 
     tasks = list(zip(unique.records, firsts.tolist()[:-1], strict=True))
-    for record, keys in zip(unique.records, ahead(fill, tasks), strict=True):
-        unique.add(record, keys)
+    with single_core_pool(AHEAD) as pool:
+        filled = prefetch(pool, fill, tasks, AHEAD)
+        for record, keys in zip(unique.records, filled, strict=True):
+            unique.add(record, keys)
     keys = unique.finish()
     return {
         arm: Split(

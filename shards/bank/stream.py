@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.bank.manifest import HEADER, members, parse_header, parse_keys
+from shards.bank.members import HEADER, members, parse_header, parse_keys
 from shards.support.retry import retried
 
 OPEN_FILES = 64

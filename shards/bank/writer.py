@@ -8,16 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from shards.bank.manifest import (
-    MANIFEST,
-    PLAN,
-    Manifest,
-    Packed,
-    Plan,
-    ShardRecord,
-    keys_sha256,
-    unpack,
-)
+from shards.bank.manifest import MANIFEST, PLAN, Manifest, Packed, Plan, ShardRecord
+from shards.bank.members import keys_sha256, unpack
 from shards.support import storage
 
 LOG = "shards.json"

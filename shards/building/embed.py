@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from shards.arms import Arm, make_arm
-from shards.bank.manifest import Packed, Plan, pack
+from shards.bank.manifest import Packed, Plan
+from shards.bank.members import pack
 from shards.building.request import Request, embedded, images_at_once, make_plan
 from shards.building.stopwatch import Stopwatch
 from shards.datasets import open_dataset
 from shards.datasets.base import Block
-from shards.support.threads import check_device, one_core_each
+from shards.support.threads import check_device, prefetch, single_core_map
 from shards.teachers import Precision, Teacher, open_teacher
 from shards.teachers.precision import choose_precision
 from shards.teachers.prompts import class_embeddings, pack_floats
@@ -136,7 +137,7 @@ class Embedder:
             found_CD = class_embeddings(teacher, classes, templates)
             return Packed.model_validate(pack_floats(found_CD))
 
-        with one_core_each(self.device) as each:
+        with single_core_map(self.device) as each:
             return tuple(each(one, self.teachers))
 
     def read(self, task: Task) -> Block:
@@ -147,16 +148,10 @@ class Embedder:
 
         `tick` hears of images that went through a teacher.
         """
-        with one_core_each(self.device) as each, ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self.read, task) for task in todo[:1]]
-            for task, following in zip(todo, [*todo[1:], None], strict=True):
-                block = ahead.pop().result()
-                if following:
-                    ahead.append(reader.submit(self.read, following))
-                yield (
-                    task,
-                    pack(task.index, self.columns(task.split, block, each, tick), block.keys),
-                )
+        with single_core_map(self.device) as each, ThreadPoolExecutor(1) as reader:
+            for task, block in zip(todo, prefetch(reader, self.read, todo, depth=1), strict=True):
+                columns = self.columns(task.split, block, each, tick)
+                yield task, pack(task.index, columns, block.keys)
 
     def columns(self, split: str, block: Block, each: Map, tick: Tick) -> Columns:
         """Raises: ValueError naming sample and arm where an embedding is not finite or is 0."""
@@ -224,7 +219,7 @@ class Embedder:
         self, todo: list[CorruptView], tick: Tick
     ) -> Iterator[tuple[CorruptView, Columns]]:
         """Views with `embedding.I` of each teacher, as a shard would hold it: float16 (N, D)."""
-        with one_core_each(self.device) as each:
+        with single_core_map(self.device) as each:
             for item in todo:
                 parts = [self._corrupt(block, item, each, tick) for block in self._test_blocks]
                 names = [f"embedding.{i}" for i in range(len(self.teachers))]

@@ -20,7 +20,7 @@ from shards.bank.manifest import ArmRecord, Plan
 from shards.building.request import Request
 from shards.support import storage
 from shards.support.progress import clock
-from shards.support.threads import check_device, one_core_each
+from shards.support.threads import check_device, single_core_map
 from shards.teachers import Precision, Teacher, embedding_dim, input_size, open_teacher, untrained
 from shards.teachers.precision import LEAST_SPEEDUP, matmul_speedup
 from shards.teachers.preprocess import CPU_BATCH
@@ -144,7 +144,7 @@ def teacher_seconds(
         return len(teacher.embed(teacher.preprocess(images_BCHW)).cpu())
 
     one(0)
-    with one_core_each(device) as each:
+    with single_core_map(device) as each:
         start, done = time.perf_counter(), 0
         while time.perf_counter() - start < seconds or not done:
             done += sum(each(one, _round(device)))

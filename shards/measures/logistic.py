@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from shards.measures.newton import Descent, Rows
-from shards.support.threads import one_core_each
+from shards.support.threads import single_core_map
 
 TOL = 1e-7
 STEPS = 200  # Newton steps at most
@@ -87,10 +87,10 @@ def _check(x_ND: Tensor, labels_N: Tensor, classes: int) -> None:
 
 @contextlib.contextmanager
 def _one_core(device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`one_core_each`, with this thread on one core too: nothing depends on how many there are."""
-    with torch.no_grad(), one_core_each(str(device)) as each:
+    """`single_core_map`, with this thread on one core too, so that no result depends on cores."""
+    with torch.no_grad(), single_core_map(str(device)) as each:
         if device.type == "cpu":
-            torch.set_num_threads(1)  # one_core_each puts it back
+            torch.set_num_threads(1)  # single_core_map puts it back
         yield each
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from shards.support.threads import one_core_each, single_cores
+from shards.support.threads import single_core_map, single_core_pool
 from shards.teachers import Precision, Teacher, open_teacher
 
 LEAST_COSINE = 0.9999  # to fp32, for every image of the calibration
@@ -50,7 +50,7 @@ def choose_precision(spec: str, device: str, images_BCHW: torch.Tensor) -> Choic
 
 def matmul_speedup() -> float:
     """How many times as fast as float32 a core of this CPU multiplies matrices in bfloat16."""
-    with single_cores(1) as pool:
+    with single_core_pool(1) as pool:
         slow, fast = pool.map(_matmul_seconds, (torch.float32, torch.bfloat16))
     return slow / fast
 
@@ -81,7 +81,7 @@ def _measure(teacher: Teacher, inputs: torch.Tensor, device: str) -> tuple[torch
         return clock() - start
 
     found_BD = teacher.embed(inputs).double().cpu()
-    with one_core_each(device) as each:
+    with single_core_map(device) as each:
         workers = torch.get_num_threads() if on_cpu else 1
         start, rounds = time.perf_counter(), []
         while time.perf_counter() - start < SECONDS or not rounds:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from shards.bank.manifest import Manifest, keys_sha256, pack, unpack
+from shards.bank.manifest import Manifest
+from shards.bank.members import keys_sha256, pack, unpack
 from shards.build import build
 from shards.building.request import Request
 from shards.verify import verify

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from shards.arms import Arm, view_of, view_offsets
 from shards.bank.splits import Column, Split
 from shards.bank.stream import StreamedColumn
 from shards.support.rng import hash64
+from shards.support.threads import prefetch
 from shards.teachers.preprocess import Preprocess
 from trainers.objectives.targets import Target
 
@@ -107,10 +107,4 @@ class Data:
             yield from map(make, parts)
             return
         with ThreadPoolExecutor(1) as pool:
-            flying: deque[Future[Any]] = deque()
-            for part in parts:
-                flying.append(pool.submit(make, part))
-                if len(flying) > AHEAD:
-                    yield flying.popleft().result()
-            while flying:
-                yield flying.popleft().result()
+            yield from prefetch(pool, make, parts, AHEAD)

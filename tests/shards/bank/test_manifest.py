@@ -13,7 +13,8 @@ import pytest
 
 from shards import build
 from shards.arms import make_arm
-from shards.bank.manifest import Manifest, keys_sha256, unpack
+from shards.bank.manifest import Manifest
+from shards.bank.members import keys_sha256, unpack
 from shards.bank.reader import load_manifest, load_shard, parse_manifest
 from shards.bank.splits import load_splits
 from shards.datasets import open_dataset

@@ -13,7 +13,8 @@ import pytest
 import webdataset
 
 import shards
-from shards.bank.manifest import Manifest, pack
+from shards.bank.manifest import Manifest
+from shards.bank.members import pack
 from shards.bank.reader import iter_shards, load_manifest
 
 

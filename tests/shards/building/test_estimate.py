@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.bank.manifest import pack
+from shards.bank.members import pack
 from shards.bank.reader import load_manifest
 from shards.build import build, main
 from shards.building.estimate import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.arms import make_arm
-from shards.bank.manifest import pack
+from shards.bank.members import pack
 from shards.bank.reader import column_shapes, load_manifest
 from shards.bank.stream import StreamedColumn
 from shards.bank.writer import BankWriter
