@@ -1,12 +1,13 @@
-"""A whole sweep: banks, trials, measurements, tracking, table, report.
+"""Run a sweep: build its banks, train and measure its trials, write a table and a report.
 
-    python -m sweep.run --grid demo                      # minutes, no network, nothing to fetch
-    python -m sweep.run --grid full --dry-run            # what it would run, cost and download
-    python -m sweep.run --grid mine.yaml --set epochs=10 --seeds 5 --out runs/mine
+    python -m sweep.run --grid demo                     # 18 trials in minutes; downloads nothing
+    python -m sweep.run --grid full --dry-run           # what it would run, take and download
+    python -m sweep.run --grid mine.yaml --seeds 5 --set epochs=10 --out runs/mine
     python -m sweep.run --grid full --address auto --store s3://bucket/sweep --gpus-per-trial 1
 
-The same command again resumes: banks and trials that are finished are not computed again, an
-interrupted trial goes on from its newest checkpoint, a failed one is tried again.
+Run the same command again to resume: finished banks and trials are kept, an interrupted trial
+continues from its newest checkpoint, and a failed one is retried. A value added to the grid runs
+only what is new.
 """
 
 from __future__ import annotations
@@ -14,182 +15,234 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.lock import exclusive
-from shards.support.progress import Progress
-from sweep.journal import Journal
-from sweep.journal.tracking import Tracker, default_uri, quiet
-from sweep.planning.banks import BankJob, build_bank, plan_banks
-from sweep.planning.costs import check_room, guess
-from sweep.planning.dry_run import show
-from sweep.planning.grid import expand, load_grid, override
-from sweep.planning.plan import describe, downloads
-from sweep.planning.sizes import trial_weight
-from sweep.running.watch import Watch
-from trainers.config.schema import TrialConfig
+from sweep.environment import set_defaults
+from sweep.grids import summaries
+
+if TYPE_CHECKING:  # it needs torch: see `main`
+    from trainers.config.schema import TrialConfig
+
+GRID_FILE = """\
+a grid file of your own:
+  name: mine                    # of the run folder and the MLflow experiment
+  fixed:                        # fields that all trials share
+    dataset: folder:photos      # photos/train/CLASS/*.jpg and photos/test/CLASS/*.jpg
+    teacher: open_clip:ViT-B-32:openai
+    epochs: 30
+  axes:                         # every combination of these values is a trial
+    student: [width:1, width:2]
+    arm: [clean, noise:0.1]
+  seeds: 3                      # each with seeds 0, 1 and 2; or a list: [42, 123, 456]
+  exclude:                      # leave out combinations that match every field of an entry
+    - {student: width:1, arm: noise:0.1}
+  parts:                        # several sets of combinations; each adds to, or replaces, the above
+    - axes: {objective: [cosine, infonce]}
+    - fixed: {objective: none}
+
+docs/configuration.md lists every field. --dry-run checks a grid without running it.
+"""
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = make_parser("sweep.run", __doc__)
-    parser.add_argument("--grid", required=True, metavar="NAME|FILE", help="demo, paper, full, ...")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings"
+    """The options of the command. Bad ones, and `--help`, end the process."""
+    parser = make_parser("sweep.run", __doc__, _grids_help())
+
+    what = parser.add_argument_group("what to run")
+    what.add_argument(
+        "--grid", required=True, metavar="NAME|FILE", help="one of the grids below, or a YAML file"
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1")
-    parser.add_argument("--out", metavar="DIR", help="run folder (default runs/NAME)")
-    parser.add_argument("--store", metavar="DIR-OR-URL", help="shards and trials (default: --out)")
-    parser.add_argument(
-        "--teacher-robustness",
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="settings",
+        help="fix a field of every trial, in place of its axis if it has one; may be repeated",
+    )
+    what.add_argument(
+        "--seeds", type=int, metavar="N", help="run every combination with seeds 0 to N-1"
+    )
+    what.add_argument(
+        "--dry-run",
         action="store_true",
-        help="banks built here hold the teacher's figures under the test arms instead of its "
-        "embeddings: much smaller where there are many",
+        help="list trials, banks, downloads, disk space and time, and run nothing",
     )
-    parser.add_argument("--dry-run", action="store_true", help="resolve and estimate, run nothing")
-    parser.add_argument("--json", action="store_true", help="with --dry-run, or the final table")
-    parser.add_argument("--address", help="of a running Ray, e.g. auto (default: start one here)")
-    parser.add_argument("--cpus", type=int, metavar="N", help="of this machine to use")
-    parser.add_argument("--gpus-per-trial", type=float, metavar="F")
-    parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time")
-    parser.add_argument(
+
+    where = parser.add_argument_group("where results go")
+    where.add_argument(
+        "--out", metavar="DIR", help="folder of journal and report (default: runs/NAME of the grid)"
+    )
+    where.add_argument(
+        "--store",
+        metavar="DIR-OR-URL",
+        help="folder or URL of banks, trial results and checkpoints (default: the --out folder); "
+        "a cluster needs one that every node can reach",
+    )
+    where.add_argument(
+        "--tracking-uri", metavar="URI", help="of MLflow (default: mlflow.db in the --out folder)"
+    )
+    where.add_argument(
+        "--json", action="store_true", help="print the table, or the dry run, as JSON"
+    )
+
+    how = parser.add_argument_group("what it may use")
+    how.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster, e.g. auto (default: start Ray on this machine)",
+    )
+    how.add_argument(
+        "--cpus", type=_at_least(1), metavar="N", help="CPU cores of this machine (default: all)"
+    )
+    how.add_argument(
+        "--gpus-per-trial",
+        type=_at_least(0.0),
+        metavar="F",
+        help="GPUs of each rank of a trial, e.g. 0.5 to run two trials on one GPU "
+        "(default: 1 where there are GPUs)",
+    )
+    how.add_argument(
+        "--max-concurrent",
+        type=_at_least(1),
+        metavar="N",
+        help="run at most so many trials at a time (default: as many as there is room for)",
+    )
+    how.add_argument(
         "--reading",
         default="auto",
         choices=("auto", "resident", "streaming"),
-        help="keep shards in memory or read them as needed; results are the same",
+        help="whether trials keep a bank in memory or read it as needed; results are the same",
     )
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: OUT/mlflow.db)")
-    options = parser.parse_args(argv)
-    for name in ("cpus", "max_concurrent"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: {value}; at least 1")
-    if options.gpus_per_trial is not None and not options.gpus_per_trial >= 0:
-        raise ValueError(f"--gpus-per-trial: {options.gpus_per_trial}; 0 or more")
-    return options
-
-
-def build_banks(jobs: list[BankJob], options: argparse.Namespace) -> None:
-    """Each bank in a process of its own, which gives its memory back; or on the cluster."""
-    for job in jobs:
-        if options.address:
-            from shards.building.ray_workers import spread
-
-            print(f"building {job.location} on the cluster", file=sys.stderr)
-            asked = options.gpus_per_trial
-            device = None if asked is None else "cuda" if asked else "cpu"
-            spread(job.request, job.location, device=device)
-            continue
-        code = build_bank(job)
-        if code > 0:
-            raise SystemExit(code)  # the build has said what is wrong
-        if code:
-            raise ValueError(f"the build of {job.location} was ended by signal {-code}")
-
-
-def run_trials(
-    trials: list[TrialConfig], options: argparse.Namespace, folder: Path, store: str
-) -> dict[str, str]:
-    """Run what is not finished yet; {trial: error} of those that failed."""
-    journal = Journal(folder)
-    uri = options.tracking_uri or default_uri(folder)
-    tracker = Tracker(folder, folder.resolve().name, uri)
-    watch = Watch(journal, trials, store)
-    try:
-        left = [config for config in trials if not watch.adopt(config)]
-        tracker.start()
-        if left:
-            _schedule(left, options, folder, store, watch)
-    finally:
-        journal.close()
-    for config in left:
-        if config.identity not in watch.ended:
-            watch.failed[config.identity] = "ended without a result; the same command tries again"
-    if not tracker.finish(status="FAILED" if watch.failed else "FINISHED"):
-        print(
-            f"warning: MLflow at {uri} has not taken everything ({tracker.error or 'too slow'}); "
-            "nothing is lost, the same command uploads the rest",
-            file=sys.stderr,
-        )
-    return watch.failed
-
-
-def _schedule(
-    left: list[TrialConfig], options: argparse.Namespace, folder: Path, store: str, watch: Watch
-) -> None:
-    """Banks first, then the trials, the heaviest first so that the last ones are short."""
-    from sweep.running.schedule import Job, Resources, check_fits, connected, run_jobs
-
-    resources = Resources(
-        options.address,
-        options.cpus,
-        options.gpus_per_trial,
-        options.max_concurrent,
-        options.reading,
+    how.add_argument(
+        "--teacher-robustness",
+        action="store_true",
+        help="new banks hold the teacher's accuracy and rank under the test arms in place of its "
+        "embeddings, which takes much less space where there are many test arms",
     )
-    check_fits(left, resources)
-    places, banks = plan_banks(left, store, options.teacher_robustness)
-    if not options.address:
-        build_banks(banks, options)
-    bar = Progress("trials", watch.total())
-    bar.resume_at(watch.done())
-    bar.note = watch.note() + ("" if options.address else guess(left, resources.local_cpus()))
-    with bar, connected(resources, folder):
-        watch.bar = bar
-        if options.address:
-            build_banks(banks, options)
-        jobs = [Job(c, places[c.identity]) for c in sorted(left, key=trial_weight, reverse=True)]
-        run_jobs(jobs, store, folder, resources, watch)
+    return parser.parse_args(argv)
+
+
+def _grids_help() -> str:
+    lines = ["grids that come with the project:"]
+    for name, summary in summaries().items():
+        first, *rest = textwrap.wrap(summary, 68)
+        lines += [f"  {name:<10}{first}", *(" " * 12 + line for line in rest)]
+    return "\n".join([*lines, "", GRID_FILE])
+
+
+def _at_least(least: float) -> Callable[[str], float]:
+    """An option's type: numbers of the type of `least`, and not below it."""
+
+    def convert(text: str) -> float:
+        try:
+            value = type(least)(text)
+        except ValueError:
+            value = float("nan")
+        if not value >= least:
+            kind = "a whole number" if isinstance(least, int) else "a number"
+            raise argparse.ArgumentTypeError(f"{text}; expected {kind}, at least {least:g}")
+        return value
+
+    return convert
 
 
 @command
 def main(argv: list[str]) -> int:
-    quiet()
     options = parse_arguments(argv)
+    # The modules imported below need torch, and those that run trials Ray and MLflow as well.
+    # That takes seconds, which `--help` and a misspelt option should not wait for.
+    set_defaults()
+    from sweep.planning.expand import expand
+    from sweep.planning.grid import load_grid, override
+
     grid = override(load_grid(options.grid), options.settings, options.seeds)
     trials = expand(grid)
     folder = Path(options.out or f"runs/{grid.name}")
     store = options.store or str(folder.resolve())
     storage.scheme_of(store)
     if options.dry_run:
-        plan = describe(trials, store, options.teacher_robustness)
-        print(json.dumps(plan, indent=1)) if options.json else show(plan, Console())
+        _show_plan(trials, store, options)
         return 0
     with exclusive(str(folder), "sweep"):
-        for line in downloads(trials):
-            print(f"to download: {line}", file=sys.stderr)
-        check_room(trials, store, options.teacher_robustness)
-        failed = run_trials(trials, options, folder, store)
-    return _finish(folder, options, failed)
-
-
-def _finish(folder: Path, options: argparse.Namespace, failed: dict[str, str]) -> int:
-    """The table, the report, where to look; 1 when a trial failed."""
-    from sweep.reporting.page import write_report
-    from sweep.reporting.summary import as_plain, read_run, table
-
-    run = read_run(folder)
-    if records := run.records:
-        report = write_report(folder)
-        if options.json:
-            print(json.dumps(as_plain(records)))
-        else:
-            Console().print(table(records), soft_wrap=True)
-        for note in run.notes:
-            print(f"note:    {note}", file=sys.stderr)
-        print(f"report:  {report}", file=sys.stderr)
-    uri = options.tracking_uri or default_uri(folder)
-    print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
+        failed = _run(trials, folder, store, options)
+        _show_results(folder, options.json)
+    print(f"compare: {mlflow_command(_tracking_uri(folder, options))}", file=sys.stderr)
     for trial, error in failed.items():
         print(f"failed:  trial {trial}: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
+def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from sweep.planning.dry_run import show
+    from sweep.planning.plan import describe
+
+    plan = describe(trials, store, options.teacher_robustness)
+    if options.json:
+        print(json.dumps(plan, indent=1))
+    else:
+        show(plan, Console())
+
+
+def _run(
+    trials: list[TrialConfig], folder: Path, store: str, options: argparse.Namespace
+) -> dict[str, str]:
+    """{trial identity: error} of the trials that failed."""
+    from sweep.planning.costs import check_room
+    from sweep.planning.plan import downloads
+    from sweep.running.driver import Sweep, run_sweep
+    from sweep.running.resources import Resources
+
+    for line in downloads(trials):
+        print(f"to download: {line}", file=sys.stderr)
+    check_room(trials, store, options.teacher_robustness)
+    resources = Resources(
+        address=options.address,
+        cpus=options.cpus,
+        gpus_per_trial=options.gpus_per_trial,
+        concurrent=options.max_concurrent,
+        reading=options.reading,
+    )
+    uri = _tracking_uri(folder, options)
+    return run_sweep(Sweep(folder, store, resources, uri, options.teacher_robustness), trials)
+
+
+def _show_results(folder: Path, as_json: bool) -> None:
+    """Print the table and write the report of all results that the run has."""
+    from rich.console import Console
+
+    from sweep.reporting.page import write_report
+    from sweep.reporting.summary import as_plain, read_run, table
+
+    run = read_run(folder)
+    if not run.records:
+        return
+    report = write_report(folder)
+    if as_json:
+        print(json.dumps(as_plain(run.records)))
+    else:
+        Console().print(table(run.records), soft_wrap=True)
+    for note in run.notes:
+        print(f"note:    {note}", file=sys.stderr)
+    print(f"report:  {report}", file=sys.stderr)
+
+
+def _tracking_uri(folder: Path, options: argparse.Namespace) -> str:
+    from sweep.journal.tracking import default_uri
+
+    return options.tracking_uri or default_uri(folder)
+
+
 def mlflow_command(uri: str) -> str:
-    """The one command that opens the MLflow UI of this sweep."""
+    """The command that opens the MLflow UI of this sweep."""
     if uri.startswith("http"):
         return f"open {uri}"
     beside = Path(sys.executable).parent / "mlflow"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,19 +21,6 @@ from sweep.journal import NAME, read_events
 TRIAL, SWEEP, FOLDER, ERROR = "sweep.trial", "sweep.id", "sweep.folder", "sweep.error"
 PARENT = "mlflow.parentRunId"
 BATCH = 900
-
-
-def quiet() -> None:
-    """Telemetry off, and no retries that would hold a caller for minutes."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "DO_NOT_TRACK": "1",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 def default_uri(folder: Path) -> str:

@@ -1,8 +1,8 @@
-"""Ray Tune: trials become Tune trials; a cluster becomes one machine.
+"""Trials on Ray Tune, which decides where and when each runs.
 
-Tune decides where and when a trial runs and starts it again when its process or node dies. What
-has been computed is never taken from Tune: a trial finds its own checkpoints and results under
-the store, by its identity.
+Tune also starts a trial again when its process or node dies. It is not trusted with progress: a
+trial finds its own checkpoints and results in the store, by its identity, so that nothing depends
+on Tune's snapshots, and a sweep can be continued without them.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 
 from shards.building import ray_workers
-from sweep.journal.tracking import quiet
+from sweep.environment import set_defaults
+from sweep.running.resources import Resources, bundle
 from trainers.config.schema import TrialConfig, make_config
-from trainers.engines import ENGINES, check_engine
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
 from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial
 
-Tell = Callable[[str, str, dict[str, Any]], None]
-SETTINGS = {
+OnEvent = Callable[[str, str, dict[str, Any]], None]  # (trial identity, kind, values)
+TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record: no CSV, JSON, ...
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # or `fit` swallows Ctrl-C and returns as if all were well
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # or `fit` swallows Ctrl-C and returns as if finished
     "MALLOC_ARENA_MAX": "2",  # Tune runs each trial in a new thread, which would get its own heap
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever `verbose` says
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever `verbose` is
 }
-RETRIES = 3  # of a trial whose process or node died; its own errors are not tried again
-OBJECT_STORE = 100 * 1024 * 1024
+RETRIES = 3  # of a trial whose process or node died; an exception of its own is not retried
+OBJECT_STORE = 100 * 1024 * 1024  # bytes; trials read their bank from the store, not through Ray
+REPORTED = ("step", "epoch", "loss", "time_ms")
 
 
 @dataclass(frozen=True)
@@ -50,65 +50,11 @@ class Job:
     bank: str
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Where a sweep runs: `address` of a running Ray (None: one is started here).
-
-    `reading` is how its trials read their bank, which changes no result.
-    """
-
-    address: str | None = None
-    cpus: int | None = None
-    gpus_per_trial: float | None = None
-    concurrent: int | None = None
-    reading: str = "auto"
-
-    def local_cpus(self) -> int:
-        return self.cpus or os.cpu_count() or 1
-
-
-def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
-    """A trial that this machine cannot hold would wait for ever; a cluster may still grow.
-
-    Raises: ValueError with what is asked and what is there, or how to install an engine.
-    """
-    part = (resources.gpus_per_trial or 0.0) % 1
-    most = max((config.ranks for config in trials), default=1)
-    if part and most > 1:
-        raise ValueError(
-            f"--gpus-per-trial: {resources.gpus_per_trial:g} for each of {most} ranks; ranks share "
-            "no GPU, choose a whole number"
-        )
-    if resources.address:
-        for config in trials:
-            ENGINES[config.engine].check_installed()
-        return
-    there = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
-    if resources.local_cpus() > there["CPU"]:
-        raise ValueError(f"--cpus: {resources.cpus} asked for, this machine has {there['CPU']}")
-    there["CPU"] = resources.local_cpus()
-    gpus = resources.gpus_per_trial
-    for config in trials:
-        each = float(there["GPU"] > 0) if gpus is None else gpus
-        for kind, asked in _bundle(config.ranks, config.threads, each).items():
-            if asked > there[kind]:
-                raise ValueError(
-                    f"{config.ranks} ranks of a trial ask for {asked:g} {kind}s, there are "
-                    f"{there[kind]}; lower ranks, threads or --gpus-per-trial"
-                )
-        check_engine(config, torch.device("cuda" if each else "cpu"))
-
-
-def _bundle(ranks: int, threads: int, gpus: float) -> dict[str, float]:
-    """What one trial occupies, all on one machine."""
-    return {"CPU": float(ranks * threads), "GPU": gpus * ranks}
-
-
 @contextlib.contextmanager
 def connected(resources: Resources, folder: Path) -> Iterator[None]:
-    """A Ray to work on, for the sweep in `folder`; one started here is gone afterwards."""
-    quiet()
-    for name, value in SETTINGS.items():
+    """A connection to Ray for the sweep in `folder`; a Ray started here is stopped at the end."""
+    set_defaults()
+    for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     owner, cpus = str(folder.resolve()), resources.local_cpus()
     with ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE):
@@ -116,14 +62,14 @@ def connected(resources: Resources, folder: Path) -> Iterator[None]:
 
 
 def gpus_for(resources: Resources) -> float:
-    """GPUs a trial gets: as asked, else 1 where the cluster has any."""
+    """GPUs of each rank: `gpus_per_trial` if given, else 1 where the cluster has any."""
     if resources.gpus_per_trial is not None:
         return resources.gpus_per_trial
     return float(ray.cluster_resources().get("GPU", 0.0) > 0)
 
 
 def entry_of(job: Job, store: str, resources: Resources, gpus: float) -> dict[str, Any]:
-    """What `trainable` is told of a job, as JSON."""
+    """The JSON document that `trainable` gets for a job."""
     return {
         "config": job.config.model_dump(mode="json"),
         "bank": job.bank,
@@ -134,10 +80,11 @@ def entry_of(job: Job, store: str, resources: Resources, gpus: float) -> dict[st
 
 
 def trainable(space: dict[str, Any]) -> None:
-    """One Tune trial. Its own errors are an outcome, reported; only a death is retried.
+    """One trial, as Tune runs it, in a worker process.
 
-    A rank that died, was stuck, or was asked to leave, is a death: the next attempt goes on from
-    what is saved.
+    An exception of the trial is its outcome: it is reported and not retried, since it would occur
+    again. RuntimeError makes Tune retry: it is raised where a rank died or stopped responding,
+    and where the node asked it to leave. The next attempt resumes from the newest checkpoint.
     """
     job = space["job"]
     config = make_config(job["config"])
@@ -151,90 +98,84 @@ def trainable(space: dict[str, Any]) -> None:
         tune.report({"outcome": "finished"})
     except PreemptedError as error:
         raise RuntimeError(str(error)) from None
-    except Exception as error:  # becomes the trial's recorded outcome
+    except Exception as error:
         if isinstance(error, RankError) and (error.code < 0 or error.code == STUCK):
-            raise RuntimeError(str(error)) from None  # of a kind that Ray can pickle
+            raise RuntimeError(str(error)) from None  # Ray cannot pickle a RankError
         text = " ".join(str(error).split()) or type(error).__name__
         tune.report({"outcome": "failed", "error": f"{type(error).__name__}: {text}"[:1000]})
     finally:
-        give_memory_back()
+        release_memory()
 
 
-def give_memory_back() -> None:
-    """A reused actor keeps what glibc does not return by itself, trial after trial."""
+def release_memory() -> None:
+    """Return freed memory to the system.
+
+    Tune reuses a worker process for the next trial. glibc keeps freed memory for the process, so
+    without this call the process would grow from trial to trial.
+    """
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Events(tune.Callback):
-    """Passes what Tune's trials say to `tell(trial identity, kind, values)`."""
+    """Passes the events of Tune's trials on to `on_event(trial identity, kind, values)`.
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = self._guarded(tell)
-        self.broken: OSError | None = None
+    An OSError of `on_event` stops no trial, since results are in the store as well. It is kept in
+    `error` and raised when all trials have ended.
+    """
 
-    def _guarded(self, tell: Tell) -> Tell:
-        """A journal that cannot be written stops no trial: results are in the store as well."""
-
-        def guarded(trial: str, kind: str, values: dict[str, Any]) -> None:
-            try:
-                tell(trial, kind, values)
-            except OSError as error:
-                self.broken = error
-
-        return guarded
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self.error: OSError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune saves its callbacks; this one only makes sense in this process
+        return {}  # Tune pickles its callbacks; this one is of no use in another process
 
-    @staticmethod
-    def _identity(trial: Any) -> str:
-        return make_config(trial.config["job"]["config"]).identity
+    def _pass_on(self, trial: Any, kind: str, values: dict[str, Any]) -> None:
+        try:
+            self._on_event(make_config(trial.config["job"]["config"]).identity, kind, values)
+        except OSError as error:
+            self.error = error
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(self._identity(trial), "start", {})
+        self._pass_on(trial, "start", {})
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        identity = self._identity(trial)
         outcome = result.get("outcome")
         if outcome == "failed":
-            self._tell(identity, "failed", {"error": result["error"]})
+            self._pass_on(trial, "failed", {"error": result["error"]})
         elif outcome == "finished":
-            self._tell(identity, "finished", {})
+            self._pass_on(trial, "finished", {})
         elif "epoch" in result:
-            self._tell(
-                identity, "epoch", {k: result[k] for k in ("step", "epoch", "loss", "time_ms")}
-            )
+            self._pass_on(trial, "epoch", {name: result[name] for name in REPORTED})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = str(trial.get_error() or "its process died").strip().splitlines()
-        self._tell(self._identity(trial), "failed", {"error": lines[-1][:1000]})
+        self._pass_on(trial, "failed", {"error": lines[-1][:1000]})
 
 
 def run_jobs(
-    jobs: list[Job],
-    store: str,
-    folder: Path,
-    resources: Resources,
-    tell: Tell,
+    jobs: list[Job], store: str, folder: Path, resources: Resources, on_event: OnEvent
 ) -> None:
-    """Run all jobs; `tell` hears of starts, epochs, ends and failures as they happen.
+    """Run all jobs. `on_event` is called for every start, epoch, end and failure.
 
-    Raises: OSError, after the last trial, when `tell` raised one.
+    Trials that need equal resources form one Tune experiment, since Tune gives all trials of an
+    experiment the same; experiments run one after another.
+
+    Raises: OSError, after the last trial, where `on_event` raised one.
     """
-    gpus, events = gpus_for(resources), _Events(tell)
+    gpus, events = gpus_for(resources), _Events(on_event)
     groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for job in jobs:
         entry = entry_of(job, store, resources, gpus)
         groups.setdefault((job.config.ranks, job.config.threads), []).append(entry)
     for (ranks, threads), entries in groups.items():
-        bundle = _bundle(ranks, threads, gpus)
-        placed = tune.with_resources(trainable, tune.PlacementGroupFactory([bundle]))
+        placement = tune.PlacementGroupFactory([bundle(ranks, threads, gpus)])
         tuner = tune.Tuner(
-            placed,
+            tune.with_resources(trainable, placement),
             param_space={"job": tune.grid_search(entries)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True, max_concurrent_trials=resources.concurrent
@@ -249,5 +190,5 @@ def run_jobs(
         )
         tuner.fit()
         shutil.rmtree(folder / "tune", ignore_errors=True)
-    if events.broken is not None:
-        raise events.broken
+    if events.error is not None:
+        raise events.error

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sweep.planning.grid import expand, load_grid, override, read_grid
+from sweep.planning.expand import expand
+from sweep.planning.grid import load_grid, override, read_grid
 from sweep.planning.plan import describe
 from sweep.planning.sizes import planned_steps, trial_weight
 from sweep.reporting.page import write_report

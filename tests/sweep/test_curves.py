@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sweep.environment import set_defaults
 from sweep.journal import Journal
-from sweep.journal.tracking import Tracker, quiet
+from sweep.journal.tracking import Tracker
 from sweep.reporting.drawing import style_of
 from sweep.reporting.page import write_report
 from sweep.reporting.summary import group_records, teachers
@@ -49,7 +50,7 @@ def journal(folder: Path, *records: dict[str, Any]) -> None:
 
 
 def test_every_row_is_logged_once_by_its_step(tmp_path: Path) -> None:
-    quiet()
+    set_defaults()
     journal(tmp_path, record(0), record(1), record(0, curves=False, student="teacher_pca:2"))
     base = tmp_path / "m.db"
     for _ in range(2):  # the second time as if nothing had been acknowledged

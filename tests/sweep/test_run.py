@@ -15,7 +15,8 @@ import pytest
 
 from sweep.journal.tracking import PARENT, TRIAL
 from sweep.planning.banks import plan_banks
-from sweep.planning.grid import expand, read_grid
+from sweep.planning.expand import expand
+from sweep.planning.grid import read_grid
 from sweep.run import main
 from trainers.config.schema import TrialConfig
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from sweep.environment import set_defaults
 from sweep.journal import Journal
 from sweep.journal.records import agreed, read_run
-from sweep.journal.tracking import TRIAL, Tracker, quiet
+from sweep.journal.tracking import TRIAL, Tracker
 from sweep.running.watch import Watch
 from trainers.config.schema import make_config
 from trainers.probe import main
@@ -109,7 +110,7 @@ def test_an_event_that_is_no_result_is_named(journal, tmp_path):
 
 
 def test_mlflow_has_the_newer_values_and_their_version(journal, tmp_path):
-    quiet()
+    set_defaults()
     journal.append("probe", "trial1", step=4, result=probed(2, paper=0.7))
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(2):

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from sweep.environment import set_defaults
 from sweep.journal import Journal
-from sweep.journal.tracking import ERROR, PARENT, TRIAL, Tracker, quiet
+from sweep.journal.tracking import ERROR, PARENT, TRIAL, Tracker
 
 T0 = 1_700_000_000_000
 EPOCHS = 3
@@ -45,7 +46,7 @@ def begin(journal: Journal, trial: str, seed: int) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A sweep's journal with two finished trials."""
-    quiet()
+    set_defaults()
     folder = tmp_path / "it's a sweep"
     folder.mkdir()
     journal = Journal(folder)

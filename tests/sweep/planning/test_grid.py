@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
-from sweep.planning.grid import expand, load_grid, named_grids, override, read_grid
+from sweep.grids import named_grids, summaries
+from sweep.planning.expand import expand
+from sweep.planning.grid import load_grid, override, read_grid
+from sweep.run import GRID_FILE
 
 HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"
 
@@ -31,6 +36,7 @@ def test_paper_grid_is_nine_clean_and_three_augmented() -> None:
 REFUSED = {
     "axs: {}\n": ["unknown key `axs`", "did you mean `axes`"],
     HEAD + "axes: {lrr: [0.1]}\n": ["unknown field `lrr`", "did you mean `lr`"],
+    HEAD + "axes: {learnin_rate: [0.1]}\n": ["unknown field `learnin_rate`", "did you mean `lr`"],
     HEAD.replace("student", "studnt"): ["unknown field `studnt`", "did you mean `student`"],
     HEAD + "exclude: [{amr: clean}]\n": ["unknown field `amr`", "did you mean `arm`"],
     HEAD + "exclude: [arm]\n": ["exclude", "{field: value, ...}", "`arm`"],
@@ -39,7 +45,7 @@ REFUSED = {
     HEAD + "axes: {lr: [0.1]}\nseeds: 1\nseeds: 2\n": ["`seeds`", "line 3", "line 4"],
     HEAD + "axes: {lr: []}\n": ["axes.lr", "0 trials"],
     HEAD + "axes: {lr: 0.1}\n": ["axes.lr", "list", "`0.1`"],
-    HEAD + "axes: [lr]\n": ["axes", "expected a dict"],
+    HEAD + "axes: [lr]\n": ["axes", "expected `field: value` lines"],
     HEAD + "axes: {student: [width:2]}\n": ["`student` is both fixed and an axis"],
     HEAD + "axes: {seed: [1]}\n": ["`seed` is given by `seeds`"],
     HEAD + "seeds: 0\n": ["seeds", "at least 1", "found 0"],
@@ -71,6 +77,15 @@ def test_refused_in_one_line(text: str) -> None:
     assert "\n" not in message
     for part in REFUSED[text]:
         assert part in message
+
+
+def test_the_grid_file_of_the_help_is_valid() -> None:
+    text = textwrap.dedent(GRID_FILE.split("\n", 1)[1].split("\n\n")[0])
+    assert len(trials(text)) == 21  # (2 x 2 - 1) combinations x 3 seeds, x 2 objectives and none
+
+
+def test_every_named_grid_says_what_it_is_for() -> None:
+    assert all(len(summary) > 40 for summary in summaries().values())
 
 
 def test_unknown_grid_names_the_closest() -> None:

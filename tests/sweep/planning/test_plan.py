@@ -13,7 +13,8 @@ import pytest
 from shards.building.estimate import bank_bytes, bank_passes
 from shards.building.request import Request
 from sweep.planning.costs import check_room
-from sweep.planning.grid import expand, load_grid
+from sweep.planning.expand import expand
+from sweep.planning.grid import load_grid
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 import psutil
 import pytest
 
-from sweep.planning.grid import expand, read_grid
+from sweep.planning.expand import expand
+from sweep.planning.grid import read_grid
 from sweep.running import schedule
-from sweep.running.schedule import Resources, check_fits
+from sweep.running.resources import Resources, check_fits
 from trainers.config.schema import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
@@ -115,7 +116,7 @@ def test_ranks_share_no_gpu():
     two = make_config(FIELDS | {"engine": "ddp", "ranks": 2})
     resources = Resources(address="auto", gpus_per_trial=0.5)
     check_fits([make_config(FIELDS)], resources)
-    with pytest.raises(ValueError, match="for each of 2 ranks; ranks share no GPU"):
+    with pytest.raises(ValueError, match="for each of 2 ranks; ranks cannot share a GPU"):
         check_fits([two], resources)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from sweep.run import parse_arguments
 from sweep.running import schedule
+from sweep.running.resources import Resources
 from trainers.config.schema import make_config
 
 
@@ -42,7 +43,7 @@ def test_the_flag_reaches_the_trial(reading: str, monkeypatch) -> None:
     monkeypatch.setattr(schedule, "run_trial", lambda *place, **how: seen.append(how))
     config = make_config({"dataset": "digits", "teacher": "embedded", "student": "width:1"})
     job = schedule.Job(config, "bank")
-    resources = schedule.Resources(reading=options.reading)
+    resources = Resources(reading=options.reading)
     schedule.trainable({"job": schedule.entry_of(job, "store", resources, 0)})
     assert seen == [{"device": "cpu", "reading": reading}]
 

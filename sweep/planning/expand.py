@@ -1,0 +1,76 @@
+"""From a grid to its trials: every combination, validated."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from shards.arms import make_arm
+from sweep.planning.grid import LIMIT, Grid
+from sweep.planning.sizes import train_samples
+from trainers.config.durations import epochs_shown
+from trainers.config.schema import TrialConfig, make_config
+
+
+def expand(grid: Grid) -> list[TrialConfig]:
+    """Every combination of all parts that is not excluded, without duplicates.
+
+    Two spellings of one trial (`crop_flip` and `crop_flip:4`) are one. The order is that of the
+    grid: later axes vary faster, seeds fastest.
+
+    Raises: ValueError, of one line, for an invalid combination, a grid or part without trials, or
+        more than LIMIT trials.
+    """
+    parts = grid.parts or (grid,)
+    count = sum(
+        len(part.seeds) * math.prod(len(values) for values in part.axes.values()) for part in parts
+    )
+    if count > LIMIT:
+        raise ValueError(f"{grid.source}: {count:,} trials > limit of {LIMIT:,}; shorten an axis")
+    trials: dict[str, TrialConfig] = {}
+    for part in parts:
+        found = _trials(part)
+        if not found:
+            raise ValueError(f"{part.source}: 0 trials; every combination is excluded")
+        trials |= found
+    return list(trials.values())
+
+
+def _trials(grid: Grid) -> dict[str, TrialConfig]:
+    """{identity: trial} of a grid without parts."""
+    trials: dict[str, TrialConfig] = {}
+    for values in itertools.product(*grid.axes.values()):
+        combination = grid.fixed | dict(zip(grid.axes, values, strict=True))
+        if any(_excluded(combination, entry, grid.source) for entry in grid.exclude):
+            continue
+        for seed in grid.seeds:
+            config = make_config(combination | {"seed": seed}, grid.source)
+            if grid.distinct_views:
+                _refuse_repeated_views(config, grid.source)
+            trials[config.identity] = config
+    return trials
+
+
+def _excluded(combination: dict[str, Any], entry: dict[str, Any], source: str) -> bool:
+    """Whether `combination` has every value of `entry`, in this spelling or another."""
+    changed = combination | entry
+    if changed == combination:
+        return True
+    try:
+        return make_config(combination, source) == make_config(changed, source)
+    except ValueError:
+        # One of the two is no valid trial. If it is `combination`, the caller reports it.
+        return False
+
+
+def _refuse_repeated_views(config: TrialConfig, source: str) -> None:
+    """Raises: ValueError where the trial has more epochs than its arm has stored views."""
+    epochs = config.epochs
+    if epochs is None:
+        epochs = epochs_shown(config, train_samples(config))
+    if make_arm(config.arm).stochastic and config.views < epochs:
+        raise ValueError(
+            f"{source}: views: {config.views} of arm {config.arm} for {epochs} epochs would show "
+            f"views again, which `distinct_views` excludes; set views to {epochs} or more"
+        )
