@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 PAGES.remove(ROOT / "LOG.md")  # a diary: it names files as they were called at the time
 PACKAGES = ("shards", "trainers", "sweep")
-TOPS = (*PACKAGES, "tests", "docs", "benchmarks", "examples", "clusters", ".ci", ".github")
+TOPS = (*PACKAGES, "tests", "docs", "benchmarks", "examples", ".ci", ".github")
 WORDS_IN_README = 1500
 
 
