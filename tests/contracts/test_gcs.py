@@ -14,6 +14,8 @@ from shards.export import export
 from shards.support import storage
 from shards.verify import verify
 
+pytestmark = pytest.mark.store
+
 for name in ("gcsfs", "gcp_storage_emulator"):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed: pip install '.[dev]'", allow_module_level=True)

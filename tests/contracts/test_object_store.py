@@ -17,6 +17,8 @@ from trainers.config.schema import make_config
 from trainers.training.checkpoint import Checkpoints
 from trainers.trial import finished, run_trial
 
+pytestmark = pytest.mark.store
+
 FIELDS = {
     "dataset": "digits",
     "teacher": "embedded",

@@ -9,6 +9,8 @@ from torch.amp import GradScaler
 from tests.trainers.engines.runs import FULLY, LONG, ZERO
 from trainers.objectives import OBJECTIVES
 
+pytestmark = pytest.mark.ranks
+
 deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
 
 

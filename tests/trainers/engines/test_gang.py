@@ -16,6 +16,8 @@ from trainers.training.data import permutation
 from trainers.training.loop import DivergedError
 from trainers.trial import finished, run_trial, trial_place
 
+pytestmark = pytest.mark.ranks
+
 ROOT = Path(__file__).parents[3]
 FIELDS = {
     "ranks": 2, "batch_size": 48, "epochs": 3, "arm": "crop_flip", "accumulate": 2, "ema": 0.5,

@@ -18,6 +18,8 @@ from trainers.training.loop import DivergedError
 from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial
 
+pytestmark = pytest.mark.ranks
+
 ROOT = Path(__file__).parents[3]
 HEAD = "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n"
 WAIT = "time.sleep(60)"

@@ -7,6 +7,8 @@ import torch
 
 from tests.trainers.engines.runs import ZERO
 
+pytestmark = pytest.mark.ranks
+
 deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
 
 

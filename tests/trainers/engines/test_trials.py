@@ -24,6 +24,8 @@ from trainers.students.files import load_student
 from trainers.training.data import Data
 from trainers.trial import main, run_trial, trial_place
 
+pytestmark = pytest.mark.ranks
+
 ROOT = Path(__file__).parents[3]
 TWO = {"engine": "ddp", "ranks": 2, "batch_size": 50, "probes": ("linear",)}
 deepspeed = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
