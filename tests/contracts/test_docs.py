@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from shards.support.yaml_reader import parse_mapping
+from sweep.planning.grid import read_grid
+from trainers.config.schema import make_config
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
@@ -85,6 +89,28 @@ def test_imports_work(page: Path) -> None:
         assert hasattr(importlib.import_module(module), attribute) or importlib.util.find_spec(
             f"{module}.{attribute}"
         ), f"{name(page)}: {module} has no {attribute}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_options_exist(page: Path) -> None:
+    """Every option shown with a command occurs in the sources of the command's package."""
+    text = page.read_text().replace("\\\n", " ")
+    for package, rest in re.findall(rf"-m ({'|'.join(PACKAGES)})\.\w+([^#`|\n]*)", text):
+        source = "".join(file.read_text() for file in (ROOT / package).rglob("*.py"))
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
+            assert re.search(rf"{option}\b(?!-)", source), (
+                f"{name(page)}: no option {option} in {package}"
+            )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_yaml_blocks_are_valid(page: Path) -> None:
+    """A block with axes is a grid; any other one is a trial."""
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        if "axes:" in block:
+            read_grid(block, name(page), "grid")
+        else:
+            make_config(parse_mapping(block, name(page)))
 
 
 def test_readme_is_short() -> None:
