@@ -95,25 +95,24 @@ def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_command(bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     with pytest.raises(SystemExit) as stop:
-        main([str(bank), "--per-sample", "--out", out, "--split", "test", "--shard-samples", "8"])
+        main([str(bank), "--out", out, "--split", "test", "--shard-samples", "8"])
     assert stop.value.code == 0
     printed = capsys.readouterr()
     assert printed.out == f"20 test samples -> {out}\n"
     assert "100%" in printed.err
     assert len(storage.names(out)) == 4
-    again = failing([str(bank), "--per-sample", "--out", out], capsys)
+    again = failing([str(bank), "--out", out], capsys)
     assert again.startswith(f"error: --out {out}: not empty (holds classnames.txt)")
 
 
 def test_one_line_errors(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "out")]
-    assert "--per-sample: missing" in failing([str(copy), *out], capsys)
-    assert "manifest.json is missing" in failing([str(tmp_path), "--per-sample", *out], capsys)
-    none = failing([str(copy), "--per-sample", "--shard-samples", "0", *out], capsys)
+    assert "manifest.json is missing" in failing([str(tmp_path), *out], capsys)
+    none = failing([str(copy), "--shard-samples", "0", *out], capsys)
     assert "--shard-samples: 0; expected 1 or more" in none
     assert not (tmp_path / "out").exists()
     shard = copy / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    cut = failing([str(copy), "--per-sample", *out], capsys)
+    cut = failing([str(copy), *out], capsys)
     assert "train-000001.tar" in cut
     assert not (tmp_path / "out/classnames.txt").exists()
