@@ -32,7 +32,7 @@ from trainers.config.schema import TrialConfig, make_config
 from trainers.engines.single import Single
 from trainers.objectives import OBJECTIVES
 from trainers.students import build_student
-from trainers.training.compile import quick
+from trainers.training.compile import apply_performance_options
 from trainers.training.optim import OPTIMIZERS
 from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial, trial_place
@@ -97,7 +97,8 @@ def step_ms(
     config: TrialConfig, side: int, device: torch.device, steps: int = 20, warm: int = 5
 ) -> float:
     """Median time of a whole step on random images and targets."""
-    model = quick(build_student(config.student, DIM, side, 0), config, device, side)
+    model = build_student(config.student, DIM, side, 0)
+    apply_performance_options(model, config, device, side)
     optimizer = OPTIMIZERS[config.optimizer](model, config)
     engine = Single(device)
     forward = engine.prepare(model, optimizer, config)

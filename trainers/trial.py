@@ -43,11 +43,12 @@ from trainers.results.reprobed import stale
 from trainers.students import build_student
 from trainers.students.teacher_pca import has_no_network
 from trainers.training.checkpoint import Checkpoints, owner_of
-from trainers.training.compile import eager, quick
+from trainers.training.compile import apply_performance_options, eager
 from trainers.training.data import Data
-from trainers.training.loop import DivergedError, Reporter, Saver, Trained, train
-from trainers.training.preemption import Notice, PreemptedError
-from trainers.training.wrappers import learner, sees_two_views
+from trainers.training.loop import Trained, train
+from trainers.training.preemption import PreemptedError, PreemptionHandler
+from trainers.training.state import DivergedError, Reporter, Saver
+from trainers.training.wrappers import sees_two_views, wrap_student
 
 RESULT = "result.json"
 DIVERGED = 3  # exit status of a trial whose loss is not finite
@@ -109,10 +110,10 @@ def run_trial(
             tidy(root, config)
         return done
     check_engine(config, choose_device(device))
-    with Notice() as notice:
+    with PreemptionHandler() as preempted:
         if config.engine != "single" and rank_of_environment() is None:
             options = {"device": device, "save-seconds": str(save_seconds), "reading": reading}
-            return _run_ranks(inputs, root, options, report, notice)
+            return _run_ranks(inputs, root, options, report, preempted)
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
         splits = inputs.load(chosen, reading)
@@ -121,8 +122,8 @@ def run_trial(
         checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
         student = trained = None
         if not has_no_network(config.student):
-            saver = Saver(checkpoints, save_seconds, stop=notice)
-            with ENGINES[config.engine](chosen) as engine, notice.deferred():
+            saver = Saver(checkpoints, save_seconds, stop=preempted)
+            with ENGINES[config.engine](chosen) as engine, preempted.deferred():
                 trained = _train(splits, engine, saver, report)
             if engine.rank > 0:
                 return {}
@@ -148,8 +149,8 @@ def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) 
         )
     dim, size, classes = inputs.teacher.dim, inputs.preprocess.size, len(inputs.classes)
     student = build_student(config.student, dim, size, config.seed)
-    model = learner(config, student, dim, classes)
-    quick(model, config, engine.device, size)
+    model = wrap_student(config, student, dim, classes)
+    apply_performance_options(model, config, engine.device, size)
     with threadpool_limits(config.threads):
         target = make_target(config.target, splits.clean_train, classes)
     two_views, arm = sees_two_views(config), make_arm(config.arm)
@@ -186,7 +187,11 @@ def _finished_here(inputs: TrialInputs, root: str) -> dict[str, Any] | None:
 
 
 def _run_ranks(
-    inputs: TrialInputs, root: str, options: dict[str, str], report: Reporter, notice: Notice
+    inputs: TrialInputs,
+    root: str,
+    options: dict[str, str],
+    report: Reporter,
+    preempted: PreemptionHandler,
 ) -> dict[str, Any]:
     """The trial as one process for each rank; the first rank writes the result."""
     config = inputs.config
@@ -194,8 +199,8 @@ def _run_ranks(
     for name, value in options.items():
         arguments += [f"--{name}", value]
     try:
-        with notice.deferred():
-            launch(config.ranks, arguments, report, stop=notice)
+        with preempted.deferred():
+            launch(config.ranks, arguments, report, stop=preempted)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.message) from None

@@ -235,4 +235,4 @@ def test_a_thousand_flips_and_cuts_are_all_seen(
     saved = checkpoints.latest()
     assert saved is not None
     assert saved.step == 2
-    assert capsys.readouterr().err.count("warning: checkpoint passed over") == 1000
+    assert capsys.readouterr().err.count("warning: checkpoint skipped") == 1000

@@ -1,4 +1,4 @@
-"""SIGTERM, as a scheduler sends it before it takes the machine: saved, left, continued."""
+"""SIGTERM, as a scheduler sends it before it takes the machine: save, exit, continue later."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.small_runs import timeless
-from trainers.training.preemption import Notice, PreemptedError
+from trainers.training.preemption import PreemptedError, PreemptionHandler
 from trainers.trial import PREEMPTED, finished, run_trial, trial_place
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.faults
 
 
-def leave_in_the_middle(config, bank, root, tmp_path):
+def preempt_in_the_middle(config, bank, root, tmp_path):
     """Start the real command, send SIGTERM in the third epoch or later; the step it names."""
     (tmp_path / "trial.yaml").write_text(config.model_dump_json(exclude_none=True))
     command = [sys.executable, "-m", "trainers.trial", str(tmp_path / "trial.yaml")]
@@ -46,7 +46,7 @@ def leave_in_the_middle(config, bank, root, tmp_path):
     return int(match[1])
 
 
-def ends_like_an_undisturbed_one(config, bank, root, tmp_path):
+def assert_ends_like_an_uninterrupted_one(config, bank, root, tmp_path):
     seen = []
     again = run_trial(config, bank, root, seen.append)
     whole = run_trial(config, bank, str(tmp_path / "whole"))
@@ -58,14 +58,14 @@ def ends_like_an_undisturbed_one(config, bank, root, tmp_path):
     assert one == other
 
 
-def test_a_trial_that_must_leave_goes_on_later(bank, make, tmp_path):
+def test_a_preempted_trial_continues(bank, make, tmp_path):
     config = make(
         epochs=25, batch_size=40, probes=("linear",), ema=0.9, optimizer="sgd", schedule="cosine"
     )
     root = str(tmp_path / "broken")
-    step = leave_in_the_middle(config, bank, root, tmp_path)
+    step = preempt_in_the_middle(config, bank, root, tmp_path)
     assert 10 < step < 125
-    ends_like_an_undisturbed_one(config, bank, root, tmp_path)
+    assert_ends_like_an_uninterrupted_one(config, bank, root, tmp_path)
 
 
 GANGS = [
@@ -77,45 +77,49 @@ GANGS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gang", GANGS, ids=lambda gang: f"{gang['engine']}-{gang['ranks']}")
-def test_ranks_that_must_leave_go_on_later(bank, make, tmp_path, gang):
-    """The parent alone hears of it, and passes it on."""
+def test_preempted_ranks_continue(bank, make, tmp_path, gang):
+    """Only the parent gets SIGTERM, and passes it on."""
     if gang["engine"] == "deepspeed":
         pytest.importorskip("deepspeed")
     config = make(epochs=12, batch_size=60, probes=("linear",), **gang)
     root = str(tmp_path / "broken")
-    step = leave_in_the_middle(config, bank, root, tmp_path)
+    step = preempt_in_the_middle(config, bank, root, tmp_path)
     assert 6 < step < 36
-    ends_like_an_undisturbed_one(config, bank, root, tmp_path)
+    assert_ends_like_an_uninterrupted_one(config, bank, root, tmp_path)
 
 
-# ---- the notice itself ----
+# ---- the signal handler ----
 
 
-def hear(notice=None, error=None):
+def send_sigterm(preempted=None, error=None):
     os.kill(os.getpid(), signal.SIGTERM)
-    assert notice is None or notice()
+    assert preempted is None or preempted()
     if error is not None:
         raise error
 
 
-def test_it_is_raised_at_once_or_when_it_suits():
-    with Notice() as notice:
-        assert not notice()
+def test_sigterm_raises_at_once_or_at_the_end_of_a_deferred_block():
+    with PreemptionHandler() as preempted:
+        assert not preempted()
         with pytest.raises(PreemptedError):
-            hear()
-        assert notice()
-    with Notice() as notice, pytest.raises(PreemptedError, match="same com"), notice.deferred():
-        hear(notice)
+            send_sigterm()
+        assert preempted()
+    with (
+        PreemptionHandler() as preempted,
+        pytest.raises(PreemptedError, match="same com"),
+        preempted.deferred(),
+    ):
+        send_sigterm(preempted)
 
 
-def test_what_ends_the_block_is_kept():
-    with Notice() as notice, pytest.raises(KeyError), notice.deferred():
-        hear(notice, KeyError("of its own"))
+def test_an_error_in_a_deferred_block_is_kept():
+    with PreemptionHandler() as preempted, pytest.raises(KeyError), preempted.deferred():
+        send_sigterm(preempted, KeyError("of its own"))
 
 
-def test_afterwards_all_is_as_before():
+def test_the_previous_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
-    with Notice():
+    with PreemptionHandler():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -125,8 +129,8 @@ def test_in_another_thread_signals_are_left_alone():
     before, found = signal.getsignal(signal.SIGTERM), []
 
     def body():
-        with Notice() as notice, notice.deferred():
-            found.append((signal.getsignal(signal.SIGTERM), notice()))
+        with PreemptionHandler() as preempted, preempted.deferred():
+            found.append((signal.getsignal(signal.SIGTERM), preempted()))
 
     thread = threading.Thread(target=body)
     thread.start()

@@ -13,10 +13,11 @@ from trainers.engines.single import Single
 from trainers.objectives import OBJECTIVES
 from trainers.students import build_student
 from trainers.training.checkpoint import Checkpoints, State, owner_of
-from trainers.training.compile import quick
+from trainers.training.compile import apply_performance_options
 from trainers.training.data import Data
-from trainers.training.loop import Saver, Trained, train
+from trainers.training.loop import Trained, train
 from trainers.training.preemption import PreemptedError
+from trainers.training.state import Saver
 
 CPU = torch.device("cpu")
 DIM = 512  # of the embedded teacher
@@ -44,7 +45,8 @@ def run(
     **saver: Any,
 ) -> Trained:
     torch.set_num_threads(1)
-    model = quick(build_student(config.student, DIM, 8, config.seed), config, CPU, 8)
+    model = build_student(config.student, DIM, 8, config.seed)
+    apply_performance_options(model, config, CPU, 8)
     chosen = objective or OBJECTIVES[config.objective]
     keeping = Saver(checkpoints(config, place), seconds, **saver)
     return train(config, model, chosen, data, Single(CPU), keeping, report, observe)

@@ -12,7 +12,7 @@ from trainers.inputs import resolve
 from trainers.probes.measure import projected_features
 from trainers.students import build_student, describe
 from trainers.students.files import load_student
-from trainers.training.wrappers import Classified, TwoViews, learner, student_in
+from trainers.training.wrappers import Classified, TwoViews, unwrap_student, wrap_student
 from trainers.trial import run_trial, trial_place
 
 CPU = torch.device("cpu")
@@ -193,7 +193,9 @@ def test_a_trial_on_fewer_classes(bank, make, tmp_path):
 def test_the_classifier_is_a_pure_function_of_the_seed():
     outside = torch.get_rng_state()
     modules = [
-        learner(_config(objective="supervised", seed=s), build_student("width:1", 64, 32, s), 64, 5)
+        wrap_student(
+            _config(objective="supervised", seed=s), build_student("width:1", 64, 32, s), 64, 5
+        )
         for s in (0, 0, 1)
     ]
     assert torch.equal(torch.get_rng_state(), outside)
@@ -211,13 +213,13 @@ def test_the_classifier_is_a_pure_function_of_the_seed():
 def test_two_views_go_through_one_student():
     config = _config(objective="infonce", infonce_positive="student", arm="noise", views=2)
     student = build_student("width:1", 64, 32, 0)
-    module = learner(config, student, 64, 10).eval()
+    module = wrap_student(config, student, 64, 10).eval()
     assert isinstance(module, TwoViews)
-    assert student_in(module) is student
+    assert unwrap_student(module) is student
     one, other = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
     found = module(torch.cat([one, other], dim=1))
     torch.testing.assert_close(found, torch.cat([student(one), student(other)], dim=1))
-    assert learner(_config(), student, 64, 10) is student
+    assert wrap_student(_config(), student, 64, 10) is student
 
 
 def _config(**fields) -> TrialConfig:

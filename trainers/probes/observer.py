@@ -39,7 +39,7 @@ from shards.measures.truncated import dims
 from trainers.inputs import TrialSplits
 from trainers.probes.features import Floats, unit
 from trainers.training.data import Data, permutation
-from trainers.training.wrappers import student_in
+from trainers.training.wrappers import unwrap_student
 
 BATCH = 100
 Row = dict[str, float]
@@ -102,7 +102,7 @@ class Observer:
 
     def __call__(self, step: int, model: nn.Module) -> Row:
         with undisturbed(model):
-            embeddings = [unit(_embed(student_in(model), data)) for data in self._data]
+            embeddings = [unit(_embed(unwrap_student(model), data)) for data in self._data]
         return self._row(*embeddings)
 
     def teacher(self) -> Row:

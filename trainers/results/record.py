@@ -30,7 +30,7 @@ from trainers.students import describe
 from trainers.students.base import Student
 from trainers.students.files import save_student
 from trainers.training.loop import Trained
-from trainers.training.wrappers import student_in
+from trainers.training.wrappers import unwrap_student
 
 FORMAT = "trial-result/1"
 
@@ -41,7 +41,7 @@ def student_to_measure(splits: TrialSplits, trained: Trained, device: torch.devi
     One that was not trained gets BatchNorm statistics of one pass over the clean train images:
     those it starts with, 0 and 1, are of no images at all.
     """
-    student = student_in(trained.student)
+    student = unwrap_student(trained.student)
     if splits.inputs.config.trains:
         return student
     fresh = Pupil(student, splits, device).recalibrated("clean")
@@ -65,8 +65,8 @@ def measured(
     result = make_record(splits, own, measure_teacher(splits, root))
     result["student"] = cost_of(config, inputs.teacher.dim, inputs.preprocess.size)
     result["environment"] = environment_of(device, config)
-    result["curve"] = trained.curve if trained else []
-    result["curves"] = trained.observed if trained else []
+    result["curve"] = trained.epochs if trained else []
+    result["curves"] = trained.observations if trained else []
     if result["curves"]:
         reference = Observer(splits, device).teacher()
         result["teacher"] |= {f"teacher/curve/{name}": value for name, value in reference.items()}

@@ -21,7 +21,7 @@ from trainers.results.reprobed import FOLDER
 from trainers.students import build_student
 from trainers.students.base import Student
 from trainers.training.checkpoint import ARRAYS, MANIFEST, RECORD, Checkpoints
-from trainers.training.wrappers import learner, student_in
+from trainers.training.wrappers import unwrap_student, wrap_student
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def of_checkpoint(place: str, bank: str | None) -> Subject:
     dim = inputs.teacher.dim
     arrays = Checkpoints(folder, owner).load(int(step)).arrays
     student = build_student(config.student, dim, inputs.preprocess.size, config.seed)
-    model = learner(config, student, dim, len(inputs.classes))
+    model = wrap_student(config, student, dim, len(inputs.classes))
     role = "average/" if any(name.startswith("average/") for name in arrays) else "model/"
     state = {n.removeprefix(role): t for n, t in arrays.items() if n.startswith(role)}
     model.load_state_dict(state, strict=True)
@@ -130,7 +130,7 @@ def of_checkpoint(place: str, bank: str | None) -> Subject:
         storage.join(trial, FOLDER, f"step-{step}"),
         root,
         inputs,
-        student_in(model).eval(),
+        unwrap_student(model).eval(),
         read_json(storage.join(place, MANIFEST))["sha256"][ARRAYS],
         config.identity,
     )

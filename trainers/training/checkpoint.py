@@ -1,10 +1,13 @@
-"""Checkpoints: whole, verified, and free of pickle.
+"""Checkpoints: complete, verified, and free of pickle.
 
-A checkpoint is a folder `step-00000123`: safetensors for arrays, JSON for the rest, and last
-`manifest.json` with the sha256 of both. Locally it is made under a temporary name, fsynced and
-renamed; on an object store the manifest, written last, is what makes it count. The two newest
-are kept; a resume takes the newest that verifies. Damage means the one before it, with a warning;
-one that is whole but of another trial or format is refused.
+A checkpoint is a folder `step-00000123` with safetensors for arrays, JSON for the rest, and
+`manifest.json` with the sha256 of both, written last. On a local disk the folder is made under a
+temporary name, fsynced and renamed. On an object store, which cannot rename, a checkpoint without
+a manifest does not count.
+
+The two newest are kept, and a resume takes the newest that verifies. A damaged one is skipped with
+a warning, for the one before it. An intact one of another trial or format is refused, because
+training on from it silently would be wrong.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ ARRAYS, RECORD, MANIFEST = "arrays.safetensors", "state.json", "manifest.json"
 
 
 class ForeignError(ValueError):
-    """A whole checkpoint, but of another trial or format: not passed over in silence."""
+    """The checkpoint is intact, but of another trial or format."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything a trial needs to go on: arrays by name, and plain values."""
+    """Everything a trial needs to resume: arrays by name, and JSON values."""
 
     step: int
     arrays: dict[str, torch.Tensor]
@@ -42,28 +45,29 @@ class State:
 
 
 def owner_of(config: TrialConfig, source: str = "") -> dict[str, Any]:
-    """What must agree between a checkpoint and who resumes from it.
+    """What must be equal in a checkpoint and in the trial that resumes from it.
 
-    Every field of the trial (but those that may change under way) and what the trial reads.
+    Every field of the trial, except those that `elastic` lets change between a save and a resume,
+    and `source`, the sha256 of what the trial reads.
     """
     return config.model_dump(mode="json", exclude=config.unnamed) | {"source": source}
 
 
 def capture(modules: dict[str, nn.Module], states: list[Arrays]) -> Arrays:
-    """Modules and each rank's own arrays, named, as copies on the CPU."""
+    """The tensors of modules and the arrays of each rank, by name, as copies on the CPU."""
     arrays: Arrays = {}
     for role, module in modules.items():
         arrays |= {f"{role}/{name}": tensor for name, tensor in module.state_dict().items()}
     for rank, own in enumerate(states):
         arrays |= {f"rank/{rank}/{name}": tensor for name, tensor in own.items()}
-    layout = torch.contiguous_format  # and copied: safetensors refuses tensors that share memory
+    layout = torch.contiguous_format  # copied, because safetensors refuses shared memory
     return {n: t.detach().cpu().clone(memory_format=layout) for n, t in arrays.items()}
 
 
 def restore(arrays: Arrays, modules: dict[str, nn.Module]) -> list[Arrays]:
-    """Put the modules' tensors back, in place; each rank's own arrays, for the engine.
+    """Load the tensors of modules in place; returns the arrays of each rank, for the engine.
 
-    Raises: RuntimeError when names or shapes differ.
+    Raises: RuntimeError where names or shapes differ.
     """
     for role, module in modules.items():
         module.load_state_dict(_under(f"{role}/", arrays), strict=True)
@@ -76,30 +80,32 @@ def _under(prefix: str, arrays: Arrays) -> Arrays:
 
 
 class Checkpoints:
-    """The checkpoints of one trial, in one folder; `owner`, flat, is from `owner_of`."""
+    """The checkpoints of one trial. location: their folder or URL. owner: from `owner_of`."""
 
     def __init__(self, location: str, owner: dict[str, Any]) -> None:
         self.location = location
-        self.owner: dict[str, Any] = json.loads(json.dumps(owner))  # as it is read back
+        self.owner: dict[str, Any] = json.loads(json.dumps(owner))  # as a stored one is read
 
     def steps(self) -> list[int]:
-        """Steps of the visible checkpoints, ascending; whether they verify is not looked at."""
+        """Steps of the checkpoints in the folder, ascending, valid or not."""
         found = [n for n in storage.names(self.location) if n.startswith("step-")]
         return sorted(int(name[5:]) for name in found if name[5:].isdigit())
 
     def save(self, state: State) -> None:
-        """Publish, then remove all but the newest two. Raises: OSError; older ones stay.
+        """Write a checkpoint, then delete all but the newest two.
 
-        One of the same step that verifies is kept: it is the same state.
+        A valid one of the same step is kept, as training is deterministic and it is the same.
+        Checkpoints of later steps are deleted: they were found damaged when this run resumed.
+        Raises: OSError; older checkpoints then stay.
         """
         if not self._holds(state.step):
             self._write(state)
         steps = self.steps()
-        passed_over = [step for step in steps if step > state.step]
-        for step in passed_over + [step for step in steps if step <= state.step][:-KEPT]:
-            storage.delete(self._place(step))
+        later = [step for step in steps if step > state.step]
+        for step in later + [step for step in steps if step <= state.step][:-KEPT]:
+            storage.delete(self._folder(step))
         for name in storage.names(self.location):
-            if name.startswith(".step-"):  # what a save left whose process was killed
+            if name.startswith(".step-"):  # of a save whose process was killed
                 storage.delete(storage.join(self.location, name))
 
     def _holds(self, step: int) -> bool:
@@ -111,12 +117,12 @@ class Checkpoints:
     def _write(self, state: State) -> None:
         record = {"format": FORMAT, "owner": self.owner, "step": state.step} | state.values
         files = {ARRAYS: save(state.arrays), RECORD: json.dumps(record).encode()}
-        storage.write_folder(self._place(state.step), files | {MANIFEST: _manifest(files, FORMAT)})
+        storage.write_folder(self._folder(state.step), files | {MANIFEST: _manifest(files, FORMAT)})
 
     def latest(self) -> State | None:
-        """The newest checkpoint that verifies; damaged ones are named and passed over.
+        """The newest valid checkpoint, or None; damaged ones are skipped with a warning.
 
-        Raises: ForeignError; OSError where one is there but cannot be read.
+        Raises: ForeignError; OSError where one exists but cannot be read.
         """
         for step in reversed(self.steps()):
             try:
@@ -124,62 +130,64 @@ class Checkpoints:
             except ForeignError:
                 raise
             except (ValueError, FileNotFoundError) as error:
-                print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
+                print(f"warning: checkpoint skipped: {error}", file=sys.stderr)
         return None
 
-    def _place(self, step: int) -> str:
+    def _folder(self, step: int) -> str:
         return storage.join(self.location, f"step-{step:08d}")
 
     def load(self, step: int) -> State:
         """The checkpoint of `step`.
 
-        Raises: ValueError when it is damaged, ForeignError naming the fields in which it is not
-        this trial's, OSError when it cannot be read.
+        Raises:
+            ValueError: where it is damaged.
+            ForeignError: naming the fields in which it differs from this trial.
+            OSError: where it cannot be read.
         """
-        place = self._place(step)
-        manifest = storage.read(storage.join(place, MANIFEST))
-        files = {name: storage.read(storage.join(place, name)) for name in (ARRAYS, RECORD)}
-        form = _format_of(manifest, files, place)
-        if form != FORMAT:
-            raise _foreign(place, [f"format is {form!r}, expected {FORMAT!r}"])
+        folder = self._folder(step)
+        manifest = storage.read(storage.join(folder, MANIFEST))
+        files = {name: storage.read(storage.join(folder, name)) for name in (ARRAYS, RECORD)}
+        format_ = _format_of(manifest, files, folder)
+        if format_ != FORMAT:
+            raise _foreign(folder, [f"format is {format_!r}, expected {FORMAT!r}"])
         record = json.loads(files[RECORD])
         del record["format"]
         if (found := record.pop("step")) != step:
-            raise ValueError(f"{place}: step is {found!r}, expected {step!r}")
+            raise ValueError(f"{folder}: step is {found!r}, expected {step!r}")
         if differing := _differing(record.pop("owner"), self.owner):
-            raise _foreign(place, differing)
+            raise _foreign(folder, differing)
         return State(step, load(files[ARRAYS]), record)
 
 
-def _foreign(place: str, differing: list[str]) -> ForeignError:
+def _foreign(folder: str, differing: list[str]) -> ForeignError:
     return ForeignError(
-        f"{place}: a checkpoint of another trial: {'; '.join(differing)}; choose another --out "
+        f"{folder}: a checkpoint of another trial: {'; '.join(differing)}; choose another --out "
         "or delete it"
     )
 
 
-def _differing(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def _differing(stored: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     return [
-        f"{field} is {there.get(field)!r}, expected {here.get(field)!r}"
-        for field in sorted(there | here)
-        if there.get(field) != here.get(field)
+        f"{field} is {stored.get(field)!r}, expected {expected.get(field)!r}"
+        for field in sorted(stored | expected)
+        if stored.get(field) != expected.get(field)
     ]
 
 
-# ---- damage ----
+# ---- the manifest ----
 
 
 def _sums(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
-def _manifest(files: dict[str, bytes], form: str) -> bytes:
-    """Its bytes follow from the files, so a change in itself is seen as well."""
-    return json.dumps({"format": form, "sha256": _sums(files)}).encode()
+def _manifest(files: dict[str, bytes], format_: str) -> bytes:
+    """Its bytes are a pure function of the files, so damage to the manifest is detected too."""
+    return json.dumps({"format": format_, "sha256": _sums(files)}).encode()
 
 
-def _format_of(manifest: bytes, files: dict[str, bytes], place: str) -> str:
-    """The format of a checkpoint that is whole: files, manifest and record agree.
+def _format_of(manifest: bytes, files: dict[str, bytes], folder: str) -> str:
+    """The format of a checkpoint, once files, manifest and record were found to agree.
 
     Raises: ValueError naming what is damaged.
     """
@@ -187,10 +195,10 @@ def _format_of(manifest: bytes, files: dict[str, bytes], place: str) -> str:
         sums = json.loads(manifest)["sha256"]
         wrong = [name for name, found in _sums(files).items() if sums[name] != found]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{place}: {MANIFEST} is damaged") from None
+        raise ValueError(f"{folder}: {MANIFEST} is damaged") from None
     if wrong:
-        raise ValueError(f"{place}: the sha256 of {' and '.join(wrong)} is not the manifest's")
-    form = json.loads(files[RECORD])["format"]
-    if manifest != _manifest(files, form):
-        raise ValueError(f"{place}: {MANIFEST} is damaged")
-    return form
+        raise ValueError(f"{folder}: the sha256 of {' and '.join(wrong)} is not the manifest's")
+    format_ = json.loads(files[RECORD])["format"]
+    if manifest != _manifest(files, format_):
+        raise ValueError(f"{folder}: {MANIFEST} is damaged")
+    return format_

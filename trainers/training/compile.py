@@ -1,6 +1,6 @@
-"""Ways to the same numbers in less time: memory layout, torch.compile, CUDA graphs.
+"""Options that change the speed and not the meaning: memory layout, torch.compile, CUDA graphs.
 
-They are applied to a model from outside, in place: its state_dict keeps its names.
+They are applied to a model in place, from outside; the names in its state_dict stay the same.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from trainers.config.schema import TrialConfig
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def quick(model: nn.Module, config: TrialConfig, device: torch.device, side: int) -> nn.Module:
-    """`model` on `device`, as the trial says; `side`: pixels of its square input.
+def apply_performance_options(
+    model: nn.Module, config: TrialConfig, device: torch.device, image_size: int
+) -> None:
+    """Move `model` to `device` and apply the trial's performance options, all in place.
 
-    channels_last: convolutions as (B, H, W, C) in memory, which is faster on CPUs and GPUs
-    alike; DeepSpeed sends weights as flat bytes and takes plain ones only.
-    compile: torch.compile of the forward and backward pass. cuda_graphs: both replayed as one
-    CUDA graph each; with compile, by its own mode for that.
+    image_size: pixels a side of the model's square input.
+
+    channels_last: convolutions as (B, H, W, C) in memory, which is faster on CPUs and GPUs alike.
+    Not with DeepSpeed, which sends weights as flat bytes and needs the default layout.
+    compile: torch.compile of the forward and backward pass.
+    cuda_graphs: each of the two passes is replayed as one CUDA graph; together with compile, by
+    torch.compile's mode "reduce-overhead".
+
     Raises: ValueError for cuda_graphs on a device that is not CUDA.
     """
     if config.cuda_graphs and device.type != "cuda":
@@ -34,23 +40,28 @@ def quick(model: nn.Module, config: TrialConfig, device: torch.device, side: int
         )
     wanted = config.channels_last and config.engine != "deepspeed"
     layout = torch.channels_last if wanted else torch.contiguous_format
-    model = model.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    model.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     if config.compile:
         model.compile(mode="reduce-overhead" if config.cuda_graphs else "default")
     elif config.cuda_graphs:
-        _graphed(model, config, device, side)
-    return model
+        _use_graphs(model, config, device, image_size)
 
 
 def eager(config: TrialConfig) -> contextlib.AbstractContextManager[Any]:
-    """Inside, a compiled model runs as it is written: what is measured is never recompiled."""
+    """Inside it a compiled model runs eagerly.
+
+    Measuring uses other batch sizes than training, each of which would be compiled anew.
+    """
     return torch.compiler.set_stance("force_eager") if config.compile else contextlib.nullcontext()
 
 
-def _graphed(model: nn.Module, config: TrialConfig, device: torch.device, side: int) -> None:
-    """Graphs of the training pass in the place of `model.forward`; weights and draws as before.
+def _use_graphs(
+    model: nn.Module, config: TrialConfig, device: torch.device, image_size: int
+) -> None:
+    """Replace `model.forward` by CUDA graphs of the training pass.
 
-    Recording runs the model a few times, which moves BatchNorm's statistics and the generator.
+    Capturing runs the model a few times, which advances BatchNorm's statistics and the random
+    generator, so both are restored afterwards.
     """
     count = config.batch_size // config.accumulate // config.ranks
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
@@ -60,17 +71,18 @@ def _graphed(model: nn.Module, config: TrialConfig, device: torch.device, side: 
         torch.random.fork_rng(devices=[device]),
         torch.autocast("cuda", dtype=half, enabled=half is not None, cache_enabled=False),
     ):
-        images_BCHW = torch.zeros(count, 3, side, side, device=device)
+        images_BCHW = torch.zeros(count, 3, image_size, image_size, device=device)
         torch.cuda.make_graphed_callables(model, (images_BCHW,))
-    model.forward = _Replayed(model)
+    model.forward = _GraphedForward(model)
     for name, tensor in model.named_buffers():
         tensor.copy_(buffers[name])
 
 
-class _Replayed:
-    """What torch has put in the place of `model.forward`; a copy of the model has its own instead.
+class _GraphedForward:
+    """The function that torch put in place of `model.forward`.
 
-    Torch's function would compute with the weights of the model it was made of, in a copy too.
+    It computes with the weights of the model it was captured from, and would do so in a deep copy
+    of the model too. So a copy gets its class's plain `forward` instead.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,4 +1,7 @@
-"""A bank for a trial: images, stored draws and targets, in an order that no worker decides."""
+"""Training batches from a bank: inputs and targets, in an order that is a pure function.
+
+It depends on (seed, epoch) alone, and not on workers, prefetching or the number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from shards.support.threads import prefetch
 from shards.teachers.preprocess import Preprocess
 from trainers.objectives.targets import Target
 
-AHEAD = 2  # batches read before they are asked for
+PREFETCH = 2  # batches read ahead of the one in use
 
 
 def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
@@ -28,11 +31,19 @@ def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
 
 
 class Data:
-    """Images, draws and targets of one arm: resident on a device, or read as they are needed.
+    """Augmented images and targets of one arm.
 
-    Both give the same batches. Columns that are on disk are read ahead by one thread. `target`
-    makes targets of the raw embeddings of the views shown (and of labels); without one they are
-    the embeddings. `two_views`: inputs are cat([view, next view]) of each image, six channels.
+    Columns are tensors on the device, or streamed from disk and read ahead by one thread. Both
+    give the same batches.
+
+    Args:
+        split: the samples, with the arm's stored augmentation parameters.
+        arm: how those parameters change an image.
+        preprocess: how the student's images are prepared.
+        device: of the tensors that it returns.
+        target: makes targets from the raw teacher embeddings of the views (and from labels); by
+            default they are the embeddings.
+        two_views: inputs are cat([view, next view]) of each image, six channels.
     """
 
     def __init__(
@@ -49,22 +60,22 @@ class Data:
         self.keys = split.keys
         self.count, self.views = split.params_NVP.shape[:2]
         self._offsets_N = view_offsets(split.keys, self.views)
-        self._images_NHWC = self._place(split.images_NHWC)
-        self._params_NVP = self._place(split.params_NVP)
-        self._unit_NVD = self._place(split.embedding_NVD)
-        self._norm_NV = self._place(split.norm_NV)
-        self._labels_N = self._place(split.labels_N)
+        self._images_NHWC = self._resident(split.images_NHWC)
+        self._params_NVP = self._resident(split.params_NVP)
+        self._unit_NVD = self._resident(split.embedding_NVD)
+        self._norm_NV = self._resident(split.norm_NV)
+        self._labels_N = self._resident(split.labels_N)
 
-    def _place(self, column: Column) -> torch.Tensor | StreamedColumn:
+    def _resident(self, column: Column) -> torch.Tensor | StreamedColumn:
         if isinstance(column, StreamedColumn):
-            return column
+            return column  # stays on disk
         return torch.from_numpy(np.ascontiguousarray(column)).to(self.device)
 
     def __len__(self) -> int:
         return self.count
 
     def _take(self, column: torch.Tensor | StreamedColumn, *at: torch.Tensor) -> torch.Tensor:
-        """Rows, or views of rows, on the device."""
+        """Rows, or single views of rows, on the device."""
         if isinstance(column, StreamedColumn):
             index = tuple(part.numpy() for part in at)
             rows = column[index]
@@ -72,7 +83,7 @@ class Data:
         return column[tuple(part.to(self.device) for part in at)]
 
     def inputs(self, index_B: torch.Tensor, view_B: torch.Tensor) -> torch.Tensor:
-        """What the student sees of these views: float32 (B, 3, size, size)."""
+        """The student's input for one view of each image: float32 (B, 3, size, size)."""
         images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2).contiguous()
         params_BP = self._take(self._params_NVP, index_B, view_B)
         pixels = self.arm.pixels(images_BCHW, params_BP)
@@ -80,7 +91,7 @@ class Data:
         return self.arm.normalised(self.preprocess(pixels), params_BP, nyquist=nyquist)
 
     def batch(self, index_B: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets float32 (B, E) of the views that `epoch` shows."""
+        """Inputs, and targets float32 (B, E), of the views that belong to `epoch`."""
         view_B = view_of(epoch, self._offsets_N[index_B], self.views)
         raw_BD = self._take(self._unit_NVD, index_B, view_B).float()
         raw_BD *= self._take(self._norm_NV, index_B, view_B)[:, None]
@@ -95,16 +106,17 @@ class Data:
         self, parts: Iterable[torch.Tensor], epoch: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`batch` of each part, in order."""
-        yield from self._ahead(lambda index_B: self.batch(index_B, epoch), parts)
+        yield from self._prefetched(lambda index_B: self.batch(index_B, epoch), parts)
 
     def view(self, view: int, size: int) -> Iterator[torch.Tensor]:
         """Inputs of one view of every sample, in order, in batches of `size`."""
         parts = torch.arange(self.count).split(size)
-        yield from self._ahead(lambda i_B: self.inputs(i_B, torch.full_like(i_B, view)), parts)
+        yield from self._prefetched(lambda i_B: self.inputs(i_B, torch.full_like(i_B, view)), parts)
 
-    def _ahead(self, make: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+    def _prefetched(self, make: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+        """make(part) of each part, in order; streamed ones are made ahead, by a thread."""
         if not isinstance(self._images_NHWC, StreamedColumn):
             yield from map(make, parts)
             return
         with ThreadPoolExecutor(1) as pool:
-            yield from prefetch(pool, make, parts, AHEAD)
+            yield from prefetch(pool, make, parts, PREFETCH)

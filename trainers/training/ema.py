@@ -1,4 +1,4 @@
-"""EMA: the moving average of a student's weights, which is measured in its place."""
+"""EMA: the moving average of a student's weights, measured in place of the last ones."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ import torch
 from torch import nn
 
 
-class Average:
+class MovingAverage:
     """a <- d a + (1 - d) w after each step, d = min(decay, (1 + step) / (10 + step)).
 
-    The ramp keeps short trials from being measured near their initial weights (as in TensorFlow's
-    ExponentialMovingAverage). Buffers with fractions (BatchNorm's statistics) are averaged like
-    weights, counters are copied. Kept in at least float32, on the first rank's device; without
-    decay (0) there is none, and `student` is the model itself.
+    The lower decay of the first steps keeps short trials from being measured near their initial
+    weights (as in TensorFlow's ExponentialMovingAverage). Floating-point buffers (BatchNorm's
+    statistics) are averaged like weights, integer ones (counters) are copied. The average is
+    stored in float32 or wider, on the model's device. With decay 0 there is none: `averaged` is
+    None and `student` is the model itself.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.model = decay, model
-        self.kept = copy.deepcopy(model) if decay else None
-        for tensor in () if self.kept is None else _tensors(self.kept):
+        self.averaged = copy.deepcopy(model) if decay else None
+        for tensor in () if self.averaged is None else _tensors(self.averaged):
             tensor.requires_grad_(False)
             if tensor.dtype in (torch.float16, torch.bfloat16):
                 tensor.data = tensor.data.float()
 
     @property
     def student(self) -> nn.Module:
-        """What is measured in the end."""
-        return self.model if self.kept is None else self.kept
+        """The module that is measured."""
+        return self.model if self.averaged is None else self.averaged
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after the step that followed `step` others."""
-        if self.kept is None:
+        """Include the weights after a step; `step` others came before it."""
+        if self.averaged is None:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        pairs = zip(_tensors(self.kept), _tensors(self.model), strict=True)
-        for kept, new in pairs:
-            if kept.is_floating_point():
-                kept.lerp_(new.to(kept.dtype), 1 - decay)
+        pairs = zip(_tensors(self.averaged), _tensors(self.model), strict=True)
+        for average, new in pairs:
+            if average.is_floating_point():
+                average.lerp_(new.to(average.dtype), 1 - decay)
             else:
-                kept.copy_(new)
+                average.copy_(new)
 
 
 def _tensors(model: nn.Module) -> itertools.chain[torch.Tensor]:

@@ -13,22 +13,21 @@ from trainers.objectives import Objective
 from trainers.training.data import Data
 from trainers.training.learning_rate import Schedule, set_learning_rate
 from trainers.training.optim import OPTIMIZERS
-from trainers.training.state import DivergedError, Keeper, Observe, Reporter, Row, Saver
-
-__all__ = ["DivergedError", "Observe", "Reporter", "Saver", "Trained", "train"]
+from trainers.training.state import Observe, Reporter, Row, Saver, TrainingState
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves: the student to measure, and what was seen on the way.
+    """What training returns.
 
-    `curve` has a row an epoch (see Reporter); `observed` a row {step, epoch, ...} for each look
-    of `observe`, on the first rank.
+    student: the module to measure, the moving average of the weights where the trial has one.
+    epochs: a row for each epoch, see Reporter.
+    observations: on the first rank a row {step, epoch, ...} for each call of `observe`.
     """
 
     student: nn.Module
-    curve: list[Row]
-    observed: list[Row]
+    epochs: list[Row]
+    observations: list[Row]
 
 
 def train(
@@ -41,29 +40,41 @@ def train(
     report: Reporter,
     observe: Observe | None = None,
 ) -> Trained:
-    """Train `model` in place, from the newest checkpoint on, for the trial's duration.
+    """Train `model` in place, from its newest checkpoint on, for the trial's duration.
 
-    `observe(step, student)` is asked on the first rank before the first step, at every multiple
-    of `curve_every` and after the last step; other ranks may pass None.
-    Raises: DivergedError naming step and samples when the loss is NaN or infinite,
-    PreemptedError when `saver.stop` said so, once the state is saved.
+    Args:
+        config: the trial.
+        model: the student, or the module that `wrap_student` puts around it.
+        objective: (student, target, config) -> loss of a micro-batch.
+        data: inputs and targets of the train samples.
+        engine: entered; it knows which rank this is.
+        saver: when and where checkpoints are saved, and when to stop early.
+        report: called at the end of every epoch.
+        observe: (step, student) -> values; called on the first rank before the first step, at
+            every multiple of `curve_every` and after the last step. Other ranks may pass None.
+
+    Raises:
+        DivergedError: naming step and samples, where the loss is NaN or infinite.
+        PreemptedError: where `saver.stop` returned true, once the state is saved.
     """
     optimizer = OPTIMIZERS[config.optimizer](model, config)
     rate = Schedule.of(config, len(data))
-    keeper = Keeper(config, model, data, engine, saver, report, observe)
-    forward = engine.prepare(model, optimizer, config)
-    keeper.resume()
+    state = TrainingState(config, model, data, engine, saver, report, observe)
+    forward = engine.prepare(model, optimizer, config)  # after the state has copied the model
+    state.resume()
     model.train()
-    while keeper.step < keeper.total:
-        epoch, batches = keeper.rest_of_epoch()
+    while state.step < state.total:
+        epoch, batches = state.rest_of_epoch()
+        # One stream of micro-batches for the rest of the epoch, so that the next one is read while
+        # this one is computed.
         micro = [engine.micro_batches(index_B, config.accumulate) for index_B in batches]
         lasts = [at + 1 == len(parts) for parts in micro for at in range(len(parts))]
         inputs = data.batches(itertools.chain.from_iterable(micro), epoch)
         for (images_BCHW, teacher_BD), last in zip(inputs, lasts, strict=True):
-            set_learning_rate(optimizer, rate(keeper.step))
+            set_learning_rate(optimizer, rate(state.step))
             student_BD = engine.gather(forward(images_BCHW))
             loss = objective(student_BD, engine.gather(teacher_BD), config)
             engine.backward(loss, last)
             if last:
-                keeper.stepped(engine.step())
-    return Trained(keeper.average.student, keeper.curve, keeper.observed)
+                state.end_step(engine.step())
+    return Trained(state.average.student, state.epochs, state.observations)

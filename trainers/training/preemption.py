@@ -1,4 +1,4 @@
-"""SIGTERM: what a scheduler sends some seconds before it takes the machine away."""
+"""Preemption: a scheduler sends SIGTERM some seconds before it takes the machine away."""
 
 from __future__ import annotations
 
@@ -11,49 +11,53 @@ from typing import Any, Self
 
 
 class PreemptedError(RuntimeError):
-    """The trial was asked to leave; the same command continues it."""
+    """SIGTERM ended the trial; the same command continues it."""
 
 
-class Notice:
-    """`with Notice() as notice`: SIGTERM raises PreemptedError, at once or when it suits.
+class PreemptionHandler:
+    """Inside `with PreemptionHandler() as preempted` SIGTERM raises PreemptedError.
 
-    Inside `with notice.deferred()` it only makes `notice()` true. In a thread that is not the
-    main one nothing changes: signals are not for it to handle.
+    Inside `with preempted.deferred()` SIGTERM only makes `preempted()` true, so that the training
+    loop can finish its step and save; the error is raised when that block ends. Outside the main
+    thread the handler does nothing, because Python handles signals in the main thread only.
     """
 
     def __init__(self) -> None:
-        self._heard = self._waits = False
-        self._before: Any = None
+        self._received = self._deferred = False
+        self._previous: Any = None  # the handler before this one
 
     def __call__(self) -> bool:
-        """Whether SIGTERM has come."""
-        return self._heard
+        """Whether SIGTERM has been received."""
+        return self._received
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Raises: PreemptedError at the end, if SIGTERM came and nothing else ended the block."""
-        self._waits = True
+        """Hold SIGTERM back until the block ends.
+
+        Raises: PreemptedError then, where SIGTERM came and no other error ended the block.
+        """
+        self._deferred = True
         try:
             yield
         finally:
-            self._waits = False
-        self._leave()
+            self._deferred = False
+        self._raise_if_received()
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._heard = True
-        if not self._waits:
-            self._leave()
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+        if not self._deferred:
+            self._raise_if_received()
 
-    def _leave(self) -> None:
-        if self._heard:
-            raise PreemptedError("asked to leave; the same command again continues")
+    def _raise_if_received(self) -> None:
+        if self._received:
+            raise PreemptedError("ended by SIGTERM; the same command again continues")

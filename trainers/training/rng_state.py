@@ -1,8 +1,8 @@
-"""The state of every random generator of a process, as arrays, and back.
+"""The state of every global random generator of a process, as arrays, and back.
 
 torch's generators (CPU, and CUDA where the trial runs there), Python's `random` and NumPy's
-legacy global one; the last two as JSON text in bytes: NumPy's state is not an array, and nothing
-here is pickled.
+legacy global one. The last two are stored as bytes of JSON text: their states are not arrays, and
+pickle is not used in checkpoints.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ Arrays = dict[str, torch.Tensor]
 
 
 def seed_all(seed: int, rank: int) -> None:
-    """Every generator from (seed, rank): a trial owes nothing to what its process did before."""
+    """Seed every global generator from (seed, rank).
+
+    So a trial's random numbers do not depend on what its process did before.
+    """
     word = int(hash64(seed, rank))
     torch.manual_seed(word >> 1)
     random.seed(word)
@@ -41,7 +44,11 @@ def random_arrays(device: torch.device) -> Arrays:
 
 
 def restore_random(arrays: Arrays, device: torch.device) -> None:
-    """Put back what `random_arrays` took. A CUDA state is left alone elsewhere, as is a lack."""
+    """Restore what `random_arrays` returned.
+
+    The CUDA state is restored only on a CUDA device, and where there is one: a trial may resume on
+    another kind of device.
+    """
     torch.set_rng_state(arrays["random/torch"])
     version, words, gauss = _value(arrays["random/python"])
     random.setstate((version, tuple(words), gauss))

@@ -1,7 +1,9 @@
-"""The keeper of a trial: where it is, what it has shown so far, when that is looked at and saved.
+"""The state of a training run: its position, its losses, and when they are checked and saved.
 
-Losses stay on the device until somebody looks, about twice a second: a GPU need not wait for
-every step. A look refuses a loss that is not finite, and comes before anything is saved.
+Losses stay on the device and are checked about twice a second, because reading a loss makes the
+CPU wait for the GPU: after every step that would leave the GPU idle between steps. A check refuses
+a loss that is not finite. It always comes before anything is saved, so no checkpoint holds
+diverged weights.
 """
 
 from __future__ import annotations
@@ -20,21 +22,22 @@ from trainers.engines.base import Engine
 from trainers.training.checkpoint import Checkpoints, State, capture, restore
 from trainers.training.compile import eager
 from trainers.training.data import Data, permutation
-from trainers.training.ema import Average
+from trainers.training.ema import MovingAverage
 from trainers.training.preemption import PreemptedError
 from trainers.training.rng_state import random_arrays, restore_random, seed_all
 
-LOOK = 0.5  # seconds between two looks, about
-MOST = 1024  # steps between two looks
-NAMED = 3  # samples of a batch whose loss is not finite
+CHECK_SECONDS = 0.5  # between two checks of the losses, about
+MOST_STEPS = 1024  # between two checks
+NAMED = 3  # how many samples of a batch with a non-finite loss a message names
 Row = dict[str, Any]
 Observe = Callable[[int, nn.Module], dict[str, float]]
 
 
 class Reporter(Protocol):
-    """Told once an epoch; `values` has step, epoch, loss (mean over the epoch), time_ms.
+    """Called on the first rank at the end of every epoch.
 
-    A trial may end inside an epoch: then the last row's `epoch` is a fraction, and its loss the
+    values: step, epoch, loss (mean over the steps of the epoch), time_ms (milliseconds since 1970).
+    A trial may end inside an epoch; the last row's `epoch` is then a fraction, and its loss the
     mean over the steps of that part.
     """
 
@@ -42,14 +45,17 @@ class Reporter(Protocol):
 
 
 class DivergedError(RuntimeError):
-    """The loss is not finite: the trial has an outcome, and running it again will not change it."""
+    """The loss is not finite. That is a result: running the trial again would not change it."""
 
 
 @dataclass
 class Saver:
-    """When to save: once `seconds` have passed since the last save; and when to leave.
+    """When a trial saves a checkpoint, and when it stops early.
 
-    `stop` says whether the trial was asked to leave: it saves, then raises PreemptedError.
+    checkpoints: where they are written.
+    seconds: the least time between two checkpoints.
+    clock: the present time in seconds.
+    stop: once it returns true, the trial saves a checkpoint and raises PreemptedError.
     """
 
     checkpoints: Checkpoints
@@ -69,8 +75,15 @@ class Saver:
         self._last = self.clock()
 
 
-class Keeper:
-    """Told of each step (`stepped`), on every rank."""
+class TrainingState:
+    """Where a training run is; every rank has one, and they advance together.
+
+    The loop calls `resume` once, then `end_step` after every optimiser step.
+
+    step: optimiser steps so far. total: steps of the whole trial. epochs: a row for each epoch
+    (see Reporter). observations: a row for each call of `observe`. average: the moving average of
+    the weights. losses: of the steps of this epoch, float64 (steps per epoch,), on the device.
+    """
 
     def __init__(
         self,
@@ -84,22 +97,26 @@ class Keeper:
     ) -> None:
         self.config, self.model, self.data, self.engine = config, model, data, engine
         self.saver, self.report, self.observe = saver, report, observe
-        self.average = Average(model, config.ema)
+        self.average = MovingAverage(model, config.ema)
         self.per_epoch = len(data) // config.batch_size
         self.total = config.total_steps(len(data))
         self.step = 0
-        self.curve: list[Row] = []
-        self.observed: list[Row] = []
+        self.epochs: list[Row] = []
+        self.observations: list[Row] = []
         self.losses = torch.zeros(self.per_epoch, dtype=torch.float64, device=engine.device)
         self._every = self._observation_steps()
         self._observed_at: int | None = None
-        self._interval, self._next = 1, 1
-        self._looked = saver.clock()
+        self._interval, self._next_check = 1, 1  # in steps
+        self._checked_at = saver.clock()
 
     # ---- before the first step ----
 
     def resume(self) -> None:
-        """Restore every rank from the checkpoint that the first rank chose, if there is one."""
+        """Restore every rank from the newest valid checkpoint, if there is one.
+
+        The first rank chooses it: each rank could find another one valid, on a file system that
+        is not yet consistent.
+        """
         first = self.engine.rank == 0
         saved = self.saver.checkpoints.latest() if first else None
         step = self.engine.broadcast(saved.step if saved else -1)
@@ -113,17 +130,21 @@ class Keeper:
             self.step = step
             losses = saved.arrays["losses"]
             self.losses[: len(losses)] = losses.to(self.losses.device)
-            self.curve, self.observed = saved.values["curve"], saved.values["observed"]
-            self._observed_at = self.observed[-1]["step"] if self.observed else None
-        self._next = self.step + 1
+            self.epochs, self.observations = saved.values["curve"], saved.values["observed"]
+            self._observed_at = self.observations[-1]["step"] if self.observations else None
+        self._next_check = self.step + 1
         self._observe()
 
     def _modules(self) -> dict[str, nn.Module]:
-        kept = self.average.kept
-        return {"model": self.model} if kept is None else {"model": self.model, "average": kept}
+        averaged = self.average.averaged
+        modules = {"model": self.model}
+        return modules if averaged is None else modules | {"average": averaged}
 
     def _observation_steps(self) -> int:
-        """Raises: ValueError where `curve_every` is less than a step."""
+        """Steps between two observations, 0 without any.
+
+        Raises: ValueError where `curve_every` is less than a step.
+        """
         every = self.config.curve_every
         if every is None:
             return 0
@@ -135,33 +156,33 @@ class Keeper:
     # ---- at every step ----
 
     def rest_of_epoch(self) -> tuple[int, list[torch.Tensor]]:
-        """(epoch, indices of each batch still to come in it), from where the trial is."""
+        """(epoch, sample indices of each batch that it still has), from the present step on."""
         epoch, first = divmod(self.step, self.per_epoch)
         last = min(self.per_epoch, self.total - epoch * self.per_epoch)
         size, order_N = self.config.batch_size, permutation(self.config.seed, epoch, len(self.data))
         return epoch, list(order_N[first * size : last * size].split(size))
 
-    def stepped(self, loss: torch.Tensor) -> None:
-        """Count a step with its loss, and do what is due after it.
+    def end_step(self, loss: torch.Tensor) -> None:
+        """Count a step with its loss; then average, observe, check, save and report as is due.
 
-        Raises: DivergedError naming step and samples, PreemptedError once the state is saved.
+        Raises: DivergedError naming step and samples; PreemptedError once the state is saved.
         """
         self.losses[self.step % self.per_epoch] = loss
         self._average()
         self.step += 1
         ended = self.step % self.per_epoch == 0 or self.step == self.total
         if ended:
-            self.curve.append(self._row())
+            self.epochs.append(self._row())
         self._observe()
-        if ended or self.step >= self._next:
-            self._look()
+        if ended or self.step >= self._next_check:
+            self._check()
         if ended:
             if self.engine.rank == 0:
-                self.report(self.curve[-1])
+                self.report(self.epochs[-1])
             self.losses.zero_()
 
     def _average(self) -> None:
-        if self.average.kept is not None:
+        if self.average.averaged is not None:
             with self.engine.full_weights():
                 self.average.update(self.step)
 
@@ -174,7 +195,10 @@ class Keeper:
         return {"step": self.step, "epoch": epoch, "loss": loss, "time_ms": time_ms}
 
     def _observe(self) -> None:
-        """Only the first rank looks, but the others make the model whole with it."""
+        """Call `observe` where it is due.
+
+        Only the first rank observes, but gathering sharded weights is collective.
+        """
         due = self._every and (self.step % self._every == 0 or self.step == self.total)
         if not due or self._observed_at == self.step:
             return
@@ -182,11 +206,11 @@ class Keeper:
         with self.engine.full_weights():
             if self.observe is not None and self.engine.rank == 0:
                 row = {"step": self.step, "epoch": self.step / self.per_epoch}
-                self.observed.append(row | self._observed(self.observe))
+                self.observations.append(row | self._run(self.observe))
         self._observed_at = self.step
 
-    def _observed(self, observe: Observe) -> dict[str, float]:
-        """What it draws, training does not miss."""
+    def _run(self, observe: Observe) -> dict[str, float]:
+        """Random generators are restored afterwards, so observing does not change training."""
         student, device = self.average.student, self.engine.device
         mode, cuda = student.training, [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), eager(self.config):
@@ -194,25 +218,30 @@ class Keeper:
         student.train(mode)
         return values
 
-    # ---- now and then ----
+    # ---- checking and saving ----
 
-    def _look(self) -> None:
-        """Check the losses; save where the first rank's clock says so, or where one must leave."""
+    def _check(self) -> None:
+        """Check the losses; save where it is time by the first rank's clock, or before leaving.
+
+        The number of steps to the next check is doubled or halved so that checks are about
+        CHECK_SECONDS apart. The ranks must check at the same steps, so the first one decides.
+        """
         self._check_finite()
         now = self.saver.clock()
-        pause = min(LOOK, self.saver.seconds)
-        if now - self._looked > pause:
+        seconds = min(CHECK_SECONDS, self.saver.seconds)
+        if now - self._checked_at > seconds:
             self._interval = max(1, self._interval // 2)
-        elif now - self._looked < pause / 2:
-            self._interval = min(2 * self._interval, MOST)
+        elif now - self._checked_at < seconds / 2:
+            self._interval = min(2 * self._interval, MOST_STEPS)
         leave = self.engine.any_rank(self.saver.stop())
         save = leave or self.saver.due()
+        # Both decisions of the first rank in one broadcast.
         self._interval, save = divmod(self.engine.broadcast(2 * self._interval + save), 2)
-        self._next, self._looked = self.step + self._interval, now
+        self._next_check, self._checked_at = self.step + self._interval, now
         if save:
             self._save()
         if leave:
-            self.engine.broadcast(0)  # nobody leaves before the first rank has saved
+            self.engine.broadcast(0)  # a barrier: no rank leaves before the first one has saved
             raise PreemptedError(
                 f"state saved at step {self.step}; the same command again continues"
             )
@@ -223,15 +252,15 @@ class Keeper:
             arrays = capture(self._modules(), states) if self.engine.rank == 0 else {}
         if self.engine.rank == 0:
             arrays["losses"] = self.losses[: self.step % self.per_epoch].cpu().clone()
-            values = {"curve": self.curve, "observed": self.observed}
+            values = {"curve": self.epochs, "observed": self.observations}
             self.saver.save(State(self.step, arrays, values))
 
     def _check_finite(self) -> None:
         with self.engine.watched("the loss"):
-            good = torch.isfinite(self.losses).cpu()
-        if good.all():
+            finite = torch.isfinite(self.losses).cpu()
+        if finite.all():
             return
-        at = int(good.int().argmin())
+        at = int(finite.int().argmin())  # the first one that is not finite
         epoch = (self.step - 1) // self.per_epoch
         size, order_N = self.config.batch_size, permutation(self.config.seed, epoch, len(self.data))
         index_B = order_N[at * size : (at + 1) * size].tolist()

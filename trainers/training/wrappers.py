@@ -1,9 +1,9 @@
-"""What the loop trains: a student, or a module around it that gives its objective more.
+"""What the loop trains: a student, or a wrapper whose output has what its objective needs.
 
     supervised                    cat([embedding (D), logits (C)]) by a linear classifier
     infonce_positive: student     cat([embedding (D) of one view, of the other])
 
-The student inside is what is measured and stored; the classifier is thrown away.
+The student inside is measured and stored; the classifier is discarded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from trainers.students.base import Student
 
 
 class Classified(nn.Module):
-    """A student and a linear layer from its embedding to C logits."""
+    """A student and a linear layer from its embedding to C logits.
+
+    The layer's weights are a pure function of (seed, C, D): they are drawn without touching the
+    global generators, so that the student trains on the same random numbers as with other
+    objectives.
+    """
 
     def __init__(self, student: Student, dim: int, classes: int, seed: int) -> None:
         super().__init__()
@@ -44,19 +49,22 @@ class TwoViews(nn.Module):
 
 
 def sees_two_views(config: TrialConfig) -> bool:
-    """`infonce_positive` is `teacher` wherever the objective has no infonce."""
+    """Whether training inputs are two views of each image.
+
+    `infonce_positive` is `teacher` in every config whose objective has no infonce term.
+    """
     return config.infonce_positive == "student"
 
 
-def learner(config: TrialConfig, student: Student, dim: int, classes: int) -> nn.Module:
-    """The module to train; weights of its own are a pure function of (seed, D, C)."""
+def wrap_student(config: TrialConfig, student: Student, dim: int, classes: int) -> nn.Module:
+    """The module to train, with the student in it. dim: D. classes: C, for the classifier."""
     if config.objective == "supervised":
         return Classified(student, dim, classes, config.seed)
     return TwoViews(student) if sees_two_views(config) else student
 
 
-def student_in(module: nn.Module) -> Student:
-    """The student that `learner` was given."""
+def unwrap_student(module: nn.Module) -> Student:
+    """The student in a module from `wrap_student`."""
     student = module.student if isinstance(module, Classified | TwoViews) else module
     assert isinstance(student, Student)
     return student

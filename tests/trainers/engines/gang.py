@@ -21,7 +21,7 @@ from trainers import trial
 from trainers.config.schema import make_config
 from trainers.objectives import OBJECTIVES
 from trainers.training.preemption import PreemptedError
-from trainers.training.state import Keeper
+from trainers.training.state import TrainingState
 
 PORTS = "GANG_PORTS"
 STOPS = (2, 7)  # both inside an epoch of 4 steps
@@ -31,14 +31,14 @@ NAN_AT = 2 * 6  # micro-batch: the second of step 6
 @contextmanager
 def noticed_at(step: int) -> Iterator[None]:
     """One rank alone gets SIGTERM before that step is counted."""
-    real = Keeper.stepped
+    real = TrainingState.end_step
 
-    def stepped(self: Keeper, loss: torch.Tensor) -> None:
+    def stepped(self: TrainingState, loss: torch.Tensor) -> None:
         if self.step + 1 == step and self.engine.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         real(self, loss)
 
-    with mock.patch.object(Keeper, "stepped", stepped):
+    with mock.patch.object(TrainingState, "end_step", stepped):
         yield
 
 

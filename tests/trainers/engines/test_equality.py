@@ -83,7 +83,7 @@ def test_statistics_over_ranks_go_with_a_compiled_model(played):
 
 @pytest.mark.parametrize("engine", ["single", "ddp"])
 def test_gradients_that_overflow_in_half_precision_are_passed_over(played, engine):
-    """But not a loss that is infinite, which ends the trial: `Keeper`."""
+    """But not a loss that is infinite, which ends the trial: `TrainingState`."""
     found = played(f"half/{engine}")
     assert found["losses"].isfinite().all()
     assert float(found["scaler/scale"]) < GradScaler("cpu").get_scale()

@@ -13,7 +13,7 @@ from tests.trainers.small_runs import data_of, same, timeless
 from trainers.engines import launch
 from trainers.engines.watchdog import LIMIT_VARIABLE
 from trainers.training.data import permutation
-from trainers.training.loop import DivergedError
+from trainers.training.state import DivergedError
 from trainers.trial import finished, run_trial, trial_place
 
 pytestmark = pytest.mark.ranks

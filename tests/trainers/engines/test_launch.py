@@ -14,8 +14,8 @@ import pytest
 
 from trainers.engines import launch as module
 from trainers.engines.launch import PREEMPTED, RankError, free_port, launch
-from trainers.training.loop import DivergedError
 from trainers.training.preemption import PreemptedError
+from trainers.training.state import DivergedError
 from trainers.trial import run_trial
 
 pytestmark = pytest.mark.ranks

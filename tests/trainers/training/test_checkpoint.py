@@ -155,7 +155,7 @@ def test_damage_means_the_previous_one(kept, capsys, name, damage):
         file.write_bytes({"flip": data, "cut": data[: len(data) // 2], "empty": b""}[damage])
     assert checkpoints.latest().step == 3
     said = capsys.readouterr().err
-    assert said.startswith("warning: checkpoint passed over: ")
+    assert said.startswith("warning: checkpoint skipped: ")
     assert "step-00000006" in said
     assert said.count("\n") == 1
 

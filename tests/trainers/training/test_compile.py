@@ -16,14 +16,20 @@ from tests.trainers.small_runs import CPU, data_of, left_at, run, same, weights
 from trainers.objectives import OBJECTIVES
 from trainers.students import build_student
 from trainers.training import compile as speed
-from trainers.training.compile import eager, quick
-from trainers.training.ema import Average
-from trainers.training.loop import DivergedError
+from trainers.training.compile import apply_performance_options, eager
+from trainers.training.ema import MovingAverage
+from trainers.training.state import DivergedError
+
+
+def built(config):
+    model = build_student("width:1", 16, 8, 0)
+    apply_performance_options(model, config, CPU, 8)
+    return model
 
 
 def test_the_layout_is_as_asked(make):
     for asked in (True, False):
-        model = quick(build_student("width:1", 16, 8, 0), make(channels_last=asked), CPU, 8)
+        model = built(make(channels_last=asked))
         kernel = model.trunk[4].weight
         assert kernel.is_contiguous(memory_format=torch.channels_last) == asked
         assert kernel.is_contiguous() != asked
@@ -31,7 +37,7 @@ def test_the_layout_is_as_asked(make):
 
 def test_deepspeed_takes_plain_weights(make):
     config = make(engine="deepspeed", ranks=1)
-    assert quick(build_student("width:1", 16, 8, 0), config, CPU, 8).trunk[4].weight.is_contiguous()
+    assert built(config).trunk[4].weight.is_contiguous()
 
 
 def test_both_layouts_give_the_same_student_nearly(make, bank, tmp_path):
@@ -46,7 +52,7 @@ def test_both_layouts_give_the_same_student_nearly(make, bank, tmp_path):
 
 def test_cuda_graphs_without_cuda_are_refused_in_a_line(make):
     with pytest.raises(ValueError, match="cuda_graphs: needs a CUDA device, this trial runs on c"):
-        quick(build_student("width:1", 16, 8, 0), make(cuda_graphs=True), CPU, 8)
+        built(make(cuda_graphs=True))
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def graphed(make, monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
     model = build_student("width:1", 16, 8, 0)
-    speed._graphed(model, make(cuda_graphs=True), CPU, 8)
+    speed._use_graphs(model, make(cuda_graphs=True), CPU, 8)
     return model, replays
 
 
@@ -78,7 +84,7 @@ def test_a_copy_of_a_graphed_model_computes_with_its_own_weights(graphed):
     images_BCHW = torch.randn(4, 3, 8, 8)
     assert model(images_BCHW).shape == (4, 16)
     assert replays == [model]
-    average = Average(model, 0.5)
+    average = MovingAverage(model, 0.5)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight))
@@ -105,7 +111,7 @@ def test_a_copy_outlives_the_graphed_model(graphed):
 def test_bf16_learns_the_same(make, bank, tmp_path):
     data = data_of(bank)
     curves = [
-        run(make(precision=p, epochs=2), data, tmp_path / p, seconds=1e9).curve
+        run(make(precision=p, epochs=2), data, tmp_path / p, seconds=1e9).epochs
         for p in ("fp32", "bf16")
     ]
     losses = [[row["loss"] for row in curve] for curve in curves]
@@ -186,7 +192,7 @@ def test_what_is_measured_runs_as_written(make, monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **o: real(model, backend=backend))
     config = make(compile=True)
-    model = quick(build_student("width:1", 16, 8, 0), config, CPU, 8)
+    model = built(config)
     names = list(model.state_dict())
     images_BCHW = torch.zeros(2, 3, 8, 8)
     with eager(config), torch.no_grad():

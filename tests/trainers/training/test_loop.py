@@ -12,8 +12,8 @@ from tests.trainers.small_runs import checkpoints, data_of, left_at, run, same, 
 from trainers.engines.single import Single
 from trainers.objectives import OBJECTIVES
 from trainers.training.data import Data, permutation
-from trainers.training.ema import Average
-from trainers.training.loop import DivergedError
+from trainers.training.ema import MovingAverage
+from trainers.training.state import DivergedError
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_saving_changes_nothing(make, data, tmp_path):
     config = make(epochs=2)
     often, never = (run(config, data, tmp_path / str(s), seconds=s) for s in (0, 1e9))
     assert same(weights(often), weights(never))
-    assert timeless(often.curve) == timeless(never.curve)
+    assert timeless(often.epochs) == timeless(never.epochs)
     assert checkpoints(config, tmp_path / "0").steps() == [5, 6]
     assert checkpoints(config, tmp_path / str(1e9)).steps() == []
 
@@ -79,8 +79,8 @@ LENGTHS = [
 def test_it_may_end_inside_an_epoch(make, data, tmp_path, duration, rows):
     seen = []
     trained = run(make(epochs=None, duration=duration), data, tmp_path, report=seen.append)
-    assert [(row["step"], row["epoch"]) for row in trained.curve] == rows
-    assert seen == trained.curve
+    assert [(row["step"], row["epoch"]) for row in trained.epochs] == rows
+    assert seen == trained.epochs
     assert all(set(row) == {"step", "epoch", "loss", "time_ms"} for row in seen)
     assert [type(row["epoch"]) for row in seen] == [type(epoch) for _, epoch in rows]
 
@@ -94,7 +94,7 @@ def test_the_last_part_of_an_epoch_has_its_own_mean(make, data, tmp_path):
         return loss
 
     config = make(epochs=None, duration="5 steps")
-    curve = run(config, data, tmp_path, objective=objective).curve
+    curve = run(config, data, tmp_path, objective=objective).epochs
     assert [row["loss"] for row in curve] == pytest.approx(
         [sum(losses[:3]) / 3, sum(losses[3:]) / 2], rel=1e-12
     )
@@ -108,7 +108,7 @@ def test_a_longer_trial_begins_like_a_shorter_one(make, data, tmp_path):
 
 
 def test_training_lowers_the_loss(make, data, tmp_path):
-    curve = run(make(epochs=4), data, tmp_path).curve
+    curve = run(make(epochs=4), data, tmp_path).epochs
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.05
 
 
@@ -205,16 +205,16 @@ def test_it_is_observed_before_at_multiples_and_after(make, data, tmp_path, ever
     config = make(epochs=None, duration="5 steps", curve_every=every)
     trained = run(config, data, tmp_path / "a", observe=watching(seen))
     assert seen == steps
-    assert [(r["step"], r["epoch"]) for r in trained.observed] == [(s, s / 3) for s in steps]
-    assert len({row["first"] for row in trained.observed}) == len(steps)
+    assert [(r["step"], r["epoch"]) for r in trained.observations] == [(s, s / 3) for s in steps]
+    assert len({row["first"] for row in trained.observations}) == len(steps)
     plain = run(config, data, tmp_path / "b")
-    assert plain.observed == []
+    assert plain.observations == []
     assert same(weights(plain), weights(trained))
 
 
 def test_without_curve_every_nothing_is_observed(make, data, tmp_path):
     seen = []
-    assert run(make(), data, tmp_path, observe=watching(seen)).observed == seen == []
+    assert run(make(), data, tmp_path, observe=watching(seen)).observations == seen == []
 
 
 def test_the_untrained_student_is_observed_once(make, data, tmp_path):
@@ -260,14 +260,14 @@ def test_the_average_is_that_of_its_formula(make, data, tmp_path):
 
 def test_without_decay_the_model_itself_is_measured():
     model = torch.nn.Linear(2, 2)
-    average = Average(model, 0.0)
+    average = MovingAverage(model, 0.0)
     average.update(0)
     assert average.student is model
 
 
 def test_halves_are_averaged_in_float32():
     model = torch.nn.Linear(2, 1, bias=False).bfloat16()
-    average = Average(model, 0.999)
+    average = MovingAverage(model, 0.999)
     assert average.student.weight.dtype == torch.float32
     assert not average.student.weight.requires_grad
     with torch.no_grad():

@@ -12,7 +12,7 @@ from tests.trainers.small_runs import checkpoints, data_of, left_at, run, same, 
 from trainers.objectives import OBJECTIVES
 from trainers.training.optim import OPTIMIZERS
 from trainers.training.preemption import PreemptedError
-from trainers.training.state import Keeper
+from trainers.training.state import TrainingState
 
 STEPS = 6
 
@@ -68,7 +68,7 @@ def test_killed_between_saves_it_ends_bitwise_equal(make, data, tmp_path, monkey
     """The process is gone at the fifth step without a word; the last save was after the third."""
     config = make(epochs=3, objective="cosine+infonce", seed=4)
     whole = run(config, data["noise:0.1"], tmp_path / "whole", seconds=1e9)
-    real, done = Keeper.stepped, []
+    real, done = TrainingState.end_step, []
 
     def stepped(self, loss):
         if self.step == 4:
@@ -77,7 +77,7 @@ def test_killed_between_saves_it_ends_bitwise_equal(make, data, tmp_path, monkey
         real(self, loss)
         done.append(self.step)
 
-    monkeypatch.setattr(Keeper, "stepped", stepped)
+    monkeypatch.setattr(TrainingState, "end_step", stepped)
     with pytest.raises(KeyboardInterrupt):
         run(config, data["noise:0.1"], tmp_path / "broken")
     monkeypatch.undo()
@@ -87,7 +87,7 @@ def test_killed_between_saves_it_ends_bitwise_equal(make, data, tmp_path, monkey
     again = run(config, data["noise:0.1"], tmp_path / "broken", report=seen.append)
     assert [values["epoch"] for values in seen] == [2, 3]  # what was reported once is not again
     assert same(weights(whole), weights(again))
-    assert timeless(whole.curve) == timeless(again.curve)
+    assert timeless(whole.epochs) == timeless(again.epochs)
 
 
 def test_dropout_draws_on(make, data, tmp_path):
@@ -122,7 +122,7 @@ def test_asked_at_the_very_end_it_is_only_measured_later(make, data, tmp_path):
     steps = []
     again = run(config, data["noise:0.1"], tmp_path, report=steps.append)
     assert steps == []
-    assert again.curve == state.values["curve"]
+    assert again.epochs == state.values["curve"]
 
 
 def test_the_curve_survives_with_its_times(make, data, tmp_path):
