@@ -1,21 +1,22 @@
-"""One shard's columns: images through their arms and the teachers."""
+"""Embeddings of one shard: its images through every arm and every teacher, on one device."""
 
 from __future__ import annotations
 
 import functools
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from shards.arms import Arm, make_arm
-from shards.bank.manifest import Packed, Plan
+from shards.bank.manifest import Packed
 from shards.bank.members import pack
-from shards.building.request import Request, embedded, images_at_once, make_plan
-from shards.building.stopwatch import Stopwatch
+from shards.building.executor import Columns, CorruptedView, OnImages, Task, tasks_of
+from shards.building.request import Request, images_at_once, make_plan, needs_teacher
 from shards.datasets import open_dataset
 from shards.datasets.base import Block
 from shards.support.threads import check_device, prefetch, single_core_map
@@ -23,14 +24,48 @@ from shards.teachers import Precision, Teacher, open_teacher
 from shards.teachers.precision import choose_precision
 from shards.teachers.prompts import class_embeddings, pack_floats
 
-CALIBRATION = 32  # images on which the precision of the arithmetic is chosen
-Columns = dict[str, np.ndarray]
+CALIBRATION_IMAGES = 32  # on which the precision of a teacher's arithmetic is chosen
 Map = Callable[..., Iterator[Any]]
-Tick = Callable[[int], None]
+
+
+class Stopwatch:
+    """Seconds that the teachers alone took, summed over threads."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        self._lock, self._sum = threading.Lock(), 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def time(self, action: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Run `action` and add its time.
+
+        CUDA kernels run asynchronously, so events are recorded on the stream and read at the end:
+        to synchronise after each batch would slow down what is measured.
+        """
+        if self._cuda:
+            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            pair[0].record()
+            result = action()
+            pair[1].record()
+            self._events.append(pair)
+            return result
+        start = time.perf_counter()
+        result = action()
+        with self._lock:
+            self._sum += time.perf_counter() - start
+        return result
+
+    def seconds(self) -> float:
+        """The sum so far."""
+        if self._events:
+            torch.cuda.synchronize()
+            self._sum += sum(start.elapsed_time(end) / 1000 for start, end in self._events)
+            self._events.clear()
+        return self._sum
 
 
 def channels_first(images_NHWC: np.ndarray) -> torch.Tensor:
-    """uint8 (B, H, W, C) -> a copy (B, C, H, W)."""
+    """uint8 (N, H, W, C) -> a copy (N, C, H, W)."""
     return torch.from_numpy(images_NHWC.transpose(0, 3, 1, 2).copy())
 
 
@@ -41,7 +76,11 @@ def embed_view(
     params_BP: torch.Tensor,
     timed: Callable[[Callable[[], torch.Tensor]], torch.Tensor] = lambda action: action(),
 ) -> list[torch.Tensor]:
-    """What each teacher says of uint8 images under stored draws: float32 (B, D) each."""
+    """Each teacher's embeddings, float32 (B, D), of uint8 images augmented by `arm`.
+
+    `params_BP`: the stored parameters of the augmentation. The teachers' forward passes are called
+    through `timed`.
+    """
     pixels = arm.pixels(images_BCHW, params_BP, viewer="teacher")
     parts = []
     for teacher in teachers:
@@ -51,54 +90,11 @@ def embed_view(
     return parts
 
 
-@dataclass(frozen=True)
-class Task:
-    """A shard to compute: samples `start` to `stop` of `split`."""
-
-    split: str
-    index: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class CorruptView:
-    """One view of every test image under an arm, which need not be among the bank's."""
-
-    arm: str
-    view: int
-
-
-def tasks_of(plan: Plan) -> list[Task]:
-    step = plan.shard_samples
-    return [
-        Task(split, index, start, min(start + step, plan.dataset.counts[split]))
-        for split in plan.arms
-        for index, start in enumerate(range(0, plan.dataset.counts[split], step))
-    ]
-
-
-class Computes(Protocol):
-    """Where a bank is computed: in this process, or on a cluster."""
-
-    plan: Plan
-
-    @property
-    def teacher_seconds(self) -> float:
-        """How long the teachers alone were at work, all workers side by side; 0 if unknown."""
-        ...
-
-    def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]: ...
-    def corrupted(
-        self, todo: list[CorruptView], tick: Tick
-    ) -> Iterator[tuple[CorruptView, Columns]]: ...
-    def class_embeddings(self) -> tuple[Packed | None, ...]: ...
-
-
 class Embedder:
-    """The data set and the teachers of a request on one device, and what they make of it.
+    """The executor that computes in this process: a data set and its teachers on one device.
 
-    `precisions`: of teachers, as an interrupted build has chosen them. Raises: ValueError.
+    `precisions`: of teachers, where an interrupted build has chosen them already.
+    Raises: ValueError for a device, data set or teacher that cannot be opened.
     """
 
     def __init__(self, request: Request, device: str, precisions: dict[str, Precision]) -> None:
@@ -118,7 +114,7 @@ class Embedder:
         return open_teacher(spec, self.device, precision)
 
     def _choose(self, spec: str) -> Precision:
-        count = min(CALIBRATION, self.dataset.count("train"))
+        count = min(CALIBRATION_IMAGES, self.dataset.count("train"))
         images_NHWC = self.dataset.read("train", 0, count).images_NHWC
         return choose_precision(spec, self.device, channels_first(images_NHWC)).precision
 
@@ -128,33 +124,35 @@ class Embedder:
         return self.watch.seconds() / workers
 
     def class_embeddings(self) -> tuple[Packed | None, ...]:
-        """Of each teacher that has a text tower: what the prompts of every class become."""
+        """Each teacher's zero-shot classifier (C, D); None for a teacher without a text tower."""
         classes, templates = self.plan.dataset.classes, self.plan.templates
 
         def one(teacher: Teacher) -> Packed | None:
             if not teacher.has_text:
                 return None
-            found_CD = class_embeddings(teacher, classes, templates)
-            return Packed.model_validate(pack_floats(found_CD))
+            weights_CD = class_embeddings(teacher, classes, templates)
+            return Packed.model_validate(pack_floats(weights_CD))
 
         with single_core_map(self.device) as each:
             return tuple(each(one, self.teachers))
 
     def read(self, task: Task) -> Block:
+        """The task's images, labels and keys."""
         return self.dataset.read(task.split, task.start, task.stop)
 
-    def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]:
-        """Tasks with their tars, in order, reading one block ahead.
-
-        `tick` hears of images that went through a teacher.
-        """
+    def shards(self, tasks: list[Task], on_images: OnImages) -> Iterator[tuple[Task, bytes]]:
+        """Each task with its tar file, in order; the next block is read in the background."""
         with single_core_map(self.device) as each, ThreadPoolExecutor(1) as reader:
-            for task, block in zip(todo, prefetch(reader, self.read, todo, depth=1), strict=True):
-                columns = self.columns(task.split, block, each, tick)
+            blocks = prefetch(reader, self.read, tasks, depth=1)
+            for task, block in zip(tasks, blocks, strict=True):
+                columns = self.columns(task.split, block, each, on_images)
                 yield task, pack(task.index, columns, block.keys)
 
-    def columns(self, split: str, block: Block, each: Map, tick: Tick) -> Columns:
-        """Raises: ValueError naming sample and arm where an embedding is not finite or is 0."""
+    def columns(self, split: str, block: Block, each: Map, on_images: OnImages) -> Columns:
+        """A shard's arrays by name: image, label, params, and embedding.I and norm.I of teacher I.
+
+        Raises: ValueError naming sample and arm where an embedding is not finite or is 0.
+        """
         records = self.plan.arms[split]
         n, views = len(block.keys), self.plan.views(split)
         params_NVP = np.zeros((n, views, max(len(r.columns) for r in records)), dtype=np.int64)
@@ -171,17 +169,20 @@ class Embedder:
         for i, teacher in enumerate(self.teachers):
             columns[f"embedding.{i}"] = np.empty((n, views, teacher.dim), dtype=np.float16)
             columns[f"norm.{i}"] = np.empty((n, views), dtype=np.float32)
-        self._fill(split, block, columns, each, tick)
+        self._fill(split, block, columns, each, on_images)
         return columns
 
-    def _fill(self, split: str, block: Block, columns: Columns, each: Map, tick: Tick) -> None:
+    def _fill(
+        self, split: str, block: Block, columns: Columns, each: Map, on_images: OnImages
+    ) -> None:
+        """Compute every embedding and norm of the block, and write them into `columns`."""
         images_NCHW = channels_first(block.images_NHWC)
         params_NVP = torch.from_numpy(columns["params"])
         records = self.plan.arms[split]
         jobs = [
             (make_arm(record.arm), view, start)
             for record in records
-            if embedded(record)
+            if needs_teacher(record)
             for view in range(record.start, record.stop)
             for start in range(0, len(images_NCHW), self._step)
         ]
@@ -196,7 +197,8 @@ class Embedder:
         results = []
         for job, parts in zip(jobs, each(one, jobs), strict=True):
             results.append((job, parts))
-            tick(sum(len(part) for part in parts))
+            on_images(sum(len(part) for part in parts))
+        # Copies from a GPU wait for its queue, so they are made when all batches are queued.
         for (arm, view, start), parts in results:
             rows = slice(start, start + len(parts[0]))
             for i, raw_BD in enumerate(parts):
@@ -204,7 +206,7 @@ class Embedder:
                 columns[f"embedding.{i}"][rows, view] = unit_BD
                 columns[f"norm.{i}"][rows, view] = norm_B
         for record in records:
-            if not embedded(record):  # the teacher saw the clean image, which is view 0
+            if not needs_teacher(record):  # the teacher's image is the clean one, which is view 0
                 for i in range(len(self.teachers)):
                     for name in (f"embedding.{i}", f"norm.{i}"):
                         at = slice(record.start, record.stop)
@@ -212,24 +214,26 @@ class Embedder:
 
     @functools.cached_property
     def _test_blocks(self) -> list[Block]:
-        """The test split, in memory."""
+        """The test split, in memory: every corrupted view needs all of it."""
         return [self.read(task) for task in tasks_of(self.plan) if task.split == "test"]
 
     def corrupted(
-        self, todo: list[CorruptView], tick: Tick
-    ) -> Iterator[tuple[CorruptView, Columns]]:
-        """Views with `embedding.I` of each teacher, as a shard would hold it: float16 (N, D)."""
+        self, views: list[CorruptedView], on_images: OnImages
+    ) -> Iterator[tuple[CorruptedView, Columns]]:
+        """Each view with `embedding.I` of teacher I as a shard would store it: float16 (N, D)."""
         with single_core_map(self.device) as each:
-            for item in todo:
-                parts = [self._corrupt(block, item, each, tick) for block in self._test_blocks]
+            for view in views:
+                parts = [self._corrupt(block, view, each, on_images) for block in self._test_blocks]
                 names = [f"embedding.{i}" for i in range(len(self.teachers))]
-                yield item, {name: np.concatenate([part[name] for part in parts]) for name in names}
+                yield view, {name: np.concatenate([part[name] for part in parts]) for name in names}
 
-    def _corrupt(self, block: Block, item: CorruptView, each: Map, tick: Tick) -> Columns:
-        arm = make_arm(item.arm)
+    def _corrupt(
+        self, block: Block, view: CorruptedView, each: Map, on_images: OnImages
+    ) -> Columns:
+        arm = make_arm(view.arm)
         images_NCHW = channels_first(block.images_NHWC)
         params_NP = torch.from_numpy(
-            arm.draw(self.plan.seed, block.keys, item.view + 1)[:, item.view].copy()
+            arm.draw(self.plan.seed, block.keys, view.view + 1)[:, view.view].copy()
         )
 
         def one(start: int) -> list[torch.Tensor]:
@@ -244,18 +248,19 @@ class Embedder:
                 keys = block.keys[start : start + len(raw_BD)]
                 unit_BD, _ = self._unit(raw_BD.cpu().numpy(), keys, arm, i)
                 columns.setdefault(f"embedding.{i}", []).append(unit_BD.astype(np.float16))
-            tick(sum(map(len, raws)))
+            on_images(sum(map(len, raws)))
         return {name: np.concatenate(parts) for name, parts in columns.items()}
 
     def _unit(
-        self, raw_BD: np.ndarray, keys: tuple[str, ...], arm: Arm, index: int
+        self, raw_BD: np.ndarray, keys: tuple[str, ...], arm: Arm, teacher: int
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings -> (unit vectors (B, D), their norms (B,))."""
         norm_B = np.linalg.norm(raw_BD, axis=1)
         good_B = np.isfinite(raw_BD).all(axis=1) & (norm_B > 0)
         if not good_B.all():
             bad = keys[int(np.argmin(good_B))]
             raise ValueError(
-                f"teacher {self.teachers[index].spec}: the embedding of sample `{bad}` (arm "
-                f"{arm.spec}) is not finite or has norm 0; nothing of this was written"
+                f"teacher {self.teachers[teacher].spec}: the embedding of sample `{bad}` (arm "
+                f"{arm.spec}) is not finite or has norm 0; its shard was not written"
             )
         return raw_BD / norm_B[:, None], norm_B

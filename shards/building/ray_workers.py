@@ -1,7 +1,8 @@
-"""A bank computed all over a Ray cluster: one copy of the teachers per GPU, or per CPU core.
+"""A bank computed on a Ray cluster: one copy of the teachers per GPU, or per CPU core.
 
-The driver publishes shards as they come; each is computed as it would be in one process, so the
-bytes are the same. Workers read the data set themselves: a folder must be visible to all of them.
+The driver writes the shards as they arrive. Each shard is computed as one process would compute
+it, so the bytes are the same. Workers read the data set themselves: a folder must be visible on
+every node.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from shards.bank.manifest import Manifest, Packed, Plan
-from shards.build import build
-from shards.building.embed import Columns, CorruptView, Embedder, Task, Tick
+from shards.building.build import build
+from shards.building.embed import Embedder
+from shards.building.executor import Columns, CorruptedView, OnImages, Task
 from shards.building.request import Request
 from shards.teachers import Precision
 
-AHEAD = 2  # shards that a worker has been given: it never waits for the next
-RETRIES = 3  # of a worker that died, and of what it was at
+QUEUE_DEPTH = 2  # tasks submitted to a worker at a time, so that it never waits for the driver
+RETRIES = 3  # restarts of a worker that died, and retries of the task that it was computing
 OBJECT_STORE = 512 * 1024 * 1024  # bytes; what does not fit spills to disk
 
 
@@ -35,9 +37,10 @@ OBJECT_STORE = 512 * 1024 * 1024  # bytes; what does not fit spills to disk
 def connected(
     address: str | None, owner: str, cpus: int | None = None, store: int = OBJECT_STORE
 ) -> Iterator[None]:
-    """A Ray to work on; one started here (`address` None) is gone afterwards, with its files.
+    """Connect to the Ray cluster at `address`; None starts one on this machine for the while.
 
-    So are the files that a killed process left behind which worked for the same `owner`.
+    The files of a local cluster are deleted when it ends. `owner` names whom it works for: files
+    that a killed process of the same owner left behind are deleted too.
     """
     if address is not None:
         ray.init(address=address, log_to_driver=False)
@@ -49,7 +52,7 @@ def connected(
     digest = hashlib.sha256(owner.encode()).hexdigest()[:8]
     for left in Path(tempfile.gettempdir()).glob(f"ray-{digest}-*"):
         shutil.rmtree(left, ignore_errors=True)
-    temporary = tempfile.mkdtemp(prefix=f"ray-{digest}-")  # socket paths must stay short
+    temporary = tempfile.mkdtemp(prefix=f"ray-{digest}-")  # Unix socket paths must stay short
     ray.init(
         address="local",
         num_cpus=cpus or os.cpu_count() or 1,
@@ -67,32 +70,36 @@ def connected(
 
 
 class Worker:
-    """One copy of the teachers.
+    """One copy of the teachers, in an actor.
 
-    Every call says the precisions that were chosen: Ray may start a worker that died again.
+    Every call carries the precisions that the first worker chose: Ray may restart an actor, whose
+    own choice could then be another one, and the bytes would differ.
     """
 
     def __init__(self, request: str, device: str) -> None:
-        self._asked = (Request.model_validate_json(request), device)
-        self._made: Embedder | None = None
+        self._arguments = (Request.model_validate_json(request), device)
+        self._opened: Embedder | None = None
 
     def _embedder(self, precisions: dict[str, Precision]) -> Embedder:
-        """Made by the first call: errors in `__init__` would be the actor's death."""
-        self._made = self._made or Embedder(*self._asked, precisions)
-        return self._made
+        """Opened by the first call: to Ray, an exception in `__init__` is the actor's death, which
+        it would retry, and the driver would not see the exception itself."""
+        self._opened = self._opened or Embedder(*self._arguments, precisions)
+        return self._opened
 
     def plan(self, precisions: dict[str, Precision]) -> str:
+        """The bank's plan as JSON."""
         return self._embedder(precisions).plan.model_dump_json()
 
     def class_embeddings(self, precisions: dict[str, Precision]) -> tuple[Packed | None, ...]:
+        """As `Executor.class_embeddings`."""
         return self._embedder(precisions).class_embeddings()
 
     def shard(
         self, precisions: dict[str, Precision], task: Task, identity: str
     ) -> tuple[bytes, float]:
-        """The shard's tar, and seconds that the teachers alone were at work for it.
+        """The shard's tar file, and the seconds that the teachers alone took for it.
 
-        Raises: ValueError where this node sees other data or weights.
+        Raises: ValueError where this node's data or weights are not those of plan `identity`.
         """
         embedder = self._checked(precisions, identity)
         before = embedder.teacher_seconds
@@ -100,11 +107,11 @@ class Worker:
         return data, embedder.teacher_seconds - before
 
     def corrupted(
-        self, precisions: dict[str, Precision], item: CorruptView, identity: str
+        self, precisions: dict[str, Precision], view: CorruptedView, identity: str
     ) -> Columns:
         """One view of the test images under an arm. Raises: as `shard`."""
         embedder = self._checked(precisions, identity)
-        ((_, columns),) = embedder.corrupted([item], lambda images: None)
+        ((_, columns),) = embedder.corrupted([view], lambda images: None)
         return columns
 
     def _checked(self, precisions: dict[str, Precision], identity: str) -> Embedder:
@@ -117,88 +124,96 @@ class Worker:
         return embedder
 
 
-class OnRay:
-    """Workers on the Ray that is connected, `count` of them (None: as many as there is room)."""
+class RayExecutor:
+    """The executor that computes on the connected Ray cluster.
+
+    `workers`: how many copies of the teachers; None for as many as the cluster has room for.
+    """
 
     def __init__(
         self,
         request: Request,
         device: str,
         precisions: dict[str, Precision],
-        count: int | None = None,
+        workers: int | None = None,
     ) -> None:
-        self._count, self._gpu = count, device != "cpu"
+        self._workers, self._gpu = workers, device != "cpu"
         actor: Any = ray.remote(Worker)
-        self._make = actor.options(
+        self._start_worker = actor.options(
             num_cpus=1,
             num_gpus=int(self._gpu),
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         ).remote
         self._request = request
-        self._asked = (request.model_dump_json(), device)
-        self._seconds, self._at_work = 0.0, set[Any]()
-        self._first = self._make(*self._asked)
+        self._arguments = (request.model_dump_json(), device)
+        self._seconds, self._used = 0.0, set[Any]()
+        self._first = self._start_worker(*self._arguments)
         self.plan = Plan.model_validate_json(_get(self._first.plan.remote(precisions)))
-        self._chosen = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
+        self._precisions = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
 
     @property
     def teacher_seconds(self) -> float:
-        """The mean over the workers that made shards."""
-        return self._seconds / max(1, len(self._at_work))
+        """The mean over the workers that computed shards."""
+        return self._seconds / max(1, len(self._used))
 
     def class_embeddings(self) -> tuple[Packed | None, ...]:
-        return _get(self._first.class_embeddings.remote(self._chosen))
+        """Computed by the first worker."""
+        return _get(self._first.class_embeddings.remote(self._precisions))
 
-    def shards(self, todo: list[Task], tick: Tick) -> Iterator[tuple[Task, bytes]]:
-        """Tasks with their tars, as they are done."""
-        for task, (data, seconds) in self._spread(todo, "shard"):
+    def shards(self, tasks: list[Task], on_images: OnImages) -> Iterator[tuple[Task, bytes]]:
+        """Each task with its tar file, in order of completion."""
+        for task, (data, seconds) in self._spread(tasks, "shard"):
             self._seconds += seconds
             views = self._request.teacher_views(task.split)
-            tick((task.stop - task.start) * views * len(self.plan.teachers))
+            on_images((task.stop - task.start) * views * len(self.plan.teachers))
             yield task, data
 
     def corrupted(
-        self, todo: list[CorruptView], tick: Tick
-    ) -> Iterator[tuple[CorruptView, Columns]]:
-        """Views with the teachers' embeddings, as they are done."""
-        for item, columns in self._spread(todo, "corrupted"):
-            tick(sum(map(len, columns.values())))
-            yield item, columns
+        self, views: list[CorruptedView], on_images: OnImages
+    ) -> Iterator[tuple[CorruptedView, Columns]]:
+        """Each view with the teachers' embeddings, in order of completion."""
+        for view, columns in self._spread(views, "corrupted"):
+            on_images(sum(map(len, columns.values())))
+            yield view, columns
 
-    def _spread(self, todo: list[Any], method: str) -> Iterator[tuple[Any, Any]]:
-        """What a worker's method gives for each, as it is done."""
-        unit = "GPU" if self._gpu else "CPU"  # counted now, when the first worker has its place
-        count = self._count or max(1, int(ray.cluster_resources().get(unit, 0)))
-        others = [self._make(*self._asked) for _ in range(min(count, len(todo)) - 1)]
-        waiting, left = deque(todo), len(todo)
-        # A worker that waits for room on the cluster is given nothing to hold back.
-        flying: dict[Any, tuple[Any, Any]] = {}
+    def _spread(self, tasks: list[Any], method: str) -> Iterator[tuple[Any, Any]]:
+        """Call `method` of some worker with each task; yields (task, result) as they complete."""
+        # Counted now that the first worker runs: an autoscaling cluster has grown for it.
+        unit = "GPU" if self._gpu else "CPU"
+        workers = self._workers or max(1, int(ray.cluster_resources().get(unit, 0)))
+        others = [
+            self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)
+        ]
+        waiting, left = deque(tasks), len(tasks)
+        # A worker gets its first tasks when it has answered a first call (task None). One that
+        # still waits for room on the cluster would otherwise hold back the tasks it was given.
+        pending: dict[Any, tuple[Any, Any]] = {}
         for worker in (self._first, *others):
-            flying[worker.plan.remote(self._chosen)] = (worker, None)
+            pending[worker.plan.remote(self._precisions)] = (worker, None)
 
-        def give(worker: Any) -> None:
+        def submit(worker: Any) -> None:
             if waiting:
                 task = waiting.popleft()
                 call = getattr(worker, method).remote
-                reference = call(self._chosen, task, self.plan.identity)
-                flying[reference] = (worker, task)
+                reference = call(self._precisions, task, self.plan.identity)
+                pending[reference] = (worker, task)
 
         while left:
-            (done,), _ = ray.wait(list(flying), num_returns=1)
-            worker, task = flying.pop(done)
-            data = _get(done)
-            for _ in range(AHEAD if task is None else 1):
-                give(worker)
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            worker, task = pending.pop(done)
+            result = _get(done)
+            for _ in range(QUEUE_DEPTH if task is None else 1):
+                submit(worker)
             if task is None:
                 continue
             left -= 1
-            self._at_work.add(worker)
-            yield task, data
+            self._used.add(worker)
+            yield task, result
 
 
 def _get(reference: Any) -> Any:
-    """Raises: those of the worker, as they were there; RuntimeError where one died for good."""
+    """Raises: the worker's own exception; RuntimeError where a worker died once too often."""
     try:
         return ray.get(reference)
     except RayTaskError as error:
@@ -214,21 +229,24 @@ def build_on_ray(
     workers: int | None = None,
     device: str | None = None,
 ) -> Manifest:
-    """Build, or finish, `out` on the Ray at `address` (None: one that is started here)."""
+    """`build` on the Ray cluster at `address` (None: one started on this machine)."""
     with connected(address, out):
-        return spread(request, out, workers, device)
+        return build_on_connected_ray(request, out, workers, device)
 
 
-def spread(
+def build_on_connected_ray(
     request: Request, out: str, workers: int | None = None, device: str | None = None
 ) -> Manifest:
-    """The same on the Ray that is connected. `device` None: cuda where it has a GPU by now.
+    """`build` on the Ray cluster that this process is connected to.
 
-    A cluster that starts its GPUs when they are asked for needs `device="cuda"`.
+    `device` None: cuda where the cluster has a GPU at this moment. A cluster that starts GPU nodes
+    only on demand needs `device="cuda"`.
     """
     device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) else "cpu")
 
-    def workplace(request: Request, device: str, precisions: dict[str, Precision]) -> OnRay:
-        return OnRay(request, device, precisions, workers)
+    def make_executor(
+        request: Request, device: str, precisions: dict[str, Precision]
+    ) -> RayExecutor:
+        return RayExecutor(request, device, precisions, workers)
 
-    return build(request, out, device, workplace)
+    return build(request, out, device, make_executor)

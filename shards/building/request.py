@@ -1,4 +1,4 @@
-"""What a bank is asked to hold, and the plan that a data set and loaded teachers make of it."""
+"""A request for a bank, and the plan that it becomes with an opened data set and teachers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ from shards.teachers.prompts import templates_for
 
 
 class Request(StrictModel):
-    """What somebody asks a bank to hold. Arms are given in their canonical spelling.
+    """What a bank shall hold. Arms and groups of arms become canonical specs of arms.
 
-    `precision` is that of the teachers' arithmetic: `auto` is decided once, when the bank is
-    planned. `templates` are the prompts of the class embeddings; None is the data set's own set.
-    `teacher_robustness`: arms under which the teachers' figures are put into the manifest, over
-    `test_views` draws; they change nothing else of the bank.
+    dataset, teachers, arms, test_arms: specs of entries of DATASETS, TEACHERS and ARMS.
+    views, test_views: views of each image under each arm whose parameters are random.
+    teacher_robustness: arms under which the teachers are measured, over `test_views` draws; only
+        the figures are stored, in the manifest, and nothing else of the bank changes.
+    image_size: pixels a side of the stored images; None for the data set's own size.
+    train_samples, test_samples: sizes of class-balanced subsets; None for all images.
+    templates: prompts of the class embeddings; None for the data set's standard set.
+    precision: of the teachers' arithmetic; `auto` is decided once, when the bank is planned.
+    seed: of every random parameter of an augmentation.
+    batch: images in a teacher's batch; shard_samples: samples in a shard.
     """
 
     dataset: str
@@ -45,20 +51,20 @@ class Request(StrictModel):
 
     @field_validator("arms")
     @classmethod
-    def _trained_on(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+    def _training_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
         for spec in specs:
             if make_arm(spec).test_only:
-                raise ValueError(f"arms: `{spec}` has test images only; ask for it in test_arms")
-        return cls._measured(specs)
+                raise ValueError(f"arms: `{spec}` has test images only; name it in test_arms")
+        return cls._canonical(specs)
 
     @field_validator("test_arms", "teacher_robustness")
     @classmethod
-    def _measured(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        """Arms and groups of arms (`shards.arms.groups`), canonical, each once, without `clean`."""
+    def _canonical(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        """Each arm once, in canonical spelling, without `clean`, which every bank holds anyway."""
         return tuple(spec for spec in expand_arms(specs) if spec != "clean")
 
     @model_validator(mode="after")
-    def _of_its_images(self) -> Request:
+    def _dataset_has_them(self) -> Request:
         check_dataset(self.test_arms + self.teacher_robustness, self.dataset)
         return self
 
@@ -89,25 +95,30 @@ class Request(StrictModel):
         return tuple(records)
 
     def teacher_views(self, split: str) -> int:
-        """Views of a split that each teacher has to embed; the others are copies of the clean."""
-        stops = [r.stop - r.start for r in self.arm_records(split) if embedded(r)]
-        return sum(stops)
+        """Views of a split that each teacher has to embed; the others copy the clean view's."""
+        counts = [r.stop - r.start for r in self.arm_records(split) if needs_teacher(r)]
+        return sum(counts)
+
+    def arguments(self, out: str) -> list[str]:
+        """The arguments with which `python -m shards.build` builds this at `out`."""
+        return ["--request", self.model_dump_json(), "--out", out]
 
 
-def embedded(record: ArmRecord) -> bool:
-    """Whether an arm's views cost the teacher a pass: not where it always sees the clean image."""
+def needs_teacher(record: ArmRecord) -> bool:
+    """Whether an arm's views need a teacher pass: not where the teacher sees the clean image."""
     return not make_arm(record.arm).denoise
 
 
 def images_at_once(batch: int, device: str) -> int:
-    """What a worker of a build takes at a time; on a CPU no more than one core is best at.
+    """The batch size that a worker of a build really uses: on a CPU at most CPU_BATCH.
 
-    A teacher may round otherwise in another batch, so the plan says it.
+    A teacher may round differently in a batch of another size, so the plan records it.
     """
     return min(batch, CPU_BATCH) if torch.device(device).type == "cpu" else batch
 
 
 def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], device: str) -> Plan:
+    """The plan of a bank: the request, and what the opened data set and teachers add to it."""
     return Plan(
         dataset=DatasetRecord(
             spec=dataset.spec,
@@ -139,10 +150,10 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
     )
 
 
-def check_serves(request: Request, manifest: Manifest, place: str) -> None:
-    """A finished bank is left as it is if it is the one asked for. Raises: ValueError."""
+def check_matches(request: Request, manifest: Manifest, location: str) -> None:
+    """Raises: ValueError naming the first field in which the bank differs from the request."""
     plan = manifest.plan
-    there = {
+    stored = {
         "dataset": plan.dataset.spec,
         "teachers": tuple(teacher.spec for teacher in plan.teachers),
         "image_size": plan.dataset.image_size,
@@ -156,23 +167,24 @@ def check_serves(request: Request, manifest: Manifest, place: str) -> None:
         "test arms": _views(plan.arms["test"]),
         "precision": tuple(teacher.precision for teacher in plan.teachers),
     }
-    asked = {field: getattr(request, field, None) for field in there} | {
+    requested = {field: getattr(request, field, None) for field in stored} | {
         "batch": images_at_once(request.batch, plan.device),
         "image_size": request.image_size or plan.dataset.image_size,
         "templates": request.templates or templates_for(request.dataset),
         "train arms": _views(request.arm_records("train")),
         "test arms": _views(request.arm_records("test")),
-        "precision": there["precision"]
+        "precision": stored["precision"]
         if request.precision == "auto"
         else (request.precision,) * len(plan.teachers),
     }
-    for field, value in there.items():
-        if value != asked[field]:
+    for field, value in stored.items():
+        if value != requested[field]:
             raise ValueError(
-                f"{place} holds a bank with {field} = {value!r}; {asked[field]!r} was asked for; "
-                "choose another folder"
+                f"{location} holds a bank with {field} = {value!r}, the request has "
+                f"{requested[field]!r}; choose another folder"
             )
 
 
 def _views(records: tuple[ArmRecord, ...]) -> str:
+    """`clean x1, noise:0.1 x4`."""
     return ", ".join(f"{record.arm} x{record.stop - record.start}" for record in records)

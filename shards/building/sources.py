@@ -1,4 +1,4 @@
-"""What a bank was made from, looked at again: local checkpoints and local images."""
+"""Whether the files that a bank was made from still hold the same: local weights and images."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from shards.support.registry import split_spec
 from shards.teachers import local_weights_sha256
 
 
-def check_sources(manifest: Manifest, place: str) -> None:
-    """Nothing is downloaded; what does not lie on this machine is passed over.
+def check_sources(manifest: Manifest, location: str) -> None:
+    """Compare local checkpoints and local images with the bank at `location`.
 
+    Nothing is downloaded; what is not on this machine is skipped.
     Raises: ValueError with both fingerprints where weights or images were replaced.
     """
     for teacher in manifest.plan.teachers:
         found = local_weights_sha256(teacher.spec)
         if found not in (None, teacher.weights_sha256):
             raise ValueError(
-                f"{place}: weights_sha256 of teacher {teacher.spec} is "
+                f"{location}: weights_sha256 of teacher {teacher.spec} is "
                 f"{teacher.weights_sha256[:16]}..., the file now gives {found[:16]}...; choose "
                 "another folder or delete this one"
             )
     if _is_local(manifest.plan.dataset.spec):
-        check_images(manifest, place)
+        check_images(manifest, location)
 
 
-def check_images(manifest: Manifest, place: str) -> None:
-    """Raises: ValueError with both identities; those of opening the data set."""
+def check_images(manifest: Manifest, location: str) -> None:
+    """Raises: ValueError with both identities where the data set changed; as `open_dataset`."""
     data = manifest.plan.dataset
     found = _identity(data, data.image_size)
-    if found != data.identity and _as_they_are(data) != data.identity:
+    if found != data.identity and _identity_without_size(data) != data.identity:
         raise ValueError(
-            f"{place}: identity of data set {data.spec} is {data.identity[:16]}..., the images "
+            f"{location}: identity of data set {data.spec} is {data.identity[:16]}..., the images "
             f"now give {found[:16]}...; choose another folder or delete this one"
         )
 
@@ -46,15 +47,18 @@ def _identity(data: DatasetRecord, image_size: int | None) -> str:
     return open_dataset(data.spec, image_size, data.train_samples, data.test_samples).identity
 
 
-def _as_they_are(data: DatasetRecord) -> str | None:
-    """The identity where no size was asked for, which some data sets tell from that of a size."""
+def _identity_without_size(data: DatasetRecord) -> str | None:
+    """The identity when no size is requested; for some data sets it is another one than with it.
+
+    The manifest records the size of the images, not whether the request named one.
+    """
     with contextlib.suppress(ValueError):
         return _identity(data, None)
     return None
 
 
-def is_here(spec: str) -> bool:
-    """Whether a data set can be read without copying it to this machine first."""
+def is_readable(spec: str) -> bool:
+    """Whether a data set can be read without first copying it to this machine."""
     name, argument = split_spec(spec)
     if name in ("cifar10", "cifar100"):
         return is_present(name, data_root())
@@ -63,7 +67,7 @@ def is_here(spec: str) -> bool:
 
 
 def _is_local(spec: str) -> bool:
-    """Whether a data set is made of files of the user's that are there."""
+    """Whether a data set consists of the user's own files, and they are on this machine."""
     name, argument = split_spec(spec)
     if name == "wds" and storage.is_local(argument):
         before = re.split(r"[{*?\[]", argument)[0]
