@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.support.threads import single_core_map
 from shards.teachers import Precision, open_teacher

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from trainers.config.schema import TrialConfig, make_config
 from trainers.engines.single import Single

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 
 RATIO, VIEWS, SAMPLES = 1.1, 8, {"train": 1400, "test": 350}

@@ -20,7 +20,7 @@ import numpy as np
 
 from shards.bank.reader import load_manifest
 from shards.bank.splits import Split, load_splits
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 
 

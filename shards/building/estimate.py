@@ -1,4 +1,4 @@
-"""What a bank would cost: bytes and images exactly, seconds from a calibration of two seconds."""
+"""The cost of a bank: bytes and images exactly, seconds from a calibration of two seconds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 
 from shards.arms import make_arm
 from shards.bank.manifest import ArmRecord, Plan
 from shards.building.request import Request
+from shards.datasets import open_dataset
 from shards.support import storage
 from shards.support.progress import clock
 from shards.support.threads import check_device, single_core_map
@@ -26,7 +27,8 @@ from shards.teachers.precision import LEAST_SPEEDUP, matmul_speedup
 from shards.teachers.preprocess import CPU_BATCH
 
 CALIBRATION_SECONDS = 2.0
-TAR_OVERHEAD = 20_000  # headers, padding and the end of a tar
+TAR_OVERHEAD = 20_000  # bytes of headers, padding and end marker in a tar file
+# (train images, test images, pixels a side, classes) of data sets that need not be opened for it.
 KNOWN_COUNTS = {
     "digits": (1438, 359, 32, 10),
     "cifar10": (50_000, 10_000, 32, 10),
@@ -36,7 +38,7 @@ KNOWN_COUNTS = {
 
 @dataclass(frozen=True)
 class Spread:
-    """Over which Ray a build is spread: `address` None is one started here."""
+    """A Ray cluster to build on; `address` None is one started on this machine."""
 
     address: str | None
     workers: int | None
@@ -44,7 +46,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Size:
-    """A data set's counts, image side and classes; known without a download if it is built in."""
+    """Counts of a data set: images, pixels a side, classes."""
 
     train: int
     test: int
@@ -52,20 +54,33 @@ class Size:
     classes: int
 
 
-def size_of(fields: Any) -> Size:
-    """`fields` has dataset, image_size, train_samples, test_samples. Opens folders only."""
+class DatasetFields(Protocol):
+    """The fields of a request or trial config that name a data set or a subset of it."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def image_size(self) -> int | None: ...
+    @property
+    def train_samples(self) -> int | None: ...
+    @property
+    def test_samples(self) -> int | None: ...
+
+
+def size_of(fields: DatasetFields) -> Size:
+    """The size of a data set or subset. Built-in data sets are known without a download."""
     if fields.dataset in KNOWN_COUNTS:
         train, test, side, classes = KNOWN_COUNTS[fields.dataset]
     else:
-        from shards.datasets import open_dataset
-
         data = open_dataset(fields.dataset, fields.image_size)
         train, test, side = data.count("train"), data.count("test"), data.image_size
         classes = len(data.classes)
-    for name, have in (("train_samples", train), ("test_samples", test)):
-        asked = getattr(fields, name)
-        if asked is not None and asked > have:
-            raise ValueError(f"{name}: {asked} asked of {fields.dataset}, which has {have}")
+    for name, count, limit in (
+        ("train_samples", fields.train_samples, train),
+        ("test_samples", fields.test_samples, test),
+    ):
+        if count is not None and count > limit:
+            raise ValueError(f"{name}: {count} is more than the {limit} that {fields.dataset} has")
     return Size(
         fields.train_samples or train,
         fields.test_samples or test,
@@ -75,7 +90,7 @@ def size_of(fields: Any) -> Size:
 
 
 def bank_bytes(request: Request) -> int:
-    """Bytes of a bank's columns: image, draws, fp16 embedding and fp32 norm of each view."""
+    """Bytes of a bank: each image, and of each view parameters, fp16 embeddings and fp32 norms."""
     size = size_of(request)
     dims = [embedding_dim(spec) for spec in request.teachers]
     records = {split: request.arm_records(split) for split in ("train", "test")}
@@ -85,7 +100,7 @@ def bank_bytes(request: Request) -> int:
 
 
 def plan_bytes(plan: Plan) -> int:
-    """The same of a plan."""
+    """`bank_bytes` of a plan."""
     dims = [teacher.dim for teacher in plan.teachers]
     counts, side = plan.dataset.counts, plan.dataset.image_size
     return _bytes(counts, side, dims, plan.arms, plan.shard_samples)
@@ -109,7 +124,7 @@ def _bytes(
 
 
 def bank_passes(request: Request) -> int:
-    """Images that each teacher has to embed."""
+    """Images that each teacher has to embed: all views of both splits, and the robustness draws."""
     size = size_of(request)
     counts = {"train": size.train, "test": size.test}
     views = [make_arm(spec).views(request.test_views) for spec in request.teacher_robustness]
@@ -119,8 +134,8 @@ def bank_passes(request: Request) -> int:
 
 
 def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
-    """A teacher's architecture: its weights do not matter for its pace."""
-    logging.disable(logging.WARNING)  # that its weights are random is no news here
+    """The teacher's architecture with random weights: its speed does not depend on them."""
+    logging.disable(logging.WARNING)  # open_clip and timm warn of random weights
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return open_teacher(untrained(spec), device, precision)
@@ -135,7 +150,7 @@ def teacher_seconds(
     precision: Precision = "fp32",
     seconds: float = CALIBRATION_SECONDS,
 ) -> float:
-    """Seconds an image of `side` pixels takes through preprocessing and teacher, here."""
+    """Seconds per image of `side` pixels for preprocessing and teacher, on this machine."""
     teacher = _untrained(spec, device, precision)
     batch = CPU_BATCH if torch.device(device).type == "cpu" else 256
     images_BCHW = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
@@ -152,14 +167,14 @@ def teacher_seconds(
 
 
 def _round(device: str) -> Iterator[int]:
-    """One batch for every worker."""
+    """One item for every worker thread."""
     return itertools.islice(itertools.count(), torch.get_num_threads() if device == "cpu" else 1)
 
 
 def print_cost(
     request: Request, out: str, device: str, price: float | None, spread: Spread | None = None
 ) -> None:
-    """The dry run of a build: nothing is written."""
+    """Print what a build would cost (`--dry-run`); nothing is written."""
     check_device(device)
     size, passes = size_of(request), bank_passes(request)
     needed = bank_bytes(request)
@@ -168,15 +183,20 @@ def print_cost(
         arms = [f"{r.arm} x{r.stop - r.start}" for r in request.arm_records(split)]
         print(f"views of a {split} image: {', '.join(arms)}")
     if request.teacher_robustness:
-        print(f"teachers under {len(request.teacher_robustness)} arms, kept as figures")
+        print(f"teachers under {len(request.teacher_robustness)} arms, stored as figures")
     print(f"bytes: {needed:,}{_free(out, needed)}")
-    total = sum(_print_pace(spec, request, size.side, device, passes) for spec in request.teachers)
-    _print_sum(total, device, price, spread)
+    total = sum(
+        _print_throughput(spec, request, size.side, device, passes) for spec in request.teachers
+    )
+    _print_total(total, device, price, spread)
     print("nothing was written")
 
 
-def _print_pace(spec: str, request: Request, side: int, device: str, passes: int) -> float:
-    """Seconds of all passes of a teacher. What `auto` would choose needs its real weights."""
+def _print_throughput(spec: str, request: Request, side: int, device: str, passes: int) -> float:
+    """Print a teacher's throughput; returns seconds for all passes.
+
+    What `--precision auto` would choose depends on the real weights, which are not loaded here.
+    """
     on_cpu, auto = torch.device(device).type == "cpu", request.precision == "auto"
     precision = request.precision
     if precision == "auto":
@@ -189,35 +209,40 @@ def _print_pace(spec: str, request: Request, side: int, device: str, passes: int
     if auto and on_cpu and matmul_speedup() >= LEAST_SPEEDUP:
         half = teacher_seconds(spec, side, device, "bf16")
         print(
-            f"{spec}: {1 / half:,.1f} images/s in bf16, if that is chosen when it is planned, "
+            f"{spec}: {1 / half:,.1f} images/s in bf16, if the build chooses it, "
             f"about {clock(half * passes)}"
         )
     return each * passes
 
 
-def _print_sum(total: float, device: str, price: float | None, spread: Spread | None) -> None:
-    """`total`: seconds on this machine. A Ray worker has one GPU, or one core of a CPU."""
+def _print_total(total: float, device: str, price: float | None, spread: Spread | None) -> None:
+    """Print time and money. `total`: seconds of teacher work on this machine.
+
+    A Ray worker has one GPU, or one core of a CPU; the cluster's are assumed to be as fast as this
+    machine's.
+    """
     on_cpu = torch.device(device).type == "cpu"
-    here = torch.get_num_threads() if on_cpu else 1
-    workers, place = here, f"this machine's {device}"
+    local = torch.get_num_threads() if on_cpu else 1
+    workers, where = local, f"this machine's {device}"
     if spread and (spread.address or spread.workers):
         workers = spread.workers or 1
-        if spread.address is None:  # started here, Ray has no more than this machine
-            workers = min(workers, here if on_cpu else torch.cuda.device_count())
-        place = f"{workers} of Ray's workers, each {'a core' if on_cpu else 'a GPU'} as here"
-        place += "" if spread.workers else "; --workers N shares it"
-    wall = total * here / workers
-    print(f"seconds: {wall:,.0f}, about {clock(wall)}, on {place}")
+        if spread.address is None:  # a Ray of this machine has no more than the machine
+            workers = min(workers, local if on_cpu else torch.cuda.device_count())
+        unit = "one core" if on_cpu else "one GPU"
+        where = f"{workers} Ray workers, each {unit} like this machine's"
+        where += "" if spread.workers else "; --workers N sets their number"
+    wall = total * local / workers
+    print(f"seconds: {wall:,.0f}, about {clock(wall)}, on {where}")
     if price is None:
         return
     if on_cpu:
-        print("money: unknown, for the pace is a CPU's; --gpu-price needs --device cuda, on a GPU")
+        print("money: unknown, because a CPU was timed; --gpu-price needs a GPU and --device cuda")
     else:
-        print(f"money: {total / 3600 * price:,.2f} at {price:g} for an hour of one GPU")
+        print(f"money: {total / 3600 * price:,.2f} at {price:g} per GPU hour")
 
 
 def _free(out: str, needed: int) -> str:
-    """What the disk of `out` has free, when `out` is on one."""
+    """Free bytes on the disk of `out`, as a remark; nothing for an object store."""
     if not storage.is_local(out):
         return ""
     folder = Path(storage.local_path(out)).absolute()

@@ -182,9 +182,7 @@ class RayExecutor:
         # Counted now that the first worker runs: an autoscaling cluster has grown for it.
         unit = "GPU" if self._gpu else "CPU"
         workers = self._workers or max(1, int(ray.cluster_resources().get(unit, 0)))
-        others = [
-            self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)
-        ]
+        others = [self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)]
         waiting, left = deque(tasks), len(tasks)
         # A worker gets its first tasks when it has answered a first call (task None). One that
         # still waits for room on the cluster would otherwise hold back the tasks it was given.

@@ -1,4 +1,4 @@
-"""What a bank holds, asked again of the live teachers and the data set."""
+"""Verification of a bank against the live teachers and the data set that it was made from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from shards.arms import make_arm
 from shards.bank.manifest import Manifest, TeacherRecord
 from shards.bank.reader import Shard
-from shards.building.embed import channels_first, embed_view, images_at_once
-from shards.building.sources import check_images, is_here
+from shards.building.embed import channels_first, embed_view
+from shards.building.request import images_at_once
+from shards.building.sources import check_images, is_readable
 from shards.support.rng import hash64, key_id
 from shards.support.threads import check_device
 from shards.teachers import Teacher, open_teacher
@@ -23,9 +24,10 @@ LEAST_COSINE = 0.99999  # fp16 storage costs less than 1e-6
 
 @dataclass
 class Verdict:
-    """What was found: failures by check, in the order in which checks are made.
+    """The outcome of a verification, by the names of the checks, in the order they are made.
 
-    `unchecked`: checks that could not be made, and why.
+    failures: what is wrong; an empty list for a check that passed. notes: what to print about one.
+    unchecked: checks that could not be made, and why.
     """
 
     manifest: Manifest
@@ -34,6 +36,7 @@ class Verdict:
     unchecked: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, check: str, action: Callable[[], object]) -> None:
+        """Run `action`; its ValueError or OSError is a failure of `check`."""
         failures = self.failures.setdefault(check, [])
         try:
             action()
@@ -46,13 +49,15 @@ class Verdict:
 
 
 class Replay:
-    """Runs the live teachers on the stored parameters of `count` samples, spread over the bank.
+    """Computes `count` stored samples again with the live teachers, and compares.
 
-    And on the prompts; the data set is compared as a whole. `check` is called for each shard.
+    The samples are chosen by a hash of the bank's identity, so they are spread over all shards and
+    the same at each run. Class embeddings are computed again too, and the data set's identity is
+    compared as a whole. Call `check` with each shard, then `finish`. Outcomes go to `verdict`.
     """
 
     def __init__(
-        self, place: str, manifest: Manifest, count: int, device: str, verdict: Verdict
+        self, location: str, manifest: Manifest, count: int, device: str, verdict: Verdict
     ) -> None:
         check_device(device)
         self.verdict, self.device = verdict, device
@@ -71,8 +76,8 @@ class Replay:
         self.step = images_at_once(manifest.plan.batch, device)
         self._check_texts(manifest)
         spec = manifest.plan.dataset.spec
-        if is_here(spec):
-            verdict.attempt("data set", lambda: check_images(manifest, place))
+        if is_readable(spec):
+            verdict.attempt("data set", lambda: check_images(manifest, location))
         else:
             verdict.unchecked["data set"] = f"{spec} is not on this machine"
 
@@ -86,7 +91,7 @@ class Replay:
         return teacher
 
     def _check_texts(self, manifest: Manifest) -> None:
-        """Whether the prompts become the stored class embeddings again, where these are sound."""
+        """Compute the class embeddings again, unless the stored ones are damaged already."""
         if self.verdict.failures.get("texts"):
             return
         classes, templates = manifest.plan.dataset.classes, manifest.plan.templates
@@ -107,18 +112,18 @@ class Replay:
                         )
 
     def finish(self) -> None:
-        """What could not be replayed is no success."""
+        """A sample that could not be computed again is a failure."""
         if self.samples < self.wanted:
             self.failures.append(
-                f"{self.samples} of {self.wanted} samples were replayed; the others are in shards "
-                "that cannot be read"
+                f"{self.samples} of {self.wanted} samples were computed again; the others are in "
+                "shards that cannot be read"
             )
 
     def check(self, shard: Shard) -> None:
-        """Every view of the chosen samples of a shard, at most as many at once as in the build.
+        """Every view of the chosen samples of a shard, in batches no larger than the build's.
 
-        Few are a smaller batch, in which a teacher may round otherwise: on a CPU by less than
-        1e-6 of a cosine, in bf16 too, far within what passes.
+        A teacher may round differently in a smaller batch: on a CPU by less than 1e-6 of a
+        cosine, in bf16 too, which is far below what LEAST_COSINE allows.
         """
         rows = self.rows[shard.record.name]
         for start in range(0, len(rows), self.step):
@@ -134,21 +139,21 @@ class Replay:
                 )
                 for i, raw_BD in enumerate(again):
                     stored_BD = shard.arrays[f"embedding.{i}"][rows, view]
-                    place = f"teacher {self.teachers[i].spec}, arm {record.arm}, view "
-                    place += str(view - record.start)
-                    self._compare(raw_BD, stored_BD, [shard.keys[row] for row in rows], place)
+                    name = f"teacher {self.teachers[i].spec}, arm {record.arm}, view "
+                    name += str(view - record.start)
+                    self._compare(raw_BD, stored_BD, [shard.keys[row] for row in rows], name)
         self.samples += len(rows)
 
     def _compare(
-        self, raw_BD: torch.Tensor, stored_BD: np.ndarray, keys: list[str], place: str
+        self, raw_BD: torch.Tensor, stored_BD: np.ndarray, keys: list[str], name: str
     ) -> None:
         stored = torch.from_numpy(stored_BD.astype(np.float64))
         cosine_B = torch.cosine_similarity(raw_BD.cpu().double(), stored, dim=1).numpy()
         self.views += len(cosine_B)
-        self.least = float(np.minimum(self.least, cosine_B.min()))  # NaN, where there is any
+        self.least = float(np.minimum(self.least, cosine_B.min()))  # np.minimum keeps a NaN
         for key, cosine in zip(keys, cosine_B, strict=True):
             if not cosine >= LEAST_COSINE:
-                self.failures.append(f"sample `{key}`, {place}: cosine {cosine:.6f}")
+                self.failures.append(f"sample `{key}`, {name}: cosine {cosine:.6f}")
         self.verdict.notes["live"] = (
             f"{self.samples + len(keys)} samples, {self.views} views, least cosine {self.least:.7f}"
         )

@@ -1,12 +1,13 @@
-"""The teachers under corruption, measured once and kept as figures in the bank's manifest.
+"""The teachers' robustness to corruptions: measured once, stored as figures in the manifest.
 
     python -m shards.build --dataset cifar10 --teacher open_clip:ViT-B-32:openai --out cifar10 \\
         --teacher-robustness noise_paper cifar10c --test-views 3
 
-Embeddings under 75 corruptions would be many times the bank; four numbers each are not. They are
-those that a trial's robustness probe takes of its student: accuracy of a softmax classifier with
-C = 1 fitted on the clean unit vectors of train (the last short batch of 64 dropped, as the paper
-does), cosine to the clean embedding, effective rank. Draws are those that the bank would store.
+Embeddings under 75 corruptions would be many times as large as the bank, so only four numbers each
+are stored. They are those that a trial's robustness probe takes of its student: accuracy of a
+softmax classifier with C = 1 fitted on the clean unit vectors of the training split (without the
+last incomplete batch of 64, as in the paper), its standard deviation over draws, cosine to the
+clean embedding, and effective rank. The random draws are those that the bank would store.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from shards.bank.manifest import Manifest
 from shards.bank.reader import iter_shards
 from shards.bank.robustness import TeacherRobustness
 from shards.bank.writer import damaged, difference, read_json, write_manifest
-from shards.building.embed import Computes, CorruptView
+from shards.building.executor import CorruptedView, Executor
 from shards.building.request import Request
 from shards.measures.corruption import Draw, Embeddings, figures_of, measure_draw
 from shards.measures.linear_probe import accuracy, fit_paper
 from shards.support import storage
 from shards.support.progress import Progress
 
-PARTIAL = "robustness.json"  # what is done of it, until the manifest has all
+PARTIAL = "robustness.json"  # draws measured so far; deleted once the manifest has the figures
 DEFAULT = ("noise_pixel", "noise_paper", "cifar10c", "bands")
 
 
@@ -54,8 +55,8 @@ def _clean(location: str, manifest: Manifest, split: str) -> tuple[np.ndarray, l
     return np.concatenate(labels), [_unit_rows(np.concatenate(rows)) for rows in parts]
 
 
-class Probe:
-    """Each teacher's clean embeddings of a finished bank, and the classifier fitted on them."""
+class RobustnessProbe:
+    """Each teacher's clean test embeddings, and a classifier fitted on its training ones."""
 
     def __init__(self, location: str, manifest: Manifest) -> None:
         labels_N, train = _clean(location, manifest, "train")
@@ -63,78 +64,86 @@ class Probe:
         self.classifiers = [fit_paper(rows_ND, labels_N) for rows_ND in train]
 
     def accuracy(self, teacher: int, x_ND: Embeddings) -> float:
+        """Share of the test labels that teacher number `teacher`'s classifier gives, in [0, 1]."""
         return accuracy(self.classifiers[teacher], x_ND, self.labels_N)
 
     def measure(self, teacher: int, stored_ND: np.ndarray) -> Draw:
+        """The figures of one corrupted view, float16 unit vectors (N, D), of all test images."""
         x_ND = _unit_rows(stored_ND)
         return measure_draw(x_ND, self.test[teacher], lambda rows: self.accuracy(teacher, rows))
 
 
-class Ledger:
-    """What is measured so far, on disk: {arm and view: one Draw of each teacher}."""
+class DrawLog:
+    """The draws measured so far, in a file beside the shards, so that a killed run continues.
+
+    draws: {"ARM VIEW": [the Draw of each teacher]}.
+    """
 
     def __init__(self, location: str, manifest: Manifest) -> None:
-        self._place = storage.join(location, PARTIAL)
+        self._path = storage.join(location, PARTIAL)
         self._identity = manifest.identity
         self.draws: dict[str, list[Draw]] = {}
-        if storage.exists(self._place):
-            there = read_json(self._place)
+        if storage.exists(self._path):
+            stored = read_json(self._path)
             try:
-                if there["identity"] == self._identity:
-                    self.draws = {k: [Draw(**d) for d in row] for k, row in there["draws"].items()}
+                if stored["identity"] == self._identity:
+                    self.draws = {
+                        key: [Draw(**draw) for draw in row] for key, row in stored["draws"].items()
+                    }
             except (AttributeError, KeyError, TypeError) as error:
-                raise damaged(self._place, repr(error)) from None
+                raise damaged(self._path, repr(error)) from None
 
-    def add(self, item: CorruptView, row: list[Draw]) -> None:
-        self.draws[f"{item.arm} {item.view}"] = row
-        told = {key: [asdict(draw) for draw in row] for key, row in self.draws.items()}
-        storage.write_json(self._place, {"identity": self._identity, "draws": told})
+    def add(self, view: CorruptedView, row: list[Draw]) -> None:
+        self.draws[f"{view.arm} {view.view}"] = row
+        draws = {key: [asdict(draw) for draw in row] for key, row in self.draws.items()}
+        storage.write_json(self._path, {"identity": self._identity, "draws": draws})
 
-    def has(self, item: CorruptView) -> bool:
-        return f"{item.arm} {item.view}" in self.draws
+    def has(self, view: CorruptedView) -> bool:
+        return f"{view.arm} {view.view}" in self.draws
 
-    def close(self) -> None:
-        if storage.exists(self._place):
-            storage.delete(self._place)
+    def delete(self) -> None:
+        if storage.exists(self._path):
+            storage.delete(self._path)
 
 
 def add_robustness(
-    location: str, manifest: Manifest, request: Request, place: Computes
+    location: str, manifest: Manifest, request: Request, executor: Executor
 ) -> Manifest:
-    """Measure what is missing, and write the manifest again with all of it.
+    """Measure the teachers under the arms whose figures are missing; write the manifest again.
 
-    The bank's identity, plan and shards stay as they are. A killed run goes on with the draw it
-    was at. Raises: ValueError where `place` sees other images or teachers than the bank holds.
+    The bank's identity, plan and shards do not change. A killed run continues with its next draw.
+    Raises: ValueError where `executor` opened other images or teachers than the bank was made from.
     """
     plan = manifest.plan
     arms = missing_arms(request, manifest)
     if not arms:
         return manifest
     for name in ("dataset", "teachers", "seed"):
-        mine, there = (json.loads(p.model_dump_json())[name] for p in (place.plan, plan))
-        if mine != there:
-            raise ValueError(f"{location} holds another bank: {difference(there, mine, name)}")
-    views = {spec: make_arm(spec).views(request.test_views) for spec in arms}
-    items = [CorruptView(spec, view) for spec in arms for view in range(views[spec])]
-    ledger, probe = Ledger(location, manifest), Probe(location, manifest)
-    todo = [item for item in items if not ledger.has(item)]
-    each = plan.dataset.counts["test"] * len(plan.teachers)
-    with Progress("teachers under corruption", len(items) * each) as bar:
-        bar.resume_at((len(items) - len(todo)) * each)
-        for item, columns in place.corrupted(todo, lambda images: bar.update(bar.done + images)):
+        opened, stored = (json.loads(p.model_dump_json())[name] for p in (executor.plan, plan))
+        if opened != stored:
+            raise ValueError(f"{location} holds another bank: {difference(stored, opened, name)}")
+    counts = {spec: make_arm(spec).views(request.test_views) for spec in arms}
+    views = [CorruptedView(spec, view) for spec in arms for view in range(counts[spec])]
+    log, probe = DrawLog(location, manifest), RobustnessProbe(location, manifest)
+    missing = [view for view in views if not log.has(view)]
+    passes = plan.dataset.counts["test"] * len(plan.teachers)
+    with Progress("teachers under corruption", len(views) * passes) as bar:
+        bar.resume_at((len(views) - len(missing)) * passes)
+        computed = executor.corrupted(missing, lambda images: bar.update(bar.done + images))
+        for view, columns in computed:
             row = [probe.measure(i, columns[f"embedding.{i}"]) for i in range(len(plan.teachers))]
-            ledger.add(item, row)
-            bar.note = f"{item.arm} {item.view}"
-    found = []
-    for i, kept in enumerate(manifest.teacher_figures(request.test_views, exactly=True)):
-        rows = {s: [ledger.draws[f"{s} {view}"][i] for view in range(views[s])] for s in arms}
-        found.append(kept | {spec: figures_of(draws) for spec, draws in rows.items()})
+            log.add(view, row)
+            bar.note = f"{view.arm} {view.view}"
+    figures = []
+    for i, stored in enumerate(manifest.teacher_figures(request.test_views, exactly=True)):
+        draws = {s: [log.draws[f"{s} {view}"][i] for view in range(counts[s])] for s in arms}
+        figures.append(stored | {spec: figures_of(draws[spec]) for spec in arms})
     robustness = TeacherRobustness(
         draws=request.test_views,
         clean=tuple(probe.accuracy(i, rows_ND) for i, rows_ND in enumerate(probe.test)),
-        teachers=tuple(found),
+        teachers=tuple(figures),
     )
     manifest = manifest.model_copy(update={"robustness": robustness}).sealed()
     write_manifest(location, manifest)
-    ledger.close()
+    log.delete()
     return manifest

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from shards.arms import make_arm
 from shards.bank.manifest import MANIFEST, Manifest
 from shards.bank.reader import load_manifest
-from shards.build import request_arguments
 from shards.building.request import Request
 from shards.building.sources import check_sources
 from shards.support import storage
@@ -117,6 +116,6 @@ def _request(config: TrialConfig, arms: tuple[str, ...], views: int, figures: bo
 
 def build_bank(job: BankJob) -> int:
     """`python -m shards.build` in a process that ends with this one; its exit code."""
-    arguments = request_arguments(job.request, job.location)
+    arguments = job.request.arguments(job.location)
     command = child_command(run_module("shards.build"), arguments)
     return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode

@@ -7,7 +7,7 @@ import pytest
 
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.datasets import open_dataset
 from shards.export import export

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from shards.bank.splits import load_splits
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.datasets import open_dataset, webdataset
 from shards.support import storage

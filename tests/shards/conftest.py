@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from shards.bank.manifest import Manifest
 from shards.bank.members import keys_sha256, pack, unpack
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.verify import verify
 from tests.shards.foreign import samples, write_tar

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from trainers.config.schema import make_config
 from trainers.trial import run_trial

@@ -15,7 +15,7 @@ import yaml
 from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from trainers.inputs import source_of
 from trainers.probes.features import unit

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shards.bank.reader import load_manifest
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.support.schema import validated
 from trainers.config.schema import make_config

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shards.bank.reader import load_manifest
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from trainers.engines import choose_device
 from trainers.inputs import mismatch, resolve, source_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.teachers import open_teacher
 from shards.teachers.preprocess import CPU_BATCH

@@ -18,7 +18,7 @@ from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from shards.bank.writer import difference
-from shards.build import build, request_arguments
+from shards.building.build import build
 from shards.building.request import Request
 from shards.datasets import open_dataset
 from shards.teachers import open_teacher
@@ -93,7 +93,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(
         "from shards.build import main; main(sys.argv[1:])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *request_arguments(request_60, str(out))],
+        [sys.executable, "-c", code, *request_60.arguments(str(out))],
         cwd=HERE,
         stderr=subprocess.DEVNULL,
     )

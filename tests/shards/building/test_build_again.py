@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.support import lock
 from shards.teachers import open_teacher
@@ -131,7 +131,7 @@ def test_shards_without_their_plan_are_not_taken_for_those_of_another(
         (copy / name).unlink()
     other = request_60.model_copy(update={"seed": 5})
     with monkeypatch.context() as patch:
-        patch.setattr("shards.build._compute", lambda *arguments: 1 / 0)
+        patch.setattr("shards.building.build._compute", lambda *arguments: 1 / 0)
         with contextlib.suppress(ZeroDivisionError):
             build(other, str(copy))
     build(other, str(copy))
@@ -160,4 +160,4 @@ def test_a_build_begun_on_a_gpu_says_so_where_there_is_none(
     plan = json.loads((copy / "plan.json").read_text())
     plan["device"], plan["teachers"][0]["precision"] = "cuda", "fp16"
     (copy / "plan.json").write_text(json.dumps(plan))
-    refused(lambda: build(request_60, str(copy)), str(copy), "device is cuda", "asked for cpu")
+    refused(lambda: build(request_60, str(copy)), str(copy), "device is cuda", "cpu")

@@ -12,10 +12,11 @@ import pytest
 
 from shards.bank.members import pack
 from shards.bank.reader import load_manifest
-from shards.build import build, main
+from shards.build import main
+from shards.building.build import build
 from shards.building.estimate import (
     Spread,
-    _print_sum,
+    _print_total,
     bank_bytes,
     plan_bytes,
     print_cost,
@@ -28,7 +29,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_computed(
     request_60: Request, tmp_path: Path, monkeypatch, refused
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("shards.build.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("shards.building.build.shutil.disk_usage", lambda path: usage)
     refused(lambda: build(request_60, str(tmp_path / "x")), "bytes needed", "1,000 bytes free")
     assert not list(tmp_path.glob("x/*.tar"))
 
@@ -58,19 +59,19 @@ def test_a_dry_run_tells_bytes_and_seconds_no_money_of_a_cpu_and_writes_nothing(
     passes = 1438 * 5 + 359  # the views of noise_denoise are copies of the clean one
     assert f"{passes:,} images of 32 px" in text
     assert re.search(r"^seconds: [\d,]+, about [\d:]+, on this machine's cpu$", text, re.M)
-    assert "money: unknown, for the pace is a CPU's; --gpu-price needs --device cuda" in text
+    assert "money: unknown, because a CPU was timed" in text
     assert not (tmp_path / "x").exists()
 
 
 def test_money_is_that_of_all_gpus_and_time_is_shared(capsys) -> None:
     for spread in (None, Spread("auto", None), Spread("auto", 4)):
-        _print_sum(7200.0, "cuda", 3.0, spread)
+        _print_total(7200.0, "cuda", 3.0, spread)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "seconds: 7,200, about 2:00:00, on this machine's cuda"
-    assert lines[2].startswith("seconds: 7,200, about 2:00:00, on 1 of Ray's workers, each a GPU")
-    assert "--workers N shares it" in lines[2]
-    assert lines[4].startswith("seconds: 1,800, about 30:00, on 4 of Ray's workers")
-    assert lines[1::2] == ["money: 6.00 at 3 for an hour of one GPU"] * 3
+    assert lines[2].startswith("seconds: 7,200, about 2:00:00, on 1 Ray workers, each one GPU")
+    assert "--workers N sets" in lines[2]
+    assert lines[4].startswith("seconds: 1,800, about 30:00, on 4 Ray workers")
+    assert lines[1::2] == ["money: 6.00 at 3 per GPU hour"] * 3
 
 
 @pytest.mark.parametrize(("workers", "seconds"), [(None, 100), (1, 200), (2, 100), (8, 100)])
@@ -78,7 +79,7 @@ def test_a_ray_started_here_has_the_cores_of_this_machine(
     workers, seconds, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr("shards.building.estimate.torch.get_num_threads", lambda: 2)
-    _print_sum(100.0, "cpu", None, Spread(None, workers))
+    _print_total(100.0, "cpu", None, Spread(None, workers))
     assert capsys.readouterr().out.startswith(f"seconds: {seconds},")
 
 
@@ -93,7 +94,7 @@ def test_both_paces_are_told_where_bf16_may_be_chosen(tmp_path: Path, capsys, mo
         print_cost(request, str(tmp_path / "x"), "cpu", None)
         text = capsys.readouterr().out
         assert "(fp32 on cpu)" in text
-        assert text.count("in bf16, if that is chosen") == told
+        assert text.count("in bf16, if the build") == told
     print_cost(request.model_copy(update={"precision": "bf16"}), str(tmp_path / "x"), "cpu", None)
     assert "(bf16 on cpu)" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import build, request_arguments
+from shards.building.build import build
 from shards.building.request import Request
 
 HERE = Path(__file__).parents[3]
@@ -31,7 +31,7 @@ def test_a_build_that_fills_the_disk_says_what_it_needs_and_goes_on_later(
 
     def fill(limit: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", BUILD, *request_arguments(smaller, str(out))],
+            [sys.executable, "-c", BUILD, *smaller.arguments(str(out))],
             cwd=HERE,
             capture_output=True,
             text=True,
@@ -61,7 +61,8 @@ def test_a_build_that_fills_the_disk_says_what_it_needs_and_goes_on_later(
 FILLED = """\
 import os, sys
 from pathlib import Path
-import shards.build as module
+import shards.building.build as module
+from shards.build import main
 check, out = module._check_space, sys.argv[-1]
 filler = Path(out).parent / "filler"
 
@@ -72,13 +73,13 @@ def fill(plan, writer):
 
 module._check_space = fill
 try:
-    module.main(sys.argv[1:])
+    main(sys.argv[1:])
 except SystemExit as ended:
     print("found", ended.code, *sorted(os.listdir(out)))
 filler.unlink()
 module._check_space = check
 try:
-    module.main(sys.argv[1:])
+    main(sys.argv[1:])
 except SystemExit as ended:
     print("found", ended.code, *sorted(os.listdir(out)))
 for file in sorted(Path(out).glob("*.tar")):
@@ -102,7 +103,7 @@ def test_a_file_system_that_is_filled_during_a_build(
 ) -> None:
     command = mounted("4m", tmp_path / "small")
     code = FILLED.replace("PLAIN", repr(str(bank)))
-    arguments = request_arguments(request_60, f"{tmp_path}/small/bank")
+    arguments = request_60.arguments(f"{tmp_path}/small/bank")
     done = subprocess.run(
         [*command, sys.executable, "-c", code, *arguments],
         cwd=HERE,
@@ -128,7 +129,7 @@ def test_a_small_file_system_is_refused_before_anything_is_computed(
     request_60: Request, tmp_path: Path
 ) -> None:
     command = mounted("128k", tmp_path / "small")
-    arguments = request_arguments(request_60, f"{tmp_path}/small/bank")
+    arguments = request_60.arguments(f"{tmp_path}/small/bank")
     done = subprocess.run(
         [*command, sys.executable, "-c", BUILD, *arguments],
         cwd=HERE,

@@ -17,9 +17,15 @@ import psutil
 import pytest
 import ray
 
-from shards.build import build
-from shards.building.embed import Embedder, tasks_of
-from shards.building.ray_workers import OnRay, Worker, connected, spread
+from shards.building.build import build
+from shards.building.embed import Embedder
+from shards.building.executor import tasks_of
+from shards.building.ray_workers import (
+    RayExecutor,
+    Worker,
+    build_on_connected_ray,
+    connected,
+)
 from shards.building.request import Request
 
 pytestmark = pytest.mark.ray
@@ -45,7 +51,9 @@ def identity(folder: Path) -> str:
 def test_workers_make_the_bytes_of_one_process(
     bank: Path, request_60: Request, cluster, tmp_path: Path, capsys
 ) -> None:
-    manifest = spread(request_60, str(tmp_path / "spread"), workers=3)  # of which two find room
+    manifest = build_on_connected_ray(
+        request_60, str(tmp_path / "spread"), workers=3
+    )  # room for two
     assert shards(tmp_path / "spread") == shards(bank)
     assert identity(tmp_path / "spread") == identity(bank)
     assert "100%" in capsys.readouterr().err
@@ -58,7 +66,7 @@ def test_workers_measure_the_teachers_as_one_process_does(
 ) -> None:
     request = request_60.model_copy(update={"teacher_robustness": ("noise:0.2", "contrast:4")})
     here = Path(shutil.copytree(copy, tmp_path / "here"))
-    spread_out = spread(request, str(copy)).robustness
+    spread_out = build_on_connected_ray(request, str(copy)).robustness
     alone = build(request, str(here)).robustness
     assert spread_out is not None
     assert spread_out == alone
@@ -72,7 +80,7 @@ def test_what_is_there_is_not_computed_again(bank: Path, copy: Path, request_60,
     (copy / "shards.json").write_text(
         "[" + ",".join(r.model_dump_json() for r in _records(bank)) + "]"
     )
-    spread(request_60, str(copy))
+    build_on_connected_ray(request_60, str(copy))
     assert shards(copy) == shards(bank)
     assert (copy / "train-000000.tar").stat().st_ino == before
 
@@ -85,7 +93,11 @@ def _records(bank: Path):
 
 def test_a_workers_error_is_one_line(cluster, tmp_path: Path, refused) -> None:
     asked = Request(dataset=f"folder:{tmp_path}/nothing", teachers=("embedded",))
-    refused(lambda: spread(asked, str(tmp_path / "out")), "nothing", "expected train/<class>/")
+    refused(
+        lambda: build_on_connected_ray(asked, str(tmp_path / "out")),
+        "nothing",
+        "expected train/<class>/",
+    )
 
 
 @pytest.mark.faults
@@ -109,7 +121,7 @@ def test_a_worker_that_dies_is_replaced(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    spread(request_60, str(tmp_path / "spread"), workers=2)
+    build_on_connected_ray(request_60, str(tmp_path / "spread"), workers=2)
     killer.join()
     assert killed
     assert shards(tmp_path / "spread") == shards(bank)
@@ -139,7 +151,7 @@ def test_a_worker_that_chose_and_died_computes_in_what_it_chose(
             return os.getpid()
 
     monkeypatch.setattr("shards.building.ray_workers.Worker", Moody)
-    place = OnRay(request_60, "cpu", {}, count=1)
+    place = RayExecutor(request_60, "cpu", {}, workers=1)
     assert place.plan.teachers[0].precision == "bf16"
     os.kill(ray.get(place._first.pid.remote()), signal.SIGKILL)
     there = dict(place.shards(tasks_of(place.plan), lambda images: None))

@@ -8,17 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from shards import build as build_module
 from shards.arms import make_arm
 from shards.arms.groups import expand_arms
 from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest, load_shard, parse_manifest
+<<<<<<< HEAD
 from shards.bank.robustness import TeacherRobustness
 from shards.build import build, main
 from shards.building.embed import Embedder
 from shards.building.estimate import bank_passes
 from shards.building.teacher_robustness import PARTIAL, Ledger, Probe
 from shards.measures.corruption import figures_of
+=======
+from shards.build import main
+from shards.building import build as build_module
+from shards.building.build import build
+from shards.building.embed import Embedder
+from shards.building.estimate import bank_passes
+from shards.building.teacher_robustness import PARTIAL, DrawLog, RobustnessProbe
+from shards.measures.corruption import (
+    Draw,
+    TeacherRobustness,
+    effective_rank,
+    figures_of,
+    mean_cosine,
+)
+>>>>>>> d0710e0 (Plain words in building; tests follow the split of the build)
 from shards.verify import check_robustness, describe, verify
 
 ARMS = ("noise:0.1", "contrast:5", "band_noise:2:0.5")
@@ -62,7 +77,7 @@ def test_figures_are_those_of_the_embeddings_the_bank_stores(measured) -> None:
     (record,) = [r for r in manifest.shards if r.split == "test"]
     stored = load_shard(str(measured), manifest, record).arrays["embedding.0"]
     place = next(a for a in manifest.plan.arms["test"] if a.arm == "noise:0.1")
-    probe = Probe(str(measured), manifest)
+    probe = RobustnessProbe(str(measured), manifest)
     draws = [probe.measure(0, stored[:, view]) for view in range(place.start, place.stop)]
     assert len(draws) == 2
     assert teacher["noise:0.1"] == pytest.approx(figures_of(draws))
@@ -196,7 +211,7 @@ def test_a_damaged_half_is_named_with_a_remedy(text: str, bank, tmp_path, refuse
     manifest = load_manifest(str(bank))
     text = text.replace('{"draws"', f'{{"identity": "{manifest.identity}", "draws"')
     (tmp_path / PARTIAL).write_text(text)
-    refused(lambda: Ledger(str(tmp_path), manifest), str(tmp_path / PARTIAL), "delete it")
+    refused(lambda: DrawLog(str(tmp_path), manifest), str(tmp_path / PARTIAL), "delete it")
 
 
 def test_the_command_line(tmp_path, capsys) -> None:
@@ -214,7 +229,7 @@ def test_the_command_line(tmp_path, capsys) -> None:
     assert found.teachers[0]["noise:0"]["cosine"] == pytest.approx(1, abs=1e-6)
     with pytest.raises(SystemExit):
         main([*line, "--dry-run"])
-    assert "teachers under 97 arms, kept as figures" in capsys.readouterr().out
+    assert "teachers under 97 arms, stored as figures" in capsys.readouterr().out
 
 
 def test_passes_count_the_test_images_of_every_draw(request_3) -> None:

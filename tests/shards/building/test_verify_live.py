@@ -11,7 +11,7 @@ import torch
 
 from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.teachers import open_teacher
 from shards.teachers.prompts import pack_floats, unpack_floats
@@ -207,7 +207,7 @@ def test_nothing_replayed_is_no_success(copy: Path) -> None:
     verdict = verify(str(copy), live=30)
     assert len(verdict.failures["shards"]) == 4
     (line,) = verdict.failures["live"]
-    assert line.startswith("0 of 30 samples were replayed")
+    assert line.startswith("0 of 30 samples were computed again")
 
 
 def test_a_teacher_that_says_nothing_is_the_least_cosine(copy: Path, monkeypatch) -> None:

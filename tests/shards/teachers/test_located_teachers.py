@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.estimate import teacher_seconds
 from shards.building.request import Request
 from shards.teachers import check_teacher, embedding_dim, input_size, open_teacher, text_tower

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from shards.build import build, request_arguments
+from shards.building.build import build
 from shards.building.embed import channels_first
 from shards.building.request import Request
 from shards.datasets import open_dataset
@@ -103,7 +103,7 @@ def test_the_choice_is_in_the_manifest_and_kept_by_a_build_that_was_killed(tmp_p
         "from shards.build import main; main(sys.argv[1:])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *request_arguments(request, str(out)), "--device", "cpu"],
+        [sys.executable, "-c", code, *request.arguments(str(out)), "--device", "cpu"],
         stderr=subprocess.DEVNULL,
     )
     while not (out / "shards.json").exists() and process.poll() is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import build
+from shards.building.build import build
 from sweep.planning.banks import plan_banks
 from sweep.run import main, parse_arguments
 from trainers.config.schema import make_config

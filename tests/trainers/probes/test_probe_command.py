@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import build
+from shards.building.build import build
 from shards.building.request import Request
 from shards.support import storage
 from trainers.probe import main, probe
