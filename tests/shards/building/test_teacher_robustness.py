@@ -12,28 +12,14 @@ from shards.arms import make_arm
 from shards.arms.groups import expand_arms
 from shards.bank.manifest import Manifest
 from shards.bank.reader import load_manifest, load_shard, parse_manifest
-<<<<<<< HEAD
 from shards.bank.robustness import TeacherRobustness
-from shards.build import build, main
-from shards.building.embed import Embedder
-from shards.building.estimate import bank_passes
-from shards.building.teacher_robustness import PARTIAL, Ledger, Probe
-from shards.measures.corruption import figures_of
-=======
 from shards.build import main
 from shards.building import build as build_module
 from shards.building.build import build
 from shards.building.embed import Embedder
 from shards.building.estimate import bank_passes
 from shards.building.teacher_robustness import PARTIAL, DrawLog, RobustnessProbe
-from shards.measures.corruption import (
-    Draw,
-    TeacherRobustness,
-    effective_rank,
-    figures_of,
-    mean_cosine,
-)
->>>>>>> d0710e0 (Plain words in building; tests follow the split of the build)
+from shards.measures.corruption import figures_of
 from shards.verify import check_robustness, describe, verify
 
 ARMS = ("noise:0.1", "contrast:5", "band_noise:2:0.5")
