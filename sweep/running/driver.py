@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.building.ray_workers import spread
+from shards.building.ray_workers import build_on_connected_ray
 from shards.support.progress import Progress
 from sweep.journal import Journal
 from sweep.journal.tracking import Tracker
@@ -111,4 +111,4 @@ def _build_on_cluster(job: BankJob, resources: Resources) -> None:
     print(f"building {job.location} on the cluster", file=sys.stderr)
     gpus = resources.gpus_per_trial
     device = None if gpus is None else "cuda" if gpus else "cpu"
-    spread(job.request, job.location, device=device)
+    build_on_connected_ray(job.request, job.location, device=device)
