@@ -92,7 +92,7 @@ def test_one_parent_one_child_a_trial_each_row_once(folder: Path, tmp_path: Path
     assert sorted(run.data.tags[TRIAL] for run in children) == ["trial0", "trial1"]
     for run in children:
         seed = int(run.data.tags[TRIAL][-1])
-        assert run.data.tags[PARENT] == parents[1].info.run_id
+        assert run.data.tags[PARENT] == parents[0].info.run_id
         assert run.data.params == {k: str(v) for k, v in config(seed).items()}
         assert run.data.metrics["test/linear/paper/accuracy"] == 0.5 + seed / 10
         assert run.data.metrics["teacher/linear/paper/accuracy"] == 0.9
@@ -189,7 +189,7 @@ def test_failed_then_finished(folder: Path, tmp_path: Path) -> None:
     upload(folder, uri, "FAILED")
     _, parents, children = runs(uri)
     failed = {run.data.tags[TRIAL]: run for run in children}["trial2"]
-    assert failed.info.status == parents[1].info.status == "FAILED"
+    assert failed.info.status == parents[0].info.status == "FAILED"
     assert failed.data.tags[ERROR] == "diverged in epoch 3"
 
     journal.append("result", "trial2", record=record(2))
@@ -198,7 +198,7 @@ def test_failed_then_finished(folder: Path, tmp_path: Path) -> None:
     _, parents, children = runs(uri)
     done = {run.data.tags[TRIAL]: run for run in children}["trial2"]
     assert done.info.run_id == failed.info.run_id
-    assert done.info.status == parents[1].info.status == "FINISHED"
+    assert done.info.status == parents[0].info.status == "FINISHED"
     assert ERROR not in done.data.tags
     assert set(rows(tmp_path / "m.db").values()) == {1}
 
@@ -216,7 +216,7 @@ def test_rows_arrive_while_the_sweep_goes_on(folder: Path, tmp_path: Path) -> No
             break
         time.sleep(0.1)
     _, parents, children = runs(uri)
-    assert parents[1].info.status == "RUNNING"
+    assert parents[0].info.status == "RUNNING"
     assert len(children) == 3
     assert tracker.finish()
     journal.close()
