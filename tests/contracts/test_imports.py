@@ -82,7 +82,7 @@ def imported(path: Path) -> set[str]:
     [
         ("torch.distributed", ("trainers/engines/",)),
         ("deepspeed", ("trainers/engines/",)),
-        ("ray", ("sweep/running/schedule.py", "shards/building/ray_workers.py")),
+        ("ray", ("sweep/running/", "shards/building/ray_workers.py")),
         ("mlflow", ("sweep/journal/tracking.py",)),
         ("open_clip", ("shards/teachers/", "shards/teachers/embedded/")),
     ],
