@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -125,20 +126,41 @@ def test_every_page_is_in_the_navigation_and_linked_from_readme() -> None:
         assert page.name == "index.md" or f"(docs/{page.name})" in readme, page.name
 
 
-def test_the_diagram_shows_every_room() -> None:
-    """The first diagram of docs/architecture.md against the sub-packages."""
-    diagram = re.search(r"```text\n(.*?)```", (DOCS / "architecture.md").read_text(), re.DOTALL)
-    assert diagram is not None
-    shown: dict[str, set[str]] = {}
+def diagram() -> dict[str, list[str]]:
+    """{package: its rooms from top to bottom} of the first diagram of docs/architecture.md."""
+    text = re.search(r"```text\n(.*?)```", (DOCS / "architecture.md").read_text(), re.DOTALL)
+    assert text is not None
+    shown: dict[str, list[str]] = {}
     package = ""
-    for line in diagram[1].splitlines():
+    for line in text[1].splitlines():
         if header := re.match(rf" ({'|'.join(PACKAGES)})\b", line):
             package = header[1]
-            shown[package] = set()
+            shown[package] = []
         elif room := re.match(r"[ |]+(\w+)/ ", line):
-            shown[package].add(room[1])
-    rooms = {p: {file.parent.name for file in (ROOT / p).glob("*/__init__.py")} for p in PACKAGES}
-    assert shown == rooms
+            shown[package].append(room[1])
+    return shown
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_diagram_shows_every_room(package: str) -> None:
+    rooms = {file.parent.name for file in (ROOT / package).glob("*/__init__.py")}
+    assert set(diagram()[package]) == rooms
+
+
+def test_the_diagram_has_the_order_that_import_linter_enforces() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = [c for c in contracts if c["type"] == "layers" and c.get("containers")]
+    for contract in layers:
+        (package,) = contract["containers"]
+        shown = diagram()[package]
+        level = {
+            name.strip(): height
+            for height, line in enumerate(contract["layers"])
+            for name in re.split(r"[|:]", line)
+        }
+        heights = [level[room] for room in shown if room in level]
+        assert heights == sorted(heights), f"{package}: {contract['layers']}, shown: {shown}"
 
 
 def test_the_table_of_fields_is_current() -> None:
