@@ -31,11 +31,12 @@ from shards.building.request import Request
 from trainers.config.schema import TrialConfig, make_config
 from trainers.engines.single import Single
 from trainers.objectives import OBJECTIVES
+from trainers.results.folder import trial_folder
 from trainers.students import build_student
 from trainers.training.compile import apply_performance_options
 from trainers.training.optim import OPTIMIZERS
 from trainers.training.preemption import PreemptedError
-from trainers.trial import run_trial, trial_place
+from trainers.trial import run_trial
 
 FIELDS: dict[str, Any] = {
     "dataset": "digits", "teacher": "embedded", "student": "width:1", "epochs": 10,
@@ -64,7 +65,7 @@ def precision_differences(
     for precision, metrics in found.items():
         for seed in range(seeds):
             config = make_config(fields | {"precision": precision, "seed": seed})
-            metrics.append(run_trial(config, bank, root, device=device)["metrics"])
+            metrics.append(run_trial(config, bank, root, device=device).metrics)
     differences = {}
     for name in found["fp32"][0]:
         full, less = ([m[name] for m in found[p]] for p in ("fp32", half))
@@ -88,9 +89,9 @@ def resumes_exactly(fields: dict[str, Any], bank: str, root: str, device: str) -
     again, undisturbed = (
         run_trial(config, bank, place, device=device) for place in (broken, whole)
     )
-    files = [Path(trial_place(p, config)) / "student/student.safetensors" for p in (broken, whole)]
+    files = [Path(trial_folder(p, config)) / "student/student.safetensors" for p in (broken, whole)]
     one, other = (file.read_bytes() for file in files)
-    return one == other and again["metrics"] == undisturbed["metrics"]
+    return one == other and again.metrics == undisturbed.metrics
 
 
 def step_ms(

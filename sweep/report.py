@@ -31,11 +31,11 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     run = read_results(options.run)
     if options.json:
-        print(json.dumps(as_plain(run.records), indent=1))
+        print(json.dumps(as_plain(run.results), indent=1))
         return 0
     with Progress("report", 1) as bar:
         path = write_report(options.run, options.out, lambda i, n: bar.update(i / n))
-    Console().print(table(run.records), soft_wrap=True)
+    Console().print(table(run.results), soft_wrap=True)
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
     print(path)

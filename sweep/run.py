@@ -219,17 +219,18 @@ def _show_results(folder: Path, as_json: bool) -> None:
     """Print the table and write the report of all results that the run has."""
     from rich.console import Console
 
+    from sweep.journal.records import read_run
     from sweep.reporting.page import write_report
-    from sweep.reporting.summary import as_plain, read_run, table
+    from sweep.reporting.summary import as_plain, table
 
     run = read_run(folder)
-    if not run.records:
+    if not run.results:
         return
     report = write_report(folder)
     if as_json:
-        print(json.dumps(as_plain(run.records)))
+        print(json.dumps(as_plain(run.results)))
     else:
-        Console().print(table(run.records), soft_wrap=True)
+        Console().print(table(run.results), soft_wrap=True)
     for note in run.notes:
         print(f"note:    {note}", file=sys.stderr)
     print(f"report:  {report}", file=sys.stderr)

@@ -97,22 +97,22 @@ def _prepared(stored: Stored, manifest: Manifest | None, bank: str | None) -> Pr
     side = stored.about["image_size"]
     if preprocess.size != side:
         raise ValueError(
-            f"{stored.place}: its record prepares images of {preprocess.size} pixels, the student "
-            f"takes {side}"
+            f"{stored.location}: its result prepares images of {preprocess.size} pixels, the "
+            f"student takes {side}"
         )
     return preprocess
 
 
 def _about(job: Job, to: str, exported: Exported, parity: dict[str, Any]) -> dict[str, Any]:
-    record = job.stored.record or {}
+    result = job.stored.result
     libraries = ("torch", "timm", *(("onnx", "onnxruntime") if to == "onnx" else ()))
     return {
         "format": FORMAT,
         "to": to,
         "student": job.stored.about,
-        "trial": record.get("id"),
-        "teacher": record.get("config", {}).get("teacher"),
-        "weights_sha256": record.get("weights_sha256"),
+        "trial": result.id if result else None,
+        "teacher": result.config["teacher"] if result else None,
+        "weights_sha256": result.weights_sha256 if result else None,
         **described(job),
         **exported.notes,
         "parity": parity,

@@ -1,4 +1,4 @@
-"""Probes on what is trained already, without training.
+"""Run probes on a trained student, without training.
 
     python -m trainers.probe runs/demo --probe spectrum --probe linear      # all finished trials
     python -m trainers.probe runs/demo/trials/0123456789abcdef --probe robustness \\
@@ -7,19 +7,19 @@
     python -m trainers.probe runs/demo/trials/0123456789abcdef/checkpoints/step-00000120 \\
         --probe spectrum
 
-PLACE is a run's folder, a trial's, a student's, or one checkpoint of an unfinished trial; a path
-or a URL. Results lie beside the trial, in probes/NAME-vVERSION.json (with a mark of its own for
-each set of arms and draws); the same command again computes nothing. `python -m sweep.run`, again,
-takes them into journal, MLflow and report.
+LOCATION is a run's folder, a trial's, a student's, or one checkpoint of an unfinished trial; a path
+or a URL. Results are written beside the trial, to probes/NAME-vVERSION.json (with a suffix for each
+other set of test arms and draws); the same command again computes nothing. Running
+`python -m sweep.run` again adds them to journal, MLflow and report.
 
-Without --bank the shards are those of the run's own banks folder that the trial was trained on.
-Of a student alone nothing says on which arm it was trained: it is measured as if on `clean`.
+Without --bank, the shards that the trial was trained on are searched in the run's banks/ folder.
+A student's folder alone does not record its training arm: it is measured as if trained on `clean`.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,9 +39,15 @@ from trainers.probes.measure import (
     student_features,
 )
 from trainers.results.folder import read_json
-from trainers.results.record import environment_of
-from trainers.results.reprobed import FORMAT, key_of, probed_file, settings_of
-from trainers.results.subjects import Subject, places, subject_at
+from trainers.results.measured import environment_of, probe_result
+from trainers.results.reprobed import (
+    Measurement,
+    Reprobed,
+    parse_reprobed,
+    reprobed_file,
+    settings_of,
+)
+from trainers.results.subjects import Subject, locations, subject_at
 
 
 def probe(
@@ -51,32 +57,38 @@ def probe(
     device: str = "auto",
     reading: str = "auto",
 ) -> list[tuple[str, bool]]:
-    """Measure what is not there yet; [(file, whether it was measured now)], one a probe.
+    """Measure what is missing; [(file, whether it was measured now)], one for each probe.
 
-    `changes`: fields of the trial to measure under instead: test_arms, test_views, adapt_arms. A
-    file of other weights or images is replaced, which is said on stderr.
-    Raises: ValueError for inputs that do not fit; OSError.
+    changes: fields of the trial to replace for this measurement: test_arms, test_views,
+    adapt_arms. A file that was measured on other weights or images is replaced, with a line on
+    stderr. Raises: ValueError for inputs that do not fit; OSError.
     """
     trial = subject.inputs.config
     config = make_config(trial.model_dump() | {"probes": names} | (changes or {}))
-    about = {name: _about(subject, config, name) for name in config.probes}
-    files = {n: probed_file(subject.folder, n, config, trial) for n in config.probes}
-    missing = [name for name in config.probes if not _there(files[name], about[name])]
+    files = {name: reprobed_file(subject.folder, name, config, trial) for name in config.probes}
+    wanted = {name: _measurement(subject, config, name) for name in config.probes}
+    missing = [name for name in config.probes if not _is_current(files[name], wanted[name])]
     if missing:
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
         splits = replace(subject.inputs, config=config).load(chosen, reading, training=False)
         features = _features(subject, splits, chosen)
         for name in missing:
+            # One probe at a time, written at once: an interrupted command keeps what it has.
             alone = config.model_copy(update={"probes": (name,)})
-            own = asdict(measure(features, alone, "test"))
+            own = measure(features, alone, "test")[name]
             one_probe = replace(splits, inputs=replace(splits.inputs, config=alone))
-            reference = measure_teacher(one_probe, subject.root)
-            result = about[name] | own | {"teacher": reference.metrics}
-            result["arrays"] = own["arrays"] | reference.arrays
-            result["undefined"] = own["undefined"] + reference.undefined
-            result["environment"] = environment_of(chosen, config)
-            storage.write_json(files[name], result)
+            reference = measure_teacher(one_probe, subject.root)[name]
+            reprobed = Reprobed(
+                probe=name,
+                settings=settings_of(config),
+                trial=subject.trial,
+                student_sha256=subject.sha256,
+                source=subject.inputs.source,
+                environment=environment_of(chosen, config),
+                values=probe_result(name, own, reference),
+            )
+            storage.write_json(files[name], reprobed.model_dump(mode="json", by_alias=True))
     return [(files[name], name in missing) for name in config.probes]
 
 
@@ -89,25 +101,22 @@ def _features(subject: Subject, splits: TrialSplits, device: torch.device) -> Fe
     return student_features(model, splits, device)
 
 
-def _about(subject: Subject, config: TrialConfig, name: str) -> dict[str, Any]:
-    """What the values hang on; `trainers.results.reprobed.key_of` compares it."""
-    return {
-        "format": FORMAT,
-        "probe": name,
-        "version": PROBES[name].version,
-        "settings": settings_of(config),
-        "trial": subject.trial,
-        "student_sha256": subject.sha256,
-        "source": subject.inputs.source,
-    }
+def _measurement(subject: Subject, config: TrialConfig, name: str) -> Measurement:
+    return Measurement(
+        probe=name,
+        version=PROBES[name].version,
+        settings=settings_of(config),
+        student_sha256=subject.sha256,
+        source=subject.inputs.source,
+    )
 
 
-def _there(file: str, about: dict[str, Any]) -> bool:
-    """Whether a result is there already; one that is of something else is named."""
+def _is_current(file: str, wanted: Measurement) -> bool:
+    """Whether a file holds the wanted measurement; says on stderr where it holds another."""
     if not storage.exists(file):
         return False
-    there, here = key_of(read_json(file)), key_of(about)
-    differing = [name for name in here if there[name] != here[name]]
+    found = parse_reprobed(read_json(file), file).measurement
+    differing = [name for name, value in wanted if getattr(found, name) != value]
     if differing:
         print(f"{file}: replaced, it has other {', '.join(differing)}", file=sys.stderr)
     return not differing
@@ -117,7 +126,7 @@ def _there(file: str, about: dict[str, Any]) -> bool:
 def main(argv: list[str]) -> int:
     parser = make_parser("trainers.probe", __doc__)
     add = parser.add_argument
-    add("place", metavar="PLACE", help="a run, a trial, a student or a checkpoint")
+    add("location", metavar="LOCATION", help="a run, a trial, a student or a checkpoint")
     add(
         "--probe",
         action="append",
@@ -133,9 +142,9 @@ def main(argv: list[str]) -> int:
             action="append",
             metavar="SPEC",
             dest=f"{name}_arms",
-            help=f"{what} these instead of the trial's own",
+            help=f"{what} these corruptions instead of the trial's",
         )
-    add("--test-views", type=int, metavar="N", help="draws of each instead of the trial's own")
+    add("--test-views", type=int, metavar="N", help="draws of each, instead of the trial's number")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--reading", default="auto", choices=("auto", "resident", "streaming"))
     options = parser.parse_args(argv)
@@ -143,14 +152,14 @@ def main(argv: list[str]) -> int:
     fields = ("test_arms", "adapt_arms", "test_views")
     changes = {name: value for name in fields if (value := getattr(options, name)) is not None}
     for name in names:
-        _ = PROBES[name]
-    found = places(options.place)
+        _ = PROBES[name]  # an unknown name is refused before anything is read
+    found = locations(options.location)
     lines: list[str] = []
     with Progress("students", len(found)) as bar:
-        for done, place in enumerate(found, 1):
-            subject = subject_at(place, options.bank)
+        for done, location in enumerate(found, 1):
+            subject = subject_at(location, options.bank)
             results = probe(subject, names, changes, options.device, options.reading)
-            lines += [f"{'measured' if new else 'there'}  {file}" for file, new in results]
+            lines += [f"{'measured' if new else 'up to date'}  {file}" for file, new in results]
             bar.update(done)
     print("\n".join(lines))
     return 0

@@ -34,12 +34,10 @@ from trainers.inputs import TrialInputs, TrialSplits, resolve
 from trainers.objectives import OBJECTIVES
 from trainers.objectives.targets import make_target
 from trainers.probes.observer import Observer
-from trainers.results.record import (
-    measured,
-    store_student,
-    student_to_measure,
-)
-from trainers.results.reprobed import stale
+from trainers.results.folder import RESULT, finished, tidy, trial_folder
+from trainers.results.measured import measure_trial, store_student, student_to_measure
+from trainers.results.record import TrialResult
+from trainers.results.reprobed import outdated
 from trainers.students import build_student
 from trainers.students.teacher_pca import has_no_network
 from trainers.training.checkpoint import Checkpoints, owner_of
@@ -50,28 +48,7 @@ from trainers.training.preemption import PreemptedError, PreemptionHandler
 from trainers.training.state import DivergedError, Reporter, Saver
 from trainers.training.wrappers import sees_two_views, wrap_student
 
-RESULT = "result.json"
 DIVERGED = 3  # exit status of a trial whose loss is not finite
-
-
-def trial_place(root: str, config: TrialConfig) -> str:
-    return storage.join(root, "trials", config.identity)
-
-
-def finished(root: str, config: TrialConfig) -> dict[str, Any] | None:
-    """The result of a finished trial, or None."""
-    place = storage.join(trial_place(root, config), RESULT)
-    if not storage.exists(place):
-        return None
-    try:
-        return json.loads(storage.read(place))
-    except ValueError as error:
-        raise ValueError(f"{place}: not JSON ({error}); delete it to run the trial again") from None
-
-
-def tidy(root: str, config: TrialConfig) -> None:
-    """Remove the checkpoints of a finished trial, if its process was killed before it did."""
-    storage.delete(storage.join(trial_place(root, config), "checkpoints"))
 
 
 def run_trial(
@@ -83,8 +60,10 @@ def run_trial(
     device: str = "auto",
     save_seconds: float = 30.0,
     reading: str = "auto",
-) -> dict[str, Any]:
+) -> TrialResult | None:
     """Train and measure; the result, also written last of all. Finished trials only return it.
+
+    None on every rank but the first, which measures and writes.
 
     Args:
         config: the trial.
@@ -117,24 +96,24 @@ def run_trial(
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
         splits = inputs.load(chosen, reading)
-        place = trial_place(root, config)
+        folder = trial_folder(root, config)
         owner = owner_of(config, inputs.source)
-        checkpoints = Checkpoints(storage.join(place, "checkpoints"), owner)
+        checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner)
         student = trained = None
         if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=preempted)
             with ENGINES[config.engine](chosen) as engine, preempted.deferred():
                 trained = _train(splits, engine, saver, report)
             if engine.rank > 0:
-                return {}
+                return None
             chosen = engine.device
             student = student_to_measure(splits, trained, chosen)
         with eager(config):
-            result = measured(splits, student, trained, chosen, root)
+            result = measure_trial(splits, student, trained, chosen, root)
         if student is not None:
             size = inputs.preprocess.size
-            store_student(place, student, config, inputs.teacher.dim, size)
-        storage.write_json(storage.join(place, RESULT), result)
+            store_student(folder, student, config, inputs.teacher.dim, size)
+        storage.write_json(storage.join(folder, RESULT), result.as_json())
         tidy(root, config)
         return result
 
@@ -162,22 +141,22 @@ def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) 
     return train(config, model, objective, data, engine, saver, report, observe)
 
 
-def _finished_here(inputs: TrialInputs, root: str) -> dict[str, Any] | None:
+def _finished_here(inputs: TrialInputs, root: str) -> TrialResult | None:
     """The stored result of the trial, None where there is none.
 
     Raises: ValueError where it was computed from other samples than the bank holds.
     """
-    folder = trial_place(root, inputs.config)
+    folder = trial_folder(root, inputs.config)
     done = finished(root, inputs.config)
     if done is None:
         return None
-    if done["source"] != inputs.source:
+    if done.source != inputs.source:
         raise ValueError(
             f"{folder}: finished on other images, draws or teacher weights "
-            f"({done['source'][:16]}) than the bank {inputs.bank} holds ({inputs.source[:16]}); "
+            f"({done.source[:16]}) than the bank {inputs.bank} holds ({inputs.source[:16]}); "
             "choose another --out or delete it"
         )
-    for probe, (stored, current) in stale(done).items():
+    for probe, (stored, current) in outdated(done).items():
         print(
             f"warning: {folder}: `{probe}` was measured by version {stored}, this code has "
             f"{current}; python -m trainers.probe measures it again",
@@ -192,7 +171,7 @@ def _run_ranks(
     options: dict[str, str],
     report: Reporter,
     preempted: PreemptionHandler,
-) -> dict[str, Any]:
+) -> TrialResult:
     """The trial as one process for each rank; the first rank writes the result."""
     config = inputs.config
     arguments = ["--config", config.model_dump_json(), "--bank", inputs.bank, "--out", root]
@@ -250,7 +229,7 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
     """Progress and result on the first rank only; a parent that watches gets reports instead."""
     start = time.monotonic()
 
-    def run(report: Reporter) -> dict[str, Any]:
+    def run(report: Reporter) -> TrialResult | None:
         return run_trial(
             config,
             options.bank,
@@ -276,11 +255,12 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             bar.update(values["step"], f"epoch {values['epoch']:g}, loss {values['loss']:.4f}")
 
         result = run(show)
-    for name, value in sorted(result["metrics"].items()):
-        reference = result["teacher"].get(name.replace("test/", "teacher/", 1))
+    assert result is not None  # this process is the only rank, or its parent
+    for name, value in result.metrics.items():
+        reference = result.teacher.get(name.replace("test/", "teacher/", 1))
         beside = "" if reference is None else f"   teacher {reference:.4f}"
         print(f"{name:36s} {value:.4f}{beside}")
-    print(f"{storage.join(trial_place(options.out, config), RESULT)}")
+    print(f"{storage.join(trial_folder(options.out, config), RESULT)}")
     print(f"{time.monotonic() - start:.1f} s")
 
 

@@ -1,124 +1,83 @@
-"""A run's journal, read back: the record of every trial, with the probes that were run again.
+"""A run's journal, read back: the result of every trial, with the probes that were run again.
 
-A journal may hold values of one probe in several versions: they never meet in one record, nor in
+A journal may hold values of one probe in several versions. They never meet in one result, nor in
 one comparison.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from trainers.results.reprobed import merged, without
-
-Record = dict[str, Any]
-JOURNAL = "journal.jsonl"
-REPLICATE = "seed"  # the one field of a configuration that may differ inside a group
-NEEDED = {  # of each event that is read
-    "result": [f"config.{name}" for name in ("dataset", "teacher", "student", "arm", REPLICATE)]
-    + ["metrics", "data.train", "data.test", "student.total"],
-    "failed": ["config"],
-    "probe": [f"result.{name}" for name in ("probe", "version", "metrics", "teacher", "arrays")],
-}
+from sweep.journal.events import NAME, FailedEvent, ProbeEvent, ResultEvent, read_events
+from trainers.results.record import TrialResult, merge
+from trainers.results.reprobed import Reprobed
 
 
 @dataclass(frozen=True)
 class Run:
-    """Results of one sweep, and the trials that failed and have no later result.
+    """Results of one sweep, and the last failure of each trial that has no later result.
 
-    notes: what was left out of the records so that every metric is of one version of its probe.
+    notes: what was left out of the results so that every metric is of one version of its probe.
     """
 
-    records: list[Record]
-    failures: list[Record] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    results: list[TrialResult]
+    failures: list[FailedEvent] = field(default_factory=lambda: [])
+    notes: list[str] = field(default_factory=lambda: [])
 
 
 def read_run(run_dir: str | Path) -> Run:
-    """Records and failures of RUN/journal.jsonl, in the order of their last event.
+    """Results and failures of RUN/journal.jsonl, in the order of their last event.
 
     The last result of a trial wins; a failure counts unless a result of that trial follows it.
-    Probes that were run again join their trial's record; see `agreed`.
-    Unknown events and a last line cut short are ignored. ValueError for a missing file, and by
-    file and line for any other line that cannot be read.
+    Probes that were run again join their trial's result. Raises: ValueError for a missing file,
+    and by file and line for a line that is not an event.
     """
-    path = Path(run_dir) / JOURNAL
+    path = Path(run_dir) / NAME
     if not path.is_file():
-        what = f"no {JOURNAL} in it" if Path(run_dir).is_dir() else "no such folder"
+        what = f"no {NAME} in it" if Path(run_dir).is_dir() else "no such folder"
         raise ValueError(f"{run_dir}: {what}; expected a run folder written by `sweep.run`")
-    records: dict[str, Record] = {}
-    failures: dict[str, Record] = {}
-    probed: dict[str, list[Record]] = {}
-    lines = path.read_bytes().split(b"\n")  # an empty piece follows the last line, unless cut
-    for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line) if line.strip() else {}
-            problem = _problem(event)
-        except ValueError as error:
-            event, problem = {}, f"not JSON ({error}); expected one object a line"
-        if problem and number < len(lines):
-            raise ValueError(f"{path}:{number}: {problem}")
-        kind, trial = ("", "") if problem else (event.get("event"), str(event.get("trial")))
-        if kind == "result":
-            failures.pop(trial, None)
-            records.pop(trial, None)  # so that it takes the last place
-            records[trial] = {"id": trial, **event["record"]}
-        elif kind == "failed":
-            failures[trial] = {"id": trial, **event}
-        elif kind == "probe":
-            probed.setdefault(trial, []).append(event["result"])
-    whole = [merged(record, probed.get(trial, [])) for trial, record in records.items()]
-    kept, notes = agreed(whole)
+    results: dict[str, TrialResult] = {}
+    failures: dict[str, FailedEvent] = {}
+    reprobed: dict[str, list[Reprobed]] = {}
+    for _, event in read_events(path):
+        if isinstance(event, ResultEvent):
+            failures.pop(event.trial, None)
+            results.pop(event.trial, None)  # so that it takes the last place
+            results[event.trial] = event.record
+        elif isinstance(event, FailedEvent):
+            failures[event.trial] = event
+        elif isinstance(event, ProbeEvent):
+            reprobed.setdefault(event.trial, []).append(event.result)
+    for trial, measurements in reprobed.items():
+        for again in measurements if trial in results else []:
+            results[trial] = merge(results[trial], again.probe, again.values)
+    kept, notes = newest_only(list(results.values()))
     return Run(kept, list(failures.values()), notes)
 
 
-def agreed(records: list[Record]) -> tuple[list[Record], list[str]]:
-    """Each probe's values in one version, the newest there is; those of others left out, named.
+def newest_only(results: list[TrialResult]) -> tuple[list[TrialResult], list[str]]:
+    """Each probe's entries in the newest version that any trial has; a note for those left out.
 
-    A version of 0 is that of a record from before versions were kept.
+    Values of different versions were computed by different arithmetic, so a mean or a comparison
+    over both would say nothing.
     """
-    notes: list[str] = []
-    names = dict.fromkeys(p for r in records for p in r["config"].get("probes", ()))
-    names |= dict.fromkeys(p for r in records for p in r.get("probe_versions", {}))
-    for name in names:
-        versions = [_version(record, name) for record in records]
-        newest = max(v for v in versions if v is not None)
-        old = [v is not None and v < newest for v in versions]
-        if any(old):
-            records = [without(r, name) if was else r for r, was in zip(records, old, strict=True)]
-            notes.append(
-                f"{sum(old)} trials were measured by an older version of `{name}` than the newest "
-                f"here ({newest}); their values are left out: run trainers.probe on the run, then "
-                "sweep.run again"
-            )
-    return records, notes
-
-
-def _version(record: Record, probe: str) -> int | None:
-    """None where the trial was not measured by this probe."""
-    versions = record.get("probe_versions", {})
-    if probe in versions:
-        return int(versions[probe])
-    return 0 if probe in record["config"].get("probes", ()) else None
-
-
-def _problem(event: Any) -> str:
-    """What is wrong with an event and what would be right; nothing for one to be ignored."""
-    if not isinstance(event, dict):
-        return f"got {str(event)[:40]!r}; expected a JSON object"
-    kind = str(event.get("event"))
-    if kind not in NEEDED:
-        return ""
-    if not isinstance(event.get("trial"), str):
-        return f"trial: got {event.get('trial')!r}; expected the id of a trial"
-    where, held = ("record.", event.get("record")) if kind == "result" else ("", event)
-    for path in NEEDED[kind]:
-        part, _, name = path.partition(".")
-        found = held.get(part) if isinstance(held, dict) else None
-        if not isinstance(found, dict):
-            return f"{where}{part}: got {str(found)[:40]!r}; expected a JSON object"
-        if name and name not in found:
-            return f"{where}{path}: missing; expected beside {', '.join(sorted(found)) or 'none'}"
-    return ""
+    newest: dict[str, int] = {}
+    for result in results:
+        for probe, version in result.versions().items():
+            newest[probe] = max(version, newest.get(probe, version))
+    left_out = dict.fromkeys(newest, 0)
+    kept: list[TrialResult] = []
+    for result in results:
+        current = {n: e for n, e in result.probes.items() if e.version == newest[n]}
+        for probe in result.probes.keys() - current.keys():
+            left_out[probe] += 1
+        kept.append(result if len(current) == len(result.probes) else result.replace(current))
+    notes = [
+        f"{count} trials were measured by an older version of `{probe}` than the newest of this "
+        f"run ({newest[probe]}); their values are left out: run trainers.probe on the run, then "
+        "sweep.run again"
+        for probe, count in left_out.items()
+        if count
+    ]
+    return kept, notes

@@ -1,9 +1,9 @@
-"""MLflow, from the journal: each trial one run, each row once, and no step ever waits.
+"""MLflow, fed from the journal: each trial one run, each row once, and no training step waits.
 
-One thread of the driver reads the journal behind the sweep and uploads. The offset up to which
-the tracking server has acknowledged is kept beside the journal. Lines may be sent again after a
-crash: a run is looked up by its tag before it is created, and a row that is sent twice has the
-same key, step, timestamp and value, which MLflow stores once.
+A thread of the driver follows the journal and uploads. The offset up to which the tracking server
+has acknowledged is kept beside the journal. After a crash, lines may be sent again: a run is
+looked up by its tag before it is created, and a row that is sent twice has the same key, step,
+timestamp and value, which MLflow stores once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweep.journal import NAME, read_events
+from shards.support import storage
+from sweep.journal.events import (
+    NAME,
+    EpochEvent,
+    Event,
+    FailedEvent,
+    ProbeEvent,
+    ResultEvent,
+    StartEvent,
+    read_events,
+)
+from trainers.results.record import TrialResult
 
 TRIAL, SWEEP, FOLDER, ERROR = "sweep.trial", "sweep.id", "sweep.folder", "sweep.error"
 PARENT = "mlflow.parentRunId"
@@ -75,36 +86,32 @@ class Tracker:
         return (int(text[0]), text[1]) if len(text) == 2 else (0, "")
 
     def _acknowledge(self, end: int, status: str) -> None:
-        partial = self._mark.with_suffix(".tmp")
-        partial.write_text(f"{end} {status}")
-        partial.rename(self._mark)
+        storage.write(str(self._mark), f"{end} {status}".encode())
 
     def _upload(self) -> None:
-        """Everything behind the mark; metrics of a trial go together in batches."""
+        """All events behind the mark; metrics of a trial go together in batches."""
         rows: dict[str, list[Any]] = {}
-        ends: dict[str, dict[str, Any]] = {}
+        ends: dict[str, ResultEvent | FailedEvent] = {}
         versions: dict[str, dict[str, int]] = {}
         wanted, (start, status) = self._status, self._offset()
         end = start
         for offset, event in read_events(self.folder / NAME, start):
-            trial, kind, end = event["trial"], event["event"], offset
-            if kind in ("start", "failed"):
-                self._run(trial, event)
-            elif kind == "epoch":
-                rows.setdefault(trial, []).extend(_metrics(event, event["values"], "train/"))
-            elif kind in ("result", "probe"):
-                at, metrics, told = _measured(event)
-                rows.setdefault(trial, []).extend([*_metrics(at, metrics, ""), *_curves(event)])
-                versions.setdefault(trial, {}).update(told)
-            if kind in ("result", "failed"):
-                ends[trial] = event
+            end = offset
+            if isinstance(event, StartEvent | FailedEvent):
+                self._run(event.trial, event)
+            else:
+                rows.setdefault(event.trial, []).extend(_rows(event))
+                versions.setdefault(event.trial, {}).update(_versions(event))
+            if isinstance(event, ResultEvent | FailedEvent):
+                ends[event.trial] = event
         for trial, metrics in rows.items():
-            for at in range(0, len(metrics), BATCH):
-                self._connect().log_batch(self._run(trial), metrics=metrics[at : at + BATCH])
+            for first in range(0, len(metrics), BATCH):
+                batch = metrics[first : first + BATCH]
+                self._connect().log_batch(self._run(trial), metrics=batch)
         for trial, event in ends.items():
             self._end(trial, event)
-        for trial, told in versions.items():
-            for probe, version in told.items():
+        for trial, measured in versions.items():
+            for probe, version in measured.items():
                 self._connect().set_tag(self._run(trial), f"probe.{probe}.version", str(version))
         if wanted != "RUNNING" and (end > start or status != wanted):
             self._connect().set_terminated(self._parent, wanted)
@@ -112,18 +119,17 @@ class Tracker:
         elif end > start:
             self._acknowledge(end, wanted)
 
-    def _end(self, trial: str, event: dict[str, Any]) -> None:
+    def _end(self, trial: str, event: ResultEvent | FailedEvent) -> None:
         client, run = self._connect(), self._run(trial)
-        if event["event"] == "failed":
-            client.set_tag(run, ERROR, event["error"][:500])
-            client.set_terminated(run, "FAILED", end_time=event["time_ms"])
+        if isinstance(event, FailedEvent):
+            client.set_tag(run, ERROR, event.error[:500])
+            client.set_terminated(run, "FAILED", end_time=event.time_ms)
             return
-        for group in ("student", "data", "environment"):
-            for name, value in event["record"][group].items():
-                client.set_tag(run, f"{group}.{name}", str(value)[:500])
+        for name, value in _tags(event.record).items():
+            client.set_tag(run, name, str(value)[:500])
         if ERROR in client.get_run(run).data.tags:
             client.delete_tag(run, ERROR)
-        client.set_terminated(run, "FINISHED", end_time=event["time_ms"])
+        client.set_terminated(run, "FINISHED", end_time=event.time_ms)
 
     def _connect(self) -> Any:
         """The client, once the experiment and the sweep's own run are there."""
@@ -156,7 +162,7 @@ class Tracker:
         run = self._client.create_run(self._experiment, time_ms, tags, name)
         return run.info.run_id
 
-    def _run(self, trial: str, event: dict[str, Any] | None = None) -> str:
+    def _run(self, trial: str, event: StartEvent | FailedEvent | None = None) -> str:
         """The trial's run: known, found by its tags, or created from `event` with parameters."""
         client = self._connect()
         if trial not in self._runs:
@@ -165,9 +171,9 @@ class Tracker:
             if event is not None:
                 from mlflow.entities import Param
 
-                config = event["config"]
+                config = event.config
                 name = f"{config['student']} {config['arm']} seed {config['seed']}"
-                run = run or self._create(name, tags, event["time_ms"])
+                run = run or self._create(name, tags, event.time_ms)
                 params = [Param(key, str(value)[:500]) for key, value in config.items()]
                 client.log_batch(run, params=params)
             if run is None:
@@ -176,31 +182,48 @@ class Tracker:
         return self._runs[trial]
 
 
-def _measured(event: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, int]]:
-    """Of a trial's result, or of a probe run again: (event with its step, metrics, versions)."""
-    if event["event"] == "probe":
-        result = event["result"]
-        return event, result["metrics"] | result["teacher"], {result["probe"]: result["version"]}
-    record = event["record"]
-    at = event | {"step": record["curve"][-1]["step"] if record["curve"] else 0}
-    return at, record["metrics"] | record["teacher"], record.get("probe_versions", {})
+# ---- from events to MLflow's rows and tags ----
 
 
-def _curves(event: dict[str, Any]) -> Iterator[Any]:
-    """What was looked at while it trained, by step; nothing of a probe run again.
+def _rows(event: Event) -> Iterator[Any]:
+    """The metrics of one event, each at a step.
 
-    Rows have no time of their own. They get the result's, which a line sent again has too.
+    Observations have no time of their own. They get the result's, which is the same when a line
+    is sent again.
     """
-    for row in event.get("record", {}).get("curves", []):
-        values = {name: value for name, value in row.items() if name != "step"}
-        yield from _metrics(event | {"step": row["step"]}, values, "curve/")
+    if isinstance(event, EpochEvent):
+        yield from _metrics(event.values, event.step, event.time_ms, "train/")
+    elif isinstance(event, ProbeEvent):
+        values = event.result.values
+        yield from _metrics(values.metrics | values.teacher, event.step, event.time_ms)
+    elif isinstance(event, ResultEvent):
+        result = event.record
+        yield from _metrics(result.metrics | result.teacher, result.last_step, event.time_ms)
+        for row in result.observations.rows:
+            values = row.values | {"epoch": row.epoch}
+            yield from _metrics(values, row.step, event.time_ms, "curve/")
 
 
-def _metrics(event: dict[str, Any], values: dict[str, float], prefix: str) -> list[Any]:
+def _metrics(values: dict[str, float], step: int, time_ms: int, prefix: str = "") -> Iterator[Any]:
     from mlflow.entities import Metric
 
-    return [
-        Metric(prefix + name, value, event["time_ms"], int(event["step"]))
-        for name, value in values.items()
-        if math.isfinite(value)
-    ]
+    for name, value in values.items():
+        if math.isfinite(value):
+            yield Metric(prefix + name, value, time_ms, step)
+
+
+def _versions(event: Event) -> dict[str, int]:
+    """{probe: version} of what an event brings."""
+    if isinstance(event, ProbeEvent):
+        return {event.result.probe: event.result.values.version}
+    return event.record.versions() if isinstance(event, ResultEvent) else {}
+
+
+def _tags(result: TrialResult) -> dict[str, object]:
+    """Cost, data and environment of a result, as `group.name`."""
+    groups: dict[str, dict[str, Any]] = {
+        "student": result.student.model_dump(),
+        "data": result.data.model_dump(),
+        "environment": result.environment.entries(),
+    }
+    return {f"{group}.{name}": v for group, part in groups.items() for name, v in part.items()}

@@ -16,8 +16,8 @@ from shards.teachers import embedding_dim
 from sweep.planning.banks import plan_banks
 from sweep.planning.sizes import input_side, samples_seen, student_of
 from trainers.config.schema import TrialConfig
+from trainers.results.folder import finished
 from trainers.students import build_student
-from trainers.trial import finished
 
 FIXED_SECONDS, START_SECONDS = 4.0, 10.0  # of a trial beside its training; of Ray and workers
 BYTES_A_PARAMETER = 4 * (1 + 2 * 3)  # the student, and two checkpoints with Adam's moments

@@ -15,7 +15,7 @@ from sweep.planning.costs import bytes_needed, seconds_per_sample, teacher_pass_
 from sweep.planning.sizes import samples_seen, student_of, train_samples
 from trainers.config.durations import distinct_views
 from trainers.config.schema import TrialConfig
-from trainers.trial import finished
+from trainers.results.folder import finished
 
 
 def downloads(trials: list[TrialConfig]) -> list[str]:

@@ -44,7 +44,7 @@ class Kind:
 def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
     """One panel a capacity and kind of noise; sigma 0 is the clean test set."""
     kinds: dict[str, Kind] = {}
-    for space, sigma in severities(record for group in groups for record in group.records):
+    for space, sigma in severities(result for group in groups for result in group.results):
         kind = kinds.setdefault(space, Kind(f"{space} noise", "noise sigma", {0.0: CLEAN}))
         kind.names[float(sigma)] = f"noise/{space}/{sigma}/accuracy"
     return _panels("noise", list(kinds.values()), groups, teacher, style)
@@ -54,7 +54,7 @@ def accuracy_by_frequency(
     groups: list[Group], teacher: Teacher | None, style: Style
 ) -> Drawing | None:
     """One panel a capacity and kind of disturbance."""
-    measured = {name for group in groups for record in group.records for name in record["metrics"]}
+    measured = {name for group in groups for result in group.results for name in result.metrics}
     kinds: dict[str, Kind] = {}
     for pattern, xlabel in AXES.values():
         for name in sorted(measured, key=natural):
@@ -77,8 +77,8 @@ def _panels(
     for axis, (kind, student) in zip(axes, panels, strict=True):
         names = dict(sorted(kind.names.items()))
         for group in members_of(groups, student):
-            for record in group.records:
-                one = {name[5:]: value for name, value in record["metrics"].items()}
+            for result in group.results:
+                one = {name[5:]: value for name, value in result.metrics.items()}
                 _line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
             stats = {metric: group.stat(f"test/{metric}") for metric in names.values()}
             means = {metric: stat.mean for metric, stat in stats.items() if stat}
@@ -86,8 +86,7 @@ def _panels(
             numbers = [f"{100 * means[m]:.0f} at {x:g}" for x, m in names.items() if m in means]
             told.append(f"{label(group)}, {kind.title}: {', '.join(numbers) or 'not measured'}")
         _line(axis, names, own, **TEACHER)
-        if chance := groups[0].data.get("chance"):
-            axis.axhline(100 * chance, **GUIDE)
+        axis.axhline(100 * groups[0].data.chance, **GUIDE)
         axis.set(ylim=(0, 102), xlabel=kind.xlabel)
         if len(names) < TICKS:
             axis.set_xticks(list(names))
@@ -110,7 +109,7 @@ def fourier_maps(groups: list[Group], teacher: Teacher | None, style: Style) -> 
     """
     maps: list[tuple[str, dict[tuple[float, float], float]]] = []
     for group in groups:
-        held = [record.get("arrays") or {} for record in group.records]
+        held = [result.arrays for result in group.results]
         for strength in sorted({m[1] for one in held for n in one if (m := WAVES.fullmatch(n))}):
             stem = f"test/fourier/{strength}"
             waves: dict[tuple[float, float], list[float]] = {}

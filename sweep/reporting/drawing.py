@@ -69,7 +69,7 @@ def half_width(stat: Stat) -> float | None:
 
 def style_of(groups: Iterable[Group]) -> Style:
     """Made from all groups of a report at once."""
-    style, groups = Style({}, {}), sorted(groups, key=lambda group: group.student["total"])
+    style, groups = Style({}, {}), sorted(groups, key=lambda group: group.student.total)
     for i, arm in enumerate(arms_of(groups)):
         line = LINES[i // len(COLOURS) % len(LINES)]
         style.lines[arm] = {"color": COLOURS[i % len(COLOURS)], "ls": line}

@@ -27,8 +27,9 @@ from sweep.reporting.drawing import (
     panels_of,
     svg,
 )
-from sweep.reporting.summary import Group, Record, Teacher
+from sweep.reporting.summary import Group, Teacher
 from sweep.reporting.underfitting import rank_by_cosine, rank_by_step
+from trainers.results.record import TrialResult
 
 POINTS = 300  # of a loss curve: longer ones are averaged in blocks
 
@@ -45,20 +46,20 @@ def draw(groups: list[Group], teacher: Teacher | None, style: Style) -> list[Dra
 
 def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
     """Seeds as points, their mean with its 95 % t interval; once with the teacher, once without."""
-    sized = [group for group in groups if group.student["total"]]  # teacher_pca has no parameters
+    sized = [group for group in groups if group.student.total]  # teacher_pca has no parameters
     known = [(group, stat) for group in sized if (stat := group.stat("test/rank/effective"))]
     if not known:
         return None
     reference = teacher.metrics.get("teacher/rank/effective") if teacher else None
     figure, axes = panels_of(["from zero", "the students alone"], 4.9, 3.6, share=False)
     arms = arms_of(group for group, _ in known)
-    totals = sorted({group.student["total"] for group, _ in known})
+    totals = sorted({group.student.total for group, _ in known})
     for axis in axes:
         for group, stat in known:
             dodge = 1.06 ** (arms.index(str(group.config["arm"])) - (len(arms) - 1) / 2)
-            x, look = group.student["total"] * dodge, style.point(group)
+            x, look = group.student.total * dodge, style.point(group)
             seeds = [
-                record["metrics"].get("test/rank/effective", math.nan) for record in group.records
+                result.metrics.get("test/rank/effective", math.nan) for result in group.results
             ]
             axis.plot([x / 1.02] * group.n, seeds, ls="", ms=4, alpha=0.45, mec="none", **look)
             bar = half_width(stat)
@@ -80,7 +81,7 @@ def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> 
 
 def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
     """Cumulative share of variance against the number of principal directions."""
-    held = [[(r.get("arrays") or {}).get("test/spectrum") for r in g.records] for g in groups]
+    held = [[result.arrays.get("test/spectrum") for result in g.results] for g in groups]
     curves = zip(
         groups, (_cumulative(list(filter(None, spectra))) for spectra in held), strict=True
     )
@@ -107,7 +108,7 @@ def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) 
 
 def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing | None:
     """Training loss by step, one line a seed."""
-    curves = {id(g): [c for record in g.records if len(c := _curve(record))] for g in groups}
+    curves = {id(g): [c for result in g.results if len(c := _curve(result))] for g in groups}
     known = [group for group in groups if curves[id(group)]]
     if not known:
         return None
@@ -135,8 +136,8 @@ def _cumulative(spectra: list[list[float]]) -> list[float]:
     return (100 * np.cumsum(np.mean(padded, axis=0))).tolist() if padded else []
 
 
-def _curve(record: Record) -> np.ndarray:
+def _curve(result: TrialResult) -> np.ndarray:
     """(points, 2): step and loss, averaged in blocks where there are many."""
-    points = finite([[p.get("step"), p.get("loss")] for p in record.get("curve") or []])
+    points = finite([[row.step, row.loss] for row in result.epochs])
     blocks = np.array_split(points, max(1, min(len(points), POINTS)))
     return np.array([block.mean(axis=0) for block in blocks if len(block)])

@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from sweep.journal.records import Run, read_run
 from sweep.reporting.drawing import half_width, style_of
 from sweep.reporting.figures import draw
 from sweep.reporting.summary import (
     Group,
-    Run,
     Teacher,
     columns,
-    group_records,
+    group_results,
     natural,
-    read_run,
     setting,
     severities,
     teachers,
@@ -61,7 +60,7 @@ def write_report(
     out: str | Path | None = None,
     on_figures: OnFigures = lambda done, total: None,
 ) -> Path:
-    """Write RUN/report.html (or `out`) and return its path; equal records give equal bytes.
+    """Write RUN/report.html (or `out`) and return its path; equal results give equal bytes.
 
     `on_figures(done, total)` is told before each comparison is drawn. ValueError for a run that
     cannot be read or holds no result, OSError where the file cannot be written.
@@ -77,8 +76,8 @@ def write_report(
 def read_results(run_dir: str | Path) -> Run:
     """`read_run`; ValueError if there is no result."""
     run = read_run(run_dir)
-    if not run.records:
-        last = f", the last with `{run.failures[-1].get('error')}`" if run.failures else ""
+    if not run.results:
+        last = f", the last with `{run.failures[-1].error}`" if run.failures else ""
         failed = f"{len(run.failures)} failures{last}"
         raise ValueError(f"{run_dir}: 0 results and {failed}; expected a finished trial")
     return run
@@ -88,7 +87,7 @@ def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: Non
     """The whole page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    groups, references = group_records(run.records), teachers(run.records)
+    groups, references = group_results(run.results), teachers(run.results)
     extra, style = columns(groups), style_of(groups)
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -136,8 +135,8 @@ def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
     own = [group for group in groups if setting(group.fields) == setting(teacher.fields)]
     views: dict[str, list[str]] = {}
     for group in own:
-        seen = group.data.get("views_per_sample", group.config.get("views", "?"))
-        views.setdefault(str(group.config["arm"]), []).append(_text(seen))
+        seen = _text(group.data.views_per_sample)
+        views.setdefault(str(group.config["arm"]), []).append(seen)
     shown = ("batch_size", "lr", "objective", "input")
     values = {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown}
     return {
@@ -161,8 +160,8 @@ def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
     notes = []
     if len({tuple(map(str, group.seeds)) for group in groups}) > 1:
         notes.append("Groups do not all have the same seeds: their means are not paired.")
-    native = [group.records[0] for group in groups if group.config.get("input") == "native"]
-    if any(name.startswith(AT_INPUT) for record in native for name in record["metrics"]):
+    native = [group.results[0] for group in groups if group.config.get("input") == "native"]
+    if any(name.startswith(AT_INPUT) for result in native for name in result.metrics):
         notes.append(
             "Noise after normalisation (`paper`), bands, filters and waves act at each network's "
             "own input size. Where students see native pictures and the teacher larger ones, its "
@@ -185,11 +184,11 @@ def _tables(run: Run) -> list[dict[str, Any]]:
     """Which columns stand in which table; whatever has no place elsewhere stands in the last."""
     noises = [
         (f"noise/{a}/{b}/accuracy", f"noise {b} ({a}), %", 100, 2)
-        for a, b in severities(run.records)
+        for a, b in severities(run.results)
     ]
     accuracy: list[Column] = [("linear/paper/accuracy", "probe, clean, %", 100, 2), *noises]
     known = {name for name, *_ in (*accuracy, *GEOMETRY, *AGREEMENT)}
-    names = sorted({n[5:] for r in run.records for n in r["metrics"] if n[:5] == "test/"} - known)
+    names = sorted({n[5:] for r in run.results for n in r.metrics if n[:5] == "test/"} - known)
     main = [accuracy[0], *noises, GEOMETRY[0], AGREEMENT[0], AGREEMENT[2]]
     kinds: list[dict[str, Any]] = [
         {"title": "Size and accuracy", "columns": accuracy, "sizes": True, "kind": "sd"},
@@ -233,6 +232,5 @@ def _comparisons(
 
 def _environment(run: Run) -> dict[str, list[str]]:
     """Each entry's distinct values over the trials."""
-    names = sorted({name for record in run.records for name in record.get("environment") or {}})
-    held = [record.get("environment") or {} for record in run.records]
-    return {name: _distinct(one.get(name, "-") for one in held) for name in names}
+    every = [result.environment.entries() for result in run.results]
+    return {name: _distinct(one[name] for one in every) for name in sorted(every[0])}

@@ -1,4 +1,4 @@
-"""What a run found: its records, grouped by everything but the seed.
+"""What a run found: its results, grouped by everything but the seed.
 
 Trials of a group agree in every field of their configuration but `seed`, and in the data they
 were measured on: an effective rank depends on N, so different N never meet. Means and standard
@@ -19,11 +19,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sweep.journal.records import REPLICATE, Record, Run, read_run
+from trainers.results.record import Cost, Data, TrialResult
 
-__all__ = ["REPLICATE", "Record", "Run", "read_run"]
-
+REPLICATE = "seed"  # the one field of a configuration that may differ inside a group
 DATA = ("train", "test", "dim")
+SIZES = ("trunk", "head", "total", "macs")
 SETTING = ("dataset", "teacher", "data.train", "data.test", "data.dim", "classes")
 CAPTION = "%: probe accuracy. InfoNCE in nats, lower is better. ±: sd over seeds, ddof = 1."
 NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
@@ -50,31 +50,31 @@ class Group:
     """Trials that differ in their seed alone. `config` is flat (`a.b` for nested fields)."""
 
     config: dict[str, Any]
-    data: dict[str, Any]
-    student: dict[str, Any]
-    records: tuple[Record, ...]
+    data: Data
+    student: Cost
+    results: tuple[TrialResult, ...]
 
     @property
     def n(self) -> int:
-        return len(self.records)
+        return len(self.results)
 
     @property
     def seeds(self) -> list[Any]:
-        return [record["config"][REPLICATE] for record in self.records]
+        return [result.config[REPLICATE] for result in self.results]
 
     @property
     def fields(self) -> dict[str, Any]:
         """What tells groups apart: the configuration and `data.train`, `data.test`, `data.dim`."""
-        return self.config | {f"data.{name}": self.data.get(name) for name in DATA}
+        return self.config | _data_fields(self.data)
 
     def stat(self, metric: str) -> Stat | None:
         """Over the seeds; its n is below the group's where a seed lacks a finite value."""
-        return stat_of(record["metrics"].get(metric) for record in self.records)
+        return stat_of(result.metrics.get(metric) for result in self.results)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The teacher's own values on one data set; means over the trials that measured them."""
+    """The teacher's values on one data set; means over the trials that measured them."""
 
     fields: dict[str, Any]
     metrics: dict[str, Stat]
@@ -91,11 +91,15 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _key(record: Record) -> str:
-    config = {name: v for name, v in record["config"].items() if name != REPLICATE}
-    data = {name: record["data"].get(name) for name in DATA}
-    sizes = {name: record["student"].get(name) for name in ("trunk", "head", "total", "macs")}
-    return json.dumps([_flat(config), data, sizes], sort_keys=True)
+def _data_fields(data: Data) -> dict[str, int]:
+    return {f"data.{name}": getattr(data, name) for name in DATA}
+
+
+def _key(result: TrialResult) -> str:
+    """Equal for trials of one group."""
+    config = {name: v for name, v in result.config.items() if name != REPLICATE}
+    sizes = {name: getattr(result.student, name) for name in SIZES}
+    return json.dumps([_flat(config), _data_fields(result.data), sizes], sort_keys=True)
 
 
 def natural(value: Any) -> list[tuple[int, float, str]]:
@@ -114,29 +118,30 @@ def setting(fields: dict[str, Any]) -> list[Any]:
     return [natural(fields.get(name)) for name in SETTING]
 
 
-def group_records(records: Iterable[Record]) -> list[Group]:
+def group_results(results: Iterable[TrialResult]) -> list[Group]:
     """One Group per combination of everything but the seed; by capacity, then arm, clean first.
 
-    ValueError if a seed occurs twice in one group.
+    Raises: ValueError if a seed occurs twice in one group.
     """
-    members: dict[str, list[Record]] = {}
-    for record in records:
-        members.setdefault(_key(record), []).append(record)
-    groups = []
-    for held in members.values():
-        held.sort(key=lambda record: natural(record["config"][REPLICATE]))
-        config = {name: v for name, v in held[0]["config"].items() if name != REPLICATE}
-        group = Group(_flat(config), held[0]["data"], held[0]["student"], tuple(held))
+    members: dict[str, list[TrialResult]] = {}
+    for result in results:
+        members.setdefault(_key(result), []).append(result)
+    groups: list[Group] = []
+    for trials in members.values():
+        trials.sort(key=lambda result: natural(result.config[REPLICATE]))
+        first = trials[0]
+        config = {name: v for name, v in first.config.items() if name != REPLICATE}
+        group = Group(_flat(config), first.data, first.student, tuple(trials))
         if len({str(seed) for seed in group.seeds}) < group.n:
-            ids = ", ".join(str(record.get("id")) for record in held)
-            raise ValueError(f"trials {ids}: a seed occurs twice; expected one record a seed")
+            ids = ", ".join(result.id for result in trials)
+            raise ValueError(f"trials {ids}: a seed occurs twice; expected one result a seed")
         groups.append(group)
     extra = columns(groups)
 
     def order(group: Group) -> list[Any]:
         arm, student = arm_order(str(group.config["arm"])), natural(group.config["student"])
         rest = [natural(group.fields.get(name)) for name in extra]
-        return [setting(group.fields), group.student["total"], student, arm, rest]
+        return [setting(group.fields), group.student.total, student, arm, rest]
 
     return sorted(groups, key=order)
 
@@ -148,26 +153,26 @@ def columns(groups: list[Group]) -> list[str]:
     return [name for name in names if len(values[name]) > 1 and name not in ("student", "arm")]
 
 
-def teachers(records: Iterable[Record]) -> list[Teacher]:
+def teachers(results: Iterable[TrialResult]) -> list[Teacher]:
     """One per (data set, teacher, amount of data), in the order of the groups."""
-    members: dict[str, list[Record]] = {}
-    for record in records:
-        fields = record["config"] | {f"data.{name}": record["data"].get(name) for name in DATA}
+    members: dict[str, list[TrialResult]] = {}
+    for result in results:
+        fields = result.config | _data_fields(result.data)
         key = json.dumps({name: fields.get(name) for name in SETTING})
-        members.setdefault(key, []).append(record)
-    found = []
-    for key, held in members.items():
-        values = [record.get("teacher") or {} for record in held]
+        members.setdefault(key, []).append(result)
+    found: list[Teacher] = []
+    for key, trials in members.items():
+        values = [result.teacher for result in trials]
         names = dict.fromkeys(name for value in values for name in value)
         stats = {n: stat for n in names if (stat := stat_of(value.get(n) for value in values))}
-        spectra = [(record.get("arrays") or {}).get("teacher/spectrum") for record in held]
+        spectra = (result.arrays.get("teacher/spectrum") for result in trials)
         found.append(Teacher(json.loads(key), stats, next((list(s) for s in spectra if s), [])))
     return sorted(found, key=lambda teacher: setting(teacher.fields))
 
 
-def severities(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """(space, sigma) of every noise that any record was measured under, by space and strength."""
-    names = {name for record in records for name in record["metrics"]}
+def severities(results: Iterable[TrialResult]) -> list[tuple[str, str]]:
+    """(space, sigma) of every noise that any trial was measured under, by space and strength."""
+    names = {name for result in results for name in result.metrics}
     found = {(m[1], m[2]) for name in names if (m := NOISE.fullmatch(name))}
     return sorted(found, key=lambda pair: (natural(pair[0]), float(pair[1])))
 
@@ -184,18 +189,18 @@ def some_severities(found: list[tuple[str, str]], most: int = 3) -> list[tuple[s
     return kept
 
 
-def as_plain(records: Iterable[Record]) -> list[dict[str, Any]]:
+def as_plain(results: Iterable[TrialResult]) -> list[dict[str, Any]]:
     """Teacher rows, then one row per group: fields, seeds and {metric: {mean, sd, n}}."""
-    records, rows = list(records), []
-    for teacher in teachers(records):
+    results, rows = list(results), []
+    for teacher in teachers(results):
         metrics = {name: asdict(stat) for name, stat in teacher.metrics.items()}
         rows.append({"kind": "teacher", **teacher.fields, "metrics": metrics})
-    for group in group_records(records):
-        names = sorted({name for record in group.records for name in record["metrics"]})
+    for group in group_results(results):
+        names = sorted({name for result in group.results for name in result.metrics})
         metrics = {name: asdict(stat) for name in names if (stat := group.stat(name))}
         row = {name: group.config[name] for name in ("dataset", "teacher", "student", "arm")}
-        row |= {"parameters": group.student, "data": group.data, "config": group.config}
-        row |= {"seeds": group.seeds, "n": group.n, "metrics": metrics}
+        row |= {"parameters": group.student.model_dump(), "data": group.data.model_dump()}
+        row |= {"config": group.config, "seeds": group.seeds, "n": group.n, "metrics": metrics}
         rows.append({"kind": "student", **row})
     return rows
 
@@ -211,16 +216,17 @@ def short(stat: Stat | None, scale: float, digits: int, n: int | None = None) ->
     return f"{mean} ±{spread}" + (f" n={stat.n}" if stat.n < n else "")
 
 
-def table(records: Iterable[Record]) -> Table:
+def table(results: Iterable[TrialResult]) -> Table:
     """The summary for a terminal: the teacher of each data set, then its groups by capacity.
 
     Three severities fit in 80 columns; print more with `soft_wrap=True`, or rich crops the lines.
     """
-    groups = group_records(records := list(records))
-    noises = some_severities(severities(records))
+    groups = group_results(results := list(results))
+    noises = some_severities(severities(results))
     by_arm = {(group.config["arm"], group.config.get("views")) for group in groups}
-    told = ["views"] if len(by_arm) == len(dict(by_arm)) else []  # the arm says it already
-    extra = [name for name in columns(groups) if name not in told]
+    # Where each arm has one number of views, a column of views would repeat the arm.
+    implied = ["views"] if len(by_arm) == len(dict(by_arm)) else []
+    extra = [name for name in columns(groups) if name not in implied]
     measures = [("rank/effective", "rank", 1, 1), ("linear/paper/accuracy", "clean %", 100, 1)]
     measures += [(f"noise/{a}/{b}/accuracy", f"{a}\n{b} %", 100, 1) for a, b in noises]
     measures += [("infonce/paper", "Info\nNCE", 1, 2)]
@@ -233,7 +239,7 @@ def table(records: Iterable[Record]) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     for _, name, _, _ in measures:
         shown.add_column(Text(name), justify="right", min_width=5)
-    for teacher in teachers(records):
+    for teacher in teachers(results):
         shown.add_section()
         own = [str(teacher.fields.get(name, "")) for name in extra]
         cells = [short(teacher.metrics.get(f"teacher/{m}"), s, d) for m, _, s, d in measures]
@@ -242,7 +248,7 @@ def table(records: Iterable[Record]) -> Table:
             if setting(group.fields) == setting(teacher.fields):
                 own = [str(group.config["student"]), str(group.config["arm"])]
                 own += [str(group.fields.get(name, "-")) for name in extra]
-                own += [f"{group.student['total']:,}", str(group.n)]
+                own += [f"{group.student.total:,}", str(group.n)]
                 cells = [short(group.stat(f"test/{m}"), s, d, group.n) for m, _, s, d in measures]
                 shown.add_row(*map(Text, (*own, *cells)))
     return shown

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 
 from sweep.reporting.drawing import TEACHER, Drawing, Style, finite, label, legend, panels_of, svg
@@ -46,14 +42,14 @@ def rank_by_step(groups: list[Group], teacher: Teacher | None, style: Style) -> 
 
 
 def mean_curves(group: Group) -> dict[str, list[tuple[int, float]]]:
-    """{measure: (step, mean over the seeds that were looked at then)}, by step."""
-    rows: Iterable[dict[str, Any]] = [row for r in group.records for row in r.get("curves") or []]
+    """{measure: (step, mean over the seeds that were observed then)}, by step."""
+    rows = [row for result in group.results for row in result.observations.rows]
     found: dict[str, list[tuple[int, float]]] = {RANK: [], COSINE: []}
     for name, line in found.items():
         values: dict[int, list[float]] = {}
         for row in rows:
-            if math.isfinite(row.get(name, math.nan)):
-                values.setdefault(int(row["step"]), []).append(row[name])
+            if name in row.values:
+                values.setdefault(row.step, []).append(row.values[name])
         line += [(step, stat.mean) for step in sorted(values) if (stat := stat_of(values[step]))]
     return found
 
@@ -63,7 +59,7 @@ def rank_by_cosine(groups: list[Group], _: Teacher | None, style: Style) -> Draw
     found = {}
     figure, (axis,) = panels_of([""], 7.2, 3.9)
     for group in groups:
-        pairs = finite([[record["metrics"].get(name) for name in FIT] for record in group.records])
+        pairs = finite([[result.metrics.get(name) for name in FIT] for result in group.results])
         if len(pairs):
             found[id(group)] = pairs
             axis.plot(*pairs.T, ls="", ms=7.5, alpha=0.8, mec="white", **style.point(group))

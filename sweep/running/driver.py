@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shards.building.ray_workers import build_on_connected_ray
 from shards.support.progress import Progress
-from sweep.journal import Journal
+from sweep.journal.events import Journal
 from sweep.journal.tracking import Tracker
 from sweep.planning.banks import BankJob, build_bank, plan_banks
 from sweep.planning.costs import guess

@@ -1,4 +1,4 @@
-"""What the driver hears of its trials: into the journal, onto the bar."""
+"""What the trials of a sweep report: written to the journal, shown on the progress bar."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import sys
 from typing import Any
 
 from shards.support.progress import Progress
-from sweep.journal import Journal
+from sweep.journal.events import (
+    EpochEvent,
+    FailedEvent,
+    Journal,
+    ProbeEvent,
+    ResultEvent,
+    StartEvent,
+)
 from sweep.planning.sizes import planned_steps, trial_weight
 from trainers.config.schema import TrialConfig
-from trainers.results.reprobed import VALUES, added, read_probed
-from trainers.trial import finished, tidy, trial_place
+from trainers.results.folder import finished, tidy, trial_folder
+from trainers.results.record import Epoch, TrialResult, additions
+from trainers.results.reprobed import read_reprobed
 
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
 
@@ -33,52 +41,55 @@ class Watch:
 
     def __call__(self, trial: str, kind: str, values: dict[str, Any]) -> None:
         config = self.trials[trial]
-        fields = {"config": config.model_dump(mode="json")}
+        fields = config.model_dump(mode="json")
         if kind == "start":
-            self.journal.append("start", trial, **fields)
+            self.journal.append(StartEvent(trial=trial, config=fields))
         elif kind == "epoch":
-            self.journal.append("start", trial, **fields)
+            self.journal.append(StartEvent(trial=trial, config=fields))
             self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
-            self._epoch(trial, values)
+            self._epoch(trial, Epoch.model_validate(values))
         elif kind == "finished":
             self.adopt(config)
         elif kind == "failed":
             self.failed[trial] = values["error"]
             self.ended.add(trial)
-            self.journal.append("failed", trial, **fields, **values)
+            self.journal.append(FailedEvent(trial=trial, config=fields, error=values["error"]))
         self.show()
 
     def adopt(self, config: TrialConfig) -> bool:
-        """Take a finished trial's result from the store into the journal."""
-        record = finished(self.store, config)
-        if record is None:
+        """Take a finished trial's result from the store into the journal; False without one."""
+        result = finished(self.store, config)
+        if result is None:
             return False
         tidy(self.store, config)
         trial = config.identity
         self.ended.add(trial)
         self.failed.pop(trial, None)
-        self.journal.append("start", trial, config=record["config"])
-        for row in record["curve"]:
+        self.journal.append(StartEvent(trial=trial, config=result.config))
+        for row in result.epochs:
             self._epoch(trial, row)
-        self.journal.append("result", trial, record=record)
-        self._adopt_probes(config, record)
+        self.journal.append(ResultEvent(trial=trial, record=result))
+        self._adopt_probes(config, result)
         return True
 
-    def _adopt_probes(self, config: TrialConfig, record: dict[str, Any]) -> None:
-        """Probes that were run again on the trial since; what does not belong to it is named."""
-        probed, passed_over = read_probed(trial_place(self.store, config), record)
-        step = record["curve"][-1]["step"] if record["curve"] else 0
-        for one in probed:
-            result = added(record, one)
-            if any(result[part] for part in VALUES):
-                self.journal.append("probe", config.identity, step=step, result=result)
-        for line in passed_over:
-            print(f"warning: passed over: {line}", file=sys.stderr)
+    def _adopt_probes(self, config: TrialConfig, result: TrialResult) -> None:
+        """Take probes that were run again since; files that do not belong are named on stderr."""
+        reprobed, skipped = read_reprobed(trial_folder(self.store, config), result)
+        for again in reprobed:
+            # Only what is new: a value that is in MLflow already would become a second row there.
+            new = additions(result, again.probe, again.values)
+            if not new.is_empty():
+                event = again.model_copy(update={"values": new})
+                step = result.last_step
+                self.journal.append(ProbeEvent(trial=config.identity, step=step, result=event))
+        for line in skipped:
+            print(f"warning: skipped: {line}", file=sys.stderr)
 
-    def _epoch(self, trial: str, row: dict[str, Any]) -> None:
-        values = {"loss": row["loss"], "epoch": row["epoch"]}
-        at = {"step": row["step"], "time_ms": row["time_ms"]}
-        self.journal.append("epoch", trial, values=values, **at)
+    def _epoch(self, trial: str, row: Epoch) -> None:
+        values = {"loss": row.loss, "epoch": row.epoch}
+        self.journal.append(
+            EpochEvent(trial=trial, step=row.step, values=values, time_ms=row.time_ms)
+        )
 
     def done(self) -> float:
         """How much of `total` is behind us."""

@@ -14,8 +14,9 @@ from shards.datasets import open_dataset, webdataset
 from shards.support import storage
 from shards.verify import verify
 from trainers.config.schema import make_config
+from trainers.results.folder import finished
 from trainers.training.checkpoint import Checkpoints
-from trainers.trial import finished, run_trial
+from trainers.trial import run_trial
 
 pytestmark = pytest.mark.store
 
@@ -68,7 +69,7 @@ def test_a_bank_and_a_trial_on_s3_equal_those_on_disk(bucket, tmp_path):
         assert len(verify(bank).manifest.shards) == 3
         results.append(run_trial(config, bank, root, device="cpu", save_seconds=0))
         assert finished(root, config) == results[-1]
-    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0].metrics == results[1].metrics
     assert storage.names(storage.join(bucket, "run", "trials", config.identity, "student")) == [
         "student.json",
         "student.safetensors",
@@ -103,7 +104,7 @@ def test_an_interrupted_trial_goes_on_from_s3(bucket, tmp_path):
     seen = []
     resumed = run_trial(config, bank, root, lambda v: seen.append(v["epoch"]), device="cpu")
     assert seen == [3]
-    assert resumed["metrics"] == whole["metrics"]
+    assert resumed.metrics == whole.metrics
     assert not storage.exists(place)
 
 

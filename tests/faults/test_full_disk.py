@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainers.trial import finished, main, run_trial, trial_place
+from trainers.results.folder import finished, trial_folder
+from trainers.trial import main, run_trial
 
 pytestmark = pytest.mark.faults
 
@@ -34,7 +35,7 @@ def test_a_trial_says_so_keeps_its_state_and_goes_on(bank, make, tmp_path, capsy
 
     with pytest.raises(InterruptedError):
         run_trial(config, bank, root, stop, save_seconds=0)
-    place = Path(trial_place(root, config)) / "checkpoints"
+    place = Path(trial_folder(root, config)) / "checkpoints"
     before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     assert sorted({p.parent.name for p in before}) == ["step-00000002", "step-00000003"]
     with files_of_at_most(20_000), pytest.raises(SystemExit) as caught:
@@ -50,4 +51,4 @@ def test_a_trial_says_so_keeps_its_state_and_goes_on(bank, make, tmp_path, capsy
     assert caught.value.code == 0
     whole, again = run_trial(config, bank, str(tmp_path / "whole")), finished(root, config)
     assert again is not None
-    assert again["metrics"] == whole["metrics"]
+    assert again.metrics == whole.metrics

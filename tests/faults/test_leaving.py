@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainers.small_runs import timeless
+from tests.trainers.small_runs import without_times
+from trainers.results.folder import finished, trial_folder
 from trainers.training.preemption import PreemptedError, PreemptionHandler
-from trainers.trial import PREEMPTED, finished, run_trial, trial_place
+from trainers.trial import PREEMPTED, run_trial
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.faults
@@ -28,7 +29,7 @@ def preempt_in_the_middle(config, bank, root, tmp_path):
     command += ["--bank", bank, "--out", root, "--save-seconds", "0.1", "--device", "cpu"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     trial = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
-    place = Path(trial_place(root, config)) / "checkpoints"
+    place = Path(trial_folder(root, config)) / "checkpoints"
     end = time.monotonic() + 120
     begun = f"step-{2 * (200 // config.batch_size):08d}"
     while trial.poll() is None and time.monotonic() < end:
@@ -50,10 +51,9 @@ def assert_ends_like_an_uninterrupted_one(config, bank, root, tmp_path):
     seen = []
     again = run_trial(config, bank, root, seen.append)
     whole = run_trial(config, bank, str(tmp_path / "whole"))
-    assert len(seen) < len(whole["curve"])  # it went on, and did not begin again
-    assert timeless(again.pop("curve")) == timeless(whole.pop("curve"))
-    assert again == whole
-    files = [Path(trial_place(str(r), config)) for r in (root, tmp_path / "whole")]
+    assert len(seen) < len(whole.epochs)  # it went on, and did not begin again
+    assert without_times(again) == without_times(whole)
+    files = [Path(trial_folder(str(r), config)) for r in (root, tmp_path / "whole")]
     one, other = ((f / "student" / "student.safetensors").read_bytes() for f in files)
     assert one == other
 

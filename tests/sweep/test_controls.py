@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from sweep.journal.records import read_run
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid, override, read_grid
 from sweep.planning.plan import describe
 from sweep.planning.sizes import planned_steps, trial_weight
 from sweep.reporting.page import write_report
-from sweep.reporting.summary import as_plain, read_run
+from sweep.reporting.summary import as_plain
 from trainers.config.schema import TrialConfig, make_config
 
 HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"
@@ -152,12 +153,12 @@ def test_a_sweep_of_controls(tools: Any, tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text(CONTROLS)
     ran = tools.run(tmp_path / "few.yaml", tmp_path / "run")
     assert ran.code == 0, ran.err
-    records = {record["id"]: record for record in read_run(tmp_path / "run").records}
+    records = {result.id: result for result in read_run(tmp_path / "run").results}
     configs = {config.identity: config for config in trials(CONTROLS)}
     assert records.keys() == configs.keys()
     assert len(list((tmp_path / "run" / "banks").iterdir())) == 1  # one bank serves them all
     for identity, config in configs.items():
-        steps = [row["step"] for row in records[identity]["curves"]]
+        steps = [row.step for row in records[identity].observations.rows]
         at = [0] if config.objective == "cosine" and not config.trains else []
         whole = [0, 2, 4] if config.classes else [0, 2, 4, 6, 8]
         assert steps == (whole if config.trains else at if "pca" not in config.student else [])
@@ -173,7 +174,8 @@ def test_a_sweep_of_controls(tools: Any, tmp_path: Path) -> None:
     for run in client.search_runs([experiment.experiment_id]):
         if trial := run.data.tags.get("sweep.trial"):
             logged = client.get_metric_history(run.info.run_id, "curve/rank/effective")
-            kept = [(row["step"], row["rank/effective"]) for row in records[trial]["curves"]]
+            rows = records[trial].observations.rows
+            kept = [(row.step, row.values["rank/effective"]) for row in rows]
             assert [(m.step, m.value) for m in logged] == kept
     rows = [row for row in as_plain(records.values()) if row["kind"] == "teacher"]
     assert sorted(row["classes"] or 10 for row in rows) == [5, 10]

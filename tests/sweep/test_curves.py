@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sweep.environment import set_defaults
-from sweep.journal import Journal
+from sweep.journal.events import Journal, ResultEvent, StartEvent
 from sweep.journal.tracking import Tracker
 from sweep.reporting.drawing import style_of
 from sweep.reporting.page import write_report
-from sweep.reporting.summary import group_records, teachers
+from sweep.reporting.summary import group_results, teachers
 from sweep.reporting.underfitting import mean_curves, rank_by_step
+from tests.sweep.made import every, made
 
 T0 = 1_700_000_000_000
 RANKS = {0: [9.0, 7.0, 5.0], 1: [11.0, 5.0, 3.0]}  # by seed, at steps 0, 4 and 8
@@ -22,20 +23,21 @@ RANKS = {0: [9.0, 7.0, 5.0], 1: [11.0, 5.0, 3.0]}  # by seed, at steps 0, 4 and 
 
 def record(seed: int, curves: bool = True, student: str = "width:1") -> dict[str, Any]:
     rows = [
-        {"step": 4 * i, "epoch": i / 2, "rank/effective": rank, "cosine_to_teacher": i / 4}
+        {
+            "step": 4 * i,
+            "epoch": i / 2,
+            "values": {"rank/effective": rank, "cosine_to_teacher": i / 4},
+        }
         for i, rank in enumerate(RANKS[seed])
     ]
     config = {"dataset": "digits", "teacher": "embedded", "student": student, "arm": "clean"}
     return {
         "config": config | {"seed": seed, "epochs": None, "duration": "8 steps"},
-        "student": {"trunk": 1, "head": 2, "total": 0 if "pca" in student else 3, "macs": 10},
-        "data": {"train": 200, "test": 60, "dim": 512, "chance": 0.1},
+        "student": {"total": 0 if "pca" in student else 3},
         "metrics": {"test/rank/effective": 4.0, "test/cosine_to_teacher": 0.5},
-        "teacher": {"teacher/rank/effective": 30.0, "teacher/curve/rank/effective": 20.0},
-        "arrays": {},
-        "curve": [{"step": 8, "epoch": 1, "loss": 0.5, "time_ms": T0}],
-        "curves": rows if curves else [],
-        "environment": {},
+        "teacher": {"teacher/rank/effective": 30.0},
+        "epochs": [{"step": 8, "epoch": 1, "loss": 0.5, "time_ms": T0}],
+        "observations": {"rows": rows if curves else [], "teacher": {"rank/effective": 20.0}},
     }
 
 
@@ -44,8 +46,8 @@ def journal(folder: Path, *records: dict[str, Any]) -> None:
     book = Journal(folder)
     for number, one in enumerate(records):
         trial = f"trial{number}"
-        book.append("start", trial, config=one["config"], time_ms=T0)
-        book.append("result", trial, record=one, time_ms=T0 + 100)
+        book.append(StartEvent(trial=trial, config=one["config"], time_ms=T0))
+        book.append(ResultEvent(trial=trial, record=made(one), time_ms=T0 + 100))
     book.close()
 
 
@@ -69,18 +71,18 @@ def test_every_row_is_logged_once_by_its_step(tmp_path: Path) -> None:
 
 
 def test_a_groups_line_is_the_mean_over_its_seeds() -> None:
-    (group,) = group_records([record(0), record(1)])
+    (group,) = group_results(every([record(0), record(1)]))
     assert mean_curves(group)["rank/effective"] == [(0, 10.0), (4, 6.0), (8, 4.0)]
     assert mean_curves(group)["cosine_to_teacher"] == [(0, 0.0), (4, 0.25), (8, 0.5)]
 
 
 def test_the_figure_says_where_ranks_began_peaked_and_ended() -> None:
-    records = [record(0), record(1)]
-    groups = group_records(records)
+    records = every([record(0), record(1)])
+    groups = group_results(records)
     drawing = rank_by_step(groups, teachers(records)[0], style_of(groups))
     assert drawing is not None
     assert "width:1 clean 10.0, at most 10.0, then 4.0; teacher 20.0" in drawing.alt
-    without = group_records([record(0, curves=False)])
+    without = group_results(every([record(0, curves=False)]))
     assert rank_by_step(without, None, style_of(without)) is None
 
 

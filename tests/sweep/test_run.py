@@ -19,6 +19,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import read_grid
 from sweep.run import main
 from trainers.config.schema import TrialConfig
+from trainers.results.folder import read_result
 
 pytestmark = pytest.mark.ray
 
@@ -64,12 +65,12 @@ def test_mlflow_has_every_trial(swept: Any) -> None:
     children = [run for run in runs if PARENT in run.data.tags]
     assert len(runs) == len(children) + 1 == 5
     for run in children:
-        place = swept.folder / "trials" / run.data.tags[TRIAL] / "result.json"
-        record = json.loads(place.read_text())
-        both = record["metrics"] | record["teacher"]
+        file = swept.folder / "trials" / run.data.tags[TRIAL] / "result.json"
+        result = read_result(str(file))
+        both = result.metrics | result.teacher
         assert {k: run.data.metrics[k] for k in both} == both
         history = client.get_metric_history(run.info.run_id, "train/loss")
-        assert [row.value for row in history] == [row["loss"] for row in record["curve"]]
+        assert [row.value for row in history] == [row.loss for row in result.epochs]
 
 
 def test_again_trains_nothing(swept: Any, grid: Path, tools: Any) -> None:
@@ -108,11 +109,10 @@ def test_a_trial_alone_measures_the_same(swept: Any, tools: Any, tmp_path: Path)
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     place = Path("trials") / config.identity
     alone, swept_one = (
-        json.loads((root / place / "result.json").read_text()) for root in (tmp_path, swept.folder)
+        read_result(str(root / place / "result.json")) for root in (tmp_path, swept.folder)
     )
-    for part in ("metrics", "teacher", "arrays"):
-        assert alone[part] == swept_one[part]
-    losses = [[row["loss"] for row in record["curve"]] for record in (alone, swept_one)]
+    assert alone.probes == swept_one.probes
+    losses = [[row.loss for row in result.epochs] for result in (alone, swept_one)]
     assert losses[0] == losses[1]
     weights = [r / place / "student" / "student.safetensors" for r in (tmp_path, swept.folder)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -11,6 +11,7 @@ from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from trainers.engines.single import Single
 from trainers.objectives import OBJECTIVES
+from trainers.results.record import TrialResult
 from trainers.students import build_student
 from trainers.training.checkpoint import Checkpoints, State, owner_of
 from trainers.training.compile import apply_performance_options
@@ -73,6 +74,12 @@ def left_at(step: int, config: Any, data: Data, place: Any, **options: Any) -> S
         assert found is not None
         return found
     raise AssertionError("it did not stop")
+
+
+def without_times(result: TrialResult) -> TrialResult:
+    """Equal for two runs of one trial, whatever the clock said."""
+    epochs = [row.model_copy(update={"time_ms": 0}) for row in result.epochs]
+    return result.model_copy(update={"epochs": epochs})
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

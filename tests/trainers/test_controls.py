@@ -10,10 +10,11 @@ from shards.bank.reader import load_manifest
 from trainers.config.schema import TrialConfig, make_config
 from trainers.inputs import resolve
 from trainers.probes.measure import projected_features
+from trainers.results.folder import trial_folder
 from trainers.students import build_student, describe
 from trainers.students.files import load_student
 from trainers.training.wrappers import Classified, TwoViews, unwrap_student, wrap_student
-from trainers.trial import run_trial, trial_place
+from trainers.trial import run_trial
 
 CPU = torch.device("cpu")
 QUICK = {"probes": ("spectrum", "linear")}
@@ -21,7 +22,7 @@ SIZED = {"classes": 5, "batch_size": 32}  # 20 train images a class
 
 
 def stored(root, config):
-    return load_student(Path(trial_place(str(root), config)) / "student")
+    return load_student(Path(trial_folder(str(root), config)) / "student")
 
 
 # ---- trials of every kind, end to end ----
@@ -43,13 +44,13 @@ def stored(root, config):
 def test_every_target_and_objective_trains(bank, make, tmp_path, change):
     config = make(epochs=2, **QUICK, **change)
     result = run_trial(config, bank, str(tmp_path))
-    losses = [row["loss"] for row in result["curve"]]
+    losses = [row.loss for row in result.epochs]
     assert losses[-1] < losses[0]
-    assert result["student"]["total"] == describe("width:1", 512, 32).parameters.total
-    assert result["metrics"]["test/linear/paper/accuracy"] > 0.5
+    assert result.student.total == describe("width:1", 512, 32).parameters.total
+    assert result.metrics["test/linear/paper/accuracy"] > 0.5
     if config.target in ("phi_s", "labels"):
         again = run_trial(config, bank, str(tmp_path / "again"), reading="streaming")
-        assert again["metrics"] == result["metrics"]
+        assert again.metrics == result.metrics
     assert stored(tmp_path, config).head[-1].out_features == 512
 
 
@@ -57,11 +58,11 @@ def test_supervised_the_student_inside_is_measured_and_learns_the_labels(bank, m
     config = make(epochs=6, objective="supervised", arm="clean", **QUICK)
     result = run_trial(config, bank, str(tmp_path))
     assert config.target == "labels"
-    first, last = (result["curve"][at]["loss"] for at in (0, -1))
+    first, last = (result.epochs[at].loss for at in (0, -1))
     assert last < first - 1
     assert 1 < first < 3  # ln 10 is 2.3
-    assert result["metrics"]["test/linear/paper/accuracy"] > 0.8
-    assert abs(result["metrics"]["test/cosine_to_teacher"]) < 0.2  # it never heard of it
+    assert result.metrics["test/linear/paper/accuracy"] > 0.8
+    assert abs(result.metrics["test/cosine_to_teacher"]) < 0.2  # it never heard of it
 
 
 def test_interrupted_a_supervised_trial_goes_on_with_its_classifier(bank, make, tmp_path):
@@ -74,7 +75,7 @@ def test_interrupted_a_supervised_trial_goes_on_with_its_classifier(bank, make, 
     with pytest.raises(InterruptedError):
         run_trial(config, bank, str(tmp_path / "cut"), stop, save_seconds=0)
     again = run_trial(config, bank, str(tmp_path / "cut"), save_seconds=0)
-    assert again["metrics"] == whole["metrics"]
+    assert again.metrics == whole.metrics
 
 
 def test_untrained_it_is_the_initial_student_with_statistics_of_the_clean_images(
@@ -82,13 +83,13 @@ def test_untrained_it_is_the_initial_student_with_statistics_of_the_clean_images
 ):
     config = make(epochs=0, objective="supervised", **QUICK)
     result = run_trial(config, bank, str(tmp_path))
-    assert result["curve"] == result["curves"] == []
+    assert result.epochs == result.observations.rows == []
     found, initial = stored(tmp_path, config), build_student("width:1", 512, 32, config.seed)
     for name, weights in initial.named_parameters():
         assert torch.equal(weights, found.get_parameter(name))
     moved = [not torch.equal(b, found.get_buffer(n)) for n, b in initial.named_buffers()]
     assert all(moved)
-    assert result["metrics"]["test/linear/paper/accuracy"] > 0.2
+    assert result.metrics["test/linear/paper/accuracy"] > 0.2
 
 
 # ---- the teacher in K dimensions ----
@@ -97,18 +98,18 @@ def test_untrained_it_is_the_initial_student_with_statistics_of_the_clean_images
 def test_teacher_pca_is_measured_like_any_student(bank, make, tmp_path):
     config = make(student="teacher_pca:8", seed=5, epochs=9)
     result = run_trial(config, bank, str(tmp_path))
-    assert result["student"] == {
+    assert result.student.model_dump() == {
         "spec": "teacher_pca:8", "trunk": 0, "head": 0, "total": 0, "macs": 0, "image_size": 32,
     }  # fmt: skip
-    assert not (Path(trial_place(str(tmp_path), config)) / "student").exists()
-    names = {name.replace("test/", "teacher/", 1) for name in result["metrics"]}
-    assert names == set(result["teacher"])  # the stored corrupted views included
-    assert result["metrics"]["test/rank/effective"] <= 9
+    assert not (Path(trial_folder(str(tmp_path), config)) / "student").exists()
+    names = {name.replace("test/", "teacher/", 1) for name in result.metrics}
+    assert names == set(result.teacher)  # the stored corrupted views included
+    assert result.metrics["test/rank/effective"] <= 9
     assert run_trial(config, bank, str(tmp_path)) == result
     whole = run_trial(make(student="teacher_pca:199"), bank, str(tmp_path))
     for name in ("linear/paper/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"):
-        reference = whole["teacher"][f"teacher/{name}"]
-        assert whole["metrics"][f"test/{name}"] == pytest.approx(reference, rel=0.02)
+        reference = whole.teacher[f"teacher/{name}"]
+        assert whole.metrics[f"test/{name}"] == pytest.approx(reference, rel=0.02)
 
 
 def test_its_features_are_the_best_of_rank_k(bank, make):
@@ -173,14 +174,14 @@ def test_a_trial_on_fewer_classes(bank, make, tmp_path):
         run_trial(config, bank, str(tmp_path / reading), reading=reading)
         for reading in ("resident", "streaming")
     )
-    assert result["data"] == {
+    assert result.data.model_dump() == {
         "train": 100, "test": 30, "classes": 5, "chance": 0.2, "dim": 512, "views_per_sample": 1,
     }  # fmt: skip
-    assert result["curve"][-1]["step"] == 3
-    assert streamed["metrics"] == result["metrics"]
-    assert streamed["teacher"] == result["teacher"]
+    assert result.epochs[-1].step == 3
+    assert streamed.metrics == result.metrics
+    assert streamed.teacher == result.teacher
     whole = run_trial(make(**QUICK, epochs=0), bank, str(tmp_path / "resident"))
-    assert whole["teacher"] != result["teacher"]  # beside it, but not in its place
+    assert whole.teacher != result.teacher  # beside it, but not in its place
     projected = make(student="teacher_pca:4", classes=5, batch_size=32)
     features = projected_features(resolve(projected, bank).load(CPU))
     assert len(features.text_CD) == len(features.classes) == 5

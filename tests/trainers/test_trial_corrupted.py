@@ -10,6 +10,7 @@ from shards.building.build import build
 from shards.building.request import Request
 from shards.support.schema import validated
 from trainers.config.schema import make_config
+from trainers.results.record import TrialResult
 from trainers.trial import run_trial
 
 ARMS = ("noise:0.1", "contrast:5", "band_noise:2:0.5")
@@ -29,8 +30,10 @@ def built(place, **fields) -> str:
     return str(place)
 
 
-def run(bank: str, root, **fields) -> dict:
-    return run_trial(make_config(TRIAL | fields), bank, str(root))
+def run(bank: str, root, **fields) -> TrialResult:
+    result = run_trial(make_config(TRIAL | fields), bank, str(root))
+    assert result is not None
+    return result
 
 
 def test_a_teacher_known_by_figures_has_the_metrics_of_one_whose_embeddings_are_stored(tmp_path):
@@ -38,24 +41,24 @@ def test_a_teacher_known_by_figures_has_the_metrics_of_one_whose_embeddings_are_
     told = built(tmp_path / "told", teacher_robustness=ARMS)
     one = run(stored, tmp_path / "a", test_arms=ARMS, adapt_arms=())
     other = run(told, tmp_path / "b", test_arms=ARMS, adapt_arms=())
-    assert other["metrics"] == one["metrics"]  # the student has the same pixels
-    assert other["teacher"] == pytest.approx(one["teacher"], rel=1e-6)
+    assert other.metrics == one.metrics  # the student has the same pixels
+    assert other.teacher == pytest.approx(one.teacher, rel=1e-6)
     assert {
         *("teacher/noise/pixel/0.1/accuracy", "teacher/noise/pixel/0.1/accuracy_sd"),
         *("teacher/corruption/contrast/5/cosine", "teacher/corruption/mean/accuracy"),
         *("teacher/band_noise/0.5/2/rank", "teacher/linear/paper/accuracy"),
-    } <= set(other["teacher"])
-    assert other["teacher"]["teacher/noise/pixel/0.1/cosine"] < 1
+    } <= set(other.teacher)
+    assert other.teacher["teacher/noise/pixel/0.1/cosine"] < 1
 
 
 def test_figures_that_are_added_later_are_not_hidden_by_what_was_measured_before(tmp_path) -> None:
     bank, root = built(tmp_path / "bank"), tmp_path / "root"
     before = run(bank, root, test_arms=ARMS, adapt_arms=())
-    assert "teacher/noise/pixel/0.1/accuracy" not in before["teacher"]
+    assert "teacher/noise/pixel/0.1/accuracy" not in before.teacher
     built(bank, teacher_robustness=ARMS)
     assert load_manifest(bank).robustness
     after = run(bank, root, test_arms=ARMS, adapt_arms=(), seed=1)
-    assert "teacher/noise/pixel/0.1/accuracy" in after["teacher"]
+    assert "teacher/noise/pixel/0.1/accuracy" in after.teacher
 
 
 @pytest.mark.parametrize("change", [{"student": "teacher_pca:8"}, {"classes": 4}])
@@ -64,7 +67,7 @@ def test_figures_of_the_whole_teacher_are_not_those_of_a_part_of_it(change, tmp_
     result = run(
         bank, tmp_path / "root", train_samples=200, test_arms=ARMS, adapt_arms=(), **change
     )
-    lacking = result["metrics"] if "student" in change else result["teacher"]
+    lacking = result.metrics if "student" in change else result.teacher
     names = {name.split("/", 1)[1] for name in lacking}
     assert "noise/pixel/0.1/accuracy" in names  # of stored embeddings
     assert "corruption/contrast/5/accuracy" not in names
@@ -84,7 +87,7 @@ def test_every_group_at_every_size(side: int, view: str, tmp_path) -> None:
         test_views=1,
         adapt_arms=["noise", "low_pass:0.5"],
     )
-    found = result["metrics"]
+    found = result.metrics
     assert sum(n.startswith("test/corruption/") and n.endswith("/rank") for n in found) == 75
     assert found["test/corruption/arms"] == 75
     accuracies = [a for n, a in found.items() if n.endswith("/accuracy")]
@@ -95,7 +98,7 @@ def test_every_group_at_every_size(side: int, view: str, tmp_path) -> None:
     assert found["test/low_pass/1/cosine"] > found["test/low_pass/0.125/cosine"]
     for how in ("refitted", "recalibrated", "recalibrated_refitted"):
         assert f"test/low_pass/0.5/{how}/accuracy" in found
-    waves = [result["arrays"][f"test/fourier/0.5/{n}"] for n in ("down", "across", "accuracy")]
+    waves = [result.arrays[f"test/fourier/0.5/{n}"] for n in ("down", "across", "accuracy")]
     assert {len(row) for row in waves} == {4}
     assert np.isfinite(waves).all()
 
@@ -105,12 +108,12 @@ def test_seen_corruptions_are_reported_apart(tmp_path) -> None:
     arms = ("fog:1", "contrast:1")
     fields = {"test_arms": arms, "adapt_arms": (), "epochs": 1}
     fog = run(bank, tmp_path / "a", arm="fog:3", views=2, **fields)
-    found = fog["metrics"]
+    found = fog.metrics
     assert found["test/corruption/seen/accuracy"] == found["test/corruption/fog/1/accuracy"]
     assert found["test/corruption/unseen/accuracy"] == found["test/corruption/contrast/1/accuracy"]
-    assert "teacher/corruption/seen/accuracy" not in fog["teacher"]
+    assert "teacher/corruption/seen/accuracy" not in fog.teacher
     one_view = run(bank, tmp_path / "b", arm="contrast:2", views=9, **fields)
-    assert one_view["config"]["views"] == 1
+    assert one_view.config["views"] == 1
 
 
 # ---- configuration ----

@@ -12,8 +12,9 @@ from shards.building.request import Request
 from trainers.engines import choose_device
 from trainers.inputs import mismatch, resolve, source_of
 from trainers.objectives import OBJECTIVES
+from trainers.results.folder import trial_folder
 from trainers.training.checkpoint import Checkpoints
-from trainers.trial import main, run_trial, trial_place
+from trainers.trial import main, run_trial
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_checkpoint_from_other_shards_is_refused(done, bank, make, tmp_path):
         found.latest()
     assert "\n" not in str(caught.value)
     seen = []
-    assert run_trial(config, bank, str(tmp_path), seen.append)["metrics"] == result["metrics"]
+    assert run_trial(config, bank, str(tmp_path), seen.append).metrics == result.metrics
     assert len(seen) == 1
 
 
@@ -97,8 +98,8 @@ def test_a_finished_trial_is_refused_for_another_bank(done, bank, make, tmp_path
     build(request, str(tmp_path))  # without the arms that this trial does not read
     manifest = load_manifest(str(tmp_path))
     assert source_of(config, manifest) == source_of(config, load_manifest(bank))
-    assert run_trial(config, str(tmp_path), root)["id"] == config.identity
-    result = Path(trial_place(root, config)) / "result.json"
+    assert run_trial(config, str(tmp_path), root).id == config.identity
+    result = Path(trial_folder(root, config)) / "result.json"
     whole = result.read_text()
     try:
         result.write_text(json.dumps(json.loads(whole) | {"source": "f" * 64}))

@@ -230,14 +230,14 @@ def to_open_clip(job: Job) -> Exported:
     from shards.teachers import open_teacher, text_tower
     from trainers.exports.student_clip import StudentCLIP, load_clip, pack_clip
 
-    record, manifest = job.stored.record, job.manifest
+    result, manifest = job.stored.result, job.manifest
     told = teacher_in(manifest, job.stored, "--bank") if manifest else None
-    spec = job.teacher or (record["config"]["teacher"] if record else told and told.spec)
-    pin = record["weights_sha256"] if record else told and told.weights_sha256
+    spec = job.teacher or (result.config["teacher"] if result else told and told.spec)
+    pin = result.weights_sha256 if result else told and told.weights_sha256
     if not spec or not pin:
         raise ValueError(
-            f"{job.stored.place}: nothing says which teacher's text tower belongs to it; give the "
-            "trial's folder, or the shards with --bank"
+            f"{job.stored.location}: nothing says which teacher's text tower belongs to it; give "
+            "the trial's folder, or the shards with --bank"
         )
     print(f"opening the text tower of {spec}", file=sys.stderr)
     teacher = open_teacher(spec)
@@ -268,10 +268,10 @@ def _classes(job: Job, teacher: Any) -> tuple[tuple[str, ...], np.ndarray | None
             return (), None
         text_CD = unpack_floats(packed.shape, packed.float32, "class embeddings of --bank")
         return job.manifest.plan.dataset.classes, text_CD
-    told = (job.stored.record or {}).get("input")
-    if not told:
+    if job.stored.result is None:
         return (), None
-    classes, templates = tuple(told["classes"]), tuple(told["templates"])
+    stored = job.stored.result.input
+    classes, templates = tuple(stored.classes), tuple(stored.templates)
     print(f"encoding {len(classes)} classes x {len(templates)} prompts", file=sys.stderr)
     return classes, class_embeddings(teacher, classes, templates)
 

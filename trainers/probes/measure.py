@@ -28,7 +28,6 @@ from trainers.training.data import Data
 
 BATCH = 100
 StoredKey = tuple[SplitName, str, int]
-VERSION = "probes/4"
 
 
 @torch.inference_mode()
@@ -154,9 +153,9 @@ def projected_features(splits: TrialSplits) -> FeatureBank:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the probes gave: finite numbers, and in `undefined` the names of all others.
+    """What one probe gave for one network: finite numbers, and the names of all others.
 
-    JSON has no NaN, so a measure without a value is named and left out.
+    JSON has no NaN, so a measure without a value is named in `undefined` and left out.
     """
 
     metrics: dict[str, float]
@@ -164,10 +163,13 @@ class Measured:
     undefined: list[str]
 
 
-def measure(bank: FeatureBank, config: TrialConfig, prefix: str) -> Measured:
-    """Run the trial's probes with as many BLAS threads as the trial declares."""
+def measure(bank: FeatureBank, config: TrialConfig, prefix: str) -> dict[str, Measured]:
+    """Run the trial's probes with as many BLAS threads as the trial declares; by probe."""
     with threadpool_limits(config.threads):
-        metrics, arrays = run_probes(config.probes, bank, prefix)
+        return {probe: _finite(*run_probes((probe,), bank, prefix)) for probe in config.probes}
+
+
+def _finite(metrics: dict[str, float], arrays: dict[str, list[float]]) -> Measured:
     undefined = [name for name, value in (metrics | arrays).items() if not np.isfinite(value).all()]
     return Measured(
         {name: value for name, value in metrics.items() if name not in undefined},
@@ -176,11 +178,14 @@ def measure(bank: FeatureBank, config: TrialConfig, prefix: str) -> Measured:
     )
 
 
-def measure_teacher(splits: TrialSplits, root: str) -> Measured:
-    """The teacher through the same probes; computed once a bank and probe settings, then kept."""
+def measure_teacher(splits: TrialSplits, root: str) -> dict[str, Measured]:
+    """The teacher through the same probes.
+
+    Measured once for a bank and settings, then cached in ROOT/teacher/. The file is named by all
+    that the values depend on, the probes' versions included, so an outdated one is never read.
+    """
     inputs, config = splits.inputs, splits.inputs.config
     settings = [
-        VERSION,
         inputs.manifest.identity,
         config.teacher,
         [(name, PROBES[name].version) for name in config.probes],
@@ -192,9 +197,10 @@ def measure_teacher(splits: TrialSplits, root: str) -> Measured:
         config.classes,
     ]
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    place = storage.join(root, "teacher", f"{name}.json")
-    if storage.exists(place):
-        return Measured(**json.loads(storage.read(place)))
+    file = storage.join(root, "teacher", f"{name}.json")
+    if storage.exists(file):
+        cached = json.loads(storage.read(file))
+        return {probe: Measured(**values) for probe, values in cached.items()}
     measured = measure(teacher_features(splits), config, "teacher")
-    storage.write_json(place, asdict(measured))
+    storage.write_json(file, {probe: asdict(values) for probe, values in measured.items()})
     return measured

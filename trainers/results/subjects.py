@@ -1,8 +1,9 @@
-"""Who can be probed: the students at a place, each with its trial's settings and its shards."""
+"""What can be probed: the students at a path, each with its trial's settings and its shards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from shards.bank.manifest import MANIFEST as BANK
 from shards.bank.reader import load_manifest
@@ -10,6 +11,7 @@ from shards.support import storage
 from trainers.config.schema import TrialConfig, make_config
 from trainers.inputs import TrialInputs, resolve, source_of
 from trainers.results.folder import (
+    TRIALS,
     Stored,
     open_stored,
     preprocess_of,
@@ -17,6 +19,7 @@ from trainers.results.folder import (
     teacher_in,
     trials_at,
 )
+from trainers.results.record import TrialResult
 from trainers.results.reprobed import FOLDER
 from trainers.students import build_student
 from trainers.students.base import Student
@@ -28,8 +31,9 @@ from trainers.training.wrappers import unwrap_student, wrap_student
 class Subject:
     """What is probed: a student (None: one without a network), its trial and its images.
 
-    folder: where results go; root: the folder that holds banks/ and teacher/; inputs: the trial
-    and its bank.
+    folder: where results are written; root: the run's folder, which holds banks/ and teacher/;
+    inputs: the trial and its bank; sha256: of the student's weights; trial: its id, None for a
+    student alone.
     """
 
     folder: str
@@ -40,7 +44,7 @@ class Subject:
     trial: str | None
 
 
-# ---- finding it ----
+# ---- finding its shards ----
 
 
 def find_bank(config: TrialConfig, source: str, root: str, given: str | None) -> str:
@@ -49,10 +53,10 @@ def find_bank(config: TrialConfig, source: str, root: str, given: str | None) ->
     Raises: ValueError where they are others, or none is found.
     """
     if given is not None:
-        there = source_of(config, load_manifest(given))
-        if there != source:
+        found = source_of(config, load_manifest(given))
+        if found != source:
             raise ValueError(
-                f"--bank {given}: holds other images, draws or teacher weights ({there[:16]}) "
+                f"--bank {given}: holds other images, draws or teacher weights ({found[:16]}) "
                 f"than the trial read ({source[:16]})"
             )
         return given
@@ -61,7 +65,7 @@ def find_bank(config: TrialConfig, source: str, root: str, given: str | None) ->
         bank = storage.join(folder, name)
         if storage.exists(storage.join(bank, BANK)) and _serves(config, source, bank):
             return bank
-    raise ValueError(f"{folder}: no shards there that the trial was trained on; name them: --bank")
+    raise ValueError(f"{folder}: holds no shards that the trial was trained on; give --bank")
 
 
 def _serves(config: TrialConfig, source: str, bank: str) -> bool:
@@ -72,21 +76,23 @@ def _serves(config: TrialConfig, source: str, bank: str) -> bool:
         return False
 
 
-def of_trial(stored: Stored, bank: str | None) -> Subject:
-    record = stored.record
-    assert record is not None
-    config = make_config(record["config"], stored.place)
-    above = stored.place.rsplit("/", 2)
-    root = above[0] if len(above) == 3 and above[1] == "trials" else stored.place
-    inputs = resolve(config, find_bank(config, record["source"], root, bank))
-    folder = storage.join(stored.place, FOLDER)
-    return Subject(folder, root, inputs, stored.model, stored.sha256, record["id"])
+# ---- the three kinds of subject ----
+
+
+def of_trial(stored: Stored, result: TrialResult, bank: str | None) -> Subject:
+    """A finished trial. Raises: ValueError where its shards are not found."""
+    config = make_config(result.config, stored.location)
+    above = stored.location.rsplit("/", 2)
+    root = above[0] if len(above) == 3 and above[1] == TRIALS else stored.location
+    inputs = resolve(config, find_bank(config, result.source, root, bank))
+    folder = storage.join(stored.location, FOLDER)
+    return Subject(folder, root, inputs, stored.model, stored.sha256, result.id)
 
 
 def of_student(stored: Stored, bank: str | None) -> Subject:
     """A student's folder alone. Raises: ValueError without --bank."""
     if bank is None:
-        raise ValueError(f"{stored.place}: a student alone; name its shards with --bank")
+        raise ValueError(f"{stored.location}: a student alone; name its shards with --bank")
     manifest = load_manifest(bank)
     preprocess = preprocess_of(stored, manifest, bank)
     plan, data = manifest.plan, manifest.plan.dataset
@@ -102,20 +108,20 @@ def of_student(stored: Stored, bank: str | None) -> Subject:
             "input": "native" if preprocess.size == data.image_size else "teacher",
         }
     )
-    folder, inputs = storage.join(stored.place, FOLDER), resolve(config, bank, manifest)
-    return Subject(folder, stored.place, inputs, stored.network, stored.sha256, None)
+    folder, inputs = storage.join(stored.location, FOLDER), resolve(config, bank, manifest)
+    return Subject(folder, stored.location, inputs, stored.network, stored.sha256, None)
 
 
-def of_checkpoint(place: str, bank: str | None) -> Subject:
-    """One checkpoint, verified; an averaged student (ema) where there is one.
+def of_checkpoint(step_folder: str, bank: str | None) -> Subject:
+    """One checkpoint, verified; the averaged student (ema) where there is one.
 
     Raises: ValueError where it is damaged or of another format.
     """
-    folder, step = place.rstrip("/").rsplit("/step-", 1)
-    owner = read_json(storage.join(place, RECORD)).get("owner")
-    if not isinstance(owner, dict) or "source" not in owner:
-        raise ValueError(f"{place}: not a checkpoint that names its trial")
-    config = make_config({name: v for name, v in owner.items() if name != "source"}, place)
+    folder, step = step_folder.rstrip("/").rsplit("/step-", 1)
+    owner: dict[str, Any] = read_json(storage.join(step_folder, RECORD)).get("owner") or {}
+    if "source" not in owner:
+        raise ValueError(f"{step_folder}: not a checkpoint that names its trial")
+    config = make_config({name: v for name, v in owner.items() if name != "source"}, step_folder)
     trial = folder.rsplit("/", 1)[0]
     root = trial.rsplit("/", 2)[0]
     inputs = resolve(config, find_bank(config, owner["source"], root, bank))
@@ -131,21 +137,23 @@ def of_checkpoint(place: str, bank: str | None) -> Subject:
         root,
         inputs,
         unwrap_student(model).eval(),
-        read_json(storage.join(place, MANIFEST))["sha256"][ARRAYS],
+        read_json(storage.join(step_folder, MANIFEST))["sha256"][ARRAYS],
         config.identity,
     )
 
 
-def places(place: str) -> list[str]:
-    """Where students lie: every finished trial of a run's folder, else `place` itself."""
-    if storage.is_local(place):
-        place = str(storage.local_path(place).resolve())
-    return trials_at(place)
+def locations(location: str) -> list[str]:
+    """Where students lie: every finished trial of a run's folder, else `location` itself."""
+    if storage.is_local(location):
+        location = str(storage.local_path(location).resolve())
+    return trials_at(location)
 
 
-def subject_at(place: str, bank: str | None) -> Subject:
+def subject_at(location: str, bank: str | None) -> Subject:
     """The student of one trial, of a folder alone, or of a checkpoint. Raises: ValueError."""
-    if storage.exists(storage.join(place, RECORD)):
-        return of_checkpoint(place, bank)
-    stored = open_stored(place)
-    return of_student(stored, bank) if stored.record is None else of_trial(stored, bank)
+    if storage.exists(storage.join(location, RECORD)):
+        return of_checkpoint(location, bank)
+    stored = open_stored(location)
+    if stored.result is None:
+        return of_student(stored, bank)
+    return of_trial(stored, stored.result, bank)

@@ -1,4 +1,4 @@
-"""The journal: every line whole and on disk, none twice."""
+"""The journal: every line whole and on disk, none twice, a damaged one named."""
 
 from __future__ import annotations
 
@@ -7,19 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from sweep.journal import Journal, read_events
+from sweep.journal.events import (
+    EpochEvent,
+    FailedEvent,
+    Journal,
+    ResultEvent,
+    StartEvent,
+    read_events,
+)
+from tests.sweep.made import made
+from trainers.results.record import TrialResult
+
+CONFIG = {"dataset": "d", "teacher": "t", "student": "s", "arm": "clean", "seed": 0}
+
+
+def result() -> TrialResult:
+    return made({"config": CONFIG, "metrics": {"test/rank/effective": 1.0}})
+
+
+def started(trial: str) -> StartEvent:
+    return StartEvent(trial=trial, config=CONFIG)
 
 
 def lines(folder: Path) -> list[str]:
     return (folder / "journal.jsonl").read_text().splitlines()
 
 
+def kinds(folder: Path) -> list[str]:
+    return [event.event for _, event in read_events(folder / "journal.jsonl")]
+
+
 def test_each_append_is_on_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr("sweep.journal.os.fsync", synced.append)
+    monkeypatch.setattr("sweep.journal.events.os.fsync", synced.append)
     journal = Journal(tmp_path)
     for count in (1, 2):
-        journal.append("start", f"t{count}", config={})
+        journal.append(started(f"t{count}"))
         assert len(lines(tmp_path)) == len(synced) == count
     journal.close()
 
@@ -28,64 +51,88 @@ def test_duplicates_are_not_written_twice(tmp_path: Path) -> None:
     for _ in range(2):  # also not by the next process
         journal = Journal(tmp_path)
         for _ in range(2):
-            journal.append("start", "a", config={})
-            journal.append("epoch", "a", step=10, values={"loss": 1.0}, time_ms=5)
-            journal.append("epoch", "a", step=20, values={"loss": 0.5}, time_ms=6)
-            journal.append("result", "a", record={})
+            journal.append(started("a"))
+            journal.append(EpochEvent(trial="a", step=10, values={"loss": 1.0}, time_ms=5))
+            journal.append(EpochEvent(trial="a", step=20, values={"loss": 0.5}, time_ms=6))
+            journal.append(ResultEvent(trial="a", record=result()))
         journal.close()
-    kinds = [json.loads(line)["event"] for line in lines(tmp_path)]
-    assert kinds == ["start", "epoch", "epoch", "result"]
+    assert kinds(tmp_path) == ["start", "epoch", "epoch", "result"]
 
 
-def test_failure_then_result(tmp_path: Path) -> None:
+def test_an_event_is_read_as_it_was_written(tmp_path: Path) -> None:
+    event = ResultEvent(trial="a", record=result())
     journal = Journal(tmp_path)
-    journal.append("failed", "a", config={}, error="one")
-    journal.append("failed", "a", config={}, error="two")
-    assert not journal.has("result", "a")
-    journal.append("result", "a", record={})
-    assert journal.has("result", "a")
+    journal.append(event)
     journal.close()
-    kinds = [event["event"] for _, event in read_events(tmp_path / "journal.jsonl")]
-    assert kinds == ["failed", "failed", "result"]
+    assert [event for _, event in read_events(journal.path)] == [event]
+    assert json.loads(lines(tmp_path)[0])["record"]["environment"]["scikit-learn"] == "1.9"
+
+
+def test_failures_may_repeat_and_a_result_follow(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(FailedEvent(trial="a", config=CONFIG, error="one"))
+    journal.append(FailedEvent(trial="a", config=CONFIG, error="two"))
+    journal.append(ResultEvent(trial="a", record=result()))
+    journal.close()
+    assert kinds(tmp_path) == ["failed", "failed", "result"]
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("cut", [1, 2, 20])
 def test_a_cut_last_line_is_dropped_and_written_again(tmp_path: Path, cut: int) -> None:
     journal = Journal(tmp_path)
-    journal.append("start", "a", config={})
-    journal.append("result", "a", record={"x": 1})
+    journal.append(started("a"))
+    journal.append(ResultEvent(trial="a", record=result()))
     journal.close()
     path = tmp_path / "journal.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
-    assert [event["event"] for _, event in read_events(path)] == ["start"]
+    assert kinds(tmp_path) == ["start"]
     journal = Journal(tmp_path)
-    assert not journal.has("result", "a")
-    journal.append("result", "a", record={"x": 1})
+    journal.append(ResultEvent(trial="a", record=result()))
     journal.close()
-    assert [json.loads(line)["event"] for line in lines(tmp_path)] == ["start", "result"]
+    assert kinds(tmp_path) == ["start", "result"]
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("damage", ["{", "3", '{"event": "start"}', "\x00\x00"])
-def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("{", "not JSON"),
+        ("\x00\x00", "not JSON"),
+        ("\udcff", "not JSON"),
+        ("", "not JSON"),
+        ("3", "got '3'; expected an event of start, epoch, result, failed, probe"),
+        ('{"event": "another", "trial": "a"}', "expected an event of"),
+        ('{"event": "start"}', "trial: missing"),
+        ('{"event": "start", "trial": 3, "config": {}}', "trial: Input should be a valid string"),
+        ('{"event": "failed", "trial": "a"}', "config: missing"),
+        ('{"event": "result", "trial": "a"}', "record: missing"),
+        ('{"event": "result", "trial": "a", "record": {"format": "x"}}', "format 'x'; this code"),
+        ('{"event": "result", "trial": "a", "record": {}}', "not a whole trial-result/1"),
+        ('{"event": "probe", "trial": "a", "step": 1, "result": {"probe": "b"}}', "missing"),
+    ],
+)
+def test_a_damaged_line_is_named_with_what_is_wrong(tmp_path: Path, damage: str, why: str) -> None:
     journal = Journal(tmp_path)
     for name in "abc":
-        journal.append("start", name, config={})
+        journal.append(started(name))
     journal.close()
     path = tmp_path / "journal.jsonl"
     whole = lines(tmp_path)
-    path.write_text("\n".join([whole[0], damage, whole[2]]) + "\n")
-    with pytest.raises(ValueError, match=r"journal\.jsonl: line 2 is not an event"):
+    text = "\n".join([whole[0], damage, whole[2]]) + "\n"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"journal\.jsonl:2: ") as caught:
         Journal(tmp_path)
-    with pytest.raises(ValueError, match="line 2"):  # also when read from behind line 1
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="jsonl:2: "):  # also when read from behind line 1
         list(read_events(path, len(whole[0]) + 1))
 
 
 def test_offsets_continue(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for name in "abc":
-        journal.append("start", name, config={})
+        journal.append(started(name))
     journal.close()
     path = tmp_path / "journal.jsonl"
     (first, _), *rest = read_events(path)

@@ -1,4 +1,4 @@
-"""Probes that were run again: into the journal, the records and MLflow, in one version each."""
+"""A journal read back as results: the last one wins, and every probe in one version."""
 
 from __future__ import annotations
 
@@ -9,40 +9,48 @@ from typing import Any
 import pytest
 
 from sweep.environment import set_defaults
-from sweep.journal import Journal
-from sweep.journal.records import agreed, read_run
+from sweep.journal.events import FailedEvent, Journal, ProbeEvent, ResultEvent, StartEvent
+from sweep.journal.records import newest_only, read_run
 from sweep.journal.tracking import TRIAL, Tracker
 from sweep.running.watch import Watch
+from tests.sweep.made import ENVIRONMENT, made, result_line, write_journal
 from trainers.config.schema import make_config
 from trainers.probe import main
-from trainers.trial import trial_place
+from trainers.results.folder import trial_folder
+from trainers.results.record import ProbeResult, TrialResult
+from trainers.results.reprobed import Reprobed, parse_reprobed
 
 
-def record(seed: int, version: int | None = 1, accuracy: float = 0.5) -> dict[str, Any]:
+def entry(version: int, accuracy: float = 0.5, reference: float = 0.9) -> ProbeResult:
+    return ProbeResult(
+        version=version,
+        metrics={"test/linear/paper/accuracy": accuracy},
+        teacher={"teacher/linear/paper/accuracy": reference},
+        arrays={},
+        undefined=[],
+    )
+
+
+def fields(seed: int) -> dict[str, Any]:
     config = {"dataset": "d", "teacher": "t", "student": "s", "arm": "clean", "seed": seed}
-    versions = {} if version is None else {"probe_versions": {"linear": version, "infonce": 1}}
-    return versions | {
-        "id": f"trial{seed}",
-        "config": config | {"probes": ["linear", "infonce"]},
-        "metrics": {"test/linear/paper/accuracy": accuracy, "test/alignment": 0.25},
-        "teacher": {"teacher/linear/paper/accuracy": 0.9},
-        "arrays": {},
-        "undefined": [],
-        "curve": [{"step": 4, "epoch": 1, "loss": 1.0, "time_ms": 1}],
-        "curves": [],
-        "student": {"total": 10},
-        "data": {"train": 5, "test": 5, "dim": 3},
-        "environment": {"device": "cpu"},
-    }
+    return {"id": f"trial{seed}", "config": config, "metrics": {"test/alignment": 0.25}}
 
 
-def probed(version: int, **metrics: float) -> dict[str, Any]:
-    return {
-        "format": "probe-result/1", "probe": "linear", "version": version, "settings": {},
-        "student_sha256": "s", "source": "x", "arrays": {}, "undefined": [],
-        "metrics": {f"test/linear/{name}/accuracy": value for name, value in metrics.items()},
-        "teacher": {"teacher/linear/paper/accuracy": 0.8},
-    }  # fmt: skip
+def result(seed: int, version: int = 1) -> TrialResult:
+    one = made(fields(seed))
+    return one.replace(one.probes | {"linear": entry(version)})
+
+
+def again(values: ProbeResult) -> Reprobed:
+    return Reprobed(
+        probe="linear",
+        settings={},
+        trial="trial0",
+        student_sha256="s",
+        source="x",
+        environment=made(fields(0)).environment,
+        values=values,
+    )
 
 
 @pytest.fixture
@@ -50,68 +58,130 @@ def journal(tmp_path: Path):
     """Of two trials, both measured by version 1 of `linear`."""
     journal = Journal(tmp_path)
     for seed in range(2):
-        journal.append("start", f"trial{seed}", config=record(seed)["config"], time_ms=1)
-        journal.append("result", f"trial{seed}", record=record(seed), time_ms=2)
+        trial, config = f"trial{seed}", fields(seed)["config"]
+        journal.append(StartEvent(trial=trial, config=config, time_ms=1))
+        journal.append(ResultEvent(trial=trial, record=result(seed), time_ms=2))
     yield journal
     journal.close()
 
 
 def accuracies(folder: Path) -> list[float | None]:
-    return [r["metrics"].get("test/linear/paper/accuracy") for r in read_run(folder).records]
+    return [r.metrics.get("test/linear/paper/accuracy") for r in read_run(folder).results]
 
 
-def test_a_newer_version_of_all_trials_takes_the_olds_place(journal, tmp_path):
+# ---- results and failures ----
+
+
+def test_reading_takes_the_last_result_and_open_failures(tmp_path: Path) -> None:
+    """A failure counts unless a result of that trial follows; a cut last line does not."""
+    first, last, other = (
+        fields(seed) | {"metrics": {"test/rank/effective": rank}}
+        for seed, rank in ((0, 1.0), (0, 2.0), (1, 15.0))
+    )
+    failed = [
+        FailedEvent(trial=name, config={"seed": 1}, error="lost").model_dump()
+        for name in ("trial1", "gone")
+    ]
+    events = [result_line(first), *failed, result_line(other), result_line(last)]
+    run = read_run(write_journal(tmp_path, events, tail='{"event": "result", "tri'))
+    assert [one.metrics["test/rank/effective"] for one in run.results] == [15.0, 2.0]
+    assert [failure.trial for failure in run.failures] == ["gone"]
+
+
+@pytest.mark.parametrize("tail", ['{"event": "resu', "12", "null", '{"event": "result"}'])
+def test_a_cut_last_line_is_ignored(tmp_path: Path, tail: str) -> None:
+    assert len(read_run(write_journal(tmp_path, [result_line(fields(0))], tail)).results) == 1
+
+
+@pytest.mark.parametrize("path", ["config.seed", "config.arm", "data.test", "student.total"])
+def test_a_result_without_a_needed_field_is_named(tmp_path: Path, path: str) -> None:
+    line = result_line(fields(0))
+    part, name = path.split(".")
+    del line["record"][part][name]
+    with pytest.raises(ValueError, match=rf"journal\.jsonl:1: .*{part}.*{name}"):
+        read_run(write_journal(tmp_path, [line]))
+
+
+def test_a_missing_folder_or_journal_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        read_run(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"no journal\.jsonl in it"):
+        read_run(tmp_path)
+
+
+# ---- probes that were run again ----
+
+
+def test_a_newer_version_of_all_trials_replaces_the_older(journal: Journal, tmp_path: Path) -> None:
     assert accuracies(tmp_path) == [0.5, 0.5]
     assert read_run(tmp_path).notes == []
+    newer = again(entry(2, 0.7, 0.8))
     for seed in range(2):
-        for _ in range(2):  # said twice, written once
-            journal.append("probe", f"trial{seed}", step=4, result=probed(2, paper=0.7))
-    assert (tmp_path / "journal.jsonl").read_text().count('"event": "probe"') == 2
+        for _ in range(2):  # appended twice, written once
+            journal.append(ProbeEvent(trial=f"trial{seed}", step=4, result=newer))
+    assert (tmp_path / "journal.jsonl").read_text().count('"event":"probe"') == 2
     run = read_run(tmp_path)
     assert accuracies(tmp_path) == [0.7, 0.7]
     assert run.notes == []
-    assert [r["teacher"]["teacher/linear/paper/accuracy"] for r in run.records] == [0.8, 0.8]
-    assert [r["metrics"]["test/alignment"] for r in run.records] == [0.25, 0.25]
+    assert [r.teacher["teacher/linear/paper/accuracy"] for r in run.results] == [0.8, 0.8]
+    assert [r.metrics["test/alignment"] for r in run.results] == [0.25, 0.25]
 
 
-def test_where_trials_differ_the_older_are_left_out_and_named(journal, tmp_path):
-    journal.append("probe", "trial1", step=4, result=probed(2, paper=0.7))
+def test_where_trials_differ_the_older_are_left_out_and_named(journal: Journal, tmp_path: Path):
+    journal.append(ProbeEvent(trial="trial1", step=4, result=again(entry(2, 0.7))))
     run = read_run(tmp_path)
     assert accuracies(tmp_path) == [None, 0.7]
-    assert run.records[0]["metrics"] == {"test/alignment": 0.25}
-    assert run.records[0]["teacher"] == {}
+    assert run.results[0].metrics == {"test/alignment": 0.25}
+    assert run.results[0].teacher == {}
     (note,) = run.notes
     assert note.startswith("1 trials were measured by an older version of `linear`")
     assert "trainers.probe" in note
 
 
-def test_more_of_the_same_version_joins(journal, tmp_path):
-    journal.append("probe", "trial0", step=4, result=probed(1, other=0.6))
-    first, second = read_run(tmp_path).records
-    assert first["metrics"]["test/linear/paper/accuracy"] == 0.5
-    assert first["metrics"]["test/linear/other/accuracy"] == 0.6
-    assert second == record(1)
+def test_more_of_the_same_version_joins(journal: Journal, tmp_path: Path) -> None:
+    more = ProbeResult(
+        version=1,
+        metrics={"test/linear/other/accuracy": 0.6},
+        teacher={},
+        arrays={},
+        undefined=[],
+    )
+    journal.append(ProbeEvent(trial="trial0", step=4, result=again(more)))
+    first, second = read_run(tmp_path).results
+    assert first.metrics["test/linear/paper/accuracy"] == 0.5
+    assert first.metrics["test/linear/other/accuracy"] == 0.6
+    assert second == result(1)
 
 
-def test_records_from_before_versions_agree_with_each_other_alone():
-    old = [record(0, None), record(1, None)]
-    assert agreed(old) == (old, [])
-    kept, notes = agreed([record(0, None), record(1, 1)])
-    assert kept[0]["metrics"] == {}
-    assert kept[1] == record(1, 1)
-    assert len(notes) == 2
+def test_results_from_before_versions_agree_with_each_other_alone() -> None:
+    old = [result(0, 0), result(1, 0)]
+    assert newest_only(old) == (old, [])
+    kept, notes = newest_only([result(0, 0), result(1, 1)])
+    assert "linear" not in kept[0].probes
+    assert kept[1] == result(1, 1)
+    assert len(notes) == 1
 
 
-def test_an_event_that_is_no_result_is_named(journal, tmp_path):
-    journal.append("probe", "trial0", step=4, result={"probe": "linear"})
-    journal.append("start", "trial9", config={})
-    with pytest.raises(ValueError, match=r"journal.jsonl:5: result.version: missing"):
-        read_run(tmp_path)
+def test_an_event_of_format_1_is_read_as_the_same_measurement(tmp_path: Path) -> None:
+    old = {
+        "format": "probe-result/1", "probe": "linear", "version": 2, "settings": {},
+        "trial": "trial0", "student_sha256": "s", "source": "x", "environment": ENVIRONMENT,
+        "metrics": {"test/linear/paper/accuracy": 0.7}, "arrays": {}, "undefined": [],
+        "teacher": {"teacher/linear/paper/accuracy": 0.9},
+    }  # fmt: skip
+    assert parse_reprobed(old) == again(entry(2, 0.7))
+    event = {"event": "probe", "trial": "trial0", "time_ms": 1, "step": 4, "result": old}
+    write_journal(tmp_path, [result_line(fields(0)), event])
+    journal = Journal(tmp_path)
+    journal.append(ProbeEvent(trial="trial0", step=4, result=again(entry(2, 0.7))))
+    journal.close()
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 2
+    assert accuracies(tmp_path) == [0.7]
 
 
-def test_mlflow_has_the_newer_values_and_their_version(journal, tmp_path):
+def test_mlflow_has_the_newer_values_and_their_version(journal: Journal, tmp_path: Path) -> None:
     set_defaults()
-    journal.append("probe", "trial1", step=4, result=probed(2, paper=0.7))
+    journal.append(ProbeEvent(trial="trial1", step=4, result=again(entry(2, 0.7))))
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(2):
         tracker = Tracker(tmp_path, "small", uri)
@@ -127,7 +197,7 @@ def test_mlflow_has_the_newer_values_and_their_version(journal, tmp_path):
     assert found["trial1"].metrics["test/linear/paper/accuracy"] == 0.7
     assert found["trial0"].tags["probe.linear.version"] == "1"
     assert found["trial1"].tags["probe.linear.version"] == "2"
-    assert found["trial1"].tags["probe.infonce.version"] == "1"
+    assert found["trial1"].tags["probe.any.version"] == "1"
 
 
 @pytest.mark.ray
@@ -139,20 +209,20 @@ def test_a_real_sweep_takes_them_up(swept, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         main([str(folder), "--probe", "robustness", "--test-arm", "noise:0.4"])
     assert left.value.code == 0
-    before = read_run(folder).records
-    assert not any(name in r["metrics"] for r in before)
-    configs = [make_config(r["config"]) for r in before]
-    stale = Path(trial_place(str(folder), configs[0])) / "probes" / "linear-v0.json"
-    (file,) = stale.parent.iterdir()
-    stale.write_text(file.read_text().replace('"probe": "robustness"', '"probe": "linear"'))
+    before = read_run(folder).results
+    assert not any(name in one.metrics for one in before)
+    configs = [make_config(one.config) for one in before]
+    other = Path(trial_folder(str(folder), configs[0])) / "probes" / "linear-v0.json"
+    (file,) = other.parent.iterdir()
+    other.write_text(file.read_text().replace('"probe": "robustness"', '"probe": "linear"'))
     journal = Journal(folder)
     watch = Watch(journal, configs, str(folder))
     assert all(watch.adopt(config) for config in configs * 2)
     journal.close()
     after = read_run(folder)
-    assert all(name in r["metrics"] for r in after.records)
+    assert all(name in one.metrics for one in after.results)
     assert after.notes == []
-    for one, other in zip(before, after.records, strict=True):
-        assert one["metrics"].items() <= other["metrics"].items()
-    assert (folder / "journal.jsonl").read_text().count('"event": "probe"') == len(configs)
-    assert f"passed over: {stale}" in capsys.readouterr().err
+    for one, more in zip(before, after.results, strict=True):
+        assert one.metrics.items() <= more.metrics.items()
+    assert (folder / "journal.jsonl").read_text().count('"event":"probe"') == len(configs)
+    assert f"skipped: {other}" in capsys.readouterr().err

@@ -13,34 +13,49 @@ from typing import Any
 import pytest
 
 from sweep.environment import set_defaults
-from sweep.journal import Journal
+from sweep.journal.events import EpochEvent, FailedEvent, Journal, ResultEvent, StartEvent
 from sweep.journal.tracking import ERROR, PARENT, TRIAL, Tracker
+from tests.sweep.made import made
+from trainers.results.record import TrialResult
 
 T0 = 1_700_000_000_000
 EPOCHS = 3
 
 
 def config(seed: int) -> dict[str, Any]:
-    return {"student": "width:1", "arm": "clean", "seed": seed, "lr": 0.001, "probes": ["linear"]}
-
-
-def record(seed: int) -> dict[str, Any]:
     return {
-        "config": config(seed),
-        "metrics": {"test/linear/paper/accuracy": 0.5 + seed / 10, "test/rank/effective": 7.0},
-        "teacher": {"teacher/linear/paper/accuracy": 0.9},
-        "curve": [{"step": 4 * e, "epoch": e, "loss": 1 / e} for e in range(1, EPOCHS + 1)],
-        "student": {"total": 10},
-        "data": {"train": 5},
-        "environment": {"device": "cpu"},
+        "dataset": "d",
+        "teacher": "t",
+        "student": "width:1",
+        "arm": "clean",
+        "seed": seed,
+        "lr": 0.001,
+        "probes": ["linear"],
     }
 
 
+def result(seed: int) -> TrialResult:
+    rows = [
+        {"step": 4 * e, "epoch": e, "loss": 1 / e, "time_ms": T0 + 4 * e}
+        for e in range(1, EPOCHS + 1)
+    ]
+    return made(
+        {
+            "config": config(seed),
+            "metrics": {"test/linear/paper/accuracy": 0.5 + seed / 10, "test/rank/effective": 7.0},
+            "teacher": {"teacher/linear/paper/accuracy": 0.9},
+            "epochs": rows,
+            "student": {"total": 10},
+        }
+    )
+
+
 def begin(journal: Journal, trial: str, seed: int) -> None:
-    journal.append("start", trial, config=config(seed), time_ms=T0)
-    for row in record(seed)["curve"]:
-        values = {"loss": row["loss"], "epoch": row["epoch"]}
-        journal.append("epoch", trial, step=row["step"], values=values, time_ms=T0 + row["step"])
+    journal.append(StartEvent(trial=trial, config=config(seed), time_ms=T0))
+    for row in result(seed).epochs:
+        values = {"loss": row.loss, "epoch": row.epoch}
+        event = EpochEvent(trial=trial, step=row.step, values=values, time_ms=row.time_ms)
+        journal.append(event)
 
 
 @pytest.fixture
@@ -52,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
     journal = Journal(folder)
     for seed in range(2):
         begin(journal, f"trial{seed}", seed)
-        journal.append("result", f"trial{seed}", record=record(seed), time_ms=T0 + 100)
+        journal.append(ResultEvent(trial=f"trial{seed}", record=result(seed), time_ms=T0 + 100))
     journal.close()
     return folder
 
@@ -97,6 +112,8 @@ def test_one_parent_one_child_a_trial_each_row_once(folder: Path, tmp_path: Path
         assert run.data.metrics["test/linear/paper/accuracy"] == 0.5 + seed / 10
         assert run.data.metrics["teacher/linear/paper/accuracy"] == 0.9
         assert run.data.tags["student.total"] == "10"
+        assert run.data.tags["environment.scikit-learn"] == "1.9"
+        assert run.data.tags["probe.any.version"] == "1"
         assert (run.info.status, run.info.start_time, run.info.end_time) == (
             "FINISHED",
             T0,
@@ -185,14 +202,14 @@ def test_failed_then_finished(folder: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'm.db'}"
     journal = Journal(folder)
     begin(journal, "trial2", 2)
-    journal.append("failed", "trial2", config=config(2), error="diverged in epoch 3")
+    journal.append(FailedEvent(trial="trial2", config=config(2), error="diverged in epoch 3"))
     upload(folder, uri, "FAILED")
     _, parents, children = runs(uri)
     failed = {run.data.tags[TRIAL]: run for run in children}["trial2"]
     assert failed.info.status == parents[0].info.status == "FAILED"
     assert failed.data.tags[ERROR] == "diverged in epoch 3"
 
-    journal.append("result", "trial2", record=record(2))
+    journal.append(ResultEvent(trial="trial2", record=result(2)))
     journal.close()
     upload(folder, uri)
     _, parents, children = runs(uri)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 from sweep.reporting.drawing import style_of
 from sweep.reporting.figures import draw
 from sweep.reporting.page import write_report
-from sweep.reporting.summary import group_records, teachers
+from sweep.reporting.summary import group_results, teachers
+from tests.sweep.made import every, result_line, write_journal
 
 WAVES = [(0.0, 0.5), (0.0, 1.0), (0.5, -0.5), (0.5, 0.0), (0.5, 0.5), (1.0, 0.0)]
 
@@ -30,8 +30,7 @@ def record(student: str, seed: int, shift: float) -> dict[str, Any]:
             "arm": "clean",
             "seed": seed,
         },
-        "student": {"trunk": 1, "head": 2, "total": 3 + len(student), "macs": 4},
-        "data": {"train": 5, "test": 5, "dim": 3, "views_per_sample": 1, "chance": 0.1},
+        "student": {"total": 3 + len(student)},
         "metrics": metrics,
         "teacher": {name.replace("test/", "teacher/"): 0.95 for name in metrics},
         "arrays": {
@@ -39,13 +38,12 @@ def record(student: str, seed: int, shift: float) -> dict[str, Any]:
             "test/fourier/0.5/across": across,
             "test/fourier/0.5/accuracy": values,
         },
-        "curve": [],
     }
 
 
 def drawings(records: list[dict[str, Any]]) -> dict[str, Any]:
-    groups = group_records(records)
-    (teacher,) = teachers(records)
+    groups = group_results(every(records))
+    (teacher,) = teachers(every(records))
     return {drawing.name: drawing for drawing in draw(groups, teacher, style_of(groups))}
 
 
@@ -79,7 +77,5 @@ def test_what_was_not_measured_is_not_drawn(records):
 def test_a_report_says_where_noise_acts(records, size, said, tmp_path):
     for one in records:
         one["config"] |= {"input": size}
-    events = [{"event": "result", "trial": r["id"], "record": r} for r in records]
-    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
-    text = write_report(tmp_path).read_text()
+    text = write_report(write_journal(tmp_path, [result_line(r) for r in records])).read_text()
     assert ("say nothing about theirs" in text) is said

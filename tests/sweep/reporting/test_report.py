@@ -18,6 +18,7 @@ from sweep.report import main
 from sweep.reporting.drawing import half_width
 from sweep.reporting.page import write_report
 from sweep.reporting.summary import Stat
+from tests.sweep.made import result_line, write_journal
 
 ROOT = Path(__file__).parents[3]
 SIZES = {"width:1": 811_264, "width:2": 1_405_440, "width:4": 2_732_032}
@@ -36,24 +37,19 @@ def record(student="width:1", arm="clean", seed=0, **config):
     return {
         "id": f"{student}-{arm}-{seed}-{len(config)}",
         "config": base | {"student": student, "arm": arm, "seed": seed} | config,
-        "student": {"trunk": 1, "head": 2, "total": SIZES.get(student, 1), "macs": 3_588_000},
-        "data": {"train": 1438, "test": 359, "dim": 512, "views_per_sample": 8, "chance": 0.1},
+        "student": {"total": SIZES.get(student, 1), "macs": 3_588_000},
+        "data": {"train": 1438, "test": 359, "views_per_sample": 8},
         "metrics": metrics,
         "teacher": {name.replace("test/", "teacher/"): 0.9 for name in metrics},
         "arrays": dict.fromkeys(
             ("test/spectrum", "teacher/spectrum"), (spectrum / spectrum.sum()).tolist()
         ),
-        "curve": [{"step": 10 * i, "epoch": i, "loss": 1 / i, "time_ms": 1.0} for i in (1, 2, 3)],
-        "environment": {"torch": "2.15.0", "threads": 1},
+        "epochs": [{"step": 10 * i, "epoch": i, "loss": 1 / i, "time_ms": 1} for i in (1, 2, 3)],
     }
 
 
 def make_run(folder, records, failures=()):
-    folder.mkdir(exist_ok=True)
-    events = [{"event": "result", "trial": rec["id"], "record": rec} for rec in records]
-    text = "".join(json.dumps(event) + "\n" for event in [*events, *failures])
-    (folder / "journal.jsonl").write_text(text)
-    return folder
+    return write_journal(folder, [*map(result_line, records), *failures])
 
 
 def grid():
@@ -140,7 +136,7 @@ def test_names_are_escaped_everywhere(tmp_path):
     failure = {"event": "failed", "trial": evil, "config": {"arm": evil}, "error": evil}
     records = [record(arm=evil), record(evil), record(dataset=evil, teacher=evil, objective=evil)]
     records[0]["metrics"]["test/" + evil] = 1.0
-    records[0]["environment"] = {evil: evil}
+    records[0]["environment"] = {"device": evil}
     page = page_of(make_run(tmp_path / "a<b>", records, [failure]))
     assert "script" not in page.tags
     assert evil in page.text
@@ -180,11 +176,9 @@ def test_a_clean_arm_with_fewer_views_shares_the_figures(tmp_path):
 
 def test_bare_records_make_a_page(tmp_path):
     bare = record()
-    for name in ("teacher", "arrays", "curve", "environment"):
+    for name in ("teacher", "arrays", "epochs"):
         del bare[name]
     bare["metrics"] = {"test/linear/paper/accuracy": 0.5}
-    bare["student"] = {"total": 5}
-    bare["data"] = {"train": 9, "test": 4}
     page = page_of(make_run(tmp_path / "r", [bare]))
     assert page.images == []
     assert "nothing that could be drawn" in page.text

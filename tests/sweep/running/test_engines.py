@@ -1,7 +1,6 @@
 """A grid over all engines under Tune: trials of one rank and of two, side by side."""
 
 import contextlib
-import json
 import sys
 import time
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from sweep.running.resources import Resources, check_fits
 from trainers.config.schema import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
+from trainers.results.folder import read_result
 
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 GRID = """\
@@ -42,8 +42,8 @@ exclude:
 
 
 def results(folder):
-    found = [json.loads(p.read_text()) for p in folder.glob("trials/*/result.json")]
-    return {result["config"]["engine"]: result for result in found}
+    found = [read_result(str(path)) for path in folder.glob("trials/*/result.json")]
+    return {result.config["engine"]: result for result in found}
 
 
 @pytest.mark.ray
@@ -54,14 +54,14 @@ def test_a_grid_over_all_engines(tools, tmp_path):
     ran = tools.run(grid, tmp_path / "run", "--cpus", "2")
     assert ran.code == 0, ran.err
     found = results(ran.folder)
-    assert {name: result["config"]["ranks"] for name, result in found.items()} == {
+    assert {name: result.config["ranks"] for name, result in found.items()} == {
         "single": 1,
         "ddp": 2,
         "deepspeed": 2,
     }
-    losses = {name: result["curve"][-1]["loss"] for name, result in found.items()}
+    losses = {name: result.epochs[-1].loss for name, result in found.items()}
     assert losses["ddp"] == pytest.approx(losses["single"], rel=1e-2)
-    assert found["deepspeed"]["config"]["zero_stage"] == 3
+    assert found["deepspeed"].config["zero_stage"] == 3
     assert losses["deepspeed"] == pytest.approx(losses["ddp"], rel=1e-3)
     assert len(tools.events(ran.folder, "result")) == 3
 
@@ -87,7 +87,7 @@ def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
     assert driver.wait(timeout=250) == 0
     assert tools.events(folder, "failed") == []
     assert len(tools.events(folder, "result")) == 1
-    assert results(folder)["ddp"]["curve"][-1]["epoch"] == 300
+    assert results(folder)["ddp"].epochs[-1].epoch == 300
 
 
 @pytest.mark.parametrize(("code", "again"), [(STUCK, True), (-9, True), (1, False)])

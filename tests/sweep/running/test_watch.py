@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweep.journal import Journal
+from sweep.journal.events import Journal
 from sweep.planning.sizes import trial_weight
 from sweep.running.watch import TRAINING, Watch
 from trainers.config.schema import make_config

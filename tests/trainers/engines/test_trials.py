@@ -1,6 +1,5 @@
 """Several ranks as one trial: one result, and it survives what happens to them."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -20,9 +19,10 @@ from shards.bank.splits import load_splits
 from trainers.engines.launch import PREEMPTED, RankError, free_port
 from trainers.probes.features import unit
 from trainers.probes.measure import _encode
+from trainers.results.folder import finished, trial_folder
 from trainers.students.files import load_student
 from trainers.training.data import Data
-from trainers.trial import main, run_trial, trial_place
+from trainers.trial import main, run_trial
 
 pytestmark = pytest.mark.ranks
 
@@ -40,11 +40,11 @@ def done(bank, make, tmp_path_factory):
 
 
 def student_of(root, config):
-    return (Path(trial_place(str(root), config)) / "student/student.safetensors").read_bytes()
+    return (Path(trial_folder(str(root), config)) / "student/student.safetensors").read_bytes()
 
 
 def losses_of(result):
-    return [row["loss"] for row in result["curve"]]
+    return [row.loss for row in result.epochs]
 
 
 def command(config, bank, root, *launcher):
@@ -56,12 +56,12 @@ def command(config, bank, root, *launcher):
 
 def test_two_ranks_are_one_trial(done, bank):
     config, root, result, seen = done
-    assert seen == result["curve"]
+    assert seen == [row.model_dump() for row in result.epochs]
     assert [row["epoch"] for row in seen] == [1, 2]
-    assert result["curve"][1]["loss"] < result["curve"][0]["loss"]
-    place = Path(trial_place(root, config))
+    assert result.epochs[1].loss < result.epochs[0].loss
+    place = Path(trial_folder(root, config))
     assert sorted(p.name for p in place.iterdir()) == ["result.json", "student"]
-    assert json.loads((place / "result.json").read_text()) == result
+    assert finished(root, config) == result
     assert run_trial(config, bank, root) == result  # starts no ranks
 
 
@@ -71,10 +71,10 @@ def test_probes_of_two_ranks_are_within_the_deviation_of_seeds_of_one(done, bank
     fields = config.model_dump() | {"engine": "single", "ranks": 1}
     seeds = [run_trial(make(**fields | {"seed": s}), bank, str(tmp_path)) for s in range(3)]
     assert losses_of(seeds[0]) == pytest.approx(losses_of(result), rel=1e-2)
-    assert seeds[0]["config"]["ranks"] == 1
+    assert seeds[0].config["ranks"] == 1
     for name in ("linear/paper/accuracy", "rank/effective", "cosine_to_teacher"):
-        values = [one["metrics"][f"test/{name}"] for one in seeds]
-        assert abs(result["metrics"][f"test/{name}"] - values[0]) <= stdev(values), name
+        values = [one.metrics[f"test/{name}"] for one in seeds]
+        assert abs(result.metrics[f"test/{name}"] - values[0]) <= stdev(values), name
 
 
 def test_torchrun_gives_the_same(done, bank, tmp_path):
@@ -91,10 +91,9 @@ def test_torchrun_gives_the_same(done, bank, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("test/linear/paper/accuracy") == 1  # one rank prints
-    file = Path(trial_place(str(tmp_path / "runs"), config)) / "result.json"
-    there = json.loads(file.read_text())
-    assert there["metrics"] == result["metrics"]
-    assert losses_of(there) == losses_of(result)
+    again = finished(str(tmp_path / "runs"), config)
+    assert again.metrics == result.metrics
+    assert losses_of(again) == losses_of(result)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -112,7 +111,7 @@ def test_a_finished_trial_under_torchrun_is_printed_once(done, bank, monkeypatch
 
 def embedded(bank, root, config):
     """Unit embeddings of the clean test images: of the student a trial left, of its teacher."""
-    student = load_student(Path(trial_place(str(root), config)) / "student")
+    student = load_student(Path(trial_folder(str(root), config)) / "student")
     manifest = load_manifest(bank)
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(manifest.plan.dataset.image_size)
@@ -131,7 +130,7 @@ def test_zero_3_leaves_a_plain_student(done, bank, make, tmp_path):
     assert losses_of(found) == pytest.approx(losses_of(result), rel=1e-2)
     own_ND, teacher_ND = embedded(bank, tmp_path, split)
     cosine = float((own_ND * teacher_ND).sum(1).mean())
-    assert cosine == pytest.approx(found["metrics"]["test/cosine_to_teacher"], abs=1e-6)
+    assert cosine == pytest.approx(found.metrics["test/cosine_to_teacher"], abs=1e-6)
     assert (own_ND * embedded(bank, root, config)[0]).sum(1).min() > 0.99
 
 

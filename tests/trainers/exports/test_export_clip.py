@@ -19,8 +19,9 @@ from shards.teachers.prompts import class_embeddings, templates_for, unpack_floa
 from trainers.export import export, main
 from trainers.exports.student_clip import StudentCLIP, load_clip
 from trainers.probes.features import unit
+from trainers.results.folder import trial_folder
 from trainers.students.files import load_student
-from trainers.trial import run_trial, trial_place
+from trainers.trial import run_trial
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def trained(bank, make, tmp_path_factory):
     """A student of 12 epochs: its trial's folder and result."""
     root = str(tmp_path_factory.mktemp("clip"))
     config = make(epochs=12, arm="clean", batch_size=20, probes=("linear",), lr=3e-3)
-    return trial_place(root, config), run_trial(config, bank, root)
+    return trial_folder(root, config), run_trial(config, bank, root)
 
 
 @pytest.fixture(scope="module")

@@ -71,14 +71,23 @@ def result(bank, make, tmp_path_factory):
 
 
 def test_every_name_of_a_real_trial_has_one_entry(result):
-    names = [*result["metrics"], *result["teacher"], *result["arrays"], *result["undefined"]]
-    names += [f"curve/{name}" for row in result["curves"] for name in row if name != "step"]
+    names = [*result.metrics, *result.teacher, *result.arrays, *result.undefined]
+    names += [f"curve/{name}" for row in result.observations.rows for name in row.values]
+    names.append("curve/epoch")
     assert len(names) > 100
     assert [name for name in names if metric_of(name) is None] == []
 
 
+def test_every_name_of_a_real_trial_declares_the_probe_that_gave_it(result):
+    """Results of format 1 are split by probe through these declarations."""
+    assert result.probes.keys() == set(PROBES)
+    for probe, entry in result.probes.items():
+        for name in [*entry.metrics, *entry.teacher, *entry.arrays, *entry.undefined]:
+            assert metric_of(name).probe == probe, name
+
+
 def test_values_lie_where_the_table_says(result):
-    known = {"N": result["data"]["test"], "D": result["data"]["dim"], "F": 10_000, "min": min}
+    known = {"N": result.data.test, "D": result.data.dim, "F": 10_000, "min": min}
 
     def limit(text: str) -> float:
         return float(eval(re.sub(r"^ln (\w+)", r"log(\1)", text), known | {"log": math.log}))
@@ -92,9 +101,9 @@ def test_values_lie_where_the_table_says(result):
         slack = 0.1 * text.startswith("about ")
         return limit(low) - slack, limit(high) + slack
 
-    values = {name: [value] for name, value in (result["metrics"] | result["teacher"]).items()}
+    values = {name: [value] for name, value in (result.metrics | result.teacher).items()}
     checked = set()
-    for name, numbers in (values | result["arrays"]).items():
+    for name, numbers in (values | result.arrays).items():
         text = metric_of(name).range
         low, high = limits(text)
         assert low - 1e-6 <= min(numbers), name

@@ -10,9 +10,10 @@ from shards.measures.spectrum import effective_rank
 from trainers.inputs import resolve
 from trainers.probes.features import unit
 from trainers.probes.observer import Observer, ridge_accuracy, undisturbed
+from trainers.results.folder import trial_folder
 from trainers.students import build_student
 from trainers.training.wrappers import Classified
-from trainers.trial import run_trial, trial_place
+from trainers.trial import run_trial
 
 CPU = torch.device("cpu")
 NAMES = {
@@ -117,18 +118,19 @@ def test_training_steps_are_bitwise_the_same_with_looks_between(watching):
 def test_a_trial_keeps_its_rows_and_is_the_same_without_them(bank, make, tmp_path):
     config = make(**CURVE)
     result = run_trial(config, bank, str(tmp_path))
-    assert [row["step"] for row in result["curves"]] == [0, 2, 4, 6]
-    assert [row["epoch"] for row in result["curves"]] == pytest.approx([0, 2 / 3, 4 / 3, 2])
-    assert all(set(row) == NAMES | {"step", "epoch"} for row in result["curves"])
-    assert result["curves"][-1]["cosine_to_teacher"] > result["curves"][0]["cosine_to_teacher"]
-    assert {n for n in result["teacher"] if "/curve/" in n} == {f"teacher/curve/{n}" for n in NAMES}
+    assert [row.step for row in result.observations.rows] == [0, 2, 4, 6]
+    assert [row.epoch for row in result.observations.rows] == pytest.approx([0, 2 / 3, 4 / 3, 2])
+    assert all(set(row.values) == NAMES for row in result.observations.rows)
+    first, *_, last = (row.values["cosine_to_teacher"] for row in result.observations.rows)
+    assert last > first
+    assert {n for n in result.teacher if "/curve/" in n} == {f"teacher/curve/{n}" for n in NAMES}
     plain = make(epochs=2, probes=("spectrum",))
     assert plain.identity != config.identity
     without = run_trial(plain, bank, str(tmp_path))
-    assert without["curves"] == []
-    assert without["metrics"] == result["metrics"]
+    assert without.observations.rows == []
+    assert without.metrics == result.metrics
     weights = [
-        tmp_path / trial_place("", c)[1:] / "student/student.safetensors" for c in (config, plain)
+        tmp_path / trial_folder("", c)[1:] / "student/student.safetensors" for c in (config, plain)
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
@@ -143,7 +145,7 @@ def test_interrupted_it_goes_on_with_the_rows_it_had(bank, make, tmp_path):
         run_trial(config, bank, str(tmp_path / "cut"), stop, save_seconds=0)
     again = run_trial(config, bank, str(tmp_path / "cut"), save_seconds=0)
     whole = run_trial(config, bank, str(tmp_path / "whole"))
-    assert again["curves"] == whole["curves"]
+    assert again.observations.rows == whole.observations.rows
 
 
 # ---- ridge ----

@@ -14,10 +14,11 @@ from shards.building.request import Request
 from shards.support import storage
 from trainers.probe import main, probe
 from trainers.probes import PROBES
-from trainers.probes.names import metric_of
-from trainers.results.reprobed import VALUES, added, merged, read_probed, stale
-from trainers.results.subjects import places, subject_at
-from trainers.trial import run_trial, trial_place
+from trainers.results.folder import trial_folder
+from trainers.results.record import ProbeResult, additions, merge
+from trainers.results.reprobed import outdated, parse_reprobed, read_reprobed
+from trainers.results.subjects import locations, subject_at
+from trainers.trial import run_trial
 
 
 @pytest.fixture
@@ -28,18 +29,7 @@ def run(done, bank, tmp_path):
     shutil.copytree(Path(root) / "trials", folder / "trials")
     (folder / "banks").mkdir()
     (folder / "banks" / "own").symlink_to(bank)
-    return folder, trial_place(str(folder), config), result
-
-
-def of_probe(record, name, part="metrics"):
-    """What a probe gave, by running it apart from the record."""
-    return {n: v for n, v in record[part].items() if n in NAMES[name]}
-
-
-NAMES = {
-    "linear": {"test/linear/paper/accuracy"},
-    "spectrum": {"test/rank/effective", "test/rank/rankme", "test/cosine_to_teacher"},
-}
+    return folder, trial_folder(str(folder), config), result
 
 
 def command(*arguments):
@@ -48,69 +38,72 @@ def command(*arguments):
     return left.value.code
 
 
+def all_merged(result, reprobed):
+    for one in reprobed:
+        result = merge(result, one.probe, one.values)
+    return result
+
+
 def test_the_values_are_those_of_the_trials_end(run, capsys):
     """A whole run, its shards found beside it; twice, the second time nothing is measured."""
-    folder, place, record = run
+    folder, place, result = run
+    before = (Path(place) / "result.json").read_bytes()
     assert command(folder, "--probe", "linear", "--probe", "spectrum") == 0
     assert capsys.readouterr().out.count("measured") == 2
-    found, passed_over = read_probed(place, record)
-    assert passed_over == []
-    assert [one["probe"] for one in found] == ["linear", "spectrum"]
+    found, skipped = read_reprobed(place, result)
+    assert skipped == []
+    assert [one.probe for one in found] == ["linear", "spectrum"]
     for one in found:
-        values = of_probe(one, one["probe"])
-        assert values == of_probe(record, one["probe"])
-        assert set(values) == NAMES[one["probe"]]
-        assert one["version"] == PROBES[one["probe"]].version
-        assert {n: record["teacher"][n] for n in one["teacher"]} == one["teacher"]
-        assert merged(record, [one]) == record
-        assert not any(added(record, one)[part] for part in VALUES)
+        assert one.values == result.probes[one.probe]
+        assert one.values.version == PROBES[one.probe].version
+        assert merge(result, one.probe, one.values) == result
+        assert additions(result, one.probe, one.values).is_empty()
     files = sorted((Path(place) / "probes").iterdir())
-    before = [file.read_bytes() for file in files]
+    written = [file.read_bytes() for file in files]
     assert command(folder, "--probe", "linear", "--probe", "spectrum") == 0
-    assert capsys.readouterr().out.count("there") == 2
-    assert [file.read_bytes() for file in files] == before
-    assert (Path(place) / "result.json").read_bytes()  # and it was not touched
-    assert json.loads((Path(place) / "result.json").read_text()) == record
+    assert capsys.readouterr().out.count("up to date") == 2
+    assert [file.read_bytes() for file in files] == written
+    assert (Path(place) / "result.json").read_bytes() == before
 
 
 def test_other_arms_are_added_and_named(run, capsys):
-    _, place, record = run
+    _, place, result = run
     assert command(place, "--probe", "robustness", "--test-arm", "noise:0.3") == 0
-    (one,), _ = read_probed(place, record)
-    assert one["settings"]["test_arms"] == ["noise:0.3"]
-    assert "test/noise/pixel/0.1/accuracy" not in one["metrics"]
-    whole = merged(record, [one])
-    assert set(whole["metrics"]) > set(record["metrics"])
-    assert "test/noise/pixel/0.3/accuracy" in whole["metrics"]
-    assert set(added(record, one)["metrics"]) == set(whole["metrics"]) - set(record["metrics"])
+    (one,), _ = read_reprobed(place, result)
+    assert one.settings["test_arms"] == ["noise:0.3"]
+    assert "test/noise/pixel/0.1/accuracy" not in one.values.metrics
+    whole = all_merged(result, [one])
+    assert set(whole.metrics) > set(result.metrics)
+    assert "test/noise/pixel/0.3/accuracy" in whole.metrics
+    new = additions(result, one.probe, one.values)
+    assert set(new.metrics) == set(whole.metrics) - set(result.metrics)
     more = ("--test-arm", "noise:0.4", "--test-views", "1", "--adapt-arm", "noise:0.3")
     assert command(place, "--probe", "robustness", *more) == 0
     assert command(place, "--probe", "robustness") == 0
     assert capsys.readouterr().err.count("replaced") == 0
-    (own, *others), passed_over = read_probed(place, record)
-    assert passed_over == []
-    assert [o["settings"]["test_arms"] for o in others] in (
+    (own, *others), skipped = read_reprobed(place, result)
+    assert skipped == []
+    assert [o.settings["test_arms"] for o in others] in (
         [["noise:0.3"], ["noise:0.4"]], [["noise:0.4"], ["noise:0.3"]],
     )  # fmt: skip
-    assert own["settings"]["test_arms"] == ["noise:0.1"]
-    assert merged(record, [own]) == record
-    whole = merged(record, [own, *others])
+    assert own.settings["test_arms"] == ["noise:0.1"]
+    assert all_merged(result, [own]) == result
+    whole = all_merged(result, [own, *others])
     for name in ("noise/pixel/0.4/accuracy", "noise/pixel/0.3/refitted/accuracy"):
-        assert f"test/{name}" in whole["metrics"]
+        assert f"test/{name}" in whole.metrics
 
 
-def test_a_stronger_arm_gives_a_value_where_there_was_none():
+def test_a_stronger_arm_gives_a_value_where_there_was_none(run):
     """`half` was not reached by the trial's own arms, and is by another."""
-    half, arrays = "test/noise/pixel/half", {"arrays": {}, "teacher": {}}
-    record = {"metrics": {"a": 1.0}, "undefined": [half, "test/b"], "probe_versions": {"x": 1}}
-    record |= arrays
-    one = {"probe": "x", "version": 1, "metrics": {half: 0.3, "a": 2.0}, "undefined": ["test/b"]}
-    new = added(record, one | arrays)
-    assert new["metrics"] == {half: 0.3}
-    assert new["undefined"] == []
-    whole = merged(record, [one | arrays])
-    assert whole["metrics"] == {"a": 1.0, half: 0.3}
-    assert whole["undefined"] == ["test/b"]
+    half = "test/noise/pixel/half"
+
+    def entry(metrics, undefined):
+        return ProbeResult(version=1, metrics=metrics, teacher={}, arrays={}, undefined=undefined)
+
+    result = run[2].replace({"x": entry({"a": 1.0}, [half, "test/b"])})
+    again = entry({half: 0.3, "a": 2.0}, ["test/b"])
+    assert additions(result, "x", again) == entry({half: 0.3}, [])
+    assert merge(result, "x", again).probes == {"x": entry({"a": 1.0, half: 0.3}, ["test/b"])}
 
 
 def bump(monkeypatch, name, **changes):
@@ -126,10 +119,10 @@ def bump(monkeypatch, name, **changes):
 
 
 def test_versions_are_never_mixed(run, monkeypatch, capsys):
-    """A newer version takes the place of all the older gave; a stale file is named, not read."""
-    _, place, record = run
-    probes = record["config"]["probes"]
-    assert record["probe_versions"] == {name: PROBES[name].version for name in probes}
+    """A newer version replaces all that the older gave; an outdated file is named, not read."""
+    _, place, result = run
+    probes = result.config["probes"]
+    assert result.versions() == {name: PROBES[name].version for name in probes}
     assert command(place, "--probe", "linear") == 0
     old = PROBES["linear"].version
 
@@ -138,27 +131,26 @@ def test_versions_are_never_mixed(run, monkeypatch, capsys):
 
     users = {"linear", "robustness", "frequency", "intervals", "truncated"}
     bump(monkeypatch, "linear", run=newer)
-    found, (line,) = read_probed(place, record)
+    found, (line,) = read_reprobed(place, result)
     assert found == []
-    assert f"version {old} of `linear` is stale, this code has {old + 1}" in line
-    assert stale(record)["linear"] == (old, old + 1)
-    assert set(stale(record)) == users & set(probes)  # what rests on its arithmetic is stale too
+    assert f"version {old} of `linear` is outdated, this code has {old + 1}" in line
+    assert outdated(result)["linear"] == (old, old + 1)
+    assert set(outdated(result)) == users & set(probes)  # what rests on its arithmetic too
     capsys.readouterr()
     assert command(place, "--probe", "linear") == 0
-    (one,), (line,) = read_probed(place, record)
+    (one,), (line,) = read_reprobed(place, result)
     assert f"linear-v{old}.json" in line
-    whole = merged(record, [one])
-    assert whole["metrics"]["test/linear/paper/accuracy"] == 0.125
-    assert whole["teacher"]["teacher/linear/paper/accuracy"] == 0.125
-    assert whole["probe_versions"] == record["probe_versions"] | {"linear": old + 1}
-    assert set(stale(whole)) == (users - {"linear"}) & set(probes)
-    left = {n for n in record["metrics"] if metric_of(n).probe == "linear"} - {*one["metrics"]}
-    assert not left & set(whole["metrics"])  # nothing of the old version stays
-    assert whole["metrics"]["test/rank/effective"] == record["metrics"]["test/rank/effective"]
-    assert added(record, one) == one
+    whole = all_merged(result, [one])
+    assert whole.probes["linear"] == one.values  # nothing of the old version stays
+    assert one.values.metrics == {"test/linear/paper/accuracy": 0.125}
+    assert one.values.teacher == {"teacher/linear/paper/accuracy": 0.125}
+    assert whole.metrics["test/linear/paper/accuracy"] == 0.125
+    assert whole.probes["spectrum"] == result.probes["spectrum"]
+    assert set(outdated(whole)) == (users - {"linear"}) & set(probes)
+    assert additions(result, "linear", one.values) == one.values
 
 
-def test_reading_a_stale_trial_says_so(run, bank, done, monkeypatch, capsys):
+def test_reading_an_outdated_trial_says_so(run, bank, done, monkeypatch, capsys):
     folder, _, _ = run
     config, _, _, _ = done
     bump(monkeypatch, "infonce")
@@ -166,8 +158,8 @@ def test_reading_a_stale_trial_says_so(run, bank, done, monkeypatch, capsys):
     assert "`infonce` was measured by version" in capsys.readouterr().err
 
 
-def test_results_of_something_else_are_passed_over(run):
-    _, place, record = run
+def test_results_of_something_else_are_skipped_and_named(run):
+    _, place, result = run
     assert command(place, "--probe", "linear") == 0
     (file,) = (Path(place) / "probes").iterdir()
     good = json.loads(file.read_text())
@@ -175,45 +167,37 @@ def test_results_of_something_else_are_passed_over(run):
         ({"student_sha256": "0"}, "other weights"),
         ({"source": "0"}, "other images"),
         ({"probe": "infonce"}, "holds infonce-v"),
-        ({"version": 0}, "holds linear-v0.json"),
-        ({"format": "probe-result/0"}, "format is 'probe-result/0'"),
+        ({"values": good["values"] | {"version": 0}}, "holds linear-v0.json"),
+        ({"format": "probe-result/0"}, "probe-result/0"),
     ):
         file.write_text(json.dumps(good | change))
-        found, (line,) = read_probed(place, record)
+        found, (line,) = read_reprobed(place, result)
         assert found == []
         assert word in line
     gone = file.with_name("gone-v1.json")
-    gone.write_text(json.dumps(good | {"probe": "gone", "version": 1}))
+    values = good["values"] | {"version": 1}
+    gone.write_text(json.dumps(good | {"probe": "gone", "values": values}))
     file.write_text(json.dumps(good))
-    assert read_probed(place, record) == ([good], [f"{gone}: there is no probe `gone` now"])
+    assert read_reprobed(place, result) == (
+        [parse_reprobed(good)],
+        [f"{gone}: there is no probe `gone` now"],
+    )
     file.write_text("{")
     with pytest.raises(ValueError, match=r"linear-v\d+.json: not JSON"):
-        read_probed(place, record)
-
-
-def test_older_records_have_no_versions(run):
-    _, place, record = run
-    assert command(place, "--probe", "linear") == 0
-    (one,), _ = read_probed(place, record)
-    bare = {name: value for name, value in record.items() if name != "probe_versions"}
-    probes = record["config"]["probes"]
-    assert stale(bare) == {name: (0, PROBES[name].version) for name in probes}
-    whole = merged(bare, [one])
-    assert whole["metrics"] == record["metrics"]
-    assert whole["probe_versions"] == {"linear": PROBES["linear"].version}
+        read_reprobed(place, result)
 
 
 def test_a_student_alone_needs_its_shards(run, bank, tmp_path, capsys):
-    _, place, record = run
+    _, place, result = run
     alone = tmp_path / "student"
     shutil.copytree(Path(place) / "student", alone)
     assert command(alone, "--probe", "spectrum") == 2
     assert "name its shards with --bank" in capsys.readouterr().err
     assert command(alone, "--probe", "spectrum", "--bank", bank) == 0
     file = alone / "probes" / f"spectrum-v{PROBES['spectrum'].version}.json"
-    one = json.loads(file.read_text())
-    assert of_probe(one, "spectrum") == of_probe(record, "spectrum")
-    assert one["trial"] is None
+    one = parse_reprobed(json.loads(file.read_text()))
+    assert one.values == result.probes["spectrum"]
+    assert one.trial is None
 
 
 def test_shards_of_another_trial_are_refused(run, tmp_path, capsys):
@@ -226,7 +210,7 @@ def test_shards_of_another_trial_are_refused(run, tmp_path, capsys):
     (folder / "banks" / "own").unlink()
     (folder / "banks" / "other").symlink_to(other)
     assert command(place, "--probe", "linear") == 2
-    assert "name them: --bank" in capsys.readouterr().err
+    assert "give --bank" in capsys.readouterr().err
     assert command(place, "--probe", "lineal") == 2
     assert "did you mean `linear`" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
@@ -241,16 +225,18 @@ def test_a_checkpoint_of_an_unfinished_trial(bank, make, tmp_path, monkeypatch):
     config = make(epochs=2, probes=("spectrum",), ema=0.5)
     monkeypatch.setattr("trainers.trial.tidy", lambda root, config: None)
     result = run_trial(config, bank, str(tmp_path), save_seconds=0.0)
-    place = Path(trial_place(str(tmp_path), config))
+    place = Path(trial_folder(str(tmp_path), config))
     steps = sorted((place / "checkpoints").iterdir())
-    assert int(steps[-1].name[5:]) == result["curve"][-1]["step"]
+    assert int(steps[-1].name[5:]) == result.last_step
     (place / "result.json").unlink()
     ranks = []
     for step in steps:
         assert command(step, "--probe", "spectrum") == 0
         file = place / "probes" / step.name / f"spectrum-v{PROBES['spectrum'].version}.json"
-        ranks.append(json.loads(file.read_text())["metrics"]["test/rank/effective"])
-    assert ranks[-1] == result["metrics"]["test/rank/effective"]
+        ranks.append(
+            parse_reprobed(json.loads(file.read_text())).values.metrics["test/rank/effective"]
+        )
+    assert ranks[-1] == result.metrics["test/rank/effective"]
     assert len(set(ranks)) == len(ranks) == 2
     (steps[-1] / "arrays.safetensors").write_bytes(b"x")
     assert command(steps[-1], "--probe", "spectrum") == 2
@@ -258,21 +244,22 @@ def test_a_checkpoint_of_an_unfinished_trial(bank, make, tmp_path, monkeypatch):
 
 def test_places_of_a_run(run, tmp_path):
     folder, place, _ = run
-    assert places(str(folder)) == [place]
+    assert locations(str(folder)) == [place]
     (folder / "trials" / "unfinished").mkdir()
-    assert places(str(folder)) == [place]
+    assert locations(str(folder)) == [place]
     Path(storage.join(place, "result.json")).unlink()
     with pytest.raises(ValueError, match="none of 2 trials is finished"):
-        places(str(folder))
+        locations(str(folder))
 
 
 def test_a_student_without_a_network(bank, make, tmp_path):
     """teacher_pca:K has no student/ and is measured all the same."""
     config = make(student="teacher_pca:4", probes=("spectrum", "linear"))
     result = run_trial(config, bank, str(tmp_path))
-    place = trial_place(str(tmp_path), config)
+    place = trial_folder(str(tmp_path), config)
     subject = subject_at(place, bank)
     ((file, new),) = probe(subject, ("spectrum",))
     assert new
-    assert of_probe(json.loads(Path(file).read_text()), "spectrum") == of_probe(result, "spectrum")
-    assert read_probed(place, result)[1] == []
+    again = parse_reprobed(json.loads(Path(file).read_text()))
+    assert again.values == result.probes["spectrum"]
+    assert read_reprobed(place, result)[1] == []

@@ -15,8 +15,9 @@ from shards.bank.reader import column_shapes, load_manifest
 from shards.bank.stream import StreamedColumn
 from shards.bank.writer import BankWriter
 from trainers.probes import measure
+from trainers.results.folder import trial_folder
 from trainers.training import data
-from trainers.trial import run_trial, trial_place
+from trainers.trial import run_trial
 
 HERE = Path(__file__).parents[3]
 SIDE, EACH, SHARDS = 128, 500, 14  # 344 MB of images
@@ -115,8 +116,8 @@ def test_a_trial_that_does_not_fit_goes_streaming_by_itself(
     monkeypatch.setattr(data, "free_memory", lambda: 4096)
     again = run_trial(config, bank, str(tmp_path), device="cpu")
     assert seen == [True] * 4
-    assert again["metrics"] == result["metrics"]
+    assert again.metrics == result.metrics
     files = [
-        Path(trial_place(r, config)) / "student/student.safetensors" for r in (root, str(tmp_path))
+        Path(trial_folder(r, config)) / "student/student.safetensors" for r in (root, str(tmp_path))
     ]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -1,0 +1,177 @@
+"""The journal of a sweep: one JSON object a line, fsynced, append only.
+
+    {"event": "start",  "trial": ID, "time_ms": T, "config": {...}}
+    {"event": "epoch",  "trial": ID, "time_ms": T, "step": S, "values": {"loss": ...}}
+    {"event": "result", "trial": ID, "time_ms": T, "record": {...}}
+    {"event": "failed", "trial": ID, "time_ms": T, "config": {...}, "error": "one line"}
+    {"event": "probe",  "trial": ID, "time_ms": T, "step": S, "result": {...}}
+
+Everything else (MLflow, the table, the report) is derived from it. An epoch that a resumed trial
+reports again and a result that is already recorded are not written twice. `probe` is a probe run
+again on a finished trial, see trainers.results.reprobed; each measurement is one event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field, field_validator
+
+from shards.support.schema import validated
+from trainers.results.record import Part, TrialResult, parse_result
+from trainers.results.reprobed import Reprobed, parse_reprobed
+
+NAME = "journal.jsonl"
+Document = dict[str, Any]
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts them."""
+    return int(time.time() * 1000)
+
+
+class _Event(Part):
+    trial: str
+    time_ms: int = Field(default_factory=now_ms)
+
+
+class StartEvent(_Event):
+    """A trial was given to a worker, or its finished result was found."""
+
+    event: Literal["start"] = "start"
+    config: dict[str, Any]
+
+
+class EpochEvent(_Event):
+    """One row of the training log."""
+
+    event: Literal["epoch"] = "epoch"
+    step: int
+    values: dict[str, float]
+
+
+class ResultEvent(_Event):
+    """A finished trial. `record` may be of format 1 in a file; it is converted on reading."""
+
+    event: Literal["result"] = "result"
+    record: TrialResult
+
+    @field_validator("record", mode="before")
+    @classmethod
+    def _of_any_format(cls, value: Any) -> Any:
+        return parse_result(cast(Document, value)) if isinstance(value, dict) else value
+
+
+class FailedEvent(_Event):
+    """A trial that ended without a result."""
+
+    event: Literal["failed"] = "failed"
+    config: dict[str, Any]
+    error: str
+
+
+class ProbeEvent(_Event):
+    """What a probe run again adds to the trial's result; `step` is the trial's last."""
+
+    event: Literal["probe"] = "probe"
+    step: int
+    result: Reprobed
+
+    @field_validator("result", mode="before")
+    @classmethod
+    def _of_any_format(cls, value: Any) -> Any:
+        return parse_reprobed(cast(Document, value)) if isinstance(value, dict) else value
+
+
+Event = StartEvent | EpochEvent | ResultEvent | FailedEvent | ProbeEvent
+KINDS: dict[str, type[Event]] = {
+    "start": StartEvent,
+    "epoch": EpochEvent,
+    "result": ResultEvent,
+    "failed": FailedEvent,
+    "probe": ProbeEvent,
+}
+
+
+def parse_event(line: bytes) -> Event:
+    """One line. Raises: ValueError for what is not an event."""
+    try:
+        document = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    fields = cast(Document, document) if isinstance(document, dict) else {}
+    kind = str(fields.get("event"))
+    if kind not in KINDS:
+        raise ValueError(f"got {str(document)[:40]!r}; expected an event of {', '.join(KINDS)}")
+    return validated(KINDS[kind], fields)
+
+
+def read_events(path: Path, start: int = 0) -> Iterator[tuple[int, Event]]:
+    """(offset behind the line, event) from byte `start`; a last line without its end is ignored.
+
+    A process killed while it wrote leaves such a line. Raises: ValueError by file and line for
+    any other line that is not an event.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        before = stream.read(start).count(b"\n")
+        for number, line in enumerate(stream, before + 1):
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            try:
+                event = parse_event(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}:{number}: {error}; remove that line, `sweep.run` restores it from the "
+                    "trial's result"
+                ) from None
+            yield start, event
+
+
+class Journal:
+    """Appends events of one sweep. Safe to use from several threads of one process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._lock = threading.Lock()
+        self._seen: set[tuple[str, str, int | str]] = set()
+        end = 0
+        for offset, event in read_events(self.path):
+            end = offset
+            self._seen.add(self._key(event))
+        self._stream = self.path.open("ab")
+        if self.path.stat().st_size > end:  # a line that a killed process left unfinished
+            self._stream.truncate(end)
+
+    @staticmethod
+    def _key(event: Event) -> tuple[str, str, int | str]:
+        """Equal for two events of which one is enough."""
+        which: int | str = 0
+        if isinstance(event, EpochEvent):
+            which = event.step
+        elif isinstance(event, ProbeEvent):
+            which = event.result.measurement.key()
+        return event.event, event.trial, which
+
+    def append(self, event: Event) -> None:
+        """Write and fsync. `failed` may repeat; other events are written once."""
+        with self._lock:
+            key = self._key(event)
+            if key in self._seen and not isinstance(event, FailedEvent):
+                return
+            self._seen.add(key)
+            # The result of a trial holds aliased names (scikit-learn), hence by_alias.
+            self._stream.write(event.model_dump_json(by_alias=True).encode() + b"\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self._stream.close()
