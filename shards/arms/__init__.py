@@ -1,12 +1,13 @@
-"""ARMS: augmentations whose draws are stored, so that teacher and student see the same pixels.
+"""ARMS: augmentations with stored parameters: teacher and student see the same image.
 
 An arm is a short list of operations. `draw` gives each (sample, view) its parameters from a
-counter (seed, key, view), on the CPU, as integers: these are stored in the shard. `pixels`
-applies stored parameters to a uint8 batch with integer arithmetic, on any device, with the same
-bits everywhere; `normalised` does what an arm does after the teacher's normalisation. Teacher
-and student call this same code.
+counter (seed, key, view), on the CPU, as integers; the shards store them. `pixels` applies stored
+parameters to a batch of uint8 images in integer arithmetic, with the same bits on every device;
+`normalised` does the part of an arm that acts after a network's normalisation. Teacher and student
+call this same code.
 
-An arm is named by `NAME[:STRENGTH]`, e.g. `noise:0.1`; strengths have declared units and ranges.
+An arm is named by `NAME[:OPTION[:OPTION]]`, e.g. `noise:0.1`. A new arm is one entry of ARMS, made
+by `shards.arms.base.arm_entry` (or any function from a spec to an `Arm`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from shards.arms.base import Arm, Options, number
-from shards.arms.corruption_arms import CORRUPT_ARMS
+from shards.arms.base import Arm, Entry, Option, Options, arm_entry
+from shards.arms.corruption_arms import CORRUPT_ARMS, SPREAD
 from shards.arms.ops import (
     ColorJitter,
     HorizontalFlip,
@@ -28,87 +29,68 @@ from shards.arms.ops import (
 from shards.support.registry import Table, split_spec
 from shards.support.rng import key_id
 
+SIGMA = Option("sigma", 0.1, 0, 1)
+PIXEL: Options = {"space": "pixel", "unit": "[0, 1] pixels", "clipped": True}
 
-def _clean(spec: str, strength: str) -> Arm:
-    """clean: the image as it is"""
-    if strength:
-        raise ValueError(f"arm `{spec}`: `clean` takes no strength")
-    return Arm("clean", "clean")
-
-
-def _crop_flip(spec: str, strength: str) -> Arm:
-    """crop_flip[:PAD]: RandomCrop with PAD pixels of padding (default 4), then a random flip"""
-    pad = number(spec, strength, 4, 1, 64)
-    if pad != int(pad):
-        raise ValueError(f"arm `{spec}`: strength is a padding in whole pixels; got {pad}")
-    ops = (RandomCrop(int(pad)), HorizontalFlip())
-    return Arm(f"crop_flip:{int(pad)}", f"crop_flip/{int(pad)}", ops, {"pad": int(pad)})
-
-
-def _noise(spec: str, strength: str) -> Arm:
-    """noise[:SIGMA]: Gaussian noise of SIGMA (default 0.1) in [0, 1] pixels, clipped"""
-    sigma, about = _pixel_sigma(spec, strength)
-    return Arm(f"noise:{sigma:g}", f"noise/pixel/{sigma:g}", (PixelNoise(sigma),), about)
-
-
-def _noise_denoise(spec: str, strength: str) -> Arm:
-    """noise_denoise[:SIGMA]: noise (default 0.1) for the student, clean for the teacher"""
-    sigma, about = _pixel_sigma(spec, strength)
-    about["teacher_sees"] = "clean"
-    ops = (PixelNoise(sigma),)
-    return Arm(f"noise_denoise:{sigma:g}", f"noise_denoise/{sigma:g}", ops, about, denoise=True)
-
-
-def _crop_flip_noise(spec: str, strength: str) -> Arm:
-    """crop_flip_noise[:SIGMA]: crop_flip:4, then noise of SIGMA (default 0.1)"""
-    sigma, about = _pixel_sigma(spec, strength)
-    about["pad"] = 4
-    ops = (RandomCrop(4), HorizontalFlip(), PixelNoise(sigma))
-    return Arm(f"crop_flip_noise:{sigma:g}", f"crop_flip_noise/{sigma:g}", ops, about)
-
-
-def _pixel_sigma(spec: str, strength: str) -> tuple[float, Options]:
-    sigma = number(spec, strength, 0.1, 0, 1)
-    return sigma, {"sigma": sigma, "space": "pixel", "unit": "[0, 1] pixels", "clipped": True}
-
-
-def _color_jitter(spec: str, strength: str) -> Arm:
-    """color_jitter[:STRENGTH]: colour factors 1 +- STRENGTH (default 0.4), hue STRENGTH/4 turns"""
-    amount = number(spec, strength, 0.4, 0, 1)
-    about: Options = {"strength": amount, "hue": amount / 4, "unit": "factors; hue in turns"}
-    ops = (ColorJitter(amount),)
-    return Arm(f"color_jitter:{amount:g}", f"color_jitter/{amount:g}", ops, about)
-
-
-def _random_resized_crop(spec: str, strength: str) -> Arm:
-    """random_resized_crop[:MIN_AREA]: a crop of that share (default 0.25) or more, resized back"""
-    least = number(spec, strength, 0.25, 0, 1, above=True)
-    about: Options = {"least_area": least, "unit": "share of the area", "interpolation": "bilinear"}
-    about["aspect"] = "3/4 to 4/3, nearest that fits"
-    ops = (RandomResizedCrop(least),)
-    return Arm(f"random_resized_crop:{least:g}", f"random_resized_crop/{least:g}", ops, about)
-
-
-def _noise_normalised(spec: str, strength: str) -> Arm:
-    """noise_normalised[:SIGMA]: noise (default 0.1) after normalisation, unclipped (paper)"""
-    sigma = number(spec, strength, 0.1, 0, 10)
-    unit = "standard deviations of the data"
-    about: Options = {"sigma": sigma, "space": "normalised", "unit": unit}
-    ops = (NormalisedNoise(sigma),)
-    return Arm(f"noise_normalised:{sigma:g}", f"noise/paper/{sigma:g}", ops, about)
-
-
-ARMS: Table[Callable[[str, str], Arm]] = Table(
+ARMS: Table[Entry] = Table(
     "arm",
     {
-        "clean": _clean,
-        "crop_flip": _crop_flip,
-        "noise": _noise,
-        "noise_normalised": _noise_normalised,
-        "noise_denoise": _noise_denoise,
-        "crop_flip_noise": _crop_flip_noise,
-        "color_jitter": _color_jitter,
-        "random_resized_crop": _random_resized_crop,
+        "clean": arm_entry("clean", "the image unchanged", lambda: ()),
+        "crop_flip": arm_entry(
+            "crop_flip",
+            "RandomCrop with PAD pixels of padding (default 4), then a random flip",
+            lambda pad: (RandomCrop(pad), HorizontalFlip()),
+            Option("pad", 4, 1, 64, integer=True, unit="pixels"),
+        ),
+        "noise": arm_entry(
+            "noise",
+            "Gaussian noise of SIGMA (default 0.1) in [0, 1] pixels, clipped",
+            lambda sigma: (PixelNoise(sigma),),
+            SIGMA,
+            metric="noise/pixel/{sigma}",
+            record=lambda sigma: PIXEL,
+        ),
+        "noise_normalised": arm_entry(
+            "noise_normalised",
+            "noise (default 0.1) after normalisation, unclipped (paper)",
+            lambda sigma: (NormalisedNoise(sigma),),
+            Option("sigma", 0.1, 0, 10),
+            metric="noise/paper/{sigma}",
+            record=lambda sigma: {"space": "normalised", "unit": SPREAD},
+        ),
+        "noise_denoise": arm_entry(
+            "noise_denoise",
+            "noise (default 0.1) for the student, clean for the teacher",
+            lambda sigma: (PixelNoise(sigma),),
+            SIGMA,
+            record=lambda sigma: {**PIXEL, "teacher_sees": "clean"},
+            denoise=True,
+        ),
+        "crop_flip_noise": arm_entry(
+            "crop_flip_noise",
+            "crop_flip:4, then noise of SIGMA (default 0.1)",
+            lambda sigma: (RandomCrop(4), HorizontalFlip(), PixelNoise(sigma)),
+            SIGMA,
+            record=lambda sigma: {**PIXEL, "pad": 4},
+        ),
+        "color_jitter": arm_entry(
+            "color_jitter",
+            "colour factors 1 +- STRENGTH (default 0.4), hue STRENGTH/4 turns",
+            lambda strength: (ColorJitter(strength),),
+            Option("strength", 0.4, 0, 1),
+            record=lambda strength: {"hue": strength / 4, "unit": "factors; hue in turns"},
+        ),
+        "random_resized_crop": arm_entry(
+            "random_resized_crop",
+            "a crop of that share (default 0.25) of the area or more, resized to the image's size",
+            lambda least_area: (RandomResizedCrop(least_area),),
+            Option("least_area", 0.25, 0, 1, above=True),
+            record=lambda least_area: {
+                "unit": "share of the area",
+                "interpolation": "bilinear",
+                "aspect": "3/4 to 4/3, nearest that fits",
+            },
+        ),
         **CORRUPT_ARMS,
     },
 )
@@ -117,14 +99,14 @@ ARMS: Table[Callable[[str, str], Arm]] = Table(
 def describe_arms() -> list[tuple[str, str]]:
     """Every arm's spelling, such as `noise[:SIGMA]`, and what it does, in one line each.
 
-    Both are the first line of its entry's docstring, `SPELLING: WHAT`; where that line has no
-    spelling, it is the description of the entry's name.
+    Both come from the first line of its entry's docstring, `SPELLING: WHAT`; a line without a
+    spelling describes the entry's plain name.
     """
     return described(ARMS)
 
 
 def described(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, str]]:
-    """The same of any table of such entries."""
+    """(Spelling, what it does) of each entry of a table, from the entries' docstrings."""
     lines = {
         name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in table.items()
     }
@@ -136,16 +118,19 @@ def described(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, str
 
 
 def make_arm(spec: str) -> Arm:
-    """`NAME[:STRENGTH]` -> Arm with its canonical spec (`noise` -> `noise:0.1`)."""
-    name, strength = split_spec(spec)
-    return ARMS[name](spec, strength)
+    """`NAME[:OPTION...]` -> the arm, with its canonical spec (`noise` -> `noise:0.1`).
+
+    Raises: ValueError for an unknown name or an option out of range.
+    """
+    name, argument = split_spec(spec)
+    return ARMS[name](spec, argument)
 
 
 def view_of(epoch: int, offsets_N: torch.Tensor, views: int) -> torch.Tensor:
-    """The view each sample shows in `epoch` (0-based): (epoch + offset(key)) mod views."""
+    """The view of each sample that `epoch` (from 0) trains on: (epoch + offset) mod views."""
     return (epoch + offsets_N) % views
 
 
 def view_offsets(keys: tuple[str, ...], views: int) -> torch.Tensor:
-    """offset(key) in [0, views), int64 (N,): samples do not all start at view 0."""
+    """A fixed offset of each key in [0, views), int64 (N,), so that not all start with view 0."""
     return torch.tensor([(key_id(key) >> 8) % views for key in keys], dtype=torch.int64)

@@ -1,9 +1,10 @@
-"""`Arm`: a named list of operations whose draws are a pure function of (arm, seed, key, view)."""
+"""`Arm`: a named list of operations whose random parameters are a pure function of
+(arm, seed, key, view); and `arm_entry`, which makes an entry of ARMS from its options."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,13 +14,18 @@ from shards.arms.ops import Op, Viewer
 from shards.support.rng import hash64, key_id
 
 Options = dict[str, str | float | int | bool]
+# An entry of ARMS: (the whole spec, the part after the first colon) -> Arm. The first line of its
+# docstring is its documentation, `SPELLING: WHAT IT DOES`.
+Entry = Callable[[str, str], "Arm"]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A named list of operations. `metric` is the arm's name inside a metric's path.
+    """A named list of operations.
 
-    `denoise`: the teacher sees the clean image, whatever the student sees.
+    spec: canonical spelling, which names the arm in shards and configs. metric: the arm's part of
+    a metric's name, `noise/pixel/0.1` in `test/noise/pixel/0.1/accuracy`. options: what a manifest
+    records about it. denoise: the teacher sees the clean image, whatever the student sees.
     """
 
     spec: str
@@ -30,11 +36,12 @@ class Arm:
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the stored parameters of all operations, in order."""
         return tuple(name for op in self.ops for name in op.columns)
 
     @property
     def test_only(self) -> bool:
-        """Whether it knows test images alone."""
+        """Whether it can be applied to test images only."""
         return False
 
     @property
@@ -42,12 +49,15 @@ class Arm:
         """Whether two views of a sample can differ."""
         return bool(self.columns)
 
-    def views(self, asked: int) -> int:
-        """How many of `asked` views there are: one where all would be the same."""
-        return asked if self.stochastic else 1
+    def views(self, requested: int) -> int:
+        """The number of distinct views: `requested`, or 1 where all would be the same."""
+        return requested if self.stochastic else 1
 
     def draw(self, seed: int, keys: tuple[str, ...], views: int) -> np.ndarray:
-        """Parameters int64 (N, views, columns), a pure function of (arm, seed, key, view)."""
+        """Random parameters, int64 (N, views, columns): a pure function of (arm, seed, key, view).
+
+        A counter-based generator needs no state, so any worker can draw any view of any sample.
+        """
         ids_N11 = np.array([key_id(k) for k in keys], dtype=np.uint64)[:, None, None]
         views_V1 = np.arange(views, dtype=np.uint64)[:, None]
         name = np.uint64(key_id(self.spec))
@@ -75,9 +85,10 @@ class Arm:
         viewer: Viewer = "student",
         nyquist: float = 0.5,
     ) -> torch.Tensor:
-        """The part of the arm that acts on normalised floats; nothing for most arms.
+        """The part of the arm that acts after normalisation; for most arms, nothing.
 
-        `nyquist`: the pictures' own, in cycles per pixel of the input (`Preprocess.nyquist`).
+        `nyquist`: the images' highest frequency in cycles per pixel of the network's input
+        (`Preprocess.nyquist`).
         """
         for op, params_BC in self._seen_by(viewer, params_BP):
             images_BCHW = op.normalised(images_BCHW, params_BC, nyquist)
@@ -86,19 +97,106 @@ class Arm:
     def _seen_by(
         self, viewer: Viewer, params_BP: torch.Tensor
     ) -> Iterator[tuple[Op, torch.Tensor]]:
-        """The operations with their columns."""
+        """The operations that `viewer` sees, each with its columns of the parameters."""
         at = 0
         for op in () if self.denoise and viewer == "teacher" else self.ops:
             yield op, params_BP[:, at : at + len(op.columns)]
             at += len(op.columns)
 
 
-def number(
-    spec: str, text: str, default: float, low: float, high: float, above: bool = False
-) -> float:
-    """The strength, to the six significant digits that a canonical spec writes.
+@dataclass(frozen=True)
+class Option:
+    """One option of an arm in its spec: `sigma` in `noise[:SIGMA]`.
 
-    In [low, high], or in (low, high] where it must be `above` low.
+    It is a number in [low, high], or in (low, high] if `above`; a whole one if `integer`.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    above: bool = False
+    integer: bool = False
+    unit: str = ""
+
+    def parse(self, spec: str, text: str) -> float:
+        """Raises: ValueError naming the spec, the text and the valid range."""
+        if self.integer:
+            return self._whole(spec, text)
+        return number(spec, text, self.default, self.low, self.high, self.above, self.name)
+
+    def _whole(self, spec: str, text: str) -> int:
+        try:
+            value = float(text) if text else self.default
+        except ValueError:
+            value = math.nan
+        if not self.low <= value <= self.high or value != int(value):
+            unit = f"of {self.unit} " if self.unit else ""
+            raise ValueError(
+                f"arm `{spec}`: {self.name} `{text}` must be a whole number "
+                f"{unit}from {self.low:g} to {self.high:g}"
+            )
+        return int(value)
+
+
+def arm_entry(
+    name: str,
+    summary: str,
+    ops: Callable[..., tuple[Op, ...]],
+    *options: Option,
+    metric: str = "",
+    record: Callable[..., Options] = lambda *values: {},
+    denoise: bool = False,
+) -> Entry:
+    """An entry of ARMS, complete: spelling, options, operations, metric names, documentation.
+
+        ARMS["cutout"] = arm_entry(
+            "cutout", "a black square of SIZE pixels (default 8)", lambda size: (Cutout(size),),
+            Option("size", 8, 1, 64, integer=True, unit="pixels"),
+        )  # cutout, cutout:8 and cutout:12; values are named test/cutout/8/accuracy
+
+    `ops` and `record` are called with the options' values. `record` adds to what a manifest records
+    about the arm, which is every option's value. `metric` is the arm's part of a metric's name,
+    with options in braces; by default `NAME/{first}/{second}...`. `denoise`: see `Arm`.
+    """
+    template = metric or "/".join([name, *(f"{{{option.name}}}" for option in options)])
+
+    def entry(spec: str, argument: str) -> Arm:
+        if argument and not options:
+            raise ValueError(f"arm `{spec}`: `{name}` takes no option")
+        # A surplus colon stays in the last option's text, which is then refused with its range.
+        texts = argument.split(":", len(options) - 1) if argument else []
+        texts += [""] * (len(options) - len(texts))
+        pairs = zip(options, texts, strict=True)
+        values = {option.name: option.parse(spec, text) for option, text in pairs}
+        written = {key: f"{value:g}" for key, value in values.items()}
+        return Arm(
+            ":".join([name, *written.values()]),
+            template.format(**written),
+            ops(*values.values()),
+            {**values, **record(*values.values())},
+            denoise,
+        )
+
+    spelling = name
+    if options:
+        spelling += f"[:{':'.join(option.name.upper() for option in options)}]"
+    entry.__doc__ = f"{spelling}: {summary}"
+    return entry
+
+
+def number(
+    spec: str,
+    text: str,
+    default: float,
+    low: float,
+    high: float,
+    above: bool = False,
+    name: str = "strength",
+) -> float:
+    """An option's value, rounded to the six significant digits that a canonical spec writes.
+
+    Raises: ValueError where it is not in [low, high], or in (low, high] if `above`.
     """
     try:
         value = float(text) if text else float(default)
@@ -107,6 +205,6 @@ def number(
     if not low <= value <= high or (above and value == low):
         bracket = "(" if above else "["
         raise ValueError(
-            f"arm `{spec}`: strength `{text}` must be a number in {bracket}{low}, {high}]"
+            f"arm `{spec}`: {name} `{text}` must be a number in {bracket}{low}, {high}]"
         )
     return abs(float(f"{value:g}"))  # abs: -0 is 0

@@ -1,4 +1,4 @@
-"""Arms that only corrupt: what students are measured under (and may be trained on).
+"""Arms that only corrupt: students are measured under them, and may be trained on them.
 
 `CORRUPT_ARMS` is part of `shards.arms.ARMS`: CIFAR-10-C's corruptions by severity, stored
 CIFAR-10-C files, noise by band of frequency, low and high pass filters, Fourier basis noise.
@@ -6,23 +6,20 @@ CIFAR-10-C files, noise by band of frequency, low and high pass filters, Fourier
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from shards.arms.base import Arm, Options, number
+from shards.arms.base import Arm, Entry, Option, Options, arm_entry, number
 from shards.arms.cifar10c_files import STORED, StoredArm, StoredImages
 from shards.arms.corruptions import CORRUPTIONS, SEVERITIES
 from shards.arms.frequency import BANDS, BandNoise, FourierNoise, Pass
 from shards.arms.ops import ColorJitter, NormalisedNoise
 from shards.support.registry import split_spec
 
-Entry = Callable[[str, str], Arm]
 SPREAD = "standard deviations of the data"
-SHARE = "shares of the pictures' Nyquist frequency"
-REACH = 100  # largest frequency in shares of the pictures' own
+SHARE = "shares of the pictures' Nyquist frequency"  # recorded in manifests: not to be reworded
+REACH = 100  # largest frequency, in multiples of the images' Nyquist frequency
 
 
 def severity_of(spec: str, text: str) -> int:
-    """1 to 5; 3 where nothing is said. Raises: ValueError."""
+    """A CIFAR-10-C severity, 1 to 5; the empty text is 3. Raises: ValueError."""
     if text not in ("", *map(str, SEVERITIES)):
         raise ValueError(f"arm `{spec}`: severity `{text}` must be a whole number from 1 to 5")
     return int(text or 3)
@@ -39,7 +36,7 @@ def _corruption(name: str) -> Entry:
 
     what = name.replace("_", " ")
     if name == "procedural_frost":
-        what = "a made frost texture instead of photographs"
+        what = "a computed frost texture in place of photographs"
     entry.__doc__ = f"{name}[:SEVERITY]: CIFAR-10-C's {what}, severity 1 to 5 (default 3)"
     if name == "procedural_frost":
         entry.__doc__ = f"{name}[:SEVERITY]: {what}, mixed as CIFAR-10-C's frost (default 3)"
@@ -57,32 +54,6 @@ def _stored(spec: str, argument: str) -> Arm:
     return StoredArm(f"stored:{name}:{severity}", f"stored/{name}/{severity}", ops, about)
 
 
-def _band_noise(spec: str, argument: str) -> Arm:
-    """band_noise[:BAND:SIGMA]: noise of one of 8 bands of frequency, after normalisation (4:0.1)"""
-    band, strength = split_spec(argument or "4")
-    if band not in map(str, range(1, BANDS + 1)):
-        raise ValueError(f"arm `{spec}`: band `{band}` must be a whole number from 1 to {BANDS}")
-    sigma = number(spec, strength, 0.1, 0, 10)
-    about: Options = {"band": int(band), "sigma": sigma, "space": "normalised", "unit": SPREAD}
-    about["bands"] = "1-4 evenly below the pictures' Nyquist frequency, 5-8 evenly above"
-    ops = (BandNoise(int(band), sigma),)
-    return Arm(f"band_noise:{band}:{sigma:g}", f"band_noise/{sigma:g}/{band}", ops, about)
-
-
-def _low_pass(spec: str, strength: str) -> Arm:
-    """low_pass[:CUTOFF]: frequencies below CUTOFF (default 0.5) times the pictures' Nyquist"""
-    cutoff = number(spec, strength, 0.5, 0, REACH, above=True)
-    about: Options = {"cutoff": cutoff, "space": "normalised", "unit": SHARE}
-    return Arm(f"low_pass:{cutoff:g}", f"low_pass/{cutoff:g}", (Pass("low", cutoff),), about)
-
-
-def _high_pass(spec: str, strength: str) -> Arm:
-    """high_pass[:CUTOFF]: frequencies from CUTOFF (default 0.5) times the pictures' Nyquist on"""
-    cutoff = number(spec, strength, 0.5, 0, REACH)
-    about: Options = {"cutoff": cutoff, "space": "normalised", "unit": SHARE}
-    return Arm(f"high_pass:{cutoff:g}", f"high_pass/{cutoff:g}", (Pass("high", cutoff),), about)
-
-
 def _fourier(spec: str, argument: str) -> Arm:
     """fourier[:DOWN:ACROSS:SIGMA]: one wave of noise, in shares of Nyquist (0.5:0.5:0.5)"""
     parts = argument.split(":") if argument else ["0.5", "0.5"]
@@ -92,9 +63,9 @@ def _fourier(spec: str, argument: str) -> Arm:
     sigma = number(spec, parts[2] if len(parts) == 3 else "", 0.5, 0, 10)
     about: Options = {"down": down, "across": across, "sigma": sigma, "space": "normalised"}
     about["unit"] = f"sigma: {SPREAD}; down, across: {SHARE}"
-    place = f"{down:g}:{across:g}:{sigma:g}"
+    values = f"{down:g}:{across:g}:{sigma:g}"
     ops = (FourierNoise(down, across, sigma),)
-    return Arm(f"fourier:{place}", f"fourier/{place.replace(':', '/')}", ops, about)
+    return Arm(f"fourier:{values}", f"fourier/{values.replace(':', '/')}", ops, about)
 
 
 def _signed(spec: str, text: str) -> float:
@@ -106,18 +77,42 @@ def _signed(spec: str, text: str) -> float:
 CORRUPT_ARMS: dict[str, Entry] = {
     **{name: _corruption(name) for name in CORRUPTIONS},
     "stored": _stored,
-    "band_noise": _band_noise,
-    "low_pass": _low_pass,
-    "high_pass": _high_pass,
+    "band_noise": arm_entry(
+        "band_noise",
+        "noise of one of 8 bands of frequency, after normalisation (4:0.1)",
+        lambda band, sigma: (BandNoise(band, sigma),),
+        Option("band", 4, 1, BANDS, integer=True),
+        Option("sigma", 0.1, 0, 10),
+        metric="band_noise/{sigma}/{band}",
+        record=lambda band, sigma: {
+            "space": "normalised",
+            "unit": SPREAD,
+            "bands": "1-4 evenly below the pictures' Nyquist frequency, 5-8 evenly above",
+        },
+    ),
+    "low_pass": arm_entry(
+        "low_pass",
+        "frequencies below CUTOFF (default 0.5) times the images' Nyquist frequency",
+        lambda cutoff: (Pass("low", cutoff),),
+        Option("cutoff", 0.5, 0, REACH, above=True),
+        record=lambda cutoff: {"space": "normalised", "unit": SHARE},
+    ),
+    "high_pass": arm_entry(
+        "high_pass",
+        "frequencies from CUTOFF (default 0.5) times the images' Nyquist frequency on",
+        lambda cutoff: (Pass("high", cutoff),),
+        Option("cutoff", 0.5, 0, REACH),
+        record=lambda cutoff: {"space": "normalised", "unit": SHARE},
+    ),
     "fourier": _fourier,
 }
 
 
 def corruptions_in(arm: Arm) -> frozenset[str]:
-    """Names of the corruptions that somebody trained on `arm` has seen, at whatever severity.
+    """Names of the corruptions, at any severity, that a student trained on `arm` has seen.
 
-    Gaussian noise in any space is gaussian_noise, frost is frost whatever its texture; a colour
-    jitter holds brightness and contrast.
+    Gaussian noise in pixel or normalised space counts as gaussian_noise, frost as frost whatever
+    its texture; colour jitter includes brightness and contrast.
     """
     kinds = {type(CORRUPTIONS[n](1)): n.removeprefix("procedural_") for n in CORRUPTIONS}
     kinds[NormalisedNoise] = "gaussian_noise"

@@ -92,11 +92,11 @@ def _expression(word: str) -> str:
 
 
 def _arms() -> str:
-    """Paths of all arms that are no band and no filter; most are the arm's name and a strength."""
+    """Paths of all arms that are no band and no filter; most are the arm's name and its options."""
     names = "|".join(name for name in ARMS if name not in ("noise", "stored", "fourier"))
     return (
         f"noise/(?:pixel|paper)/{NUMBER}|(?:corruption|stored)/[a-z_0-9]+/[1-5]|"
-        f"(?!{FREQUENCY})(?:{names})(?:/{NUMBER})?"
+        f"(?!{FREQUENCY})(?:{names})(?:/{NUMBER})*"
     )
 
 

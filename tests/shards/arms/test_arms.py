@@ -268,9 +268,9 @@ def test_noise_normalised_leaves_pixels_and_adds_sigma_after_normalisation(image
         ("noise:1.01", ("1.01", "[0, 1]")),
         ("noise:nan", ("nan", "[0, 1]")),
         ("noise:inf", ("inf", "[0, 1]")),
-        ("clean:1", ("clean:1", "takes no strength")),
-        ("crop_flip:2.5", ("crop_flip:2.5", "whole pixels")),
-        ("crop_flip:0", ("crop_flip:0", "[1, 64]")),
+        ("clean:1", ("clean:1", "takes no option")),
+        ("crop_flip:2.5", ("crop_flip:2.5", "whole number of pixels")),
+        ("crop_flip:0", ("crop_flip:0", "from 1 to 64")),
         ("", ("unknown arm", "valid: band_noise")),
     ],
 )

@@ -225,7 +225,7 @@ def test_strengths_are_recorded_with_their_unit(name: str) -> None:
 
 def test_every_arm_is_described_in_one_line() -> None:
     assert [form.partition("[")[0] for form, _ in describe_arms()] == list(ARMS)
-    assert dict(describe_arms())["clean"] == "the image as it is"
+    assert dict(describe_arms())["clean"] == "the image unchanged"
     assert "noise[:SIGMA]" in dict(describe_arms())
     for form, text in describe_arms():
         assert text

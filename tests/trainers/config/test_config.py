@@ -118,7 +118,7 @@ REFUSED = [
     ({"input": "natve"}, "input: Input should be 'native' or 'teacher'; got 'natve'"),
     ({"arm": 5}, "arm: Input should be a valid string; got 5"),
     ({"arm": ["noise"]}, "arm: Input should be a valid string"),
-    ({"arm": "clean:3"}, "`clean` takes no strength"),
+    ({"arm": "clean:3"}, "`clean` takes no option"),
     ({"views": "many"}, "views: Input should be a valid integer; got 'many'"),
     ({"views": 0}, "views: Input should be greater than or equal to 1; got 0"),
     ({"arm": "nois\ne"}, "unknown arm `nois e`"),
