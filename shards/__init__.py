@@ -1,4 +1,4 @@
-"""What a teacher said about images, on disk. Knows no student."""
+"""Precomputed teacher embeddings of augmented images, on disk. Knows no student."""
 
 from shards.bank.rows import rows
 

@@ -1,13 +1,13 @@
-"""Check a bank: manifest, sha256 of every shard, members, shapes, keys, unit vectors, draws, texts.
+"""Check a bank: its manifest, the sha256 of every shard, and what the shards contain.
 
     python -m shards.verify bank
     python -m shards.verify s3://bucket/cifar10
     python -m shards.verify bank --live 100
 
---live N embeds all views of N samples again, from the stored parameters, with the live teachers,
-and the prompts of every class: each must have a cosine of at least 0.99999 to what is stored. It
-also compares the data set, where that is on this machine. The exit code is 0 where all is well, 1
-where a check failed.
+Checked are members, shapes, keys, unit vectors, drawn augmentation parameters and class embeddings.
+--live N also runs the teachers again, on all views of N samples and on the prompts of every class:
+each embedding must have a cosine of at least 0.99999 to the stored one. It compares the data set
+too, where that is on this machine. Exit status: 0 when all checks pass, 1 when one fails.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from shards.teachers.prompts import unpack_floats
 
-SHOWN = 5  # failures of a check that are written out
-NEEDED = {"accuracy", "cosine", "rank"}  # figures of a teacher under an arm
+SHOWN = 5  # failures printed for each check
+NEEDED = {"accuracy", "cosine", "rank"}  # figures that every teacher must have under every arm
 
 
 def check_draws(manifest: Manifest, shard: Shard) -> None:
-    """Stored parameters equal what the generator gives for (seed, key, view)."""
+    """Raises: ValueError unless the stored parameters are those drawn for (seed, key, view)."""
     for record in manifest.plan.arms[shard.record.split]:
         arm = make_arm(record.arm)
         drawn = arm.draw(manifest.plan.seed, shard.keys, record.stop - record.start)
@@ -40,31 +40,31 @@ def check_draws(manifest: Manifest, shard: Shard) -> None:
         if record.columns != arm.columns or not np.array_equal(drawn, stored):
             raise ValueError(
                 f"shard {shard.record.name}: parameters of arm {record.arm} are not those that "
-                f"seed {manifest.plan.seed} draws; they come from another version, build again"
+                f"seed {manifest.plan.seed} draws; another version built it, build again"
             )
 
 
 def check_texts(manifest: Manifest) -> None:
-    """Class embeddings: one finite unit vector a class, as wide as the teacher's."""
+    """Raises: ValueError unless each teacher has one finite unit vector (D,) for every class."""
     count, have = len(manifest.plan.teachers), len(manifest.class_embeddings)
     if have != count:
         raise ValueError(f"class embeddings of {have} teachers for {count}; build again")
     for teacher, packed in zip(manifest.plan.teachers, manifest.class_embeddings, strict=True):
         if packed is None:
             continue
-        place = f"class embeddings of teacher {teacher.spec}"
-        text_CD = unpack_floats(packed.shape, packed.float32, place)
+        where = f"class embeddings of teacher {teacher.spec}"
+        text_CD = unpack_floats(packed.shape, packed.float32, where)
         expected = (len(manifest.plan.dataset.classes), teacher.dim)
         if packed.shape != expected:
-            raise ValueError(f"{place}: {packed.shape}, expected {expected}; build again")
+            raise ValueError(f"{where}: {packed.shape}, expected {expected}; build again")
         bad_C = ~(np.abs(np.linalg.norm(text_CD.astype(np.float64), axis=1) - 1) < 1e-4)
         if bad_C.any():
             name = manifest.plan.dataset.classes[int(bad_C.argmax())]
-            raise ValueError(f"{place}: class `{name}` has no unit vector; build again")
+            raise ValueError(f"{where}: class `{name}` has no unit vector; build again")
 
 
 def check_robustness(manifest: Manifest) -> None:
-    """The teachers' figures are of all teachers, under the same arms, in canonical spelling."""
+    """Raises: ValueError unless all teachers have figures, under the same canonical arms."""
     found = manifest.robustness
     assert found is not None
     count = len(manifest.plan.teachers)
@@ -78,11 +78,14 @@ def check_robustness(manifest: Manifest) -> None:
             raise ValueError(f"teacher {teacher.spec} has figures of other arms; build again")
         bad = [arm for arm, values in figures.items() if set(values) - {"accuracy_sd"} != NEEDED]
         if bad:
-            raise ValueError(f"teacher {teacher.spec}, arm `{bad[0]}`: not all figures are there")
+            raise ValueError(f"teacher {teacher.spec}, arm `{bad[0]}`: figures are missing")
 
 
 def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
-    """Read everything once, whatever was checked before. Raises: ValueError without a manifest."""
+    """Read and check the whole bank, also what was verified before. Failures are in the result.
+
+    Raises: ValueError where there is no readable manifest.
+    """
     manifest = load_manifest(location)
     verdict = Verdict(manifest, {"shards": [], "keys": [], "draws": []})
     verdict.attempt("texts", lambda: check_texts(manifest))
@@ -123,7 +126,7 @@ def _verify_shard(
 
 
 def describe(verdict: Verdict) -> Grid:
-    """The bank and the checks as a table."""
+    """A table of the bank's contents and the outcome of each check."""
     manifest = verdict.manifest
     grid = Grid(title=f"bank {manifest.identity[:16]}", show_header=False)
     grid.add_column(no_wrap=True)
@@ -135,9 +138,9 @@ def describe(verdict: Verdict) -> Grid:
         grid.add_row(split, f"{data.counts[split]:,} samples; views: {arms}")
     texts = zip(manifest.plan.teachers, manifest.class_embeddings, strict=False)
     for teacher, text in texts:
-        told = f"{teacher.spec}, {teacher.parameters:,} parameters, D = {teacher.dim}, "
-        told += f"{teacher.precision}, {'with' if text else 'no'} class embeddings"
-        grid.add_row("teacher", told)
+        about = f"{teacher.spec}, {teacher.parameters:,} parameters, D = {teacher.dim}, "
+        about += f"{teacher.precision}, {'with' if text else 'no'} class embeddings"
+        grid.add_row("teacher", about)
         grid.add_row("weights sha256", teacher.weights_sha256)
     total = sum(shard.bytes for shard in manifest.shards)
     verdict.notes["shards"] = f"{len(manifest.shards)}, {total:,} bytes"
@@ -145,9 +148,9 @@ def describe(verdict: Verdict) -> Grid:
     grid.add_row("manifest", "ok, its checksum agrees")
     for check, failures in verdict.failures.items():
         note = f" ({verdict.notes[check]})" if check in verdict.notes else ""
-        said = "\n".join(failures[:SHOWN]) + ("\n..." if len(failures) > SHOWN else "")
-        word = f"[bold red]FAILED[/], {len(failures)}: {escape(said)}" if failures else "ok"
-        grid.add_row(check, word + note)
+        lines = "\n".join(failures[:SHOWN]) + ("\n..." if len(failures) > SHOWN else "")
+        verdict_text = f"[bold red]FAILED[/], {len(failures)}: {escape(lines)}"
+        grid.add_row(check, (verdict_text if failures else "ok") + note)
     for check, why in verdict.unchecked.items():
         grid.add_row(check, f"[yellow]not checked[/], {escape(why)}")
     return grid
@@ -156,12 +159,13 @@ def describe(verdict: Verdict) -> Grid:
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("shards.verify", __doc__)
-    parser.add_argument("location", metavar="DIR-OR-URL")
+    parser.add_argument("location", metavar="DIR-OR-URL", help="a finished bank")
     parser.add_argument("--live", type=int, default=0, metavar="N", help="samples to embed again")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="cpu or cuda, for --live")
     options = parser.parse_args(argv)
     if options.live < 0:
-        raise ValueError(f"--live: {options.live}; 0 or more samples")
+        raise ValueError(f"--live: {options.live}; expected 0 or more samples")
     verdict = verify(options.location, options.live, options.device)
     Console().print(describe(verdict))
     return 0 if verdict.good else 1

@@ -48,6 +48,8 @@ class DatasetRecord(StrictModel):
 
 
 class TeacherRecord(StrictModel):
+    """A teacher as it was used; `weights_sha256` is that of its weights' bytes."""
+
     spec: str
     weights_sha256: str
     dim: int
@@ -67,7 +69,7 @@ class ArmRecord(StrictModel):
 
 
 class Plan(StrictModel):
-    """What determines a bank's bytes. `identity` names it."""
+    """Everything that determines the bytes of a bank; its hash is the identity of the bank."""
 
     format: str = FORMAT
     dataset: DatasetRecord
@@ -89,7 +91,7 @@ class Plan(StrictModel):
         return self.arms[split][-1].stop
 
     def teacher_index(self, spec: str) -> int:
-        """Which embedding column is `spec`'s. Raises: ValueError listing the teachers there."""
+        """The index of teacher `spec`. Raises: ValueError listing the teachers of the bank."""
         specs = [teacher.spec for teacher in self.teachers]
         if spec not in specs:
             raise ValueError(f"teacher `{spec}` is not in these shards, which have: {specs}")
@@ -97,12 +99,14 @@ class Plan(StrictModel):
 
 
 class ShardRecord(StrictModel):
+    """One tar of the bank. `keys_sha256`: of its keys in order; None in older banks."""
+
     name: str = Field(pattern=r"^(train|test)-\d{6}\.tar$")
     split: str = Field(pattern=r"^(train|test)$")
     samples: int = Field(ge=1)
     bytes: int = Field(ge=0)
     sha256: str
-    keys_sha256: str | None = None  # of the keys in order; older banks have none
+    keys_sha256: str | None = None
 
 
 class Packed(StrictModel):
@@ -113,7 +117,12 @@ class Packed(StrictModel):
 
 
 class Manifest(StrictModel):
-    """What a finished bank is. `class_embeddings`: of each teacher, None without a text tower."""
+    """The record of a finished bank, which makes it readable.
+
+    `class_embeddings` holds one entry per teacher: unit vectors (C, D) of the class prompts, None
+    for a teacher without a text tower. `robustness`, where it was measured, holds the teachers'
+    accuracies under corruptions.
+    """
 
     plan: Plan
     identity: str
@@ -124,7 +133,10 @@ class Manifest(StrictModel):
     robustness: TeacherRobustness | None = None
 
     def to_json(self, *besides: str, indent: int | None = None) -> str:
-        """JSON without some fields, and without what older banks lack: their checksums hold."""
+        """JSON without the fields `besides`, and without fields that are empty in older banks.
+
+        Leaving those out keeps the checksums of banks written before the fields existed valid.
+        """
         left_out: dict[str, Any] = dict.fromkeys(besides, True)
         if not self.robustness:
             left_out["robustness"] = True
@@ -149,11 +161,12 @@ class Manifest(StrictModel):
         return hashlib.sha256(self.to_json("checksum").encode()).hexdigest()
 
     def sealed(self) -> Manifest:
+        """The same manifest with its checksum filled in."""
         return self.model_copy(update={"checksum": self.digest()})
 
 
 def arm_record(manifest: Manifest, split: str, arm: str) -> ArmRecord:
-    """Where `arm` lies in `split`. Raises: ValueError listing what the bank has."""
+    """The record of `arm` in `split`. Raises: ValueError listing the arms of the split."""
     for record in manifest.plan.arms[split]:
         if record.arm == arm:
             return record

@@ -1,4 +1,4 @@
-"""Banks, read: a verified manifest, and shards whose sha256 agreed before they were opened."""
+"""Reading a bank: its verified manifest, and shards whose sha256 agrees before they are parsed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shards.support import cache, storage
 from shards.support.threads import prefetch, single_core_pool
 
 AHEAD = 3  # shards read at once: their latency and sha256 overlap with the caller's work
-PIECE = 1 << 18  # numbers whose norms are taken at once
+PIECE = 1 << 18  # numbers converted to float32 at once: 1 MiB, which stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,25 @@ class Shard:
 
 
 def load_manifest(location: str) -> Manifest:
-    """The manifest of a bank. Raises: ValueError when there is none or it is not whole."""
-    place = storage.join(location, MANIFEST)
+    """The manifest of a bank. Raises: ValueError when it is missing or damaged."""
+    path = storage.join(location, MANIFEST)
     try:
-        data = storage.read(place)
+        data = storage.read(path)
     except FileNotFoundError:
         raise ValueError(
-            f"{place} is missing: the build did not finish (run the same command again) or "
-            "this is not a folder of shards"
+            f"{path} is missing: the build did not finish (run the same command again), or "
+            "this is not a bank"
         ) from None
-    return parse_manifest(data, place)
+    return parse_manifest(data, path)
 
 
-def parse_manifest(data: bytes, place: str) -> Manifest:
-    """JSON -> Manifest. Raises: ValueError naming the place and the field."""
-    told = re.search(rb'"format":\s*"(shards/\d+)"', data)
-    if told and told[1].decode() != FORMAT:
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """JSON -> Manifest. Raises: ValueError naming `path` and the field."""
+    # The format comes first: fields of another format would only give misleading errors.
+    found = re.search(rb'"format":\s*"(shards/\d+)"', data)
+    if found and found[1].decode() != FORMAT:
         raise ValueError(
-            f"{place}: format {told[1].decode()}, this code reads {FORMAT}; delete these shards "
+            f"{path}: format {found[1].decode()}, this code reads {FORMAT}; delete these shards "
             "and build them again"
         )
     try:
@@ -56,71 +57,75 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ValueError(f"{place}: {field}: {first['msg']}; build these shards again") from None
+        raise ValueError(f"{path}: {field}: {first['msg']}; build these shards again") from None
     if manifest.checksum != manifest.digest() or manifest.identity != manifest.plan.identity:
         raise ValueError(
-            f"{place}: its checksum is {manifest.checksum[:12]}..., its content gives "
+            f"{path}: its checksum is {manifest.checksum[:12]}..., its content gives "
             f"{manifest.digest()[:12]}...; it was edited or damaged, build again"
         )
     return manifest
 
 
 def load_shard(location: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """Read, compare bytes and sha256, open, and check every value that training would meet.
+    """Read and parse a shard; verify its size, sha256, columns and values.
 
-    What this machine has checked before, and nobody has touched since, is only opened.
+    Verification is skipped for a file that this machine has verified before and that has not
+    changed since (see `shards.support.cache`). Raises: ValueError naming the shard; OSError.
     """
     return load_file(storage.join(location, record.name), manifest, record)
 
 
 def check_shard(location: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """`load_shard`, however often it was checked before."""
+    """`load_shard`, always verifying."""
     return load_file(storage.join(location, record.name), manifest, record, trust=False)
 
 
 def claim_of(manifest: Manifest, record: ShardRecord) -> str:
+    """What a verified shard is verified to be. The manifest belongs to it: columns depend on it."""
     return f"{record.sha256} of {manifest.identity}"
 
 
-def load_file(place: str, manifest: Manifest, record: ShardRecord, trust: bool = True) -> Shard:
-    state = cache.verification_state(place, claim_of(manifest, record))
-    data = read_shard(place)
-    if trust and cache.is_verified(place, state):
-        return Shard(record, *unpack(data, place))
-    shard = check_data(data, place, manifest, record)
-    cache.mark_verified(place, state)
+def load_file(path: str, manifest: Manifest, record: ShardRecord, trust: bool = True) -> Shard:
+    """The shard in the file `path`, verified unless `trust` and verified before."""
+    state = cache.verification_state(path, claim_of(manifest, record))
+    data = read_shard(path)
+    if trust and cache.is_verified(path, state):
+        return Shard(record, *unpack(data, path))
+    shard = check_data(data, path, manifest, record)
+    cache.mark_verified(path, state)
     return shard
 
 
-def read_shard(place: str) -> bytes:
+def read_shard(path: str) -> bytes:
+    """The bytes of a shard. Raises: ValueError when it is missing; OSError."""
     try:
-        return storage.read(place)
+        return storage.read(path)
     except FileNotFoundError:
         raise ValueError(
-            f"shard {place} is missing; run `python -m shards.build` with the same options again"
+            f"shard {path} is missing; run `python -m shards.build` with the same options again"
         ) from None
 
 
-def check_data(data: bytes, place: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """The columns of a shard's bytes. Raises: ValueError unless they are those of the manifest."""
+def check_data(data: bytes, path: str, manifest: Manifest, record: ShardRecord) -> Shard:
+    """Parse a shard's bytes. Raises: ValueError unless they are those that the manifest lists."""
     if len(data) != record.bytes:
         raise ValueError(
-            f"shard {place}: {len(data):,} bytes, the manifest says {record.bytes:,}; delete it "
+            f"shard {path}: {len(data):,} bytes, the manifest says {record.bytes:,}; delete it "
             "and build again"
         )
     found = hashlib.sha256(data).hexdigest()
     if found != record.sha256:
         raise ValueError(
-            f"shard {place}: sha256 {found[:16]}..., the manifest says {record.sha256[:16]}...; "
+            f"shard {path}: sha256 {found[:16]}..., the manifest says {record.sha256[:16]}...; "
             "delete it and build again"
         )
-    arrays, keys = unpack(data, place)
-    _check(place, manifest, record, arrays, keys)
+    arrays, keys = unpack(data, path)
+    _check_columns(path, manifest, record, arrays, keys)
     return Shard(record, arrays, keys)
 
 
 def column_shapes(plan: Plan, split: str, rows: int) -> dict[str, tuple[int, ...]]:
-    """The columns of `rows` samples of a split."""
+    """Shape of each column for `rows` samples of a split."""
     views, side = plan.views(split), plan.dataset.image_size
     width = max(len(arm.columns) for arm in plan.arms[split])
     shapes = {"image": (rows, side, side, 3), "label": (rows,), "params": (rows, views, width)}
@@ -130,8 +135,8 @@ def column_shapes(plan: Plan, split: str, rows: int) -> dict[str, tuple[int, ...
     return shapes
 
 
-def _check(
-    place: str,
+def _check_columns(
+    path: str,
     manifest: Manifest,
     record: ShardRecord,
     arrays: dict[str, np.ndarray],
@@ -140,35 +145,38 @@ def _check(
     plan, n = manifest.plan, record.samples
     for name, shape in column_shapes(plan, record.split, n).items():
         if name not in arrays:
-            raise ValueError(f"shard {place}: column {name} is missing")
+            raise ValueError(f"shard {path}: column {name} is missing")
         if arrays[name].shape != shape:
-            raise ValueError(f"shard {place}: {name} is {arrays[name].shape}, expected {shape}")
+            raise ValueError(f"shard {path}: {name} is {arrays[name].shape}, expected {shape}")
     if len(keys) != n:
-        raise ValueError(f"shard {place}: {len(keys)} keys, expected {n}")
+        raise ValueError(f"shard {path}: {len(keys)} keys, expected {n}")
     if record.keys_sha256 not in (None, keys_sha256(keys)):
         raise ValueError(
-            f"shard {place}: its keys, from `{keys[0]}` to `{keys[-1]}`, are not those that were "
+            f"shard {path}: its keys, from `{keys[0]}` to `{keys[-1]}`, are not those that were "
             "built; delete it and build again"
         )
     classes = len(plan.dataset.classes)
     if arrays["label"].min() < 0 or arrays["label"].max() >= classes:
-        raise ValueError(f"shard {place}: a label is outside 0 to {classes - 1}")
+        raise ValueError(f"shard {path}: a label is outside 0 to {classes - 1}")
     for i in range(len(plan.teachers)):
         length_NV = _lengths(arrays[f"embedding.{i}"])
         norm_NV = arrays[f"norm.{i}"]
+        # float16 keeps 11 bits, so a stored unit vector's norm is within 5e-4 of 1; ten times that
+        # still finds any damage. The comparisons are negated so that NaN counts as bad.
         bad = ~(np.abs(length_NV - 1) < 5e-3) | ~((norm_NV > 0) & (norm_NV < np.inf))
         if bad.any():
             row = int(np.argwhere(bad)[0, 0])
             raise ValueError(
-                f"shard {place}: sample `{keys[row]}` has an embedding that is not a finite unit "
+                f"shard {path}: sample `{keys[row]}` has an embedding that is not a finite unit "
                 "vector with a positive norm; build again"
             )
 
 
 def _lengths(embedding_NVD: np.ndarray) -> np.ndarray:
-    """Norms of float16 vectors, float32 (N, V), a piece at a time in memory that is used again.
+    """Norms of float16 vectors, float32 (N, V).
 
-    torch converts ten times as fast as NumPy does.
+    Works through pieces that fit a core's cache, in buffers that are reused: a whole float32 copy
+    would double the memory of a shard. torch converts ten times as fast as NumPy does.
     """
     flat_MD = embedding_NVD.reshape(-1, embedding_NVD.shape[-1])
     step = max(1, PIECE // flat_MD.shape[1])
@@ -183,7 +191,7 @@ def _lengths(embedding_NVD: np.ndarray) -> np.ndarray:
 
 
 def iter_shards(location: str, manifest: Manifest, split: str) -> Iterator[Shard]:
-    """The shards of a split in order. Raises: ValueError also for a key that comes twice."""
+    """The shards of a split in order. Raises: as `load_shard`; ValueError for a repeated key."""
     unique = UniqueKeys(location, manifest, split)
     with single_core_pool(AHEAD) as pool:
         load = partial(load_shard, location, manifest)
@@ -194,15 +202,16 @@ def iter_shards(location: str, manifest: Manifest, split: str) -> Iterator[Shard
 
 
 class UniqueKeys:
-    """Counts the samples of a split, shard by shard, and refuses a key that comes twice."""
+    """Collects the keys of a split, shard by shard; refuses a repeated key and a missing one."""
 
     def __init__(self, location: str, manifest: Manifest, split: str) -> None:
         self.records = [record for record in manifest.shards if record.split == split]
-        self._where = f"{location}: {{:,}} {split} samples in all shards, expected {{:,}}"
+        self._miscount = f"{location}: {{:,}} {split} samples in all shards, expected {{:,}}"
         self._expected = manifest.plan.dataset.counts[split]
         self._seen: dict[str, str] = {}
 
     def add(self, record: ShardRecord, keys: tuple[str, ...]) -> None:
+        """Raises: ValueError for a key that an earlier shard has, or this one twice."""
         for key in keys:
             if key in self._seen:
                 raise ValueError(
@@ -212,7 +221,7 @@ class UniqueKeys:
             self._seen[key] = record.name
 
     def finish(self) -> tuple[str, ...]:
-        """All keys in order. Raises: ValueError where some are missing."""
+        """All keys in order. Raises: ValueError unless there are as many as the manifest counts."""
         if len(self._seen) != self._expected:
-            raise ValueError(self._where.format(len(self._seen), self._expected))
+            raise ValueError(self._miscount.format(len(self._seen), self._expected))
         return tuple(self._seen)

@@ -1,4 +1,4 @@
-"""One split of a bank for a trial: whole in memory, or its large columns left on disk."""
+"""One split of a bank for training: whole in memory, or with its large columns left on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from shards.bank.manifest import ArmRecord, Manifest, ShardRecord, arm_record
-from shards.bank.members import DTYPES
+from shards.bank.members import DTYPES, column_kind
 from shards.bank.reader import (
     AHEAD,
     UniqueKeys,
@@ -22,7 +22,7 @@ from shards.bank.reader import (
     load_shard,
     read_shard,
 )
-from shards.bank.stream import Files, Located, StreamedColumn, locate
+from shards.bank.stream import ColumnPart, FileHandles, StreamedColumn, find_columns
 from shards.support import cache, storage
 from shards.support.threads import prefetch, single_core_pool
 
@@ -46,7 +46,7 @@ class Split:
 
 
 def take(splits: dict[str, Split], rows_N: np.ndarray) -> dict[str, Split]:
-    """The samples `rows_N` of each; a column that arms share is still shared."""
+    """The samples `rows_N` of each split. A column that arms share stays shared."""
     taken: dict[int, Column] = {}
 
     def of(column: Column) -> Column:
@@ -71,11 +71,12 @@ def take(splits: dict[str, Split], rows_N: np.ndarray) -> dict[str, Split]:
 def split_bytes(manifest: Manifest, split: str, arms: Iterable[str], teacher: int = 0) -> int:
     """Bytes that `load_splits` would hold in memory."""
     plan = manifest.plan
-    each = plan.dataset.image_size**2 * 3 + 8
+    each = plan.dataset.image_size**2 * 3 + 8  # of a sample: a uint8 RGB image, an int64 label
     for arm in arms:
-        place = arm_record(manifest, split, arm)
-        row = 2 * plan.teachers[teacher].dim + 4 + 8 * len(place.columns)
-        each += (place.stop - place.start) * row
+        record = arm_record(manifest, split, arm)
+        # A view is a float16 embedding, a float32 norm and int64 parameters.
+        view = 2 * plan.teachers[teacher].dim + 4 + 8 * len(record.columns)
+        each += (record.stop - record.start) * view
     return plan.dataset.counts[split] * each
 
 
@@ -87,17 +88,19 @@ def load_splits(
     teacher: int = 0,
     streaming: bool = False,
 ) -> dict[str, Split]:
-    """One pass over a split's shards: {arm: Split}, the image column shared between the arms.
+    """Read a split in one pass: {arm: Split}; the arms share the image column.
 
-    `streaming` leaves images, draws and embeddings on disk: see `shards.bank.stream`.
+    `streaming` leaves images, drawn parameters and embeddings on disk: see `shards.bank.stream`.
+
+    Raises: ValueError for an arm that the bank lacks and for a damaged shard; OSError.
     """
-    places = {arm: arm_record(manifest, split, arm) for arm in arms}
+    arm_records = {arm: arm_record(manifest, split, arm) for arm in arms}
     if streaming:
-        return _streamed(location, manifest, split, places, teacher)
+        return _streamed(location, manifest, split, arm_records, teacher)
     unique = UniqueKeys(location, manifest, split)
     firsts = np.cumsum([0, *(record.samples for record in unique.records)])
-    wanted = _wanted(places, teacher)
-    columns = _room(manifest, split, int(firsts[-1]), wanted)
+    wanted = _wanted(arm_records, teacher)
+    columns = _allocate(manifest, split, int(firsts[-1]), wanted)
 
     def fill(at: tuple[ShardRecord, int]) -> tuple[str, ...]:
         record, first = at
@@ -125,50 +128,52 @@ def load_splits(
     }
 
 
-def _wanted(places: dict[str, ArmRecord], teacher: int) -> dict[str, tuple[str, Any]]:
-    """What is held in memory by name: the shards' column, and which part of it."""
+def _wanted(arm_records: dict[str, ArmRecord], teacher: int) -> dict[str, tuple[str, Any]]:
+    """{name of an array in memory: (column of the shards, index of the wanted part of it)}."""
     wanted: dict[str, tuple[str, Any]] = {n: (n, np.s_[:]) for n in ("image", "label")}
-    for arm, place in places.items():
-        views = slice(place.start, place.stop)
-        wanted[f"{arm}/params"] = ("params", np.s_[:, views, : len(place.columns)])
+    for arm, record in arm_records.items():
+        views = slice(record.start, record.stop)
+        wanted[f"{arm}/params"] = ("params", np.s_[:, views, : len(record.columns)])
         wanted[f"{arm}/embedding"] = (f"embedding.{teacher}", np.s_[:, views])
         wanted[f"{arm}/norm"] = (f"norm.{teacher}", np.s_[:, views])
     return wanted
 
 
-def _room(
+def _allocate(
     manifest: Manifest, split: str, count: int, wanted: dict[str, tuple[str, Any]]
 ) -> dict[str, np.ndarray]:
+    """Uninitialised arrays for `count` samples of what `_wanted` names."""
     shapes = column_shapes(manifest.plan, split, count)
-    room = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, (column, part) in wanted.items():
-        whole = np.broadcast_to(np.zeros((), DTYPES[column.split(".")[0]]), shapes[column])
-        room[name] = np.empty(whole[part].shape, whole.dtype)
-    return room
+        # An array of one broadcast element takes no memory; slicing it gives the part's shape.
+        whole = np.broadcast_to(np.zeros((), DTYPES[column_kind(column)]), shapes[column])
+        arrays[name] = np.empty(whole[part].shape, whole.dtype)
+    return arrays
 
 
 def _streamed(
-    location: str, manifest: Manifest, split: str, places: dict[str, ArmRecord], teacher: int
+    location: str, manifest: Manifest, split: str, arm_records: dict[str, ArmRecord], teacher: int
 ) -> dict[str, Split]:
-    """Labels, keys and norms in memory; the rest as columns on disk."""
+    """Labels, keys and norms in memory; the other columns on disk."""
     unique = UniqueKeys(location, manifest, split)
     small: dict[str, list[np.ndarray]] = {"label": [], "norm": []}
-    found: dict[str, list[Located]] = {}
+    found: dict[str, list[ColumnPart]] = {}
     firsts, count = [], 0
     for record in unique.records:
         file = _checked_file(location, manifest, record)
-        places_of, keys = locate(file)
+        parts_by_column, keys = find_columns(file)
         unique.add(record, keys)
-        small["label"].append(places_of["label"].whole(record.samples))
-        small["norm"].append(places_of[f"norm.{teacher}"].whole(record.samples))
-        for name, place in places_of.items():
-            found.setdefault(name, []).append(place)
+        small["label"].append(parts_by_column["label"].whole(record.samples))
+        small["norm"].append(parts_by_column[f"norm.{teacher}"].whole(record.samples))
+        for name, part in parts_by_column.items():
+            found.setdefault(name, []).append(part)
         firsts.append(count)
         count += record.samples
-    keys, files = unique.finish(), Files()
+    keys, files = unique.finish(), FileHandles()
 
     def column(name: str) -> StreamedColumn:
-        return StreamedColumn.of(found[name], np.array(firsts), count, files)
+        return StreamedColumn.from_parts(found[name], np.array(firsts), count, files)
 
     norm_NV = np.concatenate(small["norm"])
     return {
@@ -176,35 +181,35 @@ def _streamed(
             keys,
             column("image"),
             np.concatenate(small["label"]),
-            column("params").select(place.start, place.stop, len(place.columns)),
-            column(f"embedding.{teacher}").select(place.start, place.stop),
-            norm_NV[:, place.start : place.stop],
+            column("params").select(record.start, record.stop, len(record.columns)),
+            column(f"embedding.{teacher}").select(record.start, record.stop),
+            norm_NV[:, record.start : record.stop],
         )
-        for arm, place in places.items()
+        for arm, record in arm_records.items()
     }
 
 
 def _checked_file(location: str, manifest: Manifest, record: ShardRecord) -> Path:
-    """A verified shard as a local file: itself, or a copy in this machine's cache.
+    """A verified shard as a local file: the shard itself, or a copy in this machine's cache.
 
-    A copy that does not verify is fetched again. Raises: ValueError naming the shard's own place.
+    A copy that does not verify is downloaded again. Raises: ValueError naming the shard's location.
     """
-    place = storage.join(location, record.name)
-    if storage.is_local(place):
-        _verify(place, manifest, record)
-        return storage.local_path(place)
+    path = storage.join(location, record.name)
+    if storage.is_local(path):
+        _verify(path, manifest, record)
+        return storage.local_path(path)
     file = cache.cache_folder() / "shards" / f"{record.sha256}.tar"
     if file.exists():
         with contextlib.suppress(ValueError, OSError):
             _verify(str(file), manifest, record)
             return file
-    data = read_shard(place)
-    check_data(data, place, manifest, record)
+    data = read_shard(path)
+    check_data(data, path, manifest, record)
     storage.write(str(file), data)
     return file
 
 
-def _verify(place: str, manifest: Manifest, record: ShardRecord) -> None:
-    state = cache.verification_state(place, claim_of(manifest, record))
-    if not cache.is_verified(place, state):
-        load_file(place, manifest, record)
+def _verify(path: str, manifest: Manifest, record: ShardRecord) -> None:
+    state = cache.verification_state(path, claim_of(manifest, record))
+    if not cache.is_verified(path, state):
+        load_file(path, manifest, record)

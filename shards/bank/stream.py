@@ -1,7 +1,8 @@
-"""Columns that stay on disk: rows are read when they are asked for, so memory is bounded.
+"""Columns that stay on disk: rows are read when they are indexed, so memory is bounded.
 
-What does not fit in memory is read in the same order as what does: a row is a range of bytes in
-an uncompressed tar, found by its header, so any sample costs one read whatever the order.
+A bank that does not fit in memory is read in the same sample order as one that does, so results are
+the same. That is possible because a row is a range of bytes in an uncompressed tar whose offset
+follows from the member's header: any row costs one read, in any order.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import numpy as np
 from shards.bank.members import HEADER, members, parse_header, parse_keys
 from shards.support.retry import retried
 
-OPEN_FILES = 64
+OPEN_FILES = 64  # well below the usual limit of 1,024 descriptors in a process
 
 
 @dataclass(frozen=True)
-class Located:
-    """One column in one shard: its data start at byte `start` of `file`."""
+class ColumnPart:
+    """One column in one shard: data of rows of shape `row` from byte `start` of `file` on."""
 
     file: Path
     start: int
@@ -30,18 +31,20 @@ class Located:
     dtype: np.dtype
 
     def whole(self, rows: int) -> np.ndarray:
+        """The first `rows` rows: (rows, *row). Raises: OSError."""
         out = np.empty((rows, *self.row), dtype=self.dtype)
-        Files().read(self.file, out.reshape(-1).view(np.uint8).data, self.start)
+        FileHandles().read(self.file, out.reshape(-1).view(np.uint8).data, self.start)
         return out
 
 
-class Files:
-    """File descriptors by path, the least recently used closed first."""
+class FileHandles:
+    """Open file descriptors by path; beyond OPEN_FILES the least recently used is closed."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, int] = OrderedDict()
 
     def get(self, file: Path) -> int:
+        """A descriptor of `file`, opened if need be."""
         if file in self._open:
             self._open.move_to_end(file)
             return self._open[file]
@@ -51,9 +54,10 @@ class Files:
         return self._open[file]
 
     def read(self, file: Path, into: memoryview, start: int) -> None:
-        """Fill `into` from byte `start` on, tried again from `open` on where an error may pass.
+        """Fill `into` with the bytes from `start` on. Raises: OSError naming the file.
 
-        Raises: OSError naming the file.
+        A transient error is retried with a newly opened file: the descriptor of a network mount
+        that went away stays stale for good.
         """
 
         def attempt() -> None:
@@ -62,7 +66,7 @@ class Files:
                 while done < len(into):
                     got = os.preadv(self.get(file), [into[done:]], start + done)
                     if not got:
-                        raise OSError(f"shard {file}: cut short while it was read; start again")
+                        raise OSError(f"shard {file}: truncated while it was read; start again")
                     done += got
             except OSError:
                 if file in self._open:
@@ -80,13 +84,14 @@ class Files:
 class StreamedColumn:
     """A column (N, ...) whose rows are read from shards.
 
-    `column[index_B]` gives rows, `column[index_B, view_B]` one view of each, as NumPy's indexing
-    of an array would. `views` is the slice of the second axis that is shown, `width` how much of
-    the last; both None for columns without views. `rows`: which samples are shown; None is all.
+    `column[index_B]` gives rows and `column[index_B, view_B]` one view of each, as indexing a NumPy
+    array would. Parts of it can be hidden: `views` is the visible slice of the second axis, `width`
+    the visible length of the last one (both None for columns without views), and `rows` the visible
+    samples (None: all).
     """
 
-    files: Files
-    places: tuple[Located, ...]
+    files: FileHandles
+    parts: tuple[ColumnPart, ...]
     firsts: np.ndarray  # sample number of each shard's first row, ascending
     count: int
     row: tuple[int, ...]
@@ -96,13 +101,15 @@ class StreamedColumn:
     rows: np.ndarray | None = None
 
     @classmethod
-    def of(
-        cls, places: list[Located], firsts: np.ndarray, count: int, files: Files
+    def from_parts(
+        cls, parts: list[ColumnPart], firsts: np.ndarray, count: int, files: FileHandles
     ) -> StreamedColumn:
-        return cls(files, tuple(places), firsts, count, places[0].row, places[0].dtype)
+        """All rows of a column whose shards hold `parts`, the first row of each being `firsts`."""
+        return cls(files, tuple(parts), firsts, count, parts[0].row, parts[0].dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the visible part."""
         if self.views is None:
             return (self.count, *self.row)
         tail = self.row[1:] if self.width is None else (*self.row[1:-1], self.width)
@@ -116,7 +123,7 @@ class StreamedColumn:
         return replace(self, views=slice(start, stop), width=width)
 
     def take(self, rows: np.ndarray) -> StreamedColumn:
-        """The same column of the samples `rows` alone, which are numbered anew."""
+        """The samples `rows` of this column, renumbered from 0."""
         shown = rows if self.rows is None else self.rows[rows]
         return replace(self, count=len(rows), rows=shown)
 
@@ -137,7 +144,10 @@ class StreamedColumn:
     def _read(
         self, index_B: np.ndarray, part_B: np.ndarray | int, shape: tuple[int, ...]
     ) -> np.ndarray:
-        """Part `part_B` (in units of `shape`) of rows `index_B`, read in the order on disk."""
+        """Part `part_B` (counted in parts of `shape`) of rows `index_B`: (B, *shape).
+
+        Reads in the order on disk, which spares a hard disk or a network mount random seeks.
+        """
         out = np.empty((len(index_B), *shape), dtype=self.dtype)
         each = int(np.prod(shape)) * self.dtype.itemsize
         step = int(np.prod(self.row)) * self.dtype.itemsize
@@ -145,30 +155,30 @@ class StreamedColumn:
         offset_B = (index_B - self.firsts[shard_B]) * step + np.asarray(part_B) * each
         flat = out.reshape(len(index_B), -1).view(np.uint8)
         for i in np.lexsort((offset_B, shard_B)):
-            place = self.places[shard_B[i]]
-            self.files.read(place.file, flat[i].data, place.start + int(offset_B[i]))
+            part = self.parts[shard_B[i]]
+            self.files.read(part.file, flat[i].data, part.start + int(offset_B[i]))
         return out
 
 
-def locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
-    """Where the columns of one checked shard lie, and its keys; images are not read.
+def find_columns(file: Path) -> tuple[dict[str, ColumnPart], tuple[str, ...]]:
+    """The columns of a verified shard and its keys. Only headers and keys are read.
 
     Raises: OSError naming the file.
     """
-    return retried(str(file), lambda: _locate(file))
+    return retried(str(file), lambda: _find_columns(file))
 
 
-def _locate(file: Path) -> tuple[dict[str, Located], tuple[str, ...]]:
-    found: dict[str, Located] = {}
+def _find_columns(file: Path) -> tuple[dict[str, ColumnPart], tuple[str, ...]]:
+    found: dict[str, ColumnPart] = {}
     keys: tuple[str, ...] = ()
     with file.open("rb") as stream:
         handle = stream.fileno()
         for member in members(stream, os.fstat(handle).st_size, f"shard {file}"):
-            length, place = member.stop - member.start, f"shard {file}: {member.name}"
+            length, where = member.stop - member.start, f"shard {file}: {member.name}"
             if member.column is None:
-                keys = parse_keys(os.pread(handle, length, member.start), place)
+                keys = parse_keys(os.pread(handle, length, member.start), where)
                 continue
             head = os.pread(handle, min(HEADER, length), member.start)
-            shape, dtype, skip = parse_header(head, length, member.column, place)
-            found[member.column] = Located(file, member.start + skip, shape[1:], dtype)
+            shape, dtype, skip = parse_header(head, length, member.column, where)
+            found[member.column] = ColumnPart(file, member.start + skip, shape[1:], dtype)
     return found, keys

@@ -1,4 +1,4 @@
-"""Banks, written: shards one by one, each whole or not there; the manifest last."""
+"""Writing a bank: shards one by one, each atomically, and the manifest last."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOG = "shards.json"
 
 
 class BankWriter:
-    """Writes a bank into a folder and goes on where an earlier, killed build stopped.
+    """Writes a bank into a folder, continuing an earlier build that was interrupted.
 
-    `plan.json` comes first and says what is being built; `shards.json` lists the shards that
-    are published, with their sha256. A folder that holds another plan is refused.
+    `plan.json` is written first and records what is being built; `shards.json` lists the shards
+    that are complete, with their sha256. Raises: ValueError for a folder that holds another plan.
     """
 
     def __init__(self, location: str, plan: Plan) -> None:
@@ -29,48 +29,52 @@ class BankWriter:
 
     def _claim(self) -> None:
         for name in storage.names(self.location):
-            if name.startswith(".") and name.endswith(".tmp"):  # a killed build's half file
+            if name.startswith(".") and name.endswith(".tmp"):  # left by a build that was killed
                 storage.delete(storage.join(self.location, name))
-        place = storage.join(self.location, PLAN)
-        if not storage.exists(place):
+        path = storage.join(self.location, PLAN)
+        if not storage.exists(path):
             if storage.exists(storage.join(self.location, MANIFEST)):
-                raise ValueError(f"{self.location}: has a manifest but no {PLAN}; choose another")
-            storage.delete(storage.join(self.location, LOG))  # of a plan that is not there
-            storage.write(place, self.plan.model_dump_json(indent=1).encode())
+                raise ValueError(
+                    f"{self.location}: has a manifest but no {PLAN}; choose another folder"
+                )
+            storage.delete(storage.join(self.location, LOG))  # belongs to a plan that was deleted
+            storage.write(path, self.plan.model_dump_json(indent=1).encode())
             return
-        there = read_json(place)
-        mine = json.loads(self.plan.model_dump_json())
-        if there != mine:
+        stored = read_json(path)
+        requested = json.loads(self.plan.model_dump_json())
+        if stored != requested:
             raise ValueError(
-                f"{self.location} holds other shards: {difference(there, mine)}; choose another "
-                "folder or delete this one"
+                f"{self.location} holds other shards: {difference(stored, requested)}; choose "
+                "another folder or delete this one"
             )
         for record in self._listed():
             if self._intact(record):
                 self._records[record.name] = record
 
     def _listed(self) -> list[ShardRecord]:
-        place = storage.join(self.location, LOG)
-        if not storage.exists(place):
+        """The shards that an earlier build completed. Raises: ValueError for a damaged list."""
+        path = storage.join(self.location, LOG)
+        if not storage.exists(path):
             return []
         try:
-            return TypeAdapter(list[ShardRecord]).validate_python(read_json(place))
+            return TypeAdapter(list[ShardRecord]).validate_python(read_json(path))
         except ValidationError as error:
-            raise damaged(place, str(error.errors()[0]["msg"])) from None
+            raise damaged(path, str(error.errors()[0]["msg"])) from None
 
     def _intact(self, record: ShardRecord) -> bool:
-        place = storage.join(self.location, record.name)
+        path = storage.join(self.location, record.name)
         try:
-            return hashlib.sha256(storage.read(place)).hexdigest() == record.sha256
+            return hashlib.sha256(storage.read(path)).hexdigest() == record.sha256
         except FileNotFoundError:
             return False
 
     @property
-    def bytes_there(self) -> int:
-        """Bytes of the shards that are published."""
+    def bytes_published(self) -> int:
+        """Bytes of the shards that are complete."""
         return sum(record.bytes for record in self._records.values())
 
     def has(self, split: str, index: int) -> bool:
+        """Whether this shard is complete."""
         return self._name(split, index) in self._records
 
     @staticmethod
@@ -78,7 +82,10 @@ class BankWriter:
         return f"{split}-{index:06d}.tar"
 
     def publish(self, split: str, index: int, samples: int, data: bytes) -> None:
-        """Write one shard, then note it in the list of published shards."""
+        """Write one shard, then list it as complete.
+
+        The list is written after the shard, so a shard in it is never partial.
+        """
         name = self._name(split, index)
         storage.write(storage.join(self.location, name), data)
         self._records[name] = ShardRecord(
@@ -95,7 +102,7 @@ class BankWriter:
     def finish(
         self, class_embeddings: tuple[Packed | None, ...], created: dict[str, str]
     ) -> Manifest:
-        """Write the manifest: from now on the bank can be read."""
+        """Write the manifest: from now on the bank is complete and can be read."""
         manifest = Manifest(
             plan=self.plan,
             identity=self.plan.identity,
@@ -109,44 +116,47 @@ class BankWriter:
 
 
 def read_plan(location: str) -> Plan | None:
-    """The plan of a build that began; None where there is none, or one of another version.
+    """The plan of a build that was started; None where there is none, or one of another version.
 
     Raises: ValueError where it is damaged.
     """
-    place = storage.join(location, PLAN)
-    if not storage.exists(place):
+    path = storage.join(location, PLAN)
+    if not storage.exists(path):
         return None
     try:
-        return Plan.model_validate(read_json(place))
+        return Plan.model_validate(read_json(path))
     except ValidationError:
-        return None  # the writer says how it differs
+        return None  # BankWriter reports how it differs
 
 
-def read_json(place: str) -> Any:
-    """What an unfinished build has noted. Raises: ValueError naming file and remedy."""
+def read_json(path: str) -> Any:
+    """JSON that an unfinished build left. Raises: ValueError naming file and remedy."""
     try:
-        return json.loads(storage.read(place))
+        return json.loads(storage.read(path))
     except (ValueError, RecursionError) as error:
-        raise damaged(place, str(error)) from None
+        raise damaged(path, str(error)) from None
 
 
-def damaged(place: str, detail: str) -> ValueError:
-    return ValueError(f"{place}: damaged ({detail}); delete it, and the same command makes it anew")
+def damaged(path: str, detail: str) -> ValueError:
+    """The error for a file that is not valid JSON of its kind."""
+    return ValueError(f"{path}: damaged ({detail}); delete it and run the same command again")
 
 
 def write_manifest(location: str, manifest: Manifest) -> None:
+    """Write the manifest of the bank at `location`, replacing an earlier one atomically."""
     text = manifest.to_json(indent=1) + "\n"
     storage.write(storage.join(location, MANIFEST), text.encode())
 
 
-def difference(there: object, mine: object, path: str = "") -> str:
-    """The first field in which two JSON values differ, with both values."""
-    if isinstance(there, dict) and isinstance(mine, dict):
-        for name in sorted({*there, *mine}):
-            if there.get(name) != mine.get(name):
-                return difference(there.get(name), mine.get(name), f"{path}.{name}".strip("."))
-    if isinstance(there, list) and isinstance(mine, list) and len(there) == len(mine):
-        for i, (a, b) in enumerate(zip(there, mine, strict=True)):
+def difference(stored: Any, requested: Any, field: str = "") -> str:
+    """The first field in which two JSON values differ, with both values, as a clause."""
+    if isinstance(stored, dict) and isinstance(requested, dict):
+        for name in sorted({*stored, *requested}):
+            a, b = stored.get(name), requested.get(name)
             if a != b:
-                return difference(a, b, f"{path}.{i}")
-    return f"{path} is {json.dumps(there)[:120]}, asked for {json.dumps(mine)[:120]}"
+                return difference(a, b, f"{field}.{name}".strip("."))
+    if isinstance(stored, list) and isinstance(requested, list) and len(stored) == len(requested):
+        for i, (a, b) in enumerate(zip(stored, requested, strict=True)):
+            if a != b:
+                return difference(a, b, f"{field}.{i}")
+    return f"{field} is {json.dumps(stored)[:120]}, requested {json.dumps(requested)[:120]}"

@@ -89,7 +89,7 @@ def _check_space(plan: Plan, writer: BankWriter) -> None:
     """Raises: ValueError, before anything is computed, where the disk cannot hold the bank."""
     if not storage.is_local(writer.location):
         return
-    needed = plan_bytes(plan) - writer.bytes_there
+    needed = plan_bytes(plan) - writer.bytes_published
     free = shutil.disk_usage(storage.local_path(writer.location)).free
     if needed > free:
         raise ValueError(

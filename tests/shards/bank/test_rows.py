@@ -87,11 +87,11 @@ def objects() -> bytes:
 @pytest.mark.parametrize(
     ("name", "data", "parts"),
     [
-        ("000000.extra.pkl", pickle.dumps(Bomb()), ("no member of our shards",)),
-        ("000000.other.npy", b"x", ("no member of our shards",)),
+        ("000000.extra.pkl", pickle.dumps(Bomb()), ("not a member of a bank",)),
+        ("000000.other.npy", b"x", ("not a member of a bank",)),
         ("000000.norm.2.npy", objects(), ("000000.norm.2.npy",)),
         ("000000.norm.2.npy", b"x", ("not a readable .npy",)),
-        ("000001.cls", b"1", ("no member of our shards",)),
+        ("000001.cls", b"1", ("not a member of a bank",)),
     ],
 )
 def test_refusals_name_shard_and_member(

@@ -12,7 +12,7 @@ from shards.bank import reader
 from shards.bank.manifest import Manifest
 from shards.bank.reader import check_shard, load_manifest, load_shard
 from shards.bank.splits import Split, load_splits, split_bytes
-from shards.bank.stream import Files, StreamedColumn
+from shards.bank.stream import FileHandles, StreamedColumn
 from shards.support import cache
 
 ARMS = ("clean", "crop_flip:4", "noise:0.1")
@@ -64,7 +64,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("shards.bank.stream.OPEN_FILES", 3)
     for i in range(6):
         (tmp_path / str(i)).write_bytes(bytes([i]))
-    before, files = len(os.listdir("/proc/self/fd")), Files()
+    before, files = len(os.listdir("/proc/self/fd")), FileHandles()
     for i in (0, 1, 2, 3, 4, 5, 0, 5):
         assert os.pread(files.get(tmp_path / str(i)), 1, 0) == bytes([i])
         assert len(os.listdir("/proc/self/fd")) <= before + 3
@@ -76,7 +76,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_shard_cut_while_it_is_streamed_is_noticed(copy: Path, manifest: Manifest) -> None:
     split = load_splits(str(copy), manifest, "train", ("clean",), streaming=True)["clean"]
     os.truncate(copy / "train-000002.tar", 5000)
-    with pytest.raises(OSError, match=r"train-000002\.tar: cut short"):
+    with pytest.raises(OSError, match=r"train-000002\.tar: truncated"):
         split.images_NHWC[np.array([55])]
 
 

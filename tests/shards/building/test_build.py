@@ -148,7 +148,7 @@ def test_a_folder_with_another_unfinished_build_is_refused(
 ) -> None:
     (copy / "manifest.json").unlink()
     asked = request_60.model_copy(update={"seed": 5})
-    refused(lambda: build(asked, str(copy)), "seed is 0", "asked for 5", "another folder")
+    refused(lambda: build(asked, str(copy)), "seed is 0", "requested 5", "another folder")
 
 
 def test_a_folder_in_use_is_refused_naming_the_holder(
@@ -239,7 +239,7 @@ def test_a_device_that_is_not_there_is_refused(request_60: Request, tmp_path, re
 def test_difference_names_the_first_field_that_differs() -> None:
     there = {"a": 1, "b": {"c": [1, {"d": "x"}]}}
     mine = {"a": 1, "b": {"c": [1, {"d": "y"}]}}
-    assert difference(there, mine) == 'b.c.1.d is "x", asked for "y"'
+    assert difference(there, mine) == 'b.c.1.d is "x", requested "y"'
 
 
 def test_two_teachers_share_the_images_and_keep_a_column_each(bank: Path, tmp_path: Path) -> None:

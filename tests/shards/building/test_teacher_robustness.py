@@ -150,7 +150,7 @@ def test_verify_prints_and_checks_them(measured) -> None:
         ({"teachers": ()}, "figures of 0 teachers for 1"),
         ({"teachers": ({"noise": {"accuracy": 1.0, "cosine": 1.0, "rank": 2.0}},)}, "noise:0.1"),
         ({"teachers": ({"nois:1": {"accuracy": 1.0}},)}, "unknown arm `nois`"),
-        ({"teachers": ({"noise:0.1": {"accuracy": 1.0}},)}, "not all figures"),
+        ({"teachers": ({"noise:0.1": {"accuracy": 1.0}},)}, "figures are missing"),
         ({"clean": ()}, "teachers for 1"),
     ],
 )

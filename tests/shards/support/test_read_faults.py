@@ -16,7 +16,7 @@ import pytest
 
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
-from shards.bank.stream import Files, locate
+from shards.bank.stream import FileHandles, find_columns
 from shards.support import retry, storage
 
 HERE = Path(__file__).parents[3]
@@ -125,15 +125,15 @@ def test_streamed_reads_are_tried_again_and_at_the_end_name_the_shard(copy: Path
         load_splits(str(copy), manifest, "train", ("clean",), streaming=streaming)["clean"]
         for streaming in (False, True)
     )
-    (places, keys), images = locate(file), left.images_NHWC
+    (places, keys), images = find_columns(file), left.images_NHWC
 
     def read_rows() -> list:
-        return replace(images, files=Files())[rows].tolist()
+        return replace(images, files=FileHandles())[rows].tolist()
 
     reads = {
         "rows": read_rows,
         "column": lambda: places["label"].whole(25).tolist(),
-        "headers": lambda: locate(file)[1],
+        "headers": lambda: find_columns(file)[1],
     }
     wanted = {
         "rows": kept.images_NHWC[rows].tolist(),
