@@ -54,13 +54,13 @@ class _Info(tarfile.TarInfo):
         return info
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
-            return super().fromtarfile(tarfile_)
+            return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
             raise
         except (tarfile.HeaderError, ValueError) as error:  # ValueError: of a sparse file's map
-            raise tarfile.ReadError(f"{error} at byte {tarfile_.offset:,}") from None  # pyright: ignore[reportAttributeAccessIssue]
+            raise tarfile.ReadError(f"{error} at byte {archive.offset:,}") from None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Sample:

@@ -117,6 +117,7 @@ def _mapping(events: Iterator[Event], depth: int) -> dict[str, Any]:
         if isinstance(event, CollectionStartEvent):
             raise _error(event, "a key must be text, not a list or a mapping")
         key = _value(event, events, depth)
+        assert isinstance(event, ScalarEvent)  # _value refuses what else could stand here
         if not isinstance(key, str):
             raise _error(event, f"the key `{event.value}` is {_kind(key)}; quote it")
         if key in lines:
