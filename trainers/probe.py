@@ -31,13 +31,9 @@ from trainers.config.schema import TrialConfig, make_config
 from trainers.engines import choose_device
 from trainers.inputs import TrialSplits
 from trainers.probes import PROBES
+from trainers.probes.feature_banks import projected_features, student_features
 from trainers.probes.features import FeatureBank
-from trainers.probes.measure import (
-    measure,
-    measure_teacher,
-    projected_features,
-    student_features,
-)
+from trainers.probes.measure import measure, measure_teacher
 from trainers.results.folder import read_json
 from trainers.results.measured import environment_of, probe_result
 from trainers.results.reprobed import (

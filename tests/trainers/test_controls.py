@@ -9,7 +9,7 @@ import torch
 from shards.bank.reader import load_manifest
 from trainers.config.schema import TrialConfig, make_config
 from trainers.inputs import resolve
-from trainers.probes.measure import projected_features
+from trainers.probes.feature_banks import projected_features
 from trainers.results.folder import trial_folder
 from trainers.students import build_student, describe
 from trainers.students.files import load_student

@@ -18,8 +18,8 @@ from shards.bank.splits import load_splits
 from shards.building.build import build
 from shards.building.request import Request
 from trainers.inputs import source_of
+from trainers.probes.feature_banks import encode_view
 from trainers.probes.features import unit
-from trainers.probes.measure import _encode
 from trainers.results.folder import finished, trial_folder
 from trainers.results.record import parse_result
 from trainers.students import build_student, describe
@@ -185,7 +185,7 @@ def test_the_saved_student_gives_the_measured_embeddings(done, bank):
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(result.student.image_size)
     data = Data(split, make_arm("clean"), preprocess, torch.device("cpu"))
-    x_ND = unit(_encode(student, data, 0)).astype(np.float64)
+    x_ND = unit(encode_view(student, data, 0)).astype(np.float64)
     y_ND = split.embedding_NVD[:, 0].astype(np.float64)
     y_ND /= np.linalg.norm(y_ND, axis=1, keepdims=True)
     cosine = float(np.mean(np.sum(x_ND * y_ND, axis=1)))

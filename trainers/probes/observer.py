@@ -1,7 +1,8 @@
-"""What happens to the embeddings while a student trains: cheap measures of a fixed subset.
+"""Observations during training: cheap measures of the student's embeddings of a fixed subset.
 
-Is a low rank collapse, or underfitting on its way up? Rank against step says so beside the
-cosine to the teacher. An `Observer` is called with (step, model) and gives one row:
+They show how the geometry develops. A final low rank can be a collapse or an unfinished rise;
+rank against step, beside the cosine to the teacher, tells the two apart. An `Observer` is called
+with (step, model) and returns one row:
 
     rank/effective       exp H(lambda / sum lambda) of the centred test embeddings, [1, D]
     rank/participation   tr(C)^2 / tr(C^2), [1, D]
@@ -11,9 +12,9 @@ cosine to the teacher. An `Observer` is called with (step, model) and gives one 
     uniformity           log mean exp(-2 |x_i - x_j|^2) over distinct pairs, [-8, 0]
     ridge/accuracy       of a ridge classifier fitted on the train subset, [0, 1]
 
-The images are `curve_samples` clean ones of each split, chosen by the bank's seed: the same for
-every student. Ranks depend on their number: compare with the teacher's of the same images, not
-with the trial's final rank, which is of all test images.
+The subset is `curve_samples` clean images of each split, chosen by the bank's seed, so it is the
+same for every student. A rank depends on the number of images: compare it with the teacher's on
+the same subset (`Observer.teacher`), not with the trial's final rank, which is of all test images.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ def ridge_accuracy(
     test_ND: Floats,
     test_labels_N: NDArray[np.int64],
 ) -> float:
-    """Share of test labels met by least squares on one-hot labels, in [0, 1]; higher is better.
+    """Test accuracy of ridge regression onto one-hot labels, in [0, 1]; higher is better.
 
-    Centred by the train mean; the penalty is the mean eigenvalue of the train covariance.
+    Embeddings (N, D) and labels (N,) of both splits. Everything is centred by the train means. The
+    penalty is the mean eigenvalue of the train Gram matrix, so the result does not depend on the
+    scale of the embeddings. A closed form, unlike the linear probe: it takes milliseconds.
     """
     mean_D = train_ND.mean(axis=0, dtype=np.float64)
     x_ND = train_ND - mean_D
@@ -69,8 +72,8 @@ def ridge_accuracy(
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; modes, buffers and generators outside are as they were."""
+def temporarily_in_eval(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; modes, buffers and generators are restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
@@ -87,7 +90,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 class Observer:
-    """(step, model) -> row; `model` is what the loop trains, its student is what is observed."""
+    """(step, model) -> row, where `model` is the module that the loop trains.
+
+    splits: the trial's samples. device: where the student is.
+    """
 
     def __init__(self, splits: TrialSplits, device: torch.device) -> None:
         inputs, config = splits.inputs, splits.inputs.config
@@ -101,12 +107,12 @@ class Observer:
         self._teacher = [unit(s.embedding_NVD[:, 0]) for s in (self._train, self._test)]
 
     def __call__(self, step: int, model: nn.Module) -> Row:
-        with undisturbed(model):
+        with temporarily_in_eval(model):
             embeddings = [unit(_embed(unwrap_student(model), data)) for data in self._data]
         return self._row(*embeddings)
 
     def teacher(self) -> Row:
-        """The same measures of the teacher's own embeddings."""
+        """The same measures of the teacher's embeddings of the same images."""
         return self._row(*self._teacher)
 
     def _row(self, train_ND: Floats, test_ND: Floats) -> Row:
@@ -128,7 +134,7 @@ class Observer:
 
 
 def _subset(split: Split, samples: int, seed: int) -> Split:
-    """At most `samples` of a split, in its order: a pure function of (seed, N)."""
+    """At most `samples` samples of a split, in its order: a pure function of (seed, N)."""
     chosen_N = permutation(seed, 0, len(split.keys))[:samples].sort().values
     return take({"clean": split}, chosen_N.numpy())["clean"]
 

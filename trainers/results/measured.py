@@ -17,14 +17,8 @@ from trainers.config.durations import distinct_views
 from trainers.config.schema import TrialConfig
 from trainers.inputs import TrialSplits
 from trainers.probes import PROBES
-from trainers.probes.measure import (
-    Measured,
-    Pupil,
-    measure,
-    measure_teacher,
-    projected_features,
-    student_features,
-)
+from trainers.probes.feature_banks import StudentSubject, projected_features, student_features
+from trainers.probes.measure import Measured, measure, measure_teacher
 from trainers.probes.observer import Observer
 from trainers.results.folder import STUDENT
 from trainers.results.record import (
@@ -54,7 +48,7 @@ def student_to_measure(splits: TrialSplits, trained: Trained, device: torch.devi
     student = unwrap_student(trained.student)
     if splits.inputs.config.trains:
         return student
-    fresh = Pupil(student, splits, device).recalibrated("clean")
+    fresh = StudentSubject(student, splits, device).recalibrated("clean")
     return student if fresh is None else fresh.model
 
 

@@ -17,8 +17,8 @@ from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from trainers.engines.launch import PREEMPTED, RankError, free_port
+from trainers.probes.feature_banks import encode_view
 from trainers.probes.features import unit
-from trainers.probes.measure import _encode
 from trainers.results.folder import finished, trial_folder
 from trainers.students.files import load_student
 from trainers.training.data import Data
@@ -116,7 +116,7 @@ def embedded(bank, root, config):
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(manifest.plan.dataset.image_size)
     data = Data(split, make_arm("clean"), preprocess, torch.device("cpu"))
-    return unit(_encode(student, data, 0)), unit(split.embedding_NVD[:, 0])
+    return unit(encode_view(student, data, 0)), unit(split.embedding_NVD[:, 0])
 
 
 @deepspeed

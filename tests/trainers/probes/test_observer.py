@@ -9,7 +9,7 @@ from shards.measures.infonce import uniformity
 from shards.measures.spectrum import effective_rank
 from trainers.inputs import resolve
 from trainers.probes.features import unit
-from trainers.probes.observer import Observer, ridge_accuracy, undisturbed
+from trainers.probes.observer import Observer, ridge_accuracy, temporarily_in_eval
 from trainers.results.folder import trial_folder
 from trainers.students import build_student
 from trainers.training.wrappers import Classified
@@ -75,12 +75,12 @@ class Dropping(nn.Module):
         return self.drop(self.norm(x_BD))
 
 
-def test_undisturbed_puts_back_modes_buffers_and_the_generator():
+def test_modes_buffers_and_the_generator_are_restored():
     model = Dropping().train()
     model.drop.eval()
     before = {name: b.clone() for name, b in model.named_buffers()}
     state = torch.get_rng_state()
-    with undisturbed(model):
+    with temporarily_in_eval(model):
         assert not model.norm.training
         model.train()(torch.randn(8, 4))  # not what an observer would do
         torch.rand(3)
@@ -88,7 +88,7 @@ def test_undisturbed_puts_back_modes_buffers_and_the_generator():
     assert not model.drop.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
-    with pytest.raises(RuntimeError), undisturbed(model):
+    with pytest.raises(RuntimeError), temporarily_in_eval(model):
         raise RuntimeError
     assert model.norm.training
 

@@ -1,0 +1,166 @@
+"""FeatureBanks of what is measured: a trained student, its teacher, or the teacher projected."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from shards.arms import make_arm
+from shards.bank.manifest import arm_record
+from shards.bank.splits import Split
+from shards.measures.corruption import Figures
+from trainers.inputs import TrialSplits
+from trainers.probes.features import FeatureBank, Floats, SplitName, Stored, Subject, unit
+from trainers.probes.projection import principal_projection
+from trainers.students.base import Student
+from trainers.training.data import Data
+
+BATCH = 100
+StoredKey = tuple[SplitName, str, int]  # split, arm, view
+
+
+# ---- a student ----
+
+
+@torch.inference_mode()
+def encode_view(encode: Callable[[torch.Tensor], torch.Tensor], data: Data, view: int) -> Floats:
+    """One view of every sample through `encode`: float32 (N, F), in the order of the samples."""
+    parts = [encode(images_BCHW).float().cpu() for images_BCHW in data.view(view, BATCH)]
+    return torch.cat(parts).numpy()
+
+
+@dataclass(frozen=True)
+class StudentSubject:
+    """A trained student and the images it is measured on: a `trainers.probes.features.Subject`.
+
+    Embeddings are computed when a probe asks for them.
+    """
+
+    model: Student
+    splits: TrialSplits
+    device: torch.device
+
+    def data(self, split: SplitName, arm: str = "clean", views: int = 1) -> Data:
+        """`views` views of a split's images under an arm.
+
+        Augmentation parameters are drawn anew with the bank's seed. They are those that the bank
+        would have stored, so an arm can be measured that the bank does not have.
+        """
+        inputs = self.splits.inputs
+        clean = self.splits.clean_train if split == "train" else self.splits.test["clean"]
+        made = make_arm(arm)
+        params_NVP = made.draw(inputs.manifest.plan.seed, clean.keys, views)
+        drawn = replace(clean, params_NVP=params_NVP)
+        return Data(drawn, made, inputs.preprocess, self.device)
+
+    def embed(self, split: SplitName, arm: str = "clean", view: int = 0) -> Floats:
+        """Unit embeddings (N, D) of one view of a split."""
+        self.model.eval()
+        return unit(encode_view(self.model, self.data(split, arm, view + 1), view))
+
+    def penultimate(self, split: SplitName) -> Floats:
+        """Raw features (N, F) of the clean images."""
+        self.model.eval()
+        return encode_view(self.model.features, self.data(split), 0)
+
+    def recalibrated(self, arm: str) -> StudentSubject | None:
+        """A copy whose BatchNorm statistics are those of the train images under `arm`.
+
+        Running statistics are replaced by their mean over one pass, batch by batch, in order.
+        None where the student has no BatchNorm.
+        """
+        model = copy.deepcopy(self.model).eval()
+        norms = [
+            m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
+        ]
+        if not norms:
+            return None
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # PyTorch then takes a plain mean over batches
+            norm.train()
+        encode_view(model, self.data("train", arm), 0)
+        return replace(self, model=model.eval())
+
+
+def student_features(model: Student, splits: TrialSplits, device: torch.device) -> FeatureBank:
+    """The student's FeatureBank.
+
+    It embeds the clean images at once, and others when a probe asks for them.
+    """
+    return _feature_bank(splits, StudentSubject(model, splits, device), splits.inputs.config.arm)
+
+
+# ---- the teacher, from the embeddings that the bank stores ----
+
+
+def teacher_features(splits: TrialSplits) -> FeatureBank:
+    """The teacher's FeatureBank, measured with the same probes as a student.
+
+    It has the corruptions whose embeddings the bank stores, and no model to embed others.
+    """
+    embeddings = {key: _stored_embeddings(split, view) for key, split, view in _stored(splits)}
+    return _feature_bank(splits, Stored(embeddings), "", splits.inputs.teacher_figures)
+
+
+def projected_features(splits: TrialSplits) -> FeatureBank:
+    """The FeatureBank of `student: teacher_pca:K`: stored embeddings after the projection.
+
+    See trainers.students.teacher_pca. Raises: ValueError where K is too large.
+    """
+    config = splits.inputs.config
+    with threadpool_limits(config.threads):
+        project = principal_projection(config.student, splits.clean_train)
+    embeddings = {key: unit(project(split, view)) for key, split, view in _stored(splits)}
+    return _feature_bank(splits, Stored(embeddings), "")
+
+
+def _stored(splits: TrialSplits) -> Iterator[tuple[StoredKey, Split, int]]:
+    """(key, split, view) of every view whose teacher embeddings the bank stores."""
+    config = splits.inputs.config
+    yield ("train", "clean", 0), splits.clean_train, 0
+    yield ("test", "clean", 0), splits.test["clean"], 0
+    for spec in config.test_arms:
+        if spec in splits.test:
+            record = arm_record(splits.inputs.manifest, "test", spec)
+            for view in range(min(config.test_views, record.stop - record.start)):
+                yield ("test", spec, view), splits.test[spec], view
+
+
+def _stored_embeddings(split: Split, view: int) -> Floats:
+    return unit(split.embedding_NVD[:, view])
+
+
+def _feature_bank(
+    splits: TrialSplits,
+    subject: Subject,
+    trained_on: str,
+    figures: Mapping[str, Figures] | None = None,
+) -> FeatureBank:
+    """The embeddings of `subject` beside the teacher's; see FeatureBank for its fields."""
+    inputs, config = splits.inputs, splits.inputs.config
+    train_ND, test_ND = subject.embed("train"), subject.embed("test")
+    assert train_ND is not None
+    assert test_ND is not None
+    return FeatureBank(
+        train_ND=train_ND,
+        train_labels_N=splits.clean_train.labels_N,
+        test_ND=test_ND,
+        test_labels_N=splits.test["clean"].labels_N,
+        teacher_ND=_stored_embeddings(splits.test["clean"], 0),
+        teacher_train_ND=_stored_embeddings(splits.clean_train, 0),
+        subject=subject,
+        text_CD=inputs.class_embeddings_CD,
+        classes=inputs.classes,
+        test_arms=config.test_arms,
+        draws=config.test_views,
+        trained_on=trained_on,
+        adapt_arms=config.adapt_arms,
+        figures=figures or {},
+        seed=inputs.manifest.plan.seed,
+    )
