@@ -38,11 +38,11 @@ from shards.measures.spectrum import (
 )
 from shards.measures.truncated import dims
 from trainers.inputs import TrialSplits
+from trainers.probes.feature_banks import encode_view
 from trainers.probes.features import Floats, unit
 from trainers.training.data import Data, permutation
 from trainers.training.wrappers import unwrap_student
 
-BATCH = 100
 Row = dict[str, float]
 
 
@@ -108,7 +108,7 @@ class Observer:
 
     def __call__(self, step: int, model: nn.Module) -> Row:
         with temporarily_in_eval(model):
-            embeddings = [unit(_embed(unwrap_student(model), data)) for data in self._data]
+            embeddings = [unit(encode_view(unwrap_student(model), data, 0)) for data in self._data]
         return self._row(*embeddings)
 
     def teacher(self) -> Row:
@@ -137,8 +137,3 @@ def _subset(split: Split, samples: int, seed: int) -> Split:
     """At most `samples` samples of a split, in its order: a pure function of (seed, N)."""
     chosen_N = permutation(seed, 0, len(split.keys))[:samples].sort().values
     return take({"clean": split}, chosen_N.numpy())["clean"]
-
-
-def _embed(student: nn.Module, data: Data) -> NDArray[np.float32]:
-    parts = [student(images_BCHW).float().cpu() for images_BCHW in data.view(0, BATCH)]
-    return torch.cat(parts).numpy()
