@@ -28,9 +28,10 @@ import torch
 
 from shards.building.build import build
 from shards.building.request import Request
-from trainers.config.schema import TrialConfig, make_config
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
 from trainers.engines.single import Single
-from trainers.objectives import OBJECTIVES
+from trainers.objectives import make_objective
 from trainers.results.folder import trial_folder
 from trainers.students import build_student
 from trainers.training.compile import apply_performance_options
@@ -105,10 +106,11 @@ def step_ms(
     forward = engine.prepare(model, optimizer, config)
     images_BCHW = torch.randn(config.batch_size, 3, side, side, device=device)
     teacher_BD = torch.nn.functional.normalize(torch.randn(config.batch_size, DIM, device=device))
+    objective = make_objective(config.objective, config.objective_fields)
     times = []
     for _ in range(warm + steps):
         start = time.perf_counter()
-        loss = OBJECTIVES[config.objective](forward(images_BCHW), teacher_BD, config)
+        loss = objective(forward(images_BCHW), teacher_BD)
         engine.backward(loss, last=True)
         float(engine.step())  # waits for the device
         times.append(1000 * (time.perf_counter() - start))

@@ -3,8 +3,8 @@
     python docs/config_table.py            # print it
     python docs/config_table.py --write    # put it between the two comments of configuration.md
 
-Types, ranges and defaults come from `TrialConfig`. The meaning of a field is its `description` in
-the schema where it has one, and otherwise the text in MEANINGS.
+Types, ranges and defaults come from `trainers.canonical.trial_fields`. The meaning of a field is
+its `description` where it is declared with one, and otherwise the text in MEANINGS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pydantic_core import PydanticUndefined
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from trainers.config.schema import PINS, TrialConfig
+from trainers.canonical import trial_fields
+from trainers.config.schema import PINS
 
 PAGE = Path(__file__).with_name("configuration.md")
 BEGIN, END = "<!-- fields -->", "<!-- /fields -->"
@@ -116,11 +117,11 @@ def table() -> str:
 
     Raises: ValueError for a field of the schema that has no meaning, or a meaning without field.
     """
-    fields = TrialConfig.model_fields
+    fields = trial_fields()
     if missing := [n for n, f in fields.items() if not (f.description or n in MEANINGS)]:
         raise ValueError(f"docs/config_table.py: no meaning for {missing}; add it to SECTIONS")
     if unknown := sorted(set(MEANINGS) - set(fields)):
-        raise ValueError(f"docs/config_table.py: TrialConfig has no field {unknown}; remove it")
+        raise ValueError(f"docs/config_table.py: a trial has no field {unknown}; remove it")
     sections = {title: list(names) for title, names in SECTIONS.items()}
     if rest := [name for name in fields if name not in MEANINGS]:
         sections["Others"] = rest

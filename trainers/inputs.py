@@ -25,6 +25,7 @@ from shards.support.memory import free_memory
 from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import unpack_floats
 from trainers.config.schema import PINS, TrialConfig
+from trainers.objectives import needs_second_view
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,18 @@ def _pinned(config: TrialConfig, teacher: TeacherRecord) -> list[tuple[str, obje
     }
     pins = [(name, found[name], getattr(config, name)) for name in PINS]
     return [pin for pin in pins if pin[2] is not None]
+
+
+def distinct_views(config: TrialConfig, train_samples: int) -> int:
+    """Different views of a sample that training shows at most: 1 of an arm without randomness.
+
+    Epoch e shows view (e + offset) mod K, K being `views`. An objective that compares two views
+    also sees the next one.
+    """
+    if not make_arm(config.arm).stochastic:
+        return 1
+    pair = needs_second_view(config.objective, config.objective_fields)
+    return min(config.views, config.epochs_begun(train_samples) + pair)
 
 
 def _of_classes(splits: dict[str, Split], classes: int) -> dict[str, Split]:

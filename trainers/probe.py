@@ -27,7 +27,8 @@ import torch
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
-from trainers.config.schema import TrialConfig, make_config
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
 from trainers.engines import choose_device
 from trainers.inputs import TrialSplits
 from trainers.probes import PROBES

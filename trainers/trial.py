@@ -3,7 +3,7 @@
     python -m trainers.trial TRIAL.yaml --bank bank --out runs/one
     torchrun --nproc-per-node 2 -m trainers.trial TRIAL.yaml --bank bank --out runs/one
 
-TRIAL.yaml holds the fields of trainers.config.schema.TrialConfig. The result is
+TRIAL.yaml holds the fields of a trial, listed in docs/configuration.md. The result is
 OUT/trials/<identity>/ result.json; the same command again prints it without training.
 
 Exit status: 0, 1 when a rank died, 2 for inputs that do not fit, 3 when the loss is not finite, 4
@@ -26,12 +26,13 @@ from shards.bank.reader import load_manifest
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
-from trainers.config.schema import TrialConfig, load_config, make_config
+from trainers.canonical import load_config, make_config
+from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES, check_engine, choose_device
 from trainers.engines.base import Engine
 from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
 from trainers.inputs import TrialInputs, TrialSplits, resolve
-from trainers.objectives import OBJECTIVES
+from trainers.objectives import make_objective, needs_second_view
 from trainers.objectives.targets import make_target
 from trainers.probes.observer import Observer
 from trainers.results.folder import RESULT, finished, tidy, trial_folder
@@ -46,7 +47,7 @@ from trainers.training.data import Data
 from trainers.training.loop import Trained, train
 from trainers.training.preemption import PreemptedError, PreemptionHandler
 from trainers.training.state import DivergedError, Reporter, Saver
-from trainers.training.wrappers import sees_two_views, wrap_student
+from trainers.training.wrappers import wrap_student
 
 DIVERGED = 3  # exit status of a trial whose loss is not finite
 
@@ -132,12 +133,13 @@ def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) 
     apply_performance_options(model, config, engine.device, size)
     with threadpool_limits(config.threads):
         target = make_target(config.target, splits.clean_train, classes)
-    two_views, arm = sees_two_views(config), make_arm(config.arm)
+    arm = make_arm(config.arm)
+    two_views = needs_second_view(config.objective, config.objective_fields)
     data = Data(splits.train, arm, inputs.preprocess, engine.device, target, two_views)
     observe = None
     if config.curve_every is not None and engine.rank == 0:
         observe = Observer(splits, engine.device)
-    objective = OBJECTIVES[config.objective]
+    objective = make_objective(config.objective, config.objective_fields)
     return train(config, model, objective, data, engine, saver, report, observe)
 
 

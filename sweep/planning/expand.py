@@ -9,8 +9,8 @@ from typing import Any
 from shards.arms import make_arm
 from sweep.planning.grid import LIMIT, Grid
 from sweep.planning.sizes import train_samples
-from trainers.config.durations import epochs_shown
-from trainers.config.schema import TrialConfig, make_config
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
 
 
 def expand(grid: Grid) -> list[TrialConfig]:
@@ -68,7 +68,7 @@ def _refuse_repeated_views(config: TrialConfig, source: str) -> None:
     """Raises: ValueError where the trial has more epochs than its arm has stored views."""
     epochs = config.epochs
     if epochs is None:
-        epochs = epochs_shown(config, train_samples(config))
+        epochs = config.epochs_begun(train_samples(config))
     if make_arm(config.arm).stochastic and config.views < epochs:
         raise ValueError(
             f"{source}: views: {config.views} of arm {config.arm} for {epochs} epochs would show "

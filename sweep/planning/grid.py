@@ -34,7 +34,7 @@ from typing import Any
 from shards.support.registry import closest
 from shards.support.yaml_reader import parse_mapping, parse_value
 from sweep.grids import named_grids
-from trainers.config.schema import TrialConfig
+from trainers.canonical import trial_fields
 
 LIMIT = 10_000  # trials; more is taken for a mistake
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -135,7 +135,7 @@ def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[st
         if not isinstance(entry, dict) or not entry:
             raise ValueError(f"{source}: exclude: expected {{field: value, ...}}, found `{entry}`")
     for fields in (fixed, axes, *exclude):
-        _refuse_unknown(fields, TrialConfig.model_fields, "field", source)
+        _refuse_unknown(fields, trial_fields(), "field", source)
     return fixed, axes, exclude
 
 
@@ -181,7 +181,7 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
     Raises: ValueError, of one line, for an unknown field or a value that is not YAML.
     """
     fixed, axes = dict(grid.fixed), dict(grid.axes)
-    fields = [field for field in TrialConfig.model_fields if field != "seed"]
+    fields = [field for field in trial_fields() if field != "seed"]
     for setting in settings:
         field, equals, text = setting.partition("=")
         if not equals:

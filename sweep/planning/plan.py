@@ -13,8 +13,8 @@ from shards.teachers import check_teacher
 from sweep.planning.banks import plan_banks
 from sweep.planning.costs import bytes_needed, seconds_per_sample, teacher_pass_seconds
 from sweep.planning.sizes import samples_seen, student_of, train_samples
-from trainers.config.durations import distinct_views
 from trainers.config.schema import TrialConfig
+from trainers.inputs import distinct_views
 from trainers.results.folder import finished
 
 

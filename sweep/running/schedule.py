@@ -24,7 +24,8 @@ from ray import tune
 from shards.building import ray_workers
 from sweep.environment import set_defaults
 from sweep.running.resources import Resources, bundle
-from trainers.config.schema import TrialConfig, make_config
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
 from trainers.training.preemption import PreemptedError

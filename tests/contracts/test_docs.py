@@ -13,7 +13,7 @@ import pytest
 
 from shards.support.yaml_reader import parse_mapping
 from sweep.planning.grid import read_grid
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

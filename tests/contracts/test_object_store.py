@@ -13,7 +13,7 @@ from shards.building.request import Request
 from shards.datasets import open_dataset, webdataset
 from shards.support import storage
 from shards.verify import verify
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.results.folder import finished
 from trainers.training.checkpoint import Checkpoints
 from trainers.trial import run_trial

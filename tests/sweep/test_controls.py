@@ -15,7 +15,8 @@ from sweep.planning.plan import describe
 from sweep.planning.sizes import planned_steps, trial_weight
 from sweep.reporting.page import write_report
 from sweep.reporting.summary import as_plain
-from trainers.config.schema import TrialConfig, make_config
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
 
 HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"
 CONTROLS = """\

@@ -4,7 +4,7 @@ import pytest
 
 from shards.building.build import build
 from shards.building.request import Request
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.trial import run_trial
 
 FIELDS = {

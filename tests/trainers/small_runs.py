@@ -10,7 +10,7 @@ from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from trainers.engines.single import Single
-from trainers.objectives import OBJECTIVES
+from trainers.objectives import make_objective
 from trainers.results.record import TrialResult
 from trainers.students import build_student
 from trainers.training.checkpoint import Checkpoints, State, owner_of
@@ -48,7 +48,7 @@ def run(
     torch.set_num_threads(1)
     model = build_student(config.student, DIM, 8, config.seed)
     apply_performance_options(model, config, CPU, 8)
-    chosen = objective or OBJECTIVES[config.objective]
+    chosen = objective or make_objective(config.objective, config.objective_fields)
     keeping = Saver(checkpoints(config, place), seconds, **saver)
     return train(config, model, chosen, data, Single(CPU), keeping, report, observe)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from shards.bank.reader import load_manifest
-from trainers.config.schema import TrialConfig, make_config
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
 from trainers.inputs import resolve
 from trainers.probes.feature_banks import projected_features
 from trainers.results.folder import trial_folder

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_check
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 SIZES = {"train_samples": 130, "test_samples": 60}
 SMALL = {"epochs": 2, "probes": ("linear",), "batch_size": 32}

@@ -9,7 +9,7 @@ from shards.bank.reader import load_manifest
 from shards.building.build import build
 from shards.building.request import Request
 from shards.support.schema import validated
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.results.record import TrialResult
 from trainers.trial import run_trial
 

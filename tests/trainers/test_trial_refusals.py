@@ -12,6 +12,7 @@ from shards.building.request import Request
 from trainers.engines import choose_device
 from trainers.inputs import mismatch, resolve, source_of
 from trainers.objectives import OBJECTIVES
+from trainers.objectives.base import Objective
 from trainers.results.folder import trial_folder
 from trainers.training.checkpoint import Checkpoints
 from trainers.trial import main, run_trial
@@ -130,7 +131,8 @@ def test_the_commands_errors_are_one_line(bank, tmp_path, capsys):
 
 
 def test_divergence_is_one_line_and_its_own_code(bank, make, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(OBJECTIVES, "cosine", lambda x_BD, y_BD, knobs: x_BD.sum() * math.nan)
+    diverging = Objective(lambda x_BD, y_BD: x_BD.sum() * math.nan)
+    monkeypatch.setitem(OBJECTIVES, "cosine", diverging)
     file = tmp_path / "trial.yaml"
     file.write_text(json.dumps(make().model_dump(mode="json")))
     with pytest.raises(SystemExit) as caught:

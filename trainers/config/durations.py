@@ -7,12 +7,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING
-
-from shards.arms import make_arm
-
-if TYPE_CHECKING:
-    from trainers.config.schema import TrialConfig
 
 DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) (epoch|step|sample)s?")
 
@@ -36,20 +30,3 @@ def in_steps(duration: str, batch_size: int, train_samples: int) -> int:
     if unit == "samples":
         return int(number) // batch_size
     return int(Decimal(number) * (train_samples // batch_size))
-
-
-def epochs_shown(config: TrialConfig, train_samples: int) -> int:
-    """Epochs that a trial begins: the last may be cut short."""
-    steps = config.total_steps(train_samples)
-    return -(-steps // max(1, train_samples // config.batch_size))
-
-
-def distinct_views(config: TrialConfig, train_samples: int) -> int:
-    """Different views of a sample that training shows at most: 1 of an arm without draws.
-
-    Epoch e shows view (e + offset) mod K; with `infonce_positive: student` the next one too.
-    """
-    if not make_arm(config.arm).stochastic:
-        return 1
-    pair = "infonce" in config.objective.split("+") and config.infonce_positive == "student"
-    return min(config.views, epochs_shown(config, train_samples) + pair)

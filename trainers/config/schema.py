@@ -1,88 +1,59 @@
-"""TrialConfig: everything that determines a trial's result. Its hash is the trial's name."""
+"""TrialConfig: everything that determines a trial's result. Its hash is the trial's name.
+
+The fields, their types and their ranges. A trial is made by `trainers.canonical.make_config`,
+which also looks the names up (students, objectives, probes, ...) and applies the rules; this
+module knows no table.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from shards.arms import make_arm
-from shards.arms.cifar10c_files import check_dataset
-from shards.arms.groups import expand_arms
-from shards.support.schema import validated
-from shards.support.yaml_reader import parse_mapping
+from shards.support.schema import StrictModel
 from trainers.config.durations import canonical_duration, in_steps
-from trainers.config.rank_fields import UNNAMED, check_ranks, idle
+from trainers.config.types import Flag, Integer, Number, Text, without_minus_zero
 
-Whole = Annotated[int, Field(strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
-PROBE_NAMES = (
-    "spectrum", "linear", "neighbours", "zero_shot", "robustness", "frequency", "infonce",
-    "intervals", "retained", "truncated",
-)  # fmt: skip
-ADAPT_ARMS = ("noise:0.1",)
+# Fields that are no part of the identity because `elastic` lets them change when a trial resumes.
+UNNAMED: dict[str, set[str]] = {"off": set(), "order": {"ranks"}, "exact": {"ranks", "engine"}}
 
 
-class TrialConfig(BaseModel):
-    """One trial. Frozen, validated, in canonical spelling; unknown keys are refused."""
+class TrialConfig(StrictModel):
+    """One trial: frozen and validated, with every field in its one canonical spelling."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    # What is looked at, and what the teacher said about it.
+    # The images, and the teacher whose embeddings are stored for them.
     dataset: Text
-    image_size: Whole | None = Field(default=None, ge=1, le=4096)
-    train_samples: Whole | None = Field(default=None, ge=1)
-    test_samples: Whole | None = Field(default=None, ge=1)
+    image_size: Integer | None = Field(default=None, ge=1, le=4096)
+    train_samples: Integer | None = Field(default=None, ge=1)
+    test_samples: Integer | None = Field(default=None, ge=1)
     teacher: Text
     arm: Text = "clean"
-    views: Whole = Field(default=1, ge=1, le=4096)
-    data_seed: Whole = Field(default=0, ge=0, lt=2**63)
-    # What the shards must say of the teacher, if given; no part of the identity.
+    views: Integer = Field(default=1, ge=1, le=4096)
+    data_seed: Integer = Field(default=0, ge=0, lt=2**63)
+    # Facts that the bank's manifest must state about the teacher; no part of the identity.
     teacher_sha256: Text | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
-    teacher_dim: Whole | None = Field(default=None, ge=1)
-    teacher_size: Whole | None = Field(default=None, ge=1)
-    classes: Whole | None = Field(default=None, ge=2)  # only the first so many of the data set's
-    # Who learns, from what input and by which loss.
+    teacher_dim: Integer | None = Field(default=None, ge=1)
+    teacher_size: Integer | None = Field(default=None, ge=1)
+    classes: Integer | None = Field(default=None, ge=2)  # only the first so many
+    # The student, its input, and the loss.
     student: Text
     input: Literal["native", "teacher"] = "native"
     target: Text = "teacher"
     objective: Text = "cosine"
-    # Terms of the objective; those it does not have are at their defaults.
-    infonce_weight: Number = Field(default=1.0, ge=0)
-    temperature: Number = Field(default=0.1, gt=0)
-    infonce_positive: Literal["teacher", "student"] = "teacher"  # student: of another view
-    theia_cosine_weight: Number = Field(default=0.9, ge=0)
-    theia_smooth_l1_weight: Number = Field(default=0.1, ge=0)
-    rkd_distance_weight: Number = Field(default=25.0, ge=0)
-    rkd_angle_weight: Number = Field(default=50.0, ge=0)
-    sp_weight: Number = Field(default=1.0, ge=0)
-    vicreg_variance_weight: Number = Field(default=25.0, ge=0)
-    vicreg_covariance_weight: Number = Field(default=1.0, ge=0)
-    vicreg_gamma: Number | None = Field(default=None, gt=0)  # None: 1, on unit vectors 1/sqrt(D)
-    vicreg_vectors: Literal["raw", "unit"] = "raw"
-    koleo_weight: Number = Field(default=0.1, ge=0)
-    # For how long, from which draws.
-    seed: Whole = Field(default=0, ge=0, lt=2**63)
-    epochs: Whole | None = Field(default=5, ge=0, le=100_000)
+    # Fields of the objectives, see trainers.objectives: those of the objective's terms, and those
+    # that every trial has. Written and read as if they were fields of the trial itself.
+    objective_fields: Mapping[str, Any] = Field(default_factory=dict)
+    # Random seed, length and batches.
+    seed: Integer = Field(default=0, ge=0, lt=2**63)
+    epochs: Integer | None = Field(default=5, ge=0, le=100_000)
     duration: Text | None = None  # instead of epochs: `1000 steps`, `50000 samples`
-    batch_size: Whole = Field(default=64, ge=2)
-    accumulate: Whole = Field(default=1, ge=1)  # micro-batches a step; each has its own negatives
-    # By which optimiser.
+    batch_size: Integer = Field(default=64, ge=2)
+    accumulate: Integer = Field(default=1, ge=1)  # micro-batches a step; each has its own negatives
+    # The optimiser.
     optimizer: Text = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e6)
     weight_decay: Number = Field(default=0.0, ge=0)
@@ -91,162 +62,57 @@ class TrialConfig(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Text = "0 steps"
     ema: Number = Field(default=0.0, ge=0, lt=1)  # decay of the averaged weights; 0: none
-    # In what arithmetic.
+    # Arithmetic and speed.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: Flag = True
     compile: Flag = False
     cuda_graphs: Flag = False
-    # On what.
+    # Processes and devices.
     engine: Text = "single"
-    ranks: Whole = Field(default=1, ge=1, le=1024)
-    threads: Whole = Field(default=1, ge=1, le=1024)
-    elastic: Literal["off", "order", "exact"] = "off"  # what another number of ranks keeps
+    ranks: Integer = Field(default=1, ge=1, le=1024)
+    threads: Integer = Field(default=1, ge=1, le=1024)
+    elastic: Literal["off", "order", "exact"] = "off"  # what resuming on other ranks keeps
     sync_batchnorm: Flag = True  # statistics over the global batch (of a micro-batch)
-    zero_stage: Whole = Field(default=0, ge=0, le=3)  # of deepspeed
+    zero_stage: Integer = Field(default=0, ge=0, le=3)  # of deepspeed
     offload: Flag = False  # of deepspeed: optimiser state in the host's memory
-    # What is looked at while it trains.
+    # Measurements during training.
     curve_every: Text | None = None
-    curve_samples: Whole = Field(default=1000, ge=2)  # of each split, at most
-    # What is measured at the end.
-    probes: tuple[Text, ...] = PROBE_NAMES
+    curve_samples: Integer = Field(default=1000, ge=2)  # of each split, at most
+    # Measurements at the end. Without `probes`, make_config fills in the default probes.
+    probes: tuple[Text, ...] = ()
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
-    test_views: Whole = Field(default=3, ge=1, le=64)
-    adapt_arms: tuple[Text, ...] = ADAPT_ARMS  # refitted, and BatchNorm recalibrated, under these
-
-    @field_validator("arm")
-    @classmethod
-    def _arm(cls, spec: str) -> str:
-        arm = make_arm(spec)
-        if arm.test_only:
-            raise ValueError(f"arm: `{arm.spec}` has test images only; choose another arm")
-        return arm.spec
-
-    @field_validator("views")
-    @classmethod
-    def _one_view_of_clean(cls, views: int, info: ValidationInfo) -> int:
-        """An arm without draws has one view, whatever was asked: the same trial, one name."""
-        return views if make_arm(info.data.get("arm", "noise")).stochastic else 1
-
-    @field_validator("test_arms")
-    @classmethod
-    def _test_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Arms and groups of arms (`shards.arms.groups`), each arm once in canonical spelling."""
-        arms = expand_arms(specs)
-        check_dataset(arms, info.data.get("dataset", "cifar10"))
-        return arms
-
-    @field_validator("adapt_arms")
-    @classmethod
-    def _adapt_arms(cls, specs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Without the robustness probe they have no effect: the default."""
-        arms = tuple(spec for spec in expand_arms(specs) if spec != "clean")
-        for spec in arms:
-            if make_arm(spec).test_only:
-                raise ValueError(f"adapt_arms: `{spec}` has test images only; choose another arm")
-        return arms if "robustness" in info.data.get("probes", PROBE_NAMES) else ADAPT_ARMS
+    test_views: Integer = Field(default=3, ge=1, le=64)
+    adapt_arms: tuple[Text, ...] = ("noise:0.1",)  # for refitted and recalibrated accuracies
 
     @field_validator("*")
     @classmethod
-    def _no_minus_zero(cls, value: Any) -> Any:
-        return value + 0.0 if isinstance(value, float) else value
+    def _one_zero(cls, value: Any) -> Any:
+        return without_minus_zero(value)
 
     @field_validator("warmup", "duration", "curve_every")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:
         return text if text is None else canonical_duration(text)
 
-    @field_validator("optimizer")
-    @classmethod
-    def _optimizer(cls, name: str) -> str:
-        from trainers.training.optim import OPTIMIZERS
-
-        _ = OPTIMIZERS[name]
-        return name
-
     @field_validator("warmup")
     @classmethod
     def _no_warmup(cls, text: str) -> str:
         return "0 steps" if float(text.split(maxsplit=1)[0]) == 0 else text
 
-    @field_validator("student")
-    @classmethod
-    def _student(cls, spec: str) -> str:
-        from trainers.students import canonical_student
+    @model_serializer(mode="wrap")
+    def _flat(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """One level of names: the objective's fields stand where `objective_fields` does.
 
-        return canonical_student(spec)
+        YAML files, grids, `--set`, result.json and MLflow all use these names. Their order is
+        part of the identity.
+        """
+        flat: dict[str, Any] = {}
+        for name, value in handler(self).items():
+            flat |= value if name == "objective_fields" else {name: value}
+        return flat
 
-    @field_validator("objective")
-    @classmethod
-    def _objective(cls, name: str) -> str:
-        from trainers.objectives import canonical_objective
-
-        return canonical_objective(name)
-
-    @field_validator("target")
-    @classmethod
-    def _target(cls, spec: str) -> str:
-        from trainers.objectives.targets import canonical_target
-
-        return canonical_target(spec)
-
-    @field_validator("engine")
-    @classmethod
-    def _engine(cls, name: str) -> str:
-        from trainers.engines import ENGINES
-
-        _ = ENGINES[name]
-        return name
-
-    @field_validator("probes")
-    @classmethod
-    def _probes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from trainers.probes import PROBES
-
-        for name in names:
-            _ = PROBES[name]
-        return tuple(dict.fromkeys(names))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_length(cls, fields: Any) -> Any:
-        """`duration` takes the place of `epochs`; one in whole epochs is written as `epochs`."""
-        if not isinstance(fields, dict):
-            return fields
-        given = cast("dict[str, Any]", fields)
-        if given.get("duration") is None:
-            return given
-        if given.get("epochs") is not None:
-            raise ValueError("epochs and duration: both are given; keep one")
-        text = given["duration"]
-        with contextlib.suppress(ValueError):  # said by the field's own check
-            text = canonical_duration(text) if isinstance(text, str) else text
-        whole = re.fullmatch(r"(\d+) epochs?", str(text))
-        length = {"epochs": int(whole[1]), "duration": None} if whole else {"epochs": None}
-        return given | length
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _settled(cls, fields: Any, validate: ModelWrapValidatorHandler[TrialConfig]) -> TrialConfig:
-        """What has no effect is at its default, so that one trial has one name."""
-        from trainers.config.rules import settled
-
-        config = validate(fields)
-        values = settled(config)
-        if all(getattr(config, name) == value for name, value in values.items()):
-            return config
-        return validate(config.model_dump() | values)
-
-    @field_validator("elastic", "sync_batchnorm", "zero_stage", "offload")
-    @classmethod
-    def _no_effect(cls, value: Any, info: ValidationInfo) -> Any:
-        """A value that changes nothing with this engine is written as the default."""
-        name = str(info.field_name)
-        return cls.model_fields[name].default if idle(name, value, info.data) else value
-
-    @model_validator(mode="after")
-    def _together(self) -> TrialConfig:
-        check_ranks(self)
-        return self
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @property
     def unnamed(self) -> set[str]:
@@ -257,7 +123,7 @@ class TrialConfig(BaseModel):
     def identity(self) -> str:
         """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
 
-        Left out is what does not change the result, or what `elastic` lets change under way:
+        Left out is what does not change the result, or what `elastic` lets change on resuming:
         `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
         """
         text = self.model_dump_json(exclude=self.unnamed)
@@ -265,7 +131,7 @@ class TrialConfig(BaseModel):
 
     @property
     def trains(self) -> bool:
-        """Whether any step is asked for: not of an untrained student, nor of `teacher_pca`."""
+        """Whether any optimiser step is made; false for `teacher_pca` and untrained students."""
         return float((self.duration or f"{self.epochs}").split()[0]) > 0
 
     def total_steps(self, train_samples: int) -> int:
@@ -273,16 +139,7 @@ class TrialConfig(BaseModel):
         length = self.duration or f"{self.epochs} epochs"
         return in_steps(length, self.batch_size, train_samples)
 
-
-def make_config(fields: dict[str, Any], place: str = "") -> TrialConfig:
-    """Validate. Raises: ValueError, one line naming place, field, what was found, what is right."""
-    return validated(TrialConfig, fields, place)
-
-
-def load_config(path: str) -> TrialConfig:
-    """A YAML file with the fields of TrialConfig. Raises: ValueError, OSError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return make_config(parse_mapping(text, path), path)
+    def epochs_begun(self, train_samples: int) -> int:
+        """Epochs that the trial begins; it may end within the last."""
+        steps = self.total_steps(train_samples)
+        return -(-steps // max(1, train_samples // self.batch_size))

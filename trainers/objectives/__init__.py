@@ -1,21 +1,25 @@
-"""OBJECTIVES: (student_BD, teacher_BD, config) -> scalar loss, lower is better.
+"""OBJECTIVES: what a student is trained to minimise.
 
-Both arguments are the whole gathered batch: engines see to it, so that objectives with negatives
-or neighbours see the same pairs on any number of ranks. Both are raw; each objective says whether
-it takes them as they are or as unit vectors. A sum is written with `+`: `cosine+koleo` is
-cosine + koleo_weight * koleo. Weights are fields of TrialConfig and count wherever their term
-stands, alone too.
+    loss = make_objective("cosine+koleo", {"koleo_weight": 0.2})
+    loss(student_BD, teacher_BD)      # a scalar, lower is better
 
-`none` is no objective: nothing is trained. koleo and vicreg look at the student only: alone, they
-teach it nothing of the teacher.
+Both arguments are whole batches, gathered from all ranks: objectives with negatives or neighbours
+see the same pairs on any number of ranks. Both are raw vectors; each objective says whether it
+takes them as they are or as unit vectors. A sum is written with `+`: `cosine+koleo` is
+cosine + koleo_weight * koleo.
+
+An entry holds a function and the class of its fields, which become fields of every trial. A
+weight counts wherever its term stands, alone too. The objective `none` trains nothing. koleo and
+vicreg see the student alone: without another term they teach it nothing of the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch.nn.functional import (
     cosine_similarity,
     cross_entropy,
@@ -26,44 +30,47 @@ from torch.nn.functional import (
     smooth_l1_loss,
 )
 
-from shards.support.registry import Table
+from trainers.config.types import Number
+from trainers.objectives.base import Loss, Objective, ObjectiveFields, Objectives, sum_of
 
-if TYPE_CHECKING:
-    from trainers.config.schema import TrialConfig as Knobs
-
-Objective = Callable[[torch.Tensor, torch.Tensor, "Knobs"], torch.Tensor]
-
+UNTRAINED = "none"  # no objective: the student is measured as initialised, as with `epochs: 0`
 
 # ---- student against teacher, one by one ----
 
 
-def cosine(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """mean_b (1 - cos(student_b, teacher_b)), in [0, 2]; blind to length. arXiv 2603.06698."""
+def cosine(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
+    """mean_b (1 - cos(student_b, teacher_b)), in [0, 2]; ignores lengths. arXiv 2603.06698."""
     return (1 - cosine_similarity(student_BD, teacher_BD, dim=1)).mean()
 
 
-def mse(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
+def mse(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
     """Mean over b and d of (student - teacher)^2, in [0, inf); RAW vectors. CLIP-KD, CVPR 2024.
 
-    On unit vectors it would be 2 (1 - cos) / D: the same run as cosine.
+    On unit vectors it would be 2 (1 - cos) / D: cosine with another learning rate.
     """
     return mse_loss(student_BD, teacher_BD)
 
 
-def theia(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """0.9 * cosine + 0.1 * SmoothL1 (mean over b and d), in [0, inf); RAW vectors. Theia, 2024.
+class TheiaFields(ObjectiveFields):
+    theia_cosine_weight: Number = Field(default=0.9, ge=0)
+    theia_smooth_l1_weight: Number = Field(default=0.1, ge=0)
 
-    Theia standardises its targets: `target: standardised`.
+
+def theia(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: TheiaFields) -> torch.Tensor:
+    """w_cosine * cosine + w_smooth_l1 * SmoothL1 (mean over b and d), in [0, inf); RAW vectors.
+
+    Theia standardises its targets: set `target: standardised`. Shang et al., "Theia", CoRL 2024.
     """
     length = smooth_l1_loss(student_BD, teacher_BD)
-    angle = cosine(student_BD, teacher_BD, knobs)
-    return knobs.theia_cosine_weight * angle + knobs.theia_smooth_l1_weight * length
+    angle = cosine(student_BD, teacher_BD)
+    return fields.theia_cosine_weight * angle + fields.theia_smooth_l1_weight * length
 
 
-def supervised(student_BE: torch.Tensor, labels_BC: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """Cross-entropy, nats, of the last C columns of the student's output against one-hot labels.
+def supervised(student_BE: torch.Tensor, labels_BC: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, in nats, of the student's logits against one-hot labels, in [0, inf).
 
-    Its module gives cat([embedding (D), logits (C)]); its target is `labels`.
+    The student's output is cat([embedding (D), logits (C)]), see trainers.training.wrappers; the
+    last C columns are used. Its target is `labels`, so it learns nothing of the teacher.
     """
     return cross_entropy(student_BE[:, -labels_BC.shape[1] :], labels_BC)
 
@@ -71,17 +78,27 @@ def supervised(student_BE: torch.Tensor, labels_BC: torch.Tensor, knobs: Knobs) 
 # ---- the batch among itself ----
 
 
-def infonce(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """Cross-entropy of S T' / tau against the diagonal, nats, in [0, inf); UNIT vectors.
+class InfonceFields(ObjectiveFields):
+    infonce_weight: Number = Field(default=1.0, ge=0)
+    temperature: Number = Field(default=0.1, gt=0)
+    infonce_positive: Literal["teacher", "student"] = "teacher"  # student: of another view
 
-    ln(B) when nothing is told apart. T is the teacher, or, where `infonce_positive` is `student`,
-    the student of another view of each image: then student_BD is cat([view, other view]).
-    van den Oord et al., 2018; CLIP-KD, CVPR 2024.
+
+def infonce(
+    student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: InfonceFields
+) -> torch.Tensor:
+    """w * cross-entropy of S T' / temperature against the diagonal, in nats; UNIT vectors.
+
+    In [0, inf). Row b of the logits compares student b with all B candidates; its own teacher is
+    the right class, so the loss is w * ln(B) where all candidates look alike. T is the teacher
+    or, with `infonce_positive: student`, the student of another view of each image: then
+    student_BD is cat([view, other view]). van den Oord et al., 2018; CLIP-KD, CVPR 2024.
     """
-    if knobs.infonce_positive == "student":
+    if fields.infonce_positive == "student":
         student_BD, teacher_BD = student_BD.chunk(2, dim=1)
-    logits_BB = normalize(student_BD, dim=1) @ normalize(teacher_BD, dim=1).T / knobs.temperature
-    return cross_entropy(logits_BB, torch.arange(len(logits_BB), device=logits_BB.device))
+    logits_BB = normalize(student_BD, dim=1) @ normalize(teacher_BD, dim=1).T / fields.temperature
+    own_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    return fields.infonce_weight * cross_entropy(logits_BB, own_B)
 
 
 def rkd_terms(
@@ -109,24 +126,35 @@ def _relations(x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return over_mean_BB, direction_BBD @ direction_BBD.transpose(1, 2)
 
 
-def rkd(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """25 * distance term + 50 * angle term, in [0, inf); RAW vectors, blind to scale.
+class RkdFields(ObjectiveFields):
+    rkd_distance_weight: Number = Field(default=25.0, ge=0)
+    rkd_angle_weight: Number = Field(default=50.0, ge=0)
 
-    Means are over all pairs and triplets, those of a point with itself included, as its authors'
-    code has it. Memory: B^2 D + B^3 numbers. Park et al., CVPR 2019.
+
+def rkd(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: RkdFields) -> torch.Tensor:
+    """w_distance * distance term + w_angle * angle term, in [0, inf); RAW vectors, scale-invariant.
+
+    Means are over all pairs and triplets, those of a point with itself included, as in its
+    authors' code. Memory: B^2 D + B^3 numbers. Park et al., "Relational Knowledge Distillation",
+    CVPR 2019.
     """
     distance, angle = rkd_terms(student_BD, teacher_BD)
-    return knobs.rkd_distance_weight * distance + knobs.rkd_angle_weight * angle
+    return fields.rkd_distance_weight * distance + fields.rkd_angle_weight * angle
 
 
-def sp(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """|| rownorm(S S') - rownorm(T T') ||_F^2 / B^2, in [0, 4 / B]; RAW vectors.
+class SpFields(ObjectiveFields):
+    sp_weight: Number = Field(default=1.0, ge=0)
 
-    Tung & Mori, ICCV 2019.
+
+def sp(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: SpFields) -> torch.Tensor:
+    """w * || rownorm(S S') - rownorm(T T') ||_F^2 / B^2, in [0, 4 w / B]; RAW vectors.
+
+    rownorm divides each row of a (B, B) matrix of inner products by its length. Tung & Mori,
+    "Similarity-Preserving Knowledge Distillation", ICCV 2019.
     """
     student_BB = normalize(student_BD @ student_BD.T, dim=1)
     teacher_BB = normalize(teacher_BD @ teacher_BD.T, dim=1)
-    return ((student_BB - teacher_BB) ** 2).mean()
+    return fields.sp_weight * ((student_BB - teacher_BB) ** 2).mean()
 
 
 # ---- the student alone ----
@@ -141,93 +169,114 @@ def vicreg_terms(student_BD: torch.Tensor, gamma: float) -> tuple[torch.Tensor, 
     return spread, ((covariance_DD**2).sum() - (variance_D**2).sum()) / len(variance_D)
 
 
-def vicreg(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """25 * variance term + 1 * covariance term, in [0, inf); RAW vectors, or UNIT if asked.
+class VicregFields(ObjectiveFields):
+    vicreg_variance_weight: Number = Field(default=25.0, ge=0)
+    vicreg_covariance_weight: Number = Field(default=1.0, ge=0)
+    vicreg_gamma: Number | None = Field(default=None, gt=0)  # None: 1, on unit vectors 1 / sqrt(D)
+    vicreg_vectors: Literal["raw", "unit"] = "raw"
 
-    gamma is 1; on unit vectors, where 1 cannot be reached, 1 / sqrt(D). Bardes et al., ICLR 2022.
+
+def vicreg(
+    student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: VicregFields
+) -> torch.Tensor:
+    """w_variance * variance term + w_covariance * covariance term, in [0, inf); see vicreg_terms.
+
+    On RAW vectors with gamma 1, or with `vicreg_vectors: unit` on UNIT vectors with gamma
+    1 / sqrt(D), the largest standard deviation that all of their D dimensions can have at once.
+    Bardes et al., ICLR 2022.
     """
-    unit = knobs.vicreg_vectors == "unit"
+    unit = fields.vicreg_vectors == "unit"
     x_BD = normalize(student_BD, dim=1) if unit else student_BD
-    gamma = knobs.vicreg_gamma
+    gamma = fields.vicreg_gamma
     if gamma is None:
         gamma = x_BD.shape[1] ** -0.5 if unit else 1.0
     spread, covariance = vicreg_terms(x_BD, gamma)
-    return knobs.vicreg_variance_weight * spread + knobs.vicreg_covariance_weight * covariance
+    return fields.vicreg_variance_weight * spread + fields.vicreg_covariance_weight * covariance
 
 
-def koleo(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """- mean_i ln || z_i - nearest z_j ||, in [-ln 2, inf); UNIT vectors.
+class KoleoFields(ObjectiveFields):
+    koleo_weight: Number = Field(default=0.1, ge=0)
 
-    1e-8 is added to differences and distance, as DINOv2 does: coincident points give a large
-    gradient, but a finite one. Sablayrolles et al., ICLR 2019; DINOv2, 2023.
+
+def koleo(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: KoleoFields) -> torch.Tensor:
+    """- w * mean_i ln || z_i - nearest z_j ||, in [-w ln 2, inf); UNIT vectors.
+
+    1e-8 is added to differences and distance, as DINOv2 does, so that coincident points have a
+    large gradient but a finite one. Sablayrolles et al., ICLR 2019; DINOv2, 2023.
     """
     z_BD = normalize(student_BD, dim=1, eps=1e-8)
     with torch.no_grad():
         cosine_BB = z_BD @ z_BD.T
         cosine_BB.fill_diagonal_(-2)
         nearest_B = cosine_BB.argmax(dim=1)
-    return -(pairwise_distance(z_BD, z_BD[nearest_B], eps=1e-8) + 1e-8).log().mean()
+    spread = -(pairwise_distance(z_BD, z_BD[nearest_B], eps=1e-8) + 1e-8).log().mean()
+    return fields.koleo_weight * spread
 
 
 # ---- by name ----
 
-
-def _weighted(term: Objective, field: str) -> Objective:
-    def weighted(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-        return getattr(knobs, field) * term(student_BD, teacher_BD, knobs)
-
-    return weighted
-
-
-class Objectives(Table[Objective]):
-    """Terms by name; `a+b` is the sum of a and b."""
-
-    def __missing__(self, name: str) -> Objective:
-        names = name.split("+")
-        if len(names) == 1:
-            return super().__missing__(name)
-        terms = [(self[each], each == "infonce") for each in names]
-
-        def total(student_BD: torch.Tensor, teacher_BD: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-            first_BD = student_BD[:, : teacher_BD.shape[1]]  # infonce may have a second view
-            return torch.stack(
-                [term(student_BD if both else first_BD, teacher_BD, knobs) for term, both in terms]
-            ).sum()
-
-        return total
-
-
 OBJECTIVES = Objectives(
     "objective",
     {
-        "cosine": cosine,
-        "mse": mse,
-        "theia": theia,
-        "infonce": _weighted(infonce, "infonce_weight"),
-        "rkd": rkd,
-        "sp": _weighted(sp, "sp_weight"),
-        "vicreg": vicreg,
-        "koleo": _weighted(koleo, "koleo_weight"),
-        "supervised": supervised,
+        "cosine": Objective(cosine),
+        "mse": Objective(mse),
+        "theia": Objective(theia, TheiaFields),
+        "infonce": Objective(
+            infonce,
+            InfonceFields,
+            second_view=lambda fields: fields.infonce_positive == "student",
+        ),
+        "rkd": Objective(rkd, RkdFields),
+        "sp": Objective(sp, SpFields),
+        "vicreg": Objective(vicreg, VicregFields),
+        "koleo": Objective(koleo, KoleoFields),
+        "supervised": Objective(supervised),
     },
 )
-UNTRAINED = "none"  # no objective: the student is measured as it was made, as with `epochs: 0`
-FIELDS: dict[str, tuple[str, ...]] = {  # of TrialConfig that a term reads
-    "cosine": (),
-    "mse": (),
-    "theia": ("theia_cosine_weight", "theia_smooth_l1_weight"),
-    "infonce": ("infonce_weight", "temperature", "infonce_positive"),
-    "rkd": ("rkd_distance_weight", "rkd_angle_weight"),
-    "sp": ("sp_weight",),
-    "vicreg": (
-        "vicreg_variance_weight",
-        "vicreg_covariance_weight",
-        "vicreg_gamma",
-        "vicreg_vectors",
-    ),
-    "koleo": ("koleo_weight",),
-    "supervised": (),
-}
+
+# A trial's identity is a hash of its fields in their order. Fields of these classes stood in every
+# trial before objectives declared their own, so they stay in every trial, in this order, at their
+# defaults where the trial's objective does not have the term. Fields of objectives that were added
+# later are in the trials that use them, and only there: adding one renames no finished trial.
+IN_EVERY_TRIAL: tuple[type[ObjectiveFields], ...] = (
+    InfonceFields, TheiaFields, RkdFields, SpFields, VicregFields, KoleoFields,
+)  # fmt: skip
+
+
+def make_objective(name: str, fields: Mapping[str, Any]) -> Loss:
+    """The loss of a term or a sum of terms: (student_BD, teacher_BD) -> scalar.
+
+    `fields` holds values of the terms' fields; other names are ignored, missing ones have their
+    defaults. Raises: ValueError for an unknown term or a value out of its range.
+    """
+    terms = OBJECTIVES.terms_of(name)
+    return terms[0].bind(fields) if len(terms) == 1 else sum_of(terms, fields)
+
+
+def needs_second_view(name: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a term compares two views of each image."""
+    return name != UNTRAINED and any(
+        term.needs_second_view(fields) for term in OBJECTIVES.terms_of(name)
+    )
+
+
+def field_classes() -> list[type[ObjectiveFields]]:
+    """The field classes of all objectives: those in every trial first, then in table order."""
+    added = [entry.fields for entry in OBJECTIVES.values() if entry.fields is not None]
+    return list(dict.fromkeys([*IN_EVERY_TRIAL, *added]))
+
+
+def classes_in_trial(name: str) -> list[type[ObjectiveFields]]:
+    """The field classes whose fields a trial with this objective has, in order."""
+    terms = [] if name == UNTRAINED else OBJECTIVES.terms_of(name)
+    used = [term.fields for term in terms if term.fields is not None]
+    return list(dict.fromkeys([*IN_EVERY_TRIAL, *used]))
+
+
+def fields_read(name: str) -> set[str]:
+    """Names of the fields that have an effect with this objective."""
+    terms = [] if name == UNTRAINED else OBJECTIVES.terms_of(name)
+    return {field for term in terms if term.fields for field in term.fields.model_fields}
 
 
 def canonical_objective(name: str) -> str:
@@ -238,19 +287,11 @@ def canonical_objective(name: str) -> str:
     for term in terms:
         _ = OBJECTIVES[term]
     if len(set(terms)) < len(terms):
-        raise ValueError(f"objective: `{name}` has a term twice; its weight is a field of its own")
+        raise ValueError(
+            f"objective: `{name}` has a term twice; name it once and raise its weight instead"
+        )
     if "supervised" in terms and len(terms) > 1:
-        raise ValueError(f"objective: `{name}`: `supervised` has no teacher; it stands alone")
+        raise ValueError(
+            f"objective: `{name}`: `supervised` learns labels, not the teacher; it stands alone"
+        )
     return "+".join(sorted(terms, key=list(OBJECTIVES).index))
-
-
-def unread_fields(name: str) -> set[str]:
-    """Fields of objectives that have no effect under this one.
-
-    A term that is not among FIELDS (one of the user's own) may read any of them.
-    """
-    every = {field for fields in FIELDS.values() for field in fields}
-    terms = name.split("+")
-    if any(term not in FIELDS for term in terms):
-        return set()
-    return every - {field for term in terms for field in FIELDS[term]}

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from shards.support import storage
-from trainers.config.durations import distinct_views
 from trainers.config.schema import TrialConfig
-from trainers.inputs import TrialSplits
+from trainers.inputs import TrialSplits, distinct_views
 from trainers.probes import PROBES
 from trainers.probes.feature_banks import StudentSubject, projected_features, student_features
 from trainers.probes.measure import Measured, measure, measure_teacher

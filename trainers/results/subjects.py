@@ -8,7 +8,8 @@ from typing import Any
 from shards.bank.manifest import MANIFEST as BANK
 from shards.bank.reader import load_manifest
 from shards.support import storage
-from trainers.config.schema import TrialConfig, make_config
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
 from trainers.inputs import TrialInputs, resolve, source_of
 from trainers.results.folder import (
     TRIALS,

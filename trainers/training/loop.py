@@ -9,7 +9,7 @@ from torch import nn
 
 from trainers.config.schema import TrialConfig
 from trainers.engines.base import Engine
-from trainers.objectives import Objective
+from trainers.objectives.base import Loss
 from trainers.training.data import Data
 from trainers.training.learning_rate import Schedule, set_learning_rate
 from trainers.training.optim import OPTIMIZERS
@@ -33,7 +33,7 @@ class Trained:
 def train(
     config: TrialConfig,
     model: nn.Module,
-    objective: Objective,
+    objective: Loss,
     data: Data,
     engine: Engine,
     saver: Saver,
@@ -73,7 +73,7 @@ def train(
         for (images_BCHW, teacher_BD), last in zip(inputs, lasts, strict=True):
             set_learning_rate(optimizer, rate(state.step))
             student_BD = engine.gather(forward(images_BCHW))
-            loss = objective(student_BD, engine.gather(teacher_BD), config)
+            loss = objective(student_BD, engine.gather(teacher_BD))
             engine.backward(loss, last)
             if last:
                 state.end_step(engine.step())

@@ -13,6 +13,7 @@ from torch import nn
 
 from shards.support.rng import hash64
 from trainers.config.schema import TrialConfig
+from trainers.objectives import needs_second_view
 from trainers.students.base import Student
 
 
@@ -48,19 +49,12 @@ class TwoViews(nn.Module):
         return torch.cat(self.student(views_BCHW).chunk(2), dim=1)
 
 
-def sees_two_views(config: TrialConfig) -> bool:
-    """Whether training inputs are two views of each image.
-
-    `infonce_positive` is `teacher` in every config whose objective has no infonce term.
-    """
-    return config.infonce_positive == "student"
-
-
 def wrap_student(config: TrialConfig, student: Student, dim: int, classes: int) -> nn.Module:
     """The module to train, with the student in it. dim: D. classes: C, for the classifier."""
     if config.objective == "supervised":
         return Classified(student, dim, classes, config.seed)
-    return TwoViews(student) if sees_two_views(config) else student
+    two_views = needs_second_view(config.objective, config.objective_fields)
+    return TwoViews(student) if two_views else student
 
 
 def unwrap_student(module: nn.Module) -> Student:

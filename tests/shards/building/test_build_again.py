@@ -18,7 +18,7 @@ from shards.support import lock
 from shards.teachers import open_teacher
 from sweep.planning.banks import plan_banks
 from tests.shards.foreign import samples, write_tar
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 TIMM = "test_vit.r160_in1k"
 

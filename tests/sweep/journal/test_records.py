@@ -14,7 +14,7 @@ from sweep.journal.records import newest_only, read_run
 from sweep.journal.tracking import TRIAL, Tracker
 from sweep.running.watch import Watch
 from tests.sweep.made import ENVIRONMENT, made, result_line, write_journal
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.probe import main
 from trainers.results.folder import trial_folder
 from trainers.results.record import ProbeResult, TrialResult

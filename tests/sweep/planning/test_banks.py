@@ -9,7 +9,7 @@ import pytest
 from shards.building.build import build
 from sweep.planning.banks import plan_banks
 from sweep.run import main, parse_arguments
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 FIELDS = {
     "dataset": "digits",

@@ -12,7 +12,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import read_grid
 from sweep.running import schedule
 from sweep.running.resources import Resources, check_fits
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
 from trainers.results.folder import read_result

@@ -11,7 +11,7 @@ import pytest
 from sweep.run import parse_arguments
 from sweep.running import schedule
 from sweep.running.resources import Resources
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 
 def results(folder: Path) -> dict[str, dict]:

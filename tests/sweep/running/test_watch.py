@@ -10,7 +10,7 @@ import pytest
 from sweep.journal.events import Journal
 from sweep.planning.sizes import trial_weight
 from sweep.running.watch import TRAINING, Watch
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 FIELDS = {
     "dataset": "digits", "teacher": "embedded", "student": "width:1", "train_samples": 200,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 LEAST = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 

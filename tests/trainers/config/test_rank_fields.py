@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 
 LEAST = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 DDP = LEAST | {"engine": "ddp", "ranks": 2}

@@ -18,8 +18,9 @@ import torch
 
 from shards.support.yaml_reader import parse_mapping
 from trainers import trial
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.objectives import OBJECTIVES
+from trainers.objectives.base import Objective
 from trainers.training.preemption import PreemptedError
 from trainers.training.state import TrainingState
 
@@ -45,14 +46,14 @@ def noticed_at(step: int) -> Iterator[None]:
 def spoilt_at(call: int):
     calls = 0
 
-    def objective(student_BD, teacher_BD, config):
+    def objective(student_BD, teacher_BD):
         nonlocal calls
         calls += 1
-        loss = real(student_BD, teacher_BD, config)
+        loss = real(student_BD, teacher_BD)
         return loss * torch.nan if calls == call else loss
 
-    real = OBJECTIVES["cosine"]
-    return objective
+    real = OBJECTIVES["cosine"].function
+    return Objective(objective)
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.engines import ENGINES
 from trainers.engines.base import Engine
-from trainers.objectives import OBJECTIVES
+from trainers.objectives import make_objective
 from trainers.training.learning_rate import Schedule, set_learning_rate
 
 SAMPLES, SIDE, DIM = 96, 8, 6
@@ -76,7 +76,7 @@ class Training:
                     self.gradients[name] = weight.grad.clone()
 
     def steps(self, first: int, last: int) -> None:
-        objective = OBJECTIVES[self.config.objective]
+        objective = make_objective(self.config.objective, self.config.objective_fields)
         rate = Schedule.of(self.config, SAMPLES)
         for step in range(first, last):
             if self.config.schedule != "constant":
@@ -86,7 +86,7 @@ class Training:
             for at, part_B in enumerate(parts):
                 student_BD = self.engine.gather(self.forward(self.images[part_B]))
                 teacher_BD = self.engine.gather(self.teacher[part_B])
-                loss = objective(student_BD, teacher_BD, self.config)
+                loss = objective(student_BD, teacher_BD)
                 if self.run.get("overflow_at") == step:  # the loss as it is, its gradient huge
                     loss = loss + 1e38 * (student_BD - student_BD.detach()).sum()
                 self.engine.backward(loss, at + 1 == len(parts))

@@ -6,7 +6,7 @@ import torch
 
 from shards.bank.reader import load_manifest
 from shards.bank.splits import Split, load_splits
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.objectives.targets import (
     Target,
     equalising_rotation,

@@ -10,7 +10,7 @@ import torch
 
 from tests.trainers.small_runs import checkpoints, data_of, left_at, run, same, timeless, weights
 from trainers.engines.single import Single
-from trainers.objectives import OBJECTIVES
+from trainers.objectives import cosine
 from trainers.training.data import Data, permutation
 from trainers.training.ema import MovingAverage
 from trainers.training.state import DivergedError
@@ -34,10 +34,10 @@ def test_saves_follow_the_clock(make, data, tmp_path):
     """A step takes 10 s: looked at each time, every third of them is due."""
     now = 0.0
 
-    def objective(student_BD, teacher_BD, knobs):
+    def objective(student_BD, teacher_BD):
         nonlocal now
         now += 10
-        return OBJECTIVES["cosine"](student_BD, teacher_BD, knobs)
+        return cosine(student_BD, teacher_BD)
 
     config = make(epochs=5)
     saved = []
@@ -88,8 +88,8 @@ def test_it_may_end_inside_an_epoch(make, data, tmp_path, duration, rows):
 def test_the_last_part_of_an_epoch_has_its_own_mean(make, data, tmp_path):
     losses = []
 
-    def objective(student_BD, teacher_BD, knobs):
-        loss = OBJECTIVES["cosine"](student_BD, teacher_BD, knobs)
+    def objective(student_BD, teacher_BD):
+        loss = cosine(student_BD, teacher_BD)
         losses.append(float(loss.detach()))
         return loss
 
@@ -137,10 +137,10 @@ def test_a_full_pass_is_a_permutation_without_the_short_batch(make, data, tmp_pa
 def test_a_loss_that_is_not_finite_names_step_and_samples(make, data, tmp_path, value, seconds):
     calls, seen = 0, []
 
-    def objective(student_BD, teacher_BD, knobs):
+    def objective(student_BD, teacher_BD):
         nonlocal calls
         calls += 1
-        loss = OBJECTIVES["cosine"](student_BD, teacher_BD, knobs)
+        loss = cosine(student_BD, teacher_BD)
         return loss * value if calls == 5 else loss
 
     config = make(epochs=4)
@@ -159,11 +159,11 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(make, data, tmp_path, 
 def test_one_bad_micro_batch_spoils_its_step(make, data, tmp_path):
     calls = 0
 
-    def objective(student_BD, teacher_BD, knobs):
+    def objective(student_BD, teacher_BD):
         nonlocal calls
         calls += 1
         assert len(student_BD) == 32
-        loss = OBJECTIVES["cosine"](student_BD, teacher_BD, knobs)
+        loss = cosine(student_BD, teacher_BD)
         return loss * float("nan") if calls == 7 else loss
 
     with pytest.raises(DivergedError, match=r"step 4 \(epoch 2\): the loss is nan on 64 samples"):

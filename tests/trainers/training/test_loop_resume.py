@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.trainers.small_runs import checkpoints, data_of, left_at, run, same, timeless, weights
-from trainers.objectives import OBJECTIVES
+from trainers.objectives import cosine
 from trainers.training.optim import OPTIMIZERS
 from trainers.training.preemption import PreemptedError
 from trainers.training.state import TrainingState
@@ -94,10 +94,10 @@ def test_dropout_draws_on(make, data, tmp_path):
     """A student that draws from torch's generator goes on with the next draw."""
     config = make(epochs=2)
 
-    def objective(student_BD, teacher_BD, knobs):
+    def objective(student_BD, teacher_BD):
         noise_B = torch.from_numpy(np.random.rand(len(student_BD))) * random.random()
         dropped_BD = torch.nn.functional.dropout(student_BD, 0.5)
-        return OBJECTIVES["cosine"](dropped_BD + 0.1 * noise_B[:, None], teacher_BD, knobs)
+        return cosine(dropped_BD + 0.1 * noise_B[:, None], teacher_BD)
 
     disturb()
     arm = data["noise:0.1"]
