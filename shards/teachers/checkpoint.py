@@ -1,0 +1,209 @@
+"""Tensors of a local checkpoint, read without executing anything that is in it.
+
+People's checkpoints are safetensors, zip archives of `torch.save` with an optimizer, NumPy scalars
+or an argparse.Namespace beside the weights, TorchScript archives (OpenAI's CLIP), or files of
+torch before 1.6. `torch.load(weights_only=True)` refuses several of these and `torch.jit.load`
+would run the archive's code. Here a restricted unpickler rebuilds tensors, containers and numbers;
+every other object becomes an inert placeholder, and no code of the file is ever called.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Where training scripts keep the weights; averaged ones (EMA) first, as timm chooses.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# What DistributedDataParallel and torch.compile put before every name, in either order.
+PREFIXES = ("module.", "_orig_mod.")
+# Buffers that only OpenAI's TorchScript archives of CLIP hold; they are no weights.
+OPENAI_BUFFERS = ("input_resolution", "context_length", "vocab_size")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+STORAGES = {
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ShortStorage": torch.int16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "BoolStorage": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """tensors: by name, prefixes of wrappers removed; openai: an archive as OpenAI publishes CLIP."""
+
+    tensors: dict[str, torch.Tensor]
+    openai: bool
+
+
+def read_checkpoint(path: str) -> Checkpoint:
+    """The weights in a file, whatever wraps them, on the CPU, in the file's own dtypes.
+
+    Raises: ValueError naming the file and what it is, where it holds no weights by name; OSError.
+    """
+    with open(path, "rb") as stream:
+        start = stream.read(64)
+    if not start:
+        raise ValueError(f"{path}: an empty file; expected a checkpoint")
+    if start.startswith(LFS_POINTER):
+        raise ValueError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` there")
+    try:
+        content = _read(path, start)
+    except OSError:
+        raise
+    except Exception as error:  # damaged files make each reader raise errors of its own
+        detail = ESCAPES.sub("", str(error)).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path}: not a readable checkpoint ({detail[0][:160]})") from None
+    tensors = _unwrap(content)
+    if not tensors:
+        raise ValueError(
+            f"{path}: holds {_described(content)}, no tensors by name; save `model.state_dict()`"
+        )
+    openai = all(name in tensors for name in OPENAI_BUFFERS)
+    if openai:
+        tensors = {name: t for name, t in tensors.items() if name not in OPENAI_BUFFERS}
+    return Checkpoint(tensors, openai)
+
+
+def _read(path: str, start: bytes) -> Any:
+    if zipfile.is_zipfile(path):
+        return _read_zip(path)
+    header = struct.unpack("<Q", start[:8])[0] if len(start) >= 9 else 0
+    if start[8:9] == b"{" and header < 100_000_000:
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    # The format of torch before 1.6; its own reader for weights executes nothing either.
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unwrap(content: Any) -> dict[str, torch.Tensor]:
+    """Named tensors inside training scripts' dictionaries, without prefixes of wrappers."""
+    for wrapper in WRAPPERS:
+        inner = content.get(wrapper) if isinstance(content, Mapping) else None
+        if isinstance(inner, Mapping) and any(isinstance(v, torch.Tensor) for v in inner.values()):
+            content = inner
+            break
+    if isinstance(content, _ScriptModule):
+        return content.named_tensors()
+    if not isinstance(content, Mapping):
+        return {}
+    found = {str(name): t for name, t in content.items() if isinstance(t, torch.Tensor)}
+    while found:
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None)
+        if prefix is None:
+            break
+        found = {name.removeprefix(prefix): t for name, t in found.items()}
+    return found
+
+
+def _described(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a dictionary of {', '.join(map(str, list(content)[:5])) or 'nothing'}"
+    if isinstance(content, _Placeholder):
+        return f"a pickled object of class {content.described}"
+    return f"a {type(content).__name__}"
+
+
+# ---- zip archives: torch.save and TorchScript ----
+
+
+class _Placeholder:
+    """Stands for any object that is no tensor, container or number; takes everything, does nothing."""
+
+    described = "unknown"
+
+    def __new__(cls, *arguments: Any, **fields: Any) -> _Placeholder:
+        return object.__new__(cls)
+
+    def __init__(self, *arguments: Any, **fields: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, item: Any) -> None: ...
+
+    def extend(self, items: Any) -> None: ...
+
+
+class _ScriptModule:
+    """A module of a TorchScript archive: its attributes by name, no code."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes: dict[str, Any] = dict(state) if isinstance(state, Mapping) else {}
+
+    def named_tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for name, value in getattr(self, "attributes", {}).items():
+            if isinstance(value, torch.Tensor):
+                found[prefix + name] = value
+            elif isinstance(value, _ScriptModule):
+                found |= value.named_tensors(f"{prefix}{name}.")
+        return found
+
+
+def _rebuild_tensor(
+    storage: torch.Tensor, offset: int, size: Any, stride: Any, *rest: Any
+) -> torch.Tensor:
+    """torch._utils._rebuild_tensor_v2 on a flat tensor; torch refuses what reaches outside it."""
+    return storage.as_strided(tuple(size), tuple(stride), int(offset)).clone()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds tensors, OrderedDicts and script modules; all else becomes a placeholder."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str, name: str) -> None:
+        super().__init__(archive.open(f"{root}{name}.pkl"))
+        self._archive, self._root, self._storages = archive, root, {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _ScriptModule
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        if module == "torch._utils" and name == "_rebuild_tensor_v2":
+            return _rebuild_tensor
+        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            return lambda tensor, *rest: tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        return type(f"_{name}", (_Placeholder,), {"described": f"{module}.{name}"})
+
+    def persistent_load(self, pid: Any) -> torch.Tensor:
+        """("storage", dtype, key, device, count): a flat tensor over one member of the archive."""
+        _, dtype, key, _, count = pid
+        if key not in self._storages:
+            data = bytearray(self._archive.read(f"{self._root}data/{key}"))
+            if not isinstance(dtype, torch.dtype) or len(data) != count * dtype.itemsize:
+                raise ValueError(f"storage {key} has {len(data)} bytes, not {count} values")
+            empty = torch.empty(0, dtype=dtype)
+            self._storages[key] = torch.frombuffer(data, dtype=dtype) if count else empty
+        return self._storages[key]
+
+
+def _read_zip(path: str) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("a zip archive, but not one that torch saved")
+        root = pickles[0].removesuffix("data.pkl")
+        order = f"{root}byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise ValueError("saved on a big-endian machine")
+        return _Unpickler(archive, root, "data").load()
