@@ -48,7 +48,11 @@ class DatasetRecord(StrictModel):
 
 
 class TeacherRecord(StrictModel):
-    """A teacher as it was used; `weights_sha256` is that of its weights' bytes."""
+    """A teacher as it was used.
+
+    `weights_sha256` is that of its weights' bytes; `tag`: the pretrained tag whose activation and preprocessing a local checkpoint was opened
+    with; None, and then left out of the JSON, for any other teacher.
+    """
 
     spec: str
     weights_sha256: str
@@ -56,6 +60,12 @@ class TeacherRecord(StrictModel):
     parameters: int
     preprocess: Preprocess
     precision: Literal["fp32", "bf16", "fp16"]
+    tag: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_tag(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialize(self)
+        return {name: v for name, v in fields.items() if name != "tag" or v is not None}
 
 
 class ArmRecord(StrictModel):

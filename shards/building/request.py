@@ -138,6 +138,7 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
                 parameters=teacher.parameters,
                 preprocess=teacher.preprocess,
                 precision=teacher.precision,
+                tag=teacher.tag,
             )
             for teacher in teachers
         ),

@@ -6,7 +6,9 @@
 A teacher is named by a spec:
 
     embedded              the tiny CLIP that ships with the package
-    open_clip:NAME:TAG    any model and tag that open_clip lists; TAG may be a local checkpoint
+    open_clip:NAME:TAG    any model and tag that open_clip lists
+    open_clip:NAME:TAG@PATH        a local checkpoint, opened with the settings of a tag;
+                          open_clip:NAME:PATH where all tags of the model agree in these
     open_clip:local-dir:PATH       a folder that open_clip saved: its config, weights, tokenizer
     open_clip:hf-hub:OWNER/NAME    the same from the Hugging Face hub
     timm:NAME             any pretrained model with pooled features; timm:NAME:PATH for a checkpoint
@@ -61,6 +63,7 @@ class Teacher(Protocol):
     weights_sha256: str
     precision: Precision
     has_text: bool
+    tag: str | None
 
     def cast(self, precision: Precision) -> None:
         """Compute in another precision from now on."""
@@ -130,9 +133,14 @@ def local_weights_sha256(spec: str) -> str | None:
 
 
 def _checkpoint(spec: str) -> str | None:
+    """The local checkpoint that a spec names (`NAME:PATH` or `NAME:TAG@PATH`), if it does."""
     name, argument = split_spec(spec)
-    file = argument.partition(":")[2]
-    return file if name in ("open_clip", "timm") and os.path.isfile(file) else None
+    rest = argument.partition(":")[2]
+    if name in ("open_clip", "timm"):
+        for file in (rest, rest.partition("@")[2]):
+            if os.path.isfile(file):
+                return file
+    return None
 
 
 def _note(spec: str, file: str) -> str:

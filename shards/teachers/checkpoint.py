@@ -44,7 +44,7 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: by name, prefixes of wrappers removed; openai: an archive as OpenAI publishes CLIP."""
+    """tensors: by name, without wrappers' prefixes; openai: an archive as OpenAI publishes CLIP."""
 
     tensors: dict[str, torch.Tensor]
     openai: bool
@@ -74,6 +74,8 @@ def read_checkpoint(path: str) -> Checkpoint:
             f"{path}: holds {_described(content)}, no tensors by name; save `model.state_dict()`"
         )
     openai = all(name in tensors for name in OPENAI_BUFFERS)
+    # Contiguous and apart: safetensors stores no views, and tied weights are views of each other.
+    tensors = {name: t.clone().contiguous() for name, t in tensors.items()}
     if openai:
         tensors = {name: t for name, t in tensors.items() if name not in OPENAI_BUFFERS}
     return Checkpoint(tensors, openai)
@@ -119,11 +121,37 @@ def _described(content: Any) -> str:
     return f"a {type(content).__name__}"
 
 
+def mismatch(error: Exception, model: str) -> str:
+    """torch's report of tensors that do not fit, in one line: the first of each kind and how many.
+
+    `error`: the RuntimeError of `load_state_dict`; any other error gives its first line.
+    """
+    text = ESCAPES.sub("", str(error))
+    parts: list[str] = []
+    for kind, pattern in (
+        ("missing", r"Missing key\(s\) in state_dict: ([^\n]*)"),
+        ("unexpected", r"Unexpected key\(s\) in state_dict: ([^\n]*)"),
+    ):
+        names = re.findall(r'"([^"]+)"', "".join(re.findall(pattern, text)))
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            parts.append(f"{kind} {names[0]}{more}")
+    shapes = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", text, re.S)
+    if shapes:
+        name, there, wanted = shapes[0]
+        more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+        parts.append(f"{name} has shape {there}, the model needs {wanted}{more}")
+    if not parts:
+        first = text.strip().splitlines() or [type(error).__name__]
+        return first[0] if isinstance(error, ValueError) else f"{first[0][:200]} (loading {model})"
+    return f"the checkpoint does not fit {model}: {'; '.join(parts)}"
+
+
 # ---- zip archives: torch.save and TorchScript ----
 
 
 class _Placeholder:
-    """Stands for any object that is no tensor, container or number; takes everything, does nothing."""
+    """Any object that is no tensor, container or number: takes every call and does nothing."""
 
     described = "unknown"
 
@@ -178,7 +206,10 @@ class _Unpickler(pickle.Unpickler):
             return STORAGES[name]
         if module == "torch._utils" and name == "_rebuild_tensor_v2":
             return _rebuild_tensor
-        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+        if module == "torch._utils" and name in (
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+        ):
             return lambda tensor, *rest: tensor
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict

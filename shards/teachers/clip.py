@@ -5,18 +5,30 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import sys
+import tempfile
 from importlib import resources
 from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from shards.support.registry import closest
 from shards.support.resample import KERNELS
-from shards.teachers.clip_names import CONFIG, RANDOM, SCHEMAS, missing_download, parse
+from shards.teachers.checkpoint import mismatch, read_checkpoint
+from shards.teachers.clip_names import (
+    CONFIG,
+    RANDOM,
+    SCHEMAS,
+    ClipName,
+    missing_download,
+    parse,
+    settings_of,
+    tag_of_file,
+)
 from shards.teachers.frozen import FrozenTeacher
 from shards.teachers.preprocess import Preprocess
 
@@ -76,7 +88,7 @@ class ClipTeacher(FrozenTeacher):
     def text_tower(self) -> TextTower:
         """A copy of the text half, on the same device, in the precision of this moment."""
         known = self.spec == EMBEDDED
-        name = EMBEDDED if known else parse(self.spec.removeprefix("open_clip:"))[0]
+        name = EMBEDDED if known else parse(self.spec.removeprefix("open_clip:")).model
         return TextTower(_text_half(self._model), self._tokenizer, name, self._quick_gelu)
 
     def _encode(self, images_BCHW: torch.Tensor) -> torch.Tensor:
@@ -111,42 +123,92 @@ def _preprocess(config: dict[str, Any], spec: str) -> Preprocess:
 
 
 def open_registered(argument: str, device: str) -> FrozenTeacher:
-    """What `_parse` takes. Random weights (`none`) are of a fixed seed, with a warning."""
-    name, tag = parse(argument)
+    """A model that open_clip registers or finds, see `clip_names.parse`.
+
+    Random weights (`none`) are drawn from a fixed seed, with a warning on stderr.
+    Raises: ValueError, one line with what is wrong and what would be right.
+    """
+    name = parse(argument)
     spec = f"open_clip:{argument}"
-    quick_gelu = False
-    if tag == RANDOM:
+    if name.tag == RANDOM:
         print(
             f"WARNING: teacher {spec} has RANDOM weights: good for trying the mechanics, "
             "meaningless as a teacher",
             file=sys.stderr,
         )
-    elif open_clip.is_pretrained_cfg(name, tag):
-        # open_clip only warns when a tag was trained with QuickGELU and the model is not.
-        quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+    if name.file:
+        return _open_file(argument, name, device)
+    quick_gelu = _registered(name) and settings_of(name.model, name.tag).quick_gelu
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            model = open_clip.create_model(
-                name,
-                pretrained=None if tag == RANDOM else tag or None,
-                load_weights=tag != RANDOM,
-                require_pretrained=tag != RANDOM,
-                force_quick_gelu=quick_gelu,
-                pretrained_text=False,
-                weights_only=True,
-            )
-        tokenizer = open_clip.get_tokenizer(name)
+        model = _create(name.model, name.tag if name.tag != RANDOM else "", quick_gelu, name.tag)
+        tokenizer = open_clip.get_tokenizer(name.model)
     except Exception as error:  # a checkpoint of other people's can provoke nearly anything
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         missing = missing_download(argument)
         first = f"no {missing} ({first})" if missing else first
-        instead = f"a checkpoint's path as the tag: open_clip:{name}:PATH"
-        if name.startswith(SCHEMAS):
+        instead = f"a local checkpoint: open_clip:{name.model}:{name.tag}@PATH"
+        if name.model.startswith(SCHEMAS):
             instead = f"a folder with {CONFIG}, weights and tokenizer: open_clip:local-dir:PATH"
         raise ValueError(f"teacher `{spec}`: {first}; without a network, give {instead}") from None
     config = open_clip.get_model_preprocess_cfg(model)
     return ClipTeacher(spec, model, _preprocess(config, spec), tokenizer, device, quick_gelu)
+
+
+def _registered(name: ClipName) -> bool:
+    return bool(name.tag) and name.tag != RANDOM
+
+
+def _create(model: str, weights: str, quick_gelu: bool, tag: str) -> Any:
+    """open_clip's create_model with weights from a tag or a file, or drawn from a fixed seed.
+
+    open_clip only warns where a tag was trained with QuickGELU and the model is built without it,
+    so the activation is forced.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return open_clip.create_model(
+            model,
+            pretrained=weights or None,
+            load_weights=tag != RANDOM,
+            require_pretrained=tag != RANDOM,
+            force_quick_gelu=quick_gelu,
+            pretrained_text=False,
+            weights_only=True,
+        )
+
+
+def _open_file(argument: str, name: ClipName, device: str) -> FrozenTeacher:
+    """A local checkpoint with the activation and preprocessing of its tag.
+
+    The tensors are read here, without executing what else the file holds, and handed to open_clip
+    as safetensors: its own conversions (other authors' names, position embeddings of another
+    length) apply as they would to a download.
+    """
+    spec = f"open_clip:{argument}"
+    openai = False
+    with tempfile.TemporaryDirectory() as folder:
+        source = name.file
+        try:
+            if not source.endswith((".npz", ".npy")):  # SigLIP's, which open_clip reads as arrays
+                checkpoint = read_checkpoint(name.file)
+                openai, source = checkpoint.openai, os.path.join(folder, "weights.safetensors")
+                save_file(checkpoint.tensors, source)
+            tag = tag_of_file(argument, name, openai)
+            settings = settings_of(name.model, tag) if tag else None
+            quick_gelu = settings is not None and settings.quick_gelu
+            model = _create(name.model, source, quick_gelu, tag)
+            tokenizer = open_clip.get_tokenizer(name.model)
+        except Exception as error:  # open_clip's conversions assert on what they do not know
+            text = mismatch(error, name.model)
+            prefix = "" if text.startswith("teacher ") else f"teacher `{spec}`: "
+            raise ValueError(prefix + text) from None
+    config = open_clip.get_model_preprocess_cfg(model)
+    if settings is not None:
+        config |= {"mean": settings.mean, "std": settings.std}
+        config["interpolation"] = settings.interpolation
+    teacher = ClipTeacher(spec, model, _preprocess(config, spec), tokenizer, device, quick_gelu)
+    teacher.tag = tag or None
+    return teacher
 
 
 def _embedded_files() -> tuple[dict[str, Any], str]:
@@ -230,7 +292,7 @@ def configured_dim(spec: str) -> int:
 
 def _configuration(spec: str) -> dict[str, Any]:
     """Raises: ValueError where a folder or the hub gives none."""
-    name, _ = parse(spec.removeprefix("open_clip:"))
+    name = parse(spec.removeprefix("open_clip:")).model
     try:
         config = open_clip.get_model_config(name)
     except (OSError, ValueError) as error:

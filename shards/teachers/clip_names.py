@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import open_clip
 
@@ -15,19 +17,33 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = (".safetensors", ".bin", ".pth")
 
 
-def parse(argument: str) -> tuple[str, str]:
-    """`NAME:TAG` -> (NAME, TAG), both resolved against open_clip's lists.
+class ClipName(NamedTuple):
+    """What `open_clip:ARGUMENT` names.
 
-    `local-dir:PATH` and `hf-hub:REPOSITORY`, which name weights too, -> (itself, "" or `none`).
+    model: a name that open_clip registers, or `local-dir:PATH`, `hf-hub:OWNER/NAME`; tag: one of
+    its pretrained tags, RANDOM, or "" where none is named; file: a local checkpoint, or "".
     """
-    name, _, tag = argument.partition(":")
+
+    model: str
+    tag: str
+    file: str
+
+
+def parse(argument: str) -> ClipName:
+    """`NAME:TAG`, `NAME:PATH` or `NAME:TAG@PATH`, resolved against open_clip's lists.
+
+    Also `local-dir:PATH` and `hf-hub:OWNER/NAME`, each perhaps with `:none` behind it.
+    Raises: ValueError with close matches, or naming the extra that the model's tokenizer needs.
+    """
+    name, _, rest = argument.partition(":")
     if name in SCHEMAS:
-        return _located(argument, name, tag)
-    if not name or not tag:
+        return _located(argument, name, rest)
+    if not name or not rest:
         raise ValueError(
             f"teacher `open_clip:{argument}`: write open_clip:NAME:TAG, e.g. "
-            "open_clip:ViT-B-32:openai (TAG may be a checkpoint's path, or `none`), "
-            "open_clip:local-dir:PATH or open_clip:hf-hub:REPOSITORY"
+            "open_clip:ViT-B-32:openai (or open_clip:NAME:TAG@PATH for a local checkpoint of that "
+            "tag, `none` as TAG for random weights), open_clip:local-dir:PATH or "
+            "open_clip:hf-hub:OWNER/NAME"
         )
     models = open_clip.list_models()
     if name not in models:
@@ -36,16 +52,85 @@ def parse(argument: str) -> tuple[str, str]:
             f"teacher `open_clip:{argument}`: unknown model `{name}`; {near}"
             "open_clip.list_models() lists all"
         )
+    _check_text_library(argument, name)
     known = open_clip.list_pretrained_tags_by_model(name)
-    if tag != RANDOM and not open_clip.is_pretrained_cfg(name, tag) and not os.path.isfile(tag):
+    if rest == RANDOM or open_clip.is_pretrained_cfg(name, rest):
+        return ClipName(name, rest, "")
+    if os.path.isfile(rest):
+        return ClipName(name, "", rest)
+    tag, at, file = rest.partition("@")
+    if at and open_clip.is_pretrained_cfg(name, tag):
+        if os.path.isfile(file):
+            return ClipName(name, tag, file)
+        raise ValueError(f"teacher `open_clip:{argument}`: no file {file}")
+    raise ValueError(
+        f"teacher `open_clip:{argument}`: `{rest}` is neither a file nor a tag of {name}; "
+        f"{closest(tag, [*known, RANDOM])}"
+    )
+
+
+def _check_text_library(argument: str, name: str) -> None:
+    """Raises: ValueError where a model's text tower needs `transformers`, which is an extra."""
+    text = open_clip.get_model_config(name)["text_cfg"]
+    needed = "hf_model_name" in text or "hf_tokenizer_name" in text
+    if needed and importlib.util.find_spec("transformers") is None:
         raise ValueError(
-            f"teacher `open_clip:{argument}`: `{tag}` is neither a file nor a tag of {name}; "
-            f"{closest(tag, [*known, RANDOM])}"
+            f"teacher `open_clip:{argument}`: the tokenizer of {name} needs the package "
+            "transformers; pip install 'distilsweep[transformers]'"
         )
-    return name, tag
 
 
-def _located(argument: str, schema: str, rest: str) -> tuple[str, str]:
+class TagSettings(NamedTuple):
+    """What a tag's weights were trained with; nothing in a checkpoint's tensors shows it."""
+
+    quick_gelu: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+def settings_of(model: str, tag: str) -> TagSettings:
+    """A tag's own activation and preprocessing; open_clip's defaults where it names none."""
+    config = open_clip.get_pretrained_cfg(model, tag)
+    return TagSettings(
+        bool(config.get("quick_gelu", False)),
+        tuple(config.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        tuple(config.get("std") or open_clip.OPENAI_DATASET_STD),
+        str(config.get("interpolation") or "bicubic"),
+    )
+
+
+def tag_of_file(argument: str, name: ClipName, openai: bool) -> str:
+    """The tag whose activation and preprocessing a local checkpoint is opened with.
+
+    The one that is named; else `openai` for an archive that only OpenAI publishes; else any of the
+    model's tags where all of them agree, "" for a model without tags.
+    Raises: ValueError with the choices where the tags disagree: the same tensors with another
+    activation or normalisation give wrong embeddings without any error.
+    """
+    if name.tag:
+        return name.tag
+    tags = open_clip.list_pretrained_tags_by_model(name.model)
+    if openai and "openai" in tags:
+        return "openai"
+    by_settings: dict[TagSettings, str] = {}
+    for tag in tags:
+        by_settings.setdefault(settings_of(name.model, tag), tag)
+    if len(by_settings) > 1:
+        choices = ", ".join(
+            f"open_clip:{name.model}:{tag}@PATH "
+            f"({'QuickGELU' if settings.quick_gelu else 'GELU'}, mean {settings.mean[0]:.3g})"
+            for settings, tag in by_settings.items()
+        )
+        raise ValueError(
+            f"teacher `open_clip:{argument}`: the pretrained tags of {name.model} differ in "
+            f"activation or preprocessing, and a file does not show which it needs; name the tag "
+            f"that it was trained or fine-tuned from: {choices}"
+        )
+    return next(iter(by_settings.values()), "")
+
+
+def _located(argument: str, schema: str, rest: str) -> ClipName:
     """A folder must hold what open_clip would do without: it only warns where weights are not."""
     place = rest.removesuffix(f":{RANDOM}")
     if schema == "local-dir":
@@ -62,12 +147,14 @@ def _located(argument: str, schema: str, rest: str) -> tuple[str, str]:
             f"teacher `open_clip:{argument}`: write open_clip:hf-hub:OWNER/NAME, a repository "
             f"with {CONFIG}"
         )
-    return f"{schema}:{place}", "" if place == rest else RANDOM
+    return ClipName(f"{schema}:{place}", "" if place == rest else RANDOM, "")
 
 
 def missing_download(argument: str) -> str | None:
     """A line that says what open_clip would have to download for a teacher, or None."""
-    name, tag = parse(argument)
+    name, tag, local = parse(argument)
+    if local:
+        return None
     schema, _, repository = name.partition(":")
     if schema == "hf-hub" and tag != RANDOM:
         return None if _cached(repository, "") else f"weights from the hub repository {repository}"

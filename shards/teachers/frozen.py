@@ -26,10 +26,12 @@ def weights_sha256(state: dict[str, torch.Tensor]) -> str:
 class FrozenTeacher:
     """Model, preprocessing and fingerprint; `_encode` is the image tower.
 
-    `weights_sha256` is of the weights as they were loaded, before any `cast`.
+    `weights_sha256` is of the weights as they were loaded, before any `cast`; `tag`: the pretrained
+    tag whose activation and preprocessing a local checkpoint was opened with, else None.
     """
 
     has_text = False
+    tag: str | None = None
 
     def __init__(self, spec: str, model: Any, preprocess: Preprocess, device: str) -> None:
         self.spec, self.preprocess = spec, preprocess

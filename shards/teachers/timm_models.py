@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -13,10 +14,13 @@ from timm.data.config import resolve_model_data_config
 
 from shards.support.registry import closest
 from shards.support.resample import KERNELS
+from shards.teachers.checkpoint import mismatch, read_checkpoint
 from shards.teachers.frozen import FrozenTeacher
 from shards.teachers.preprocess import Preprocess
 
 RANDOM = "none"
+# What timm calls an architecture's conversion of other authors' checkpoints, in its module.
+CONVERSIONS = ("checkpoint_filter_fn", "_checkpoint_filter_fn", "_filter_fn")
 
 
 def _parse(argument: str) -> tuple[str, str]:
@@ -63,20 +67,64 @@ def _preprocess(model: Any, spec: str) -> Preprocess:
     )
 
 
-def _checkpoint(path: str, model: Any) -> None:
-    """Load a local file without its classifier. Raises: whatever reading provokes; RuntimeError."""
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
+def _load_checkpoint(name: str, path: str, model: Any) -> None:
+    """Load a local checkpoint as timm would load a download, executing nothing in it.
 
-        state: Any = load_file(path)
-    else:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
-        state = state.get(wrapper, state)
-    heads = model.pretrained_cfg.get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    kept = {n: t for n, t in state.items() if not n.startswith(tuple(f"{h}." for h in heads))}
-    model.load_state_dict(kept, strict=True)
+    Parameters of the classifier that `num_classes=0` removes, and the mask token of masked image
+    modelling, are left out; other authors' names and position embeddings of another length go
+    through the architecture's own conversion. Raises: ValueError, RuntimeError; OSError.
+    """
+    state: dict[str, torch.Tensor] = dict(read_checkpoint(path).tensors)
+    wanted = model.state_dict()
+    left_out = set(_whole_model(name)) - set(wanted) | {"mask_token"}
+
+    def kept(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {n: t for n, t in found.items() if n in wanted or n not in left_out}
+
+    def fits(found: dict[str, torch.Tensor]) -> bool:
+        return set(found) == set(wanted) and all(
+            found[n].shape == t.shape for n, t in wanted.items()
+        )
+
+    plain = kept(state)
+    convert = next((f for n in CONVERSIONS if (f := getattr(_module(model), n, None))), None)
+    if not fits(plain) and convert is not None:
+        with contextlib.suppress(Exception):  # made for known files: unknown ones break it anyhow
+            converted = kept(convert(state, model))
+            plain = converted if fits(converted) else plain
+    model.load_state_dict(plain, strict=True)
+
+
+def _module(model: Any) -> Any:
+    return sys.modules[type(model).__module__]
+
+
+def _whole_model(name: str) -> dict[str, torch.Tensor]:
+    """Names and shapes of the model with its classifier; no memory is used."""
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False).state_dict()
+
+
+def _check_tag(spec: str, name: str) -> None:
+    """Raises: ValueError where a local checkpoint's preprocessing cannot be known.
+
+    The pretrained tags of one architecture may differ in normalisation, interpolation, crop or
+    input size, which nothing in the tensors shows.
+    """
+    if "." in name:
+        return
+    by_settings: dict[tuple[Any, ...], str] = {}
+    for tagged in timm.list_pretrained(f"{name}.*"):
+        config = timm.get_pretrained_cfg(tagged)
+        key = (config.mean, config.std, config.interpolation, config.crop_pct, config.input_size)
+        by_settings.setdefault(key, tagged)
+    if len(by_settings) > 1:
+        choices = ", ".join(f"timm:{tagged}:PATH" for tagged in by_settings.values())
+        raise ValueError(
+            f"teacher `{spec}`: the pretrained tags of {name} differ in preprocessing, and a file "
+            f"does not show which it needs; name the tag that it was trained or fine-tuned from: "
+            f"{choices}"
+        )
 
 
 def open_timm(argument: str, device: str) -> FrozenTeacher:
@@ -89,13 +137,18 @@ def open_timm(argument: str, device: str) -> FrozenTeacher:
             "meaningless as a teacher",
             file=sys.stderr,
         )
+    local = source not in ("", RANDOM)
+    if local:
+        _check_tag(spec, name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             model = timm.create_model(name, pretrained=not source, num_classes=0)
-        if source and source != RANDOM:
-            _checkpoint(source, model)
+        if local:
+            _load_checkpoint(name, source, model)
     except Exception as error:  # a checkpoint of other people's can provoke nearly anything
+        if local:
+            raise ValueError(f"teacher `{spec}`: {mismatch(error, name)}") from None
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         missing = missing_download(argument)
         first = f"no {missing} ({first})" if missing else first

@@ -237,7 +237,11 @@ def test_quick_gelu_follows_the_tag(name, tag, quick, monkeypatch, refused) -> N
         raise OSError("no network here")
 
     monkeypatch.setattr(open_clip, "create_model", create)
-    refused(lambda: open_teacher(f"open_clip:{name}:{tag}"), "no network", f"open_clip:{name}:PATH")
+    refused(
+        lambda: open_teacher(f"open_clip:{name}:{tag}"),
+        "no network",
+        f"open_clip:{name}:{tag}@PATH",
+    )
     assert asked["force_quick_gelu"] is quick
     assert asked["weights_only"] is True
     assert asked["pretrained"] == tag
