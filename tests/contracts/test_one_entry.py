@@ -1,10 +1,13 @@
-"""A new member of a table is one entry in one place: an arm with an option, used to the end.
+"""A new member of a table is one entry in one place, used to the end.
+
+An arm with an option, an objective with a weight, and a default probe.
 
 Nothing else in the packages knows of what this module adds.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
+from torch.nn.functional import huber_loss
 
 from shards.arms import ARMS, describe_arms, make_arm
 from shards.arms.base import Option, arm_entry
@@ -21,7 +26,18 @@ from shards.bank.reader import iter_shards
 from shards.building.build import build
 from shards.building.request import Request
 from shards.verify import verify
+from sweep.planning.expand import expand
+from sweep.planning.grid import override, read_grid
+from trainers.canonical import load_config, make_config
+from trainers.config.types import Number
+from trainers.objectives import OBJECTIVES
+from trainers.objectives.base import Objective, ObjectiveFields
+from trainers.probes import PROBES
+from trainers.probes.base import Probe
+from trainers.probes.features import FeatureBank
 from trainers.probes.names import metric_of
+from trainers.results.folder import finished
+from trainers.trial import run_trial
 
 # ---- an arm with an option ----
 
@@ -107,3 +123,86 @@ def test_metrics_under_an_arm_have_names_of_the_glossary(bank: Path) -> None:
     metric = metric_of(f"test/{make_arm('cutout').metric}/accuracy")
     assert metric is not None
     assert metric.probe == "robustness"
+
+
+# ---- an objective with a weight, and a default probe ----
+
+
+class HuberFields(ObjectiveFields):
+    huber_weight: Number = Field(default=1.0, ge=0)
+    huber_delta: Number = Field(default=1.0, gt=0)
+
+
+def huber(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: HuberFields) -> torch.Tensor:
+    """Mean Huber loss of raw vectors."""
+    return fields.huber_weight * huber_loss(student_BD, teacher_BD, delta=fields.huber_delta)
+
+
+def center(bank: FeatureBank) -> Iterator[tuple[str, float]]:
+    yield "center/norm", float(np.linalg.norm(bank.test_ND.mean(axis=0)))
+
+
+CENTER = Probe(
+    center,
+    default=True,
+    metrics="""
+center/norm | length | 0 to 1 | lower
+    length of the mean embedding
+""",
+)
+TRIAL = {
+    "dataset": "digits", "teacher": "embedded", "student": "width:1", "arm": "cutout:12",
+    "views": 2, "train_samples": 40, "test_samples": 20, "epochs": 1, "batch_size": 20,
+    "test_arms": ["cutout"], "test_views": 2, "adapt_arms": [],
+}  # fmt: skip
+HUBER = TRIAL | {"objective": "huber+cosine"}
+
+
+@pytest.fixture
+def _entries(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARMS, "cutout", CUTOUT)
+    monkeypatch.setitem(OBJECTIVES, "huber", Objective(huber, HuberFields))
+    monkeypatch.setitem(PROBES, "center", CENTER)
+
+
+@pytest.mark.usefixtures("_entries")
+def test_a_trial_runs_with_all_three(bank: Path, tmp_path: Path) -> None:
+    file = tmp_path / "trial.yaml"
+    probes = ["spectrum", "robustness", "center"]
+    file.write_text(json.dumps(HUBER | {"huber_weight": 0.5, "probes": probes}))
+    config = load_config(str(file))
+    assert config.objective == "cosine+huber"
+    result = run_trial(config, str(bank), str(tmp_path / "runs"))
+    assert result is not None
+    assert 0 < result.metrics["test/center/norm"] <= 1
+    assert result.config["huber_weight"] == 0.5
+    assert result.config["huber_delta"] == 1.0
+    assert make_config(result.config) == config
+    assert finished(str(tmp_path / "runs"), config) == result
+
+
+@pytest.mark.usefixtures("_entries")
+def test_an_objectives_fields_are_set_checked_and_named() -> None:
+    grid = read_grid("axes: {huber_weight: [0.5, 1.0, 2.0]}", "grid.yaml", "mine")
+    fixed = [f"{name}={json.dumps(value)}" for name, value in HUBER.items()]
+    trials = expand(override(grid, [*fixed, "huber_delta=0.3"], None))
+    assert [config.objective_fields["huber_weight"] for config in trials] == [0.5, 1.0, 2.0]
+    assert {config.objective_fields["huber_delta"] for config in trials} == {0.3}
+    assert len({config.identity for config in trials}) == 3
+    with pytest.raises(ValueError, match="unknown key `huber_wieght`; did you mean `huber_weight`"):
+        make_config(HUBER | {"huber_wieght": 1.0})
+    with pytest.raises(ValueError, match=r"huber_weight: Input should be greater than or equal"):
+        make_config(HUBER | {"huber_weight": -1.0})
+
+
+@pytest.mark.usefixtures("_entries")
+def test_new_fields_are_in_no_trial_without_their_objective() -> None:
+    named = TRIAL | {"probes": ["spectrum"]}
+    config = make_config(named | {"huber_weight": 0.5})
+    assert config == make_config(named)
+    assert "huber_weight" not in config.model_dump()
+
+
+@pytest.mark.usefixtures("_entries")
+def test_a_default_probe_measures_trials_that_name_none() -> None:
+    assert make_config(TRIAL).probes[-1] == "center"
