@@ -21,7 +21,7 @@ from sweep.journal.records import read_run
 from sweep.journal.tracking import Tracker
 from sweep.reporting.summary import as_plain
 from sweep.running.watch import Watch
-from trainers.config.schema import make_config
+from trainers.canonical import make_config
 from trainers.results.folder import finished, read_result
 
 GOLDEN = Path(__file__).parent
