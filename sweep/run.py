@@ -183,11 +183,11 @@ def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespac
     from rich.console import Console
 
     from sweep.planning.dry_run import show
-    from sweep.planning.plan import describe
+    from sweep.planning.plan import plan_sweep
 
-    plan = describe(trials, store, options.teacher_robustness)
+    plan = plan_sweep(trials, store, options.teacher_robustness)
     if options.json:
-        print(json.dumps(plan, indent=1))
+        print(json.dumps(plan.as_plain(), indent=1))
     else:
         show(plan, Console())
 

@@ -1,4 +1,4 @@
-"""Which banks the trials of a sweep need, and which of them are there already."""
+"""Which banks the trials of a sweep need, and which of them exist already."""
 
 from __future__ import annotations
 
@@ -29,16 +29,21 @@ class BankJob:
 def present_banks(store: str) -> dict[str, Manifest]:
     """Finished banks under STORE/banks: {location: manifest}."""
     root = storage.join(store, "banks")
-    places = [storage.join(root, name) for name in storage.names(root)]
-    return {p: load_manifest(p) for p in places if storage.exists(storage.join(p, MANIFEST))}
+    locations = [storage.join(root, name) for name in storage.names(root)]
+    return {
+        location: load_manifest(location)
+        for location in locations
+        if storage.exists(storage.join(location, MANIFEST))
+    }
 
 
-def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
-    """Whether a bank holds everything the trial reads, and the teacher under every test arm.
+def serves(config: TrialConfig, manifest: Manifest, location: str) -> bool:
+    """Whether a bank holds everything that the trial reads, and the teacher under each test arm.
 
-    That is its embeddings there, or its figures where these are enough.
+    The teacher under a test arm is its embeddings of enough views, or its figures (accuracy and
+    rank, computed when the bank was built) where those suffice.
     """
-    if mismatch(config, manifest, place) is not None:
+    if mismatch(config, manifest, location) is not None:
         return False
     views = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
     index = manifest.plan.teacher_index(config.teacher)
@@ -50,55 +55,63 @@ def serves(config: TrialConfig, manifest: Manifest, place: str) -> bool:
 
 
 def _figures_serve(config: TrialConfig) -> bool:
-    """Whether the teacher's figures tell all: not of fewer classes or fewer dimensions of it."""
+    """Whether the teacher's figures can take the place of its embeddings.
+
+    They are of all classes and all dimensions, so a trial on some classes needs embeddings, and
+    so does `teacher_pca`, which is made of the teacher's own dimensions.
+    """
     return config.classes is None and not has_no_network(config.student)
 
 
 def plan_banks(
-    trials: list[TrialConfig], store: str, figures: bool = False
+    trials: list[TrialConfig], store: str, teacher_robustness: bool = False
 ) -> tuple[dict[str, str], list[BankJob]]:
-    """({trial identity: bank location}, banks still to build).
+    """({trial identity: location of its bank}, the banks still to build).
 
-    `figures`: these hold the teacher's figures under the test arms, where that is enough, in the
-    place of its embeddings.
+    A bank in the store that serves a trial is used as it is. Of the other trials, those that
+    differ in student, seed or arm alone share one new bank, with the arms of all of them. The
+    clean arm is in every bank, so trials on clean images join any.
 
-    Trials that differ only in student, seed or arm share one bank; arms that an existing bank
-    holds are not computed again. The clean arm is in every bank, so its trials join any.
-    Raises: ValueError where local weights or images of a bank were replaced since.
+    `teacher_robustness`: new banks hold the teacher's figures under the test arms, where that is
+    enough, in place of its embeddings.
+
+    Raises: ValueError where weights or images that a bank was made from have changed since.
     """
     present = present_banks(store)
-    places: dict[str, str] = {}
+    bank_of: dict[str, str] = {}
     checked: set[str] = set()
+    # {what a new bank must agree in: {views: trials}}; 0 views stands for clean images.
     groups: dict[Request, dict[int, list[TrialConfig]]] = {}
     for config in trials:
-        for place, manifest in present.items():
-            if serves(config, manifest, place):
-                if place not in checked:
-                    check_sources(manifest, place)
-                    checked.add(place)
-                places[config.identity] = place
+        for location, manifest in present.items():
+            if serves(config, manifest, location):
+                if location not in checked:
+                    check_sources(manifest, location)
+                    checked.add(location)
+                bank_of[config.identity] = location
                 break
         else:
+            shared = _request(config, (), 1, teacher_robustness)
             views = 0 if config.arm == "clean" else config.views
-            groups.setdefault(_request(config, (), 1, figures), {}).setdefault(views, []).append(
-                config
-            )
+            groups.setdefault(shared, {}).setdefault(views, []).append(config)
     jobs: list[BankJob] = []
     for by_views in groups.values():
         clean = by_views.pop(0, [])
         for views, members in by_views.items() or {1: []}.items():
             arms = tuple(sorted({config.arm for config in members}))
-            request = _request((members or clean)[0], arms, views, figures)
+            request = _request((members or clean)[0], arms, views, teacher_robustness)
             name = hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:16]
             job = BankJob(request, storage.join(store, "banks", name))
             jobs.append(job)
-            places |= {config.identity: job.location for config in [*members, *clean]}
-            clean = []
-    return places, jobs
+            bank_of |= {config.identity: job.location for config in [*members, *clean]}
+            clean = []  # they have joined the first of the banks
+    return bank_of, jobs
 
 
-def _request(config: TrialConfig, arms: tuple[str, ...], views: int, figures: bool) -> Request:
-    figures = figures and _figures_serve(config)
+def _request(
+    config: TrialConfig, arms: tuple[str, ...], views: int, teacher_robustness: bool
+) -> Request:
+    figures = teacher_robustness and _figures_serve(config)
     return Request(
         dataset=config.dataset,
         teachers=(config.teacher,),
@@ -115,7 +128,10 @@ def _request(config: TrialConfig, arms: tuple[str, ...], views: int, figures: bo
 
 
 def build_bank(job: BankJob) -> int:
-    """`python -m shards.build` in a process that ends with this one; its exit code."""
+    """Run `python -m shards.build` and return its exit status; negative for a signal.
+
+    The child process ends when this one does, however that ends.
+    """
     arguments = job.request.arguments(job.location)
     command = child_command(run_module("shards.build"), arguments)
     return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode

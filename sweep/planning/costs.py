@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
@@ -19,68 +19,63 @@ from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished
 from trainers.students import build_student
 
-FIXED_SECONDS, START_SECONDS = 4.0, 10.0  # of a trial beside its training; of Ray and workers
-BYTES_A_PARAMETER = 4 * (1 + 2 * 3)  # the student, and two checkpoints with Adam's moments
+FIXED_SECONDS = 4.0  # of a trial besides its training, on one CPU core
+START_SECONDS = 10.0  # until Ray and its workers have started
+BYTES_PER_PARAMETER = 4 * (1 + 2 * 3)  # fp32: the student; two checkpoints with Adam's two moments
 
 
-def bytes_needed(trials: list[TrialConfig], store: str, figures: bool = False) -> int:
-    """Banks still to build, and every unfinished trial's student and checkpoints."""
-    left = [config for config in trials if finished(store, config) is None]
-    banks = sum(bank_bytes(job.request) for job in plan_banks(left, store, figures)[1])
-    return banks + sum(BYTES_A_PARAMETER * student_of(c).parameters.total for c in left)
+def bytes_needed(trials: list[TrialConfig], store: str, teacher_robustness: bool = False) -> int:
+    """Bytes of the banks still to build, and of every unfinished trial's student and checkpoints.
+
+    `teacher_robustness`: see `plan_banks`.
+    """
+    unfinished = [config for config in trials if finished(store, config) is None]
+    _, jobs = plan_banks(unfinished, store, teacher_robustness)
+    parameters = sum(student_of(config).parameters.total for config in unfinished)
+    return sum(bank_bytes(job.request) for job in jobs) + BYTES_PER_PARAMETER * parameters
 
 
-def check_room(trials: list[TrialConfig], store: str, figures: bool = False) -> None:
-    """Raises: OSError with bytes needed and free when a local store is too small."""
+def check_room(trials: list[TrialConfig], store: str, teacher_robustness: bool = False) -> None:
+    """Raises: OSError with bytes needed and free where a local store is too small."""
     if not storage.is_local(store):
         return
-    place = storage.local_path(store).resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    needed = bytes_needed(trials, store, figures)
+    folder = storage.local_path(store).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    needed = bytes_needed(trials, store, teacher_robustness)
     if needed > free:
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
 
 
-def seconds_per_sample(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
-    """Seconds a training sample of each trial takes on this machine's CPU; 0 of one untrained."""
-    known: dict[tuple[Any, ...], float] = {}
+def training_seconds(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
+    """Seconds that each trial trains on this machine's CPU, with its own number of threads.
+
+    A few training steps of each different student are timed. 0 for a trial without training.
+    """
+    timed: dict[tuple[str, int, int, int], float] = {}
     found = {}
     for config in trials:
         if not config.trains:
             found[config] = 0.0
             continue
-        side, dim = input_side(config), embedding_dim(config.teacher)
-        key = (config.student, dim, side, config.threads)
-        if key not in known:
-            known[key] = student_seconds(config.student, dim, side, config.threads)
-        found[config] = known[key]
+        key = (config.student, embedding_dim(config.teacher), input_side(config), config.threads)
+        if key not in timed:
+            timed[key] = seconds_per_sample(*key)
+        found[config] = timed[key] * samples_seen(config)
     return found
 
 
-def guess(left: list[TrialConfig], cpus: int) -> str:
-    """A first ETA, before any epoch has ended: `, about 5:20`."""
-    work = sum(
-        (FIXED_SECONDS + pace * samples_seen(config)) * min(cpus, config.ranks * config.threads)
-        for config, pace in seconds_per_sample(left).items()
-    )
-    return f", about {clock(START_SECONDS + work / min(cpus, len(left)))}"
+def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float:
+    """Seconds that one training sample takes on the CPU: forward, backward and Adam.
 
-
-def teacher_pass_seconds(request: Request) -> float:
-    """Of one view of one image, by all teachers."""
-    side = size_of(request).side
-    return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
-
-
-def student_seconds(spec: str, dim: int, side: int, threads: int) -> float:
-    """Seconds a training sample takes on this machine's CPU: forward, backward and Adam."""
+    The student maps images of `side` x `side` pixels to `dim` numbers.
+    """
     batch = 32 if side <= 64 else 4
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = build_student(spec, dim, side, 0).to(memory_format=torch.channels_last)
+        model = build_student(student, dim, side, 0).to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(model.parameters())
         images_BCHW = torch.zeros(batch, 3, side, side)
 
@@ -89,16 +84,31 @@ def student_seconds(spec: str, dim: int, side: int, threads: int) -> float:
             model(images_BCHW).square().mean().backward()
             optimizer.step()
 
-        return _seconds(step) / batch
+        return _seconds_of(step) / batch
     finally:
         torch.set_num_threads(before)
 
 
-def _seconds(action: Any, least: float = 0.2) -> float:
-    """Seconds of one call, after a warm-up, averaged over at least `least` seconds."""
+def _seconds_of(action: Callable[[], None], least: float = 0.2) -> float:
+    """Mean seconds of one call after a first one, over calls of `least` seconds together."""
     action()
     start, calls = time.perf_counter(), 0
     while time.perf_counter() - start < least:
         action()
         calls += 1
     return (time.perf_counter() - start) / calls
+
+
+def teacher_pass_seconds(request: Request) -> float:
+    """Seconds that all teachers of a bank take for one view of one image, on the CPU."""
+    side = size_of(request).side
+    return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
+
+
+def guess(trials: list[TrialConfig], cpus: int) -> str:
+    """A first estimate for the progress bar, until epochs have been timed: `, about 5:20`."""
+    core_seconds = sum(
+        (FIXED_SECONDS + seconds) * min(cpus, config.ranks * config.threads)
+        for config, seconds in training_seconds(trials).items()
+    )
+    return f", about {clock(START_SECONDS + core_seconds / min(cpus, len(trials)))}"

@@ -181,12 +181,13 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
     Raises: ValueError, of one line, for an unknown field or a value that is not YAML.
     """
     fixed, axes = dict(grid.fixed), dict(grid.axes)
-    fields = [field for field in trial_fields() if field != "seed"]
     for setting in settings:
         field, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: write --set FIELD=VALUE")
-        _refuse_unknown([field], fields, "field", f"--set {setting}")
+        if field == "seed":
+            raise ValueError(f"--set {setting}: seeds are given by --seeds N, or in a grid file")
+        _refuse_unknown([field], trial_fields(), "field", f"--set {setting}")
         axes.pop(field, None)
         fixed[field] = parse_value(text, f"--set {setting}")
     chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")

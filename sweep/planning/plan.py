@@ -1,8 +1,9 @@
-"""A sweep before it runs: every name resolved, sizes exact, disk and time estimated."""
+"""What a sweep would do: its trials with their sizes, banks, downloads, disk space and time."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from shards.building.estimate import bank_bytes, bank_passes
@@ -10,16 +11,123 @@ from shards.datasets import data_root
 from shards.datasets.cifar import is_present
 from shards.support.registry import split_spec
 from shards.teachers import check_teacher
-from sweep.planning.banks import plan_banks
-from sweep.planning.costs import bytes_needed, seconds_per_sample, teacher_pass_seconds
-from sweep.planning.sizes import samples_seen, student_of, train_samples
+from sweep.planning.banks import BankJob, plan_banks
+from sweep.planning.costs import bytes_needed, teacher_pass_seconds, training_seconds
+from sweep.planning.sizes import student_of, train_samples
 from trainers.config.schema import TrialConfig
 from trainers.inputs import distinct_views
 from trainers.results.folder import finished
 
 
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One trial.
+
+    Attributes:
+        id: the trial's identity.
+        trunk, head, parameters: the student's parameters, and their sum.
+        macs: multiply-accumulates of one image.
+        distinct_views: how many different views of one training image the student sees at most.
+        finished: whether its result is in the store.
+        seconds: of training, on one process of this machine's CPU.
+    """
+
+    id: str
+    student: str
+    arm: str
+    seed: int
+    trunk: int
+    head: int
+    parameters: int
+    macs: int
+    distinct_views: int
+    finished: bool
+    seconds: float
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedBank:
+    """One bank to build; `seconds` are those of the teachers, on this machine's CPU."""
+
+    location: str
+    request: dict[str, Any]
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would do. Times are of this machine's CPU, from a short calibration."""
+
+    trials: list[PlannedTrial]
+    banks: list[PlannedBank]
+    downloads: list[str]
+    bytes: int
+    cpu_seconds: dict[str, float]  # of `teacher` and `training`
+    cores: int
+
+    def as_plain(self) -> dict[str, Any]:
+        """The same as dictionaries and lists, for JSON."""
+        return asdict(self)
+
+
+def plan_sweep(trials: list[TrialConfig], store: str, teacher_robustness: bool = False) -> Plan:
+    """Plan `trials` on `store`, of which nothing is changed. `teacher_robustness`: see plan_banks.
+
+    Raises: ValueError for an unknown data set or teacher, or a trial that does not fit its data.
+    """
+    to_download = downloads(trials)
+    seconds = training_seconds(trials)
+    rows = [_planned_trial(config, store, seconds[config]) for config in trials]
+    unfinished = [config for config, row in zip(trials, rows, strict=True) if not row.finished]
+    _, jobs = plan_banks(unfinished, store, teacher_robustness)
+    banks = [_planned_bank(job) for job in jobs]
+    return Plan(
+        trials=rows,
+        banks=banks,
+        downloads=to_download,
+        bytes=bytes_needed(trials, store, teacher_robustness),
+        cpu_seconds={
+            "teacher": sum(bank.seconds for bank in banks),
+            "training": sum(row.seconds for row in rows if not row.finished),
+        },
+        cores=os.cpu_count() or 1,
+    )
+
+
+def _planned_trial(config: TrialConfig, store: str, seconds: float) -> PlannedTrial:
+    student = student_of(config)
+    return PlannedTrial(
+        id=config.identity,
+        student=config.student,
+        arm=config.arm,
+        seed=config.seed,
+        trunk=student.parameters.trunk,
+        head=student.parameters.head,
+        parameters=student.parameters.total,
+        macs=student.macs,
+        distinct_views=distinct_views(config, train_samples(config)),
+        finished=finished(store, config) is not None,
+        seconds=seconds,
+        config=config.model_dump(mode="json"),
+    )
+
+
+def _planned_bank(job: BankJob) -> PlannedBank:
+    return PlannedBank(
+        location=job.location,
+        request=job.request.model_dump(mode="json"),
+        bytes=bank_bytes(job.request),
+        seconds=bank_passes(job.request) * teacher_pass_seconds(job.request),
+    )
+
+
 def downloads(trials: list[TrialConfig]) -> list[str]:
-    """What would have to be fetched. Raises: ValueError for an unknown data set or teacher."""
+    """The data sets and weights that trials need and this machine lacks, one line for each.
+
+    Raises: ValueError for an unknown data set or teacher.
+    """
     lines: dict[str, None] = {}
     for spec in dict.fromkeys(config.dataset for config in trials):
         name, _ = split_spec(spec)
@@ -30,49 +138,3 @@ def downloads(trials: list[TrialConfig]) -> list[str]:
         if line:
             lines[line] = None
     return list(lines)
-
-
-def describe(trials: list[TrialConfig], store: str, figures: bool = False) -> dict[str, Any]:
-    """The dry run, for machines. Times are of this machine's CPU, from a short calibration."""
-    fetch = downloads(trials)
-    rows, pace = [], seconds_per_sample(trials)
-    for config in trials:
-        student = student_of(config)
-        rows.append(
-            {
-                "id": config.identity,
-                "student": config.student,
-                "arm": config.arm,
-                "seed": config.seed,
-                "trunk": student.parameters.trunk,
-                "head": student.parameters.head,
-                "parameters": student.parameters.total,
-                "macs": student.macs,
-                "distinct_views": distinct_views(config, train_samples(config)),
-                "finished": finished(store, config) is not None,
-                "seconds": pace[config] * samples_seen(config),
-                "config": config.model_dump(mode="json"),
-            }
-        )
-    left = [c for c, row in zip(trials, rows, strict=True) if not row["finished"]]
-    banks = [
-        {
-            "location": job.location,
-            "request": job.request.model_dump(mode="json"),
-            "bytes": bank_bytes(job.request),
-            "seconds": bank_passes(job.request) * teacher_pass_seconds(job.request),
-        }
-        for job in plan_banks(left, store, figures)[1]
-    ]
-    work = sum(row["seconds"] for row in rows if not row["finished"])
-    return {
-        "trials": rows,
-        "banks": banks,
-        "downloads": fetch,
-        "bytes": bytes_needed(trials, store, figures),
-        "cpu_seconds": {
-            "teacher": sum(bank["seconds"] for bank in banks),
-            "training": work,
-        },
-        "cores": os.cpu_count(),
-    }

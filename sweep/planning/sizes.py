@@ -10,6 +10,11 @@ from trainers.config.schema import TrialConfig
 from trainers.students import StudentSummary
 from trainers.students import describe as describe_student
 
+# Multiply-accumulates that take as long as what every trial does besides training: starting,
+# reading its bank, measuring. Without it, a trial of few epochs would weigh nothing.
+FIXED_MACS = 2e10
+BACKWARD = 3.0  # a training step costs about three forward passes
+
 
 @functools.cache
 def _summary(student: str, dim: int, side: int) -> StudentSummary:
@@ -17,37 +22,41 @@ def _summary(student: str, dim: int, side: int) -> StudentSummary:
 
 
 def input_side(config: TrialConfig) -> int:
-    """Pixels a side of what the student sees."""
+    """Side of the student's input images in pixels."""
     if config.input == "native":
         return size_of(config).side
     return input_size(config.teacher)
 
 
 def student_of(config: TrialConfig) -> StudentSummary:
+    """Parameters and multiply-accumulates of the student, without building it."""
     return _summary(config.student, embedding_dim(config.teacher), input_side(config))
 
 
 def train_samples(config: TrialConfig) -> int:
-    """Images that a trial learns from; of a subset of classes, as if all were of one size.
+    """Number of images that a trial learns from.
 
-    Raises: ValueError with both numbers where it asks for more classes than there are.
+    With `classes`, the data set's classes are taken to be of equal size.
+
+    Raises: ValueError with both numbers where `classes` is more than the data set has.
     """
     size = size_of(config)
-    shown = size.classes if config.classes is None else config.classes
-    if shown > size.classes:
-        raise ValueError(f"classes: {shown} asked of {config.dataset}, which has {size.classes}")
-    return size.train * shown // size.classes
+    classes = size.classes if config.classes is None else config.classes
+    if classes > size.classes:
+        raise ValueError(f"classes: {classes}; {config.dataset} has {size.classes}")
+    return size.train * classes // size.classes
 
 
 def planned_steps(config: TrialConfig) -> int:
-    """Optimiser steps of a trial. Raises: those of `train_samples`."""
+    """Optimiser steps of a trial. Raises: as `train_samples`."""
     return config.total_steps(train_samples(config))
 
 
 def samples_seen(config: TrialConfig) -> int:
+    """Training samples that pass through the student, repeats counted."""
     return planned_steps(config) * config.batch_size
 
 
 def trial_weight(config: TrialConfig) -> float:
-    """Relative cost of a trial: multiply-accumulates, and a constant for what is fixed."""
-    return 2e10 + student_of(config).macs * 3.0 * samples_seen(config)
+    """Relative cost of a trial in multiply-accumulates, for the schedule and the progress bar."""
+    return FIXED_MACS + student_of(config).macs * BACKWARD * samples_seen(config)

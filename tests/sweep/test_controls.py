@@ -11,7 +11,7 @@ import pytest
 from sweep.journal.records import read_run
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid, override, read_grid
-from sweep.planning.plan import describe
+from sweep.planning.plan import plan_sweep
 from sweep.planning.sizes import planned_steps, trial_weight
 from sweep.reporting.page import write_report
 from sweep.reporting.summary import as_plain
@@ -132,18 +132,18 @@ def test_plans_count_the_steps_of_fewer_classes_and_refuse_too_many() -> None:
     assert planned_steps(make_config(least)) == 2 * (50_000 // 64)
     assert planned_steps(make_config(least | {"classes": 10})) == 2 * (5_000 // 64)
     assert planned_steps(make_config(least | {"epochs": None, "duration": "70 steps"})) == 70
-    with pytest.raises(ValueError, match=r"classes: 11 asked of digits, which has 10"):
+    with pytest.raises(ValueError, match=r"classes: 11; digits has 10"):
         planned_steps(make_config(least | {"dataset": "digits", "classes": 11}))
     idle = make_config(least | {"student": "teacher_pca:8"})
     assert 0 < trial_weight(idle) < trial_weight(make_config(least))
 
 
 def test_what_has_no_network_costs_nothing_in_a_plan(tmp_path: Path) -> None:
-    plan = describe(trials(HEAD.replace("width:1", "teacher_pca:8")), str(tmp_path))
-    (row,) = plan["trials"]
-    assert (row["parameters"], row["macs"], row["seconds"]) == (0, 0, 0)
+    plan = plan_sweep(trials(HEAD.replace("width:1", "teacher_pca:8")), str(tmp_path))
+    (row,) = plan.trials
+    assert (row.parameters, row.macs, row.seconds) == (0, 0, 0)
     with pytest.raises(ValueError, match=r"student `teacher_pca:600`: the teacher has 512"):
-        describe(trials(HEAD.replace("width:1", "teacher_pca:600")), str(tmp_path))
+        plan_sweep(trials(HEAD.replace("width:1", "teacher_pca:600")), str(tmp_path))
 
 
 # ---- end to end ----

@@ -23,10 +23,10 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> Path:
+def store_with_figures(tmp_path_factory) -> Path:
     """A store whose bank has figures of the teacher under the test arms."""
     store = tmp_path_factory.mktemp("store")
-    _, (job,) = plan_banks([make_config(FIELDS)], str(store), figures=True)
+    _, (job,) = plan_banks([make_config(FIELDS)], str(store), teacher_robustness=True)
     assert job.request.test_arms == ()
     assert job.request.teacher_robustness == ("noise:0.1", "contrast:2")
     build(job.request, job.location)
@@ -52,11 +52,13 @@ def test_without_figures_embeddings_are_asked_for(tmp_path) -> None:
         ({"student": "teacher_pca:8"}, False),
     ],
 )
-def test_a_bank_with_figures_serves_what_they_cover(change, served: bool, told) -> None:
-    """Of fewer classes, or of some of its dimensions, the teacher's figures tell nothing."""
+def test_a_bank_with_figures_serves_what_they_cover(
+    change, served: bool, store_with_figures
+) -> None:
+    """Of fewer classes, or of some of its dimensions, the teacher's figures do not apply."""
     config = make_config(FIELDS | change)
     for figures in (False, True):
-        places, jobs = plan_banks([config], str(told), figures)
+        places, jobs = plan_banks([config], str(store_with_figures), figures)
         assert (not jobs) == served
         assert config.identity in places
 

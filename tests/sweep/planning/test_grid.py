@@ -108,7 +108,7 @@ def test_set_and_seeds_override() -> None:
     [
         ("epochs", ["--set FIELD=VALUE"]),
         ("epoch=2", ["unknown field `epoch`", "did you mean `epochs`"]),
-        ("seed=2", ["unknown field `seed`"]),
+        ("seed=2", ["--seeds N"]),
         ("lr=[", ["--set lr=["]),
     ],
 )
