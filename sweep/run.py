@@ -18,16 +18,13 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.lock import exclusive
 from sweep.environment import set_defaults
 from sweep.grids import summaries
-
-if TYPE_CHECKING:  # it needs torch: see `main`
-    from trainers.config.schema import TrialConfig
+from trainers.config.schema import TrialConfig
 
 GRID_FILE = """\
 a grid file of your own:
