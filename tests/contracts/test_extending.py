@@ -10,7 +10,9 @@ from pydantic import Field  # noqa: F401
 from torch import nn
 from torch.nn.functional import normalize  # noqa: F401
 
-from shards.arms import ARMS, Arm, HorizontalFlip, make_arm  # noqa: F401 (names of the page)
+from shards.arms import ARMS, make_arm
+from shards.arms.base import Option, arm_entry  # noqa: F401 (names of the page)
+from shards.arms.ops import HorizontalFlip, RandomCrop  # noqa: F401
 from shards.datasets import DATASETS, open_dataset
 from shards.datasets.base import ArrayDataset, Block  # noqa: F401
 from shards.teachers import TEACHERS, open_teacher
@@ -80,6 +82,9 @@ def test_the_additions_work_as_printed():
     arm = make_arm("flip")
     flipped = arm.pixels(torch.arange(2).view(1, 1, 1, 2).byte(), torch.tensor([[1]]))
     assert flipped.flatten().tolist() == [1, 0]
+    assert make_arm("shift").spec == "shift:4"
+    with pytest.raises(ValueError, match="from 1 to 16"):
+        make_arm("shift:99")
     eye, labels = unit(np.eye(3)), np.arange(3)
     bank = FeatureBank(eye, labels, eye, labels, eye, eye, Stored({}))
     assert run_probes(config.probes, bank, "test")[0] == {"test/mean_norm": pytest.approx(3**-0.5)}
