@@ -50,8 +50,9 @@ class DatasetRecord(StrictModel):
 class TeacherRecord(StrictModel):
     """A teacher as it was used.
 
-    `weights_sha256` is that of its weights' bytes; `tag`: the pretrained tag whose activation and preprocessing a local checkpoint was opened
-    with; None, and then left out of the JSON, for any other teacher.
+    `weights_sha256` is that of its weights' bytes. `tag` is the pretrained tag whose activation and
+    preprocessing a local checkpoint was opened with; for any other teacher it is None, and then
+    left out of the JSON.
     """
 
     spec: str
