@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
+
+# The same examples every time: a run of the tests says whether the code changed, not whether the
+# dice did. No deadline, because tests share the cores of busy machines.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SEEN = os.environ.get(VISIBLE)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
@@ -8,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.lib import format as npy
 
 from shards.bank.manifest import Manifest
-from shards.bank.members import pack, unpack
+from shards.bank.members import DTYPES, column_kind, pack, unpack
 from shards.bank.reader import iter_shards, load_manifest, load_shard
 from shards.bank.splits import load_splits
 
@@ -56,6 +59,35 @@ def test_unpack_gives_back_what_was_packed() -> None:
         assert arrays[name].dtype == array.dtype
         assert np.array_equal(arrays[name], array)
         assert not arrays[name].flags.writeable
+
+
+WHOLE = pack(7, columns(), KEYS)
+# Offsets of the 512-byte tar headers; damage there and in the .npy headers behind them is likelier
+# to find a defect of the parser than damage in the data.
+HEADERS = [i - 257 for i in range(len(WHOLE)) if WHOLE.startswith(b"ustar", i)]
+OFFSETS = st.sampled_from(HEADERS).flatmap(lambda start: st.integers(start, start + 700))
+
+
+@given(st.lists(st.tuples(OFFSETS, st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_damage_is_refused_or_harmless(edits: list[tuple[int, int]], checksums: bool) -> None:
+    data = bytearray(WHOLE)
+    for offset, value in edits:
+        data[min(offset, len(data) - 1)] = value
+    for start in HEADERS if checksums else ():  # so that tarfile accepts the damaged header
+        block = data[start : start + 512]
+        block[148:156] = b" " * 8
+        data[start + 148 : start + 156] = b"%06o\0 " % sum(block)
+    arrays, keys = {}, ()
+    with contextlib.suppress(ValueError):  # any other error fails the test
+        arrays, keys = unpack(bytes(data), "x.tar")
+    assert all(len(array) == len(keys) for array in arrays.values())
+    assert all(array.dtype == DTYPES[column_kind(name)] for name, array in arrays.items())
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^x\.tar: "):
+        unpack(data, "x.tar")
 
 
 def test_packing_twice_gives_the_same_bytes_without_time_or_owner() -> None:

@@ -91,7 +91,11 @@ def test_collections_and_blocks():
 
 TEXT = st.text(st.characters(max_codepoint=0xD7FF))  # JSON escapes others as surrogate pairs
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
@@ -99,8 +103,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_json_is_yaml(value):
-    text = json.dumps(value).replace("Infinity", ".inf")
-    assert parse_value(text, "x") == json.loads(json.dumps(value))
+    assert parse_value(json.dumps(value), "x") == value
 
 
 @given(st.text())
