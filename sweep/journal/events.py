@@ -105,10 +105,11 @@ def parse_event(line: bytes) -> Event:
         document = json.loads(line)
     except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
-    fields = cast(Document, document) if isinstance(document, dict) else {}
+    fields = cast(Document, document) if isinstance(document, dict) else Document()
     kind = str(fields.get("event"))
     if kind not in KINDS:
-        raise ValueError(f"got {str(document)[:40]!r}; expected an event of {', '.join(KINDS)}")
+        start = line[:40].decode(errors="replace").strip()
+        raise ValueError(f"got {start!r}; expected an event of {', '.join(KINDS)}")
     return validated(KINDS[kind], fields)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from shards.support import storage
 from sweep.journal.records import Run, read_run
 from sweep.reporting.drawing import half_width, style_of
 from sweep.reporting.figures import draw
@@ -67,9 +68,7 @@ def write_report(
     """
     target = Path(out) if out else Path(run_dir) / NAME
     html = render(read_results(run_dir), Path(run_dir).resolve().name, on_figures)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(target)
+    storage.write(str(target), html.encode())
     return target
 
 

@@ -191,7 +191,8 @@ def some_severities(found: list[tuple[str, str]], most: int = 3) -> list[tuple[s
 
 def as_plain(results: Iterable[TrialResult]) -> list[dict[str, Any]]:
     """Teacher rows, then one row per group: fields, seeds and {metric: {mean, sd, n}}."""
-    results, rows = list(results), []
+    results = list(results)
+    rows: list[dict[str, Any]] = []
     for teacher in teachers(results):
         metrics = {name: asdict(stat) for name, stat in teacher.metrics.items()}
         rows.append({"kind": "teacher", **teacher.fields, "metrics": metrics})
