@@ -1,4 +1,4 @@
-"""A trained student for other tools, compared with the original before it is written.
+"""Export a trained student to the format of another tool.
 
     python -m trainers.export runs/demo/trials/0123456789abcdef --to onnx
     python -m trainers.export s3://bucket/sweep/trials/0123456789abcdef --to timm --out student
@@ -12,8 +12,9 @@ TRIAL is a trial's folder, the student/ in it, or a copy of that; a path or a UR
     timm          read by timm.create_model("local-dir:OUT", pretrained=True); students timm:NAME
     open_clip     the student with its teacher's text tower: trainers.exports.student_clip.load_clip
 
-Beside it stands export.json: what goes in, how images are prepared, what comes out. Embeddings of
-real images (with --bank) or random ones must agree with the student's to a cosine of 0.9999.
+export.json in the same folder describes inputs, preprocessing and outputs. Before anything is
+written, the exported file embeds test images (with --bank) or random ones; each embedding must
+have a cosine of at least 0.9999 to the student's.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ ABOUT = "export.json"
 IMAGES = 16
 
 
-def _pictures(job: Job, bank: str | None) -> tuple[torch.Tensor, str]:
-    """(prepared images, what they are): the first of the bank's test images, or random ones."""
+def _images(job: Job, bank: str | None) -> tuple[torch.Tensor, str]:
+    """(prepared images, a description): the first test images of the bank, or random ones."""
     if job.manifest is not None and bank is not None:
         first = next(shard for shard in job.manifest.shards if shard.split == "test")
         pixels = load_shard(bank, job.manifest, first).arrays["image"][:IMAGES]
@@ -51,22 +52,33 @@ def _pictures(job: Job, bank: str | None) -> tuple[torch.Tensor, str]:
 
 @torch.inference_mode()
 def parity(model: torch.nn.Module, embed: Embed, images_BCHW: torch.Tensor) -> float:
-    """Least cosine between the embeddings of `model` and `embed`, over images in two batches.
+    """The smallest cosine between an image's embeddings by `model` and by `embed`.
 
     In [-1, 1], 1 for equal directions; NaN where an embedding is not finite.
     """
-    own_BD = model(images_BCHW)
-    parts = [embed(images_BCHW[:1]), embed(images_BCHW[1:])]  # the batch is dynamic
-    return float(torch.nn.functional.cosine_similarity(own_BD, torch.cat(parts)).min())
+    expected_BD = model(images_BCHW)
+    # Two batches of different size: an export with a fixed batch size would fail.
+    exported_BD = torch.cat([embed(images_BCHW[:1]), embed(images_BCHW[1:])])
+    return float(torch.nn.functional.cosine_similarity(expected_BD, exported_BD).min())
 
 
 def export(
-    place: str, to: str, out: str, bank: str | None = None, teacher: str = "", opset: int = OPSET
+    location: str, to: str, out: str, bank: str | None = None, teacher: str = "", opset: int = OPSET
 ) -> dict[str, Any]:
-    """Write `out`; what its export.json says.
+    """Write a student in another tool's format; returns the content of its export.json.
 
-    Raises: ValueError for a student that the format cannot hold, missing knowledge, an `out` that
-    is taken, embeddings that differ; nothing is written then. OSError.
+    Args:
+        location: a trial's or a student's folder, a path or a URL.
+        to: a name in EXPORTS.
+        out: an empty or new folder, a path or a URL.
+        bank: its test images are used for the comparison.
+        teacher: overrides the teacher that the trial names (open_clip only).
+        opset: of ONNX.
+
+    Raises:
+        ValueError: where the format cannot hold the student, something it needs is not known,
+            `out` is not empty, or embeddings differ; nothing is written then.
+        OSError: where something cannot be read or written.
     """
     make = EXPORTS[to]
     if storage.scheme_of(out) == "https":
@@ -74,12 +86,12 @@ def export(
     taken = storage.names(out) or (storage.is_local(out) and storage.local_path(out).is_file())
     if taken:
         raise ValueError(f"--out {out}: is not empty; choose another folder or delete it")
-    stored = open_stored(place)
+    stored = open_stored(location)
     _ = stored.network  # refuses a student without one
     manifest = load_manifest(bank) if bank else None
     job = Job(stored, _prepared(stored, manifest, bank), manifest, teacher, opset)
     exported = make(job)
-    images_BCHW, what = _pictures(job, bank)
+    images_BCHW, what = _images(job, bank)
     cosine = parity(stored.network, exported.embed, images_BCHW)
     if not cosine >= PARITY:
         raise ValueError(
@@ -129,19 +141,24 @@ def main(argv: list[str]) -> int:
         "--out", metavar="DIR-OR-URL", help="a new folder (default: export/FORMAT in TRIAL)"
     )
     parser.add_argument(
-        "--bank", metavar="DIR-OR-URL", help="compare on its test images; take class names from it"
+        "--bank",
+        metavar="DIR-OR-URL",
+        help="use its test images to compare, and its class names",
     )
     parser.add_argument(
-        "--teacher", default="", metavar="SPEC", help="open_clip: where the teacher's weights are"
+        "--teacher",
+        default="",
+        metavar="SPEC",
+        help="open_clip: in place of the trial's teacher",
     )
     parser.add_argument("--opset", type=int, default=OPSET, metavar="N", help="onnx: default 18")
     options = parser.parse_args(argv)
     if options.teacher and options.to != "open_clip":
-        raise ValueError(f"--teacher: has no meaning for --to {options.to}; leave it out")
+        raise ValueError(f"--teacher: has no effect with --to {options.to}; leave it out")
     out = options.out or storage.join(options.trial, "export", options.to)
     about = export(options.trial, options.to, out, options.bank, options.teacher, options.opset)
-    told = about["parity"]
-    print(f"cosine to the student: {told['cosine']:.7f} (least of {told['on']})")
+    found = about["parity"]
+    print(f"cosine to the student: {found['cosine']:.7f} (smallest of {found['on']})")
     print(storage.join(out, ABOUT))
     return 0
 

@@ -1,7 +1,8 @@
-"""EXPORTS: a student in the formats that other tools read, each loaded again by its own library.
+"""EXPORTS: a student in the formats of other tools.
 
-A format takes a `Job` and gives its files and `embed`, which runs those files: what was written
-is compared with the student before anything is published.
+A format is a function of a `Job` that returns the files and `embed`, which loads those files with
+the other tool's library and runs them. So the bytes to be written are compared with the student,
+not the model in memory that they were made from.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import class_embeddings, unpack_floats
 from trainers.results.folder import Stored, teacher_in
 
-PARITY = 0.9999  # least cosine between the student's embeddings and the exported file's
+PARITY = 0.9999  # smallest cosine allowed between embeddings of student and exported file
 OPSET = 18  # read by onnxruntime 1.14 and newer
 Embed = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is exported. manifest: of the bank that was named, or None; teacher: a spec that takes
-    the place of the record's, or "" (for open_clip alone)."""
+    """What is exported.
+
+    stored: the student and its trial. preprocess: how its images are prepared. manifest: of the
+    bank that was given, or None. teacher: a spec that overrides the trial's, or "" (open_clip
+    only). opset: of the ONNX file.
+    """
 
     stored: Stored
     preprocess: Preprocess
@@ -43,15 +48,18 @@ class Job:
     opset: int = OPSET
 
     def example(self) -> torch.Tensor:
-        """Two blank prepared images: traced with, never stored."""
+        """Two blank prepared images for tracing; not stored in the export."""
         side = self.preprocess.size
         return torch.zeros(2, 3, side, side)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """files by name; embed: prepared images (B, 3, S, S) -> (B, D) through them; notes: what
-    export.json says of them in particular."""
+    """The files of an export.
+
+    files: contents by name. embed: prepared images (B, 3, S, S) -> embeddings (B, D), computed
+    from the files. notes: entries of export.json for this format only.
+    """
 
     files: dict[str, bytes]
     embed: Embed
@@ -138,8 +146,8 @@ def to_torch_export(job: Job) -> Exported:
     program = torch.export.export(job.stored.network, (job.example(),), dynamic_shapes=_batch())
     stream = io.BytesIO()
     torch.export.save(program, stream)
-    again = torch.export.load(io.BytesIO(stream.getvalue())).module()
-    return Exported({"student.pt2": stream.getvalue()}, again, {"security": PT2})
+    reloaded = torch.export.load(io.BytesIO(stream.getvalue())).module()
+    return Exported({"student.pt2": stream.getvalue()}, reloaded, {"security": PT2})
 
 
 # ---- timm ----
@@ -191,15 +199,20 @@ def to_timm(job: Job) -> Exported:
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
             Path(folder, file).write_bytes(data)
-        again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    return Exported(files, again, {"load": 'timm.create_model("local-dir:PLACE", pretrained=True)'})
+        reloaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return Exported(
+        files, reloaded, {"load": 'timm.create_model("local-dir:PLACE", pretrained=True)'}
+    )
 
 
 def _timm_state(student: nn.Module, model: Any, name: str) -> dict[str, torch.Tensor]:
-    """trunk.X -> X, and head.0 -> the classifier. Raises: ValueError where it does not fit."""
+    """The student's weights under timm's names: trunk.X -> X, head.0 -> the classifier.
+
+    Raises: ValueError where the model's layers are not the student's.
+    """
     last = model.get_classifier()
-    places = [place for place, module in model.named_modules() if module is last]
-    if not isinstance(last, nn.Linear) or not places:
+    names = [path for path, module in model.named_modules() if module is last]
+    if not isinstance(last, nn.Linear) or not names:
         raise ValueError(
             f"timm: `{name}` ends in {type(last).__name__}, not in one linear layer that could "
             "give the embedding; onnx and torch.export take every student"
@@ -208,7 +221,7 @@ def _timm_state(student: nn.Module, model: Any, name: str) -> dict[str, torch.Te
     for key, tensor in student.state_dict().items():
         renamed = key.removeprefix("trunk.")
         if key.startswith("head.0."):
-            renamed = f"{places[0]}.{key.removeprefix('head.0.')}"
+            renamed = f"{names[0]}.{key.removeprefix('head.0.')}"
         state[renamed] = tensor.detach().cpu().contiguous().clone()
     try:
         model.load_state_dict(state, strict=True)
@@ -231,9 +244,9 @@ def to_open_clip(job: Job) -> Exported:
     from trainers.exports.student_clip import StudentCLIP, load_clip, pack_clip
 
     result, manifest = job.stored.result, job.manifest
-    told = teacher_in(manifest, job.stored, "--bank") if manifest else None
-    spec = job.teacher or (result.config["teacher"] if result else told and told.spec)
-    pin = result.weights_sha256 if result else told and told.weights_sha256
+    in_bank = teacher_in(manifest, job.stored, "--bank") if manifest else None
+    spec = job.teacher or (result.config["teacher"] if result else in_bank and in_bank.spec)
+    pin = result.weights_sha256 if result else in_bank and in_bank.weights_sha256
     if not spec or not pin:
         raise ValueError(
             f"{job.stored.location}: nothing says which teacher's text tower belongs to it; give "
@@ -253,10 +266,10 @@ def to_open_clip(job: Job) -> Exported:
     with tempfile.TemporaryDirectory() as folder:
         for file, data in files.items():
             Path(folder, file).write_bytes(data)
-        again = load_clip(folder)
+        reloaded = load_clip(folder)
     texts = [f"a photo of a {name}." for name in (classes or ("cat", "dog"))[:16]]
-    _same_text(teacher.embed_text(texts), again.embed_text(texts))
-    return Exported(files, again.encode_image, {"teacher": spec, "weights_sha256": pin})
+    _check_text(teacher.embed_text(texts), reloaded.embed_text(texts))
+    return Exported(files, reloaded.encode_image, {"teacher": spec, "weights_sha256": pin})
 
 
 def _classes(job: Job, teacher: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
@@ -276,8 +289,9 @@ def _classes(job: Job, teacher: Any) -> tuple[tuple[str, ...], np.ndarray | None
     return classes, class_embeddings(teacher, classes, templates)
 
 
-def _same_text(own_TD: torch.Tensor, again_TD: torch.Tensor) -> None:
-    cosine = float(nn.functional.cosine_similarity(own_TD, again_TD).min())
+def _check_text(expected_TD: torch.Tensor, exported_TD: torch.Tensor) -> None:
+    """Raises: ValueError where the exported text tower embeds otherwise than the teacher's."""
+    cosine = float(nn.functional.cosine_similarity(expected_TD, exported_TD).min())
     if not cosine >= PARITY:
         raise ValueError(f"open_clip: text embeddings changed, cosine {cosine:.6f} < {PARITY}")
 

@@ -1,4 +1,4 @@
-"""StudentCLIP: a student in the place of its teacher's image tower, a zero-shot classifier.
+"""StudentCLIP: a student as the image tower beside its teacher's text tower, for zero-shot use.
 
     clip = load_clip("exported")                    # from trainers.export --to open_clip
     images_BCHW = clip.preprocess(uint8_BCHW)
@@ -8,7 +8,7 @@
     image_BD = clip.encode_image(images_BCHW, normalize=True)
     probabilities_BT = (clip.logit_scale.exp() * image_BD @ text_TD.T).softmax(dim=-1)
 
-Names and meaning are open_clip's.
+Methods have the names and meaning of open_clip's.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ CLASSES = "text_CD"  # the class embeddings, beside the text tower's own tensors
 
 
 class StudentCLIP(nn.Module):
-    """A student and a text tower with one embedding space, in evaluation mode.
+    """A student and a text tower that share an embedding space, in evaluation mode.
 
-    preprocess: uint8 images (B, 3, H, W) -> what `encode_image` takes; classes: the names behind
-    the rows of `text_CD` (C, D), unit class embeddings, both empty where none were given.
+    preprocess: uint8 images (B, 3, H, W) -> the input of `encode_image`.
+    classes: class names in the order of the rows of `text_CD`.
+    text_CD: unit class embeddings (C, D). Both are empty where no classes were given.
     """
 
     text_CD: torch.Tensor
@@ -67,7 +68,7 @@ class StudentCLIP(nn.Module):
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """ln of the factor on cosines, the teacher's; a scalar."""
+        """The teacher's: natural logarithm of the factor on cosines, a scalar."""
         return self.text.logit_scale
 
     @property
@@ -121,8 +122,7 @@ class StudentCLIP(nn.Module):
 
 
 def pack_clip(clip: StudentCLIP, about: dict[str, Any]) -> dict[str, bytes]:
-    """The files that `load_clip` reads, by name. `about`: the student's student.json."""
-
+    """The files that `load_clip` reads, by name. about: the content of student.json."""
     with tempfile.TemporaryDirectory() as folder:
         shape = about["spec"], about["embedding_dim"], about["image_size"]
         save_student(folder, clip.student, *shape)
@@ -140,27 +140,29 @@ def pack_clip(clip: StudentCLIP, about: dict[str, Any]) -> dict[str, bytes]:
     return files | {ABOUT: (json.dumps(record, indent=1) + "\n").encode()}
 
 
-def load_clip(place: str) -> StudentCLIP:
-    """What `trainers.export --to open_clip` wrote, at a path or a URL; on the CPU, frozen.
+def load_clip(location: str) -> StudentCLIP:
+    """What `trainers.export --to open_clip` wrote; on the CPU, without gradients.
+
+    location: a path or a URL.
 
     Raises: ValueError for files that are damaged or not of this format; OSError.
     """
     from shards.teachers.clip import build_text
 
-    record = read_json(storage.join(place, ABOUT))
+    record = read_json(storage.join(location, ABOUT))
     if record.get("format") != FORMAT:
         raise ValueError(
-            f"{storage.join(place, ABOUT)}: format: got {record.get('format')!r}; expected {FORMAT}"
+            f"{storage.join(location, ABOUT)}: format: got {record.get('format')!r}; expected {FORMAT}"
         )
-    data = storage.read(storage.join(place, TEXT))
+    data = storage.read(storage.join(location, TEXT))
     if hashlib.sha256(data).hexdigest() != record["text_sha256"]:
         raise ValueError(
-            f"{storage.join(place, TEXT)}: its sha256 is not the one in {ABOUT}; export it again"
+            f"{storage.join(location, TEXT)}: its sha256 is not the one in {ABOUT}; export it again"
         )
     state = load(data)
     text_CD = state.pop(CLASSES).numpy() if CLASSES in state else None
     text = build_text(record["architecture"], record["quick_gelu"], state)
-    student, _ = fetch_student(place)
+    student, _ = fetch_student(location)
     preprocess = Preprocess.model_validate(record["preprocess"])
     clip = StudentCLIP(student, text, preprocess, tuple(record["classes"]), text_CD)
     return clip.requires_grad_(False)
