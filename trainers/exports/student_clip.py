@@ -152,7 +152,8 @@ def load_clip(location: str) -> StudentCLIP:
     record = read_json(storage.join(location, ABOUT))
     if record.get("format") != FORMAT:
         raise ValueError(
-            f"{storage.join(location, ABOUT)}: format: got {record.get('format')!r}; expected {FORMAT}"
+            f"{storage.join(location, ABOUT)}: format: got {record.get('format')!r}; "
+            f"expected {FORMAT}"
         )
     data = storage.read(storage.join(location, TEXT))
     if hashlib.sha256(data).hexdigest() != record["text_sha256"]:
