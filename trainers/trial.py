@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -49,6 +49,7 @@ from trainers.training.preemption import PreemptedError, PreemptionHandler
 from trainers.training.state import DivergedError, Reporter, Saver
 from trainers.training.wrappers import wrap_student
 
+STANDARD_INPUT = "-"  # in the place of TRIAL.yaml
 DIVERGED = 3  # exit status of a trial whose loss is not finite
 
 
@@ -176,12 +177,13 @@ def _run_ranks(
 ) -> TrialResult:
     """The trial as one process for each rank; the first rank writes the result."""
     config = inputs.config
-    arguments = ["--config", config.model_dump_json(), "--bank", inputs.bank, "--out", root]
+    arguments = [STANDARD_INPUT, "--bank", inputs.bank, "--out", root]
     for name, value in options.items():
         arguments += [f"--{name}", value]
     try:
         with preempted.deferred():
-            launch(config.ranks, arguments, report, stop=preempted)
+            document = config.model_dump_json()
+            launch(config.ranks, arguments, report, stop=preempted, document=document)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.message) from None
@@ -197,8 +199,11 @@ def _run_ranks(
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("trainers.trial", __doc__)
-    parser.add_argument("trial", nargs="?", metavar="TRIAL.yaml")
-    parser.add_argument("--config", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "trial",
+        metavar="TRIAL.yaml",
+        help=f"the trial's fields; `{STANDARD_INPUT}` reads one JSON object from standard input",
+    )
     parser.add_argument("--bank", required=True, metavar="DIR-OR-URL", help="from shards.build")
     parser.add_argument("--out", default="runs/trial", metavar="DIR-OR-URL")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -210,10 +215,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--save-seconds", type=float, default=30.0, help="between checkpoints")
     options = parser.parse_args(argv)
-    if not options.trial and not options.config:
-        parser.error("TRIAL.yaml is required")
-    if options.config:
-        config = make_config(json.loads(options.config))
+    if options.trial == STANDARD_INPUT:
+        config = _config_from(sys.stdin)
     else:
         config = load_config(options.trial)
     try:
@@ -227,8 +230,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _config_from(stream: TextIO) -> TrialConfig:
+    """The trial in one JSON object. Raises: ValueError."""
+    try:
+        fields = json.load(stream)
+    except ValueError as error:
+        raise ValueError(f"standard input: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"standard input: expected one JSON object, found `{fields!r:.40}`")
+    return make_config(fields, "standard input")
+
+
 def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
-    """Progress and result on the first rank only; a parent that watches gets reports instead."""
+    """Show progress and result; a rank shows neither.
+
+    A rank that `launch` started prints its reports for the process that started it. `torchrun`
+    starts ranks too, but reads nothing from them.
+    """
     start = time.monotonic()
 
     def run(report: Reporter) -> TrialResult | None:
@@ -242,13 +260,14 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             reading=options.reading,
         )
 
-    if options.config or rank_of_environment():
+    launched = options.trial == STANDARD_INPUT and rank_of_environment() is not None
+    if launched or rank_of_environment():
 
-        def tell(values: dict[str, Any]) -> None:
-            if options.config:
+        def report(values: dict[str, Any]) -> None:
+            if launched:
                 print(report_line(values), flush=True)
 
-        run(tell)
+        run(report)
         return
     train_samples = load_manifest(options.bank).plan.dataset.counts["train"]
     with Progress(f"trial {config.identity}", config.total_steps(train_samples)) as bar:

@@ -69,6 +69,7 @@ def launch(
     arguments: list[str],
     report: Callable[[dict[str, Any]], None],
     stop: Callable[[], bool] = lambda: False,
+    document: str = "",
 ) -> None:
     """Run `python -m trainers.trial ARGUMENTS` as `ranks` processes until all have ended well.
 
@@ -76,6 +77,7 @@ def launch(
         ranks: how many processes, all on this machine.
         arguments: of the command.
         report: called with each report of the first rank.
+        document: text that each rank finds on its standard input.
         stop: once it returns true the ranks get SIGTERM, save their state and leave.
 
     Raises:
@@ -84,7 +86,7 @@ def launch(
     """
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         try:
-            _launch(ranks, arguments, report, stop, free_port())
+            _launch(ranks, arguments, report, stop, document, free_port())
             return
         except RankError as error:
             if "EADDRINUSE" not in error.message or not attempts_left:
@@ -96,6 +98,7 @@ def _launch(
     arguments: list[str],
     report: Callable[[dict[str, Any]], None],
     stop: Callable[[], bool],
+    document: str,
     port: int,
 ) -> None:
     limit = seconds_of(SILENT_VARIABLE, SILENT)
@@ -104,6 +107,9 @@ def _launch(
         logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         heartbeats = [folder / str(rank) for rank in range(ranks)]
+        # A file and not a pipe: a rank that fails before it reads cannot block this process.
+        standard_input = folder / "standard_input"
+        standard_input.write_text(document, encoding="utf-8")
         try:
             for rank, log in enumerate(logs):
                 heartbeats[rank].touch()
@@ -117,6 +123,7 @@ def _launch(
                 child = subprocess.Popen(
                     child_command(RANK_CODE, arguments, heartbeat=heartbeats[rank]),
                     env=env,
+                    stdin=stack.enter_context(standard_input.open()),
                     stdout=log if rank else subprocess.PIPE,
                     stderr=log,
                     text=True,

@@ -6,6 +6,7 @@ new random state; last it is started once more, with a loss that becomes NaN. Ch
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,6 @@ from unittest import mock
 import pytest
 import torch
 
-from shards.support.yaml_reader import parse_mapping
 from trainers import trial
 from trainers.canonical import make_config
 from trainers.objectives import OBJECTIVES
@@ -57,8 +57,8 @@ def spoilt_at(call: int):
 
 
 def main() -> None:
-    options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
-    config = make_config(parse_mapping(options["--config"], "--config"))
+    options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
+    config = make_config(json.load(sys.stdin))
     bank, out = options["--bank"], options["--out"]
     ports = iter(os.environ[PORTS].split())
 
@@ -76,4 +76,5 @@ def main() -> None:
         run("broken")
     os.environ["MASTER_PORT"] = next(ports)
     OBJECTIVES["cosine"] = spoilt_at(NAN_AT)
+    sys.stdin.seek(0)
     trial.main()

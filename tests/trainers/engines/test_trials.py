@@ -138,7 +138,7 @@ def test_zero_3_leaves_a_plain_student(done, bank, make, tmp_path):
 
 
 def ranks_of(process):
-    return {c.environ()["RANK"]: c for c in process.children() if "--config" in c.cmdline()}
+    return {c.environ()["RANK"]: c for c in process.children() if "--bank" in c.cmdline()}
 
 
 @pytest.mark.faults
