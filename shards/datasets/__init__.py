@@ -6,7 +6,8 @@ interrupted goes on at any shard without touching what came before it:
     dataset = open_dataset("digits")
     block = dataset.read("test", 0, 100)      # images uint8 (100, H, W, 3), labels, keys
 
-Keys are unique within a data set and never change: every augmentation draw hangs on them.
+Keys are unique within a data set and never change: the augmentation parameters of a sample are
+drawn by a counter-based generator from its key.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Subset:
             return np.arange(count)
         if not 0 < limit <= count:
             raise ValueError(
-                f"{split}_samples: {limit} asked of dataset {self.spec}, which has {count} "
+                f"{split}_samples: {limit} requested of dataset {self.spec}, which has {count} "
                 f"{split} samples; choose 1 to {count}"
             )
         labels_N, keys = self.base.labels(split), self.base.keys(split)
@@ -136,10 +137,10 @@ def _no_argument(name: str, argument: str) -> None:
         raise ValueError(f"dataset `{name}:{argument}`: `{name}` takes no argument")
 
 
-def _native_only(name: str, native: int, asked: int | None) -> None:
-    if asked not in (None, native):
+def _native_only(name: str, native: int, requested: int | None) -> None:
+    if requested not in (None, native):
         raise ValueError(
-            f"image_size: {asked} asked of dataset `{name}`, whose images are {native}"
+            f"image_size: {requested} requested of dataset `{name}`, whose images are {native}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Labelled uint8 images: what every data set gives, and what holds one in memory."""
+"""Labelled uint8 images: the interface of a data set, and a data set held in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Block:
 
 
 class Dataset(Protocol):
-    """What the build needs of a data set; `identity` is a sha256 of what it contains.
+    """The interface of a data set. `identity` is a sha256 of its content.
 
     `decoder`: version of the picture decoder (`shards.datasets.decoder`), None where the data set
     is made of arrays and no picture is decoded.
@@ -41,7 +41,7 @@ class Dataset(Protocol):
 
 
 class ArrayDataset:
-    """A data set that is already in memory."""
+    """A data set whose images are held in memory."""
 
     decoder: int | None = None
 

@@ -33,7 +33,7 @@ class HubDataset(PictureDataset):
 
     def __init__(self, argument: str, image_size: int | None) -> None:
         self.spec = f"hf:{argument}"
-        name, *asked = argument.split(":")
+        name, *requested = argument.split(":")
         if not name:
             raise ValueError("dataset `hf`: a name is missing; write hf:NAME, e.g. hf:ylecun/mnist")
         if importlib.util.find_spec("datasets") is None:
@@ -42,7 +42,7 @@ class HubDataset(PictureDataset):
                 "pip install '.[hf]'"
             )
         found = _load(self.spec, name)
-        image, label = _columns(self.spec, next(iter(found.values())).features, asked)
+        image, label = _columns(self.spec, next(iter(found.values())).features, requested)
         rows = _splits(self.spec, found, label)
         self._labels = {split: _labels(table, label) for split, table in rows.items()}
         self.classes = self._class_names(rows["train"].features[label])
@@ -115,7 +115,7 @@ def _load(spec: str, name: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _columns(spec: str, features: Any, asked: list[str]) -> tuple[str, str]:
+def _columns(spec: str, features: Any, requested: list[str]) -> tuple[str, str]:
     """The image and the label column. Raises: ValueError naming the candidates."""
     import datasets
 
@@ -126,15 +126,15 @@ def _columns(spec: str, features: Any, asked: list[str]) -> tuple[str, str]:
         for name, kind in features.items()
         if isinstance(kind, datasets.Value) and kind.dtype.startswith(("int", "uint"))
     ]
-    for name in asked:
+    for name in requested:
         if name not in images + classes + whole:
             raise ValueError(
                 f"dataset {spec}: column `{name}` is neither image nor label; there are: "
                 f"{', '.join(images + classes + whole) or 'none'}"
             )
     return (
-        _one(spec, "images", [n for n in asked if n in images] or images),
-        _one(spec, "labels", [n for n in asked if n not in images] or classes or whole),
+        _one(spec, "images", [n for n in requested if n in images] or images),
+        _one(spec, "labels", [n for n in requested if n not in images] or classes or whole),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tars of others: where the samples lie, and what is refused. Nothing is extracted or unpickled."""
+"""Index of the samples in a WebDataset tar from any source. Nothing is extracted or unpickled."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ class ShardIndex(NamedTuple):
 
 
 class _Info(tarfile.TarInfo):
-    """A header that cannot be read ends an archive in silence elsewhere; here it is an error.
+    """A tar header whose defects are errors.
 
-    So is one whose body, a long name or the like, is claimed to be huge: tarfile would read it.
+    `tarfile` takes a header that it cannot parse for the end of the archive, so that a damaged
+    archive looks like a shorter one. It also reads the body of an extension header (a long name,
+    say) whatever size the header claims.
     """
 
     @classmethod
@@ -64,7 +66,7 @@ class _Info(tarfile.TarInfo):
 
 
 class _Sample:
-    """Members of one name, as they are met."""
+    """The members of one sample, by suffix, collected while the tar is read."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -148,7 +150,7 @@ def _samples(stream: IO[bytes], place: str) -> Iterator[_Sample]:
                         yield sample
                     sample = _Sample(key)
                 if suffix in sample.members:
-                    raise ValueError(f"{place}: member `{info.name}` is there twice")
+                    raise ValueError(f"{place}: member `{info.name}` occurs twice")
                 sample.members[suffix] = info
     except (tarfile.TarError, RecursionError) as error:  # of a thousand such headers in a row
         raise ValueError(

@@ -1,1 +1,1 @@
-"""What every room uses and that knows no teacher: storage, retry, cache, registry, command line."""
+"""Foundations that know no teacher: storage, retry, cache, registry, command line, threads."""

@@ -18,8 +18,8 @@ def clock(seconds: float) -> str:
 class Progress:
     """`with Progress("build", total) as bar: bar.update(done, "note")`.
 
-    `done` counts towards `total` in any unit. Lines go to stderr; where that is no terminal, at
-    most one every `every` seconds.
+    `done` counts towards `total` in any unit. Output goes to stderr: a live line on a terminal,
+    elsewhere at most one line every `every` seconds.
     """
 
     def __init__(self, title: str, total: float, every: float = 5.0) -> None:
@@ -34,15 +34,16 @@ class Progress:
         return self
 
     def resume_at(self, done: float) -> None:
-        """What was done before this process began: it does not count for the rate."""
+        """Set what an earlier process had done, which does not count for the rate."""
         self.first = self.done = done
 
     def update(self, done: float, note: str = "") -> None:
+        """Set how much is done and, unless empty, the note behind it."""
         self.done, self.note = done, note or self.note
         self.tick()
 
     def tick(self) -> None:
-        """Show again if it is time to; call it as often as you like."""
+        """Print if the last output is old enough. Cheap: call it as often as you like."""
         now = time.monotonic()
         if now - self.shown >= (0.2 if self.live else self.every):
             self._print(now - self.start)

@@ -1,4 +1,4 @@
-"""`Table`: a plain dict of named choices whose miss says what would have been right."""
+"""`Table`: a dict of named choices; an unknown name is an error that lists the valid ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _abbreviated(name: str, choices: list[str]) -> list[str]:
 
 
 class Table(dict[str, V]):
-    """Name -> entry. ``Table("arm", {...})["nois"]`` raises ValueError naming the near misses."""
+    """Name -> entry. ``Table("arm", {...})["nois"]`` raises ValueError with the closest name."""
 
     def __init__(self, kind: str, entries: dict[str, V]) -> None:
         super().__init__(entries)
