@@ -1,4 +1,4 @@
-"""Accuracy under what was done to the test images: by noise, by frequency, by single waves."""
+"""Figures of accuracy on corrupted test images: by noise, by frequency, under single waves."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ AXES = {
 }
 WAVES = re.compile(r"test/fourier/([^/]+)/accuracy")
 CLEAN = "linear/paper/accuracy"
-TICKS = 6  # more values than that would overlap
+TICKS = 6  # labels of more values would overlap
 
 
 @dataclass
 class Kind:
-    """One way of disturbing images: {strength: metric without test/}, and what the axis says."""
+    """One kind of corruption: its title, axis label and {strength: metric without `test/`}."""
 
     title: str
     xlabel: str
@@ -42,7 +42,7 @@ class Kind:
 
 
 def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
-    """One panel a capacity and kind of noise; sigma 0 is the clean test set."""
+    """One panel for each student and kind of noise; sigma 0 is the clean test set."""
     kinds: dict[str, Kind] = {}
     for space, sigma in severities(result for group in groups for result in group.results):
         kind = kinds.setdefault(space, Kind(f"{space} noise", "noise sigma", {0.0: CLEAN}))
@@ -53,7 +53,7 @@ def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style
 def accuracy_by_frequency(
     groups: list[Group], teacher: Teacher | None, style: Style
 ) -> Drawing | None:
-    """One panel a capacity and kind of disturbance."""
+    """One panel for each student and kind of corruption."""
     measured = {name for group in groups for result in group.results for name in result.metrics}
     kinds: dict[str, Kind] = {}
     for pattern, xlabel in AXES.values():
@@ -67,13 +67,13 @@ def accuracy_by_frequency(
 def _panels(
     name: str, kinds: list[Kind], groups: list[Group], teacher: Teacher | None, style: Style
 ) -> Drawing | None:
-    """Seeds thin, their mean thick, the teacher dashed, chance dotted."""
+    """Thin lines are seeds, thick ones their mean; the teacher is dashed, chance dotted."""
     panels = [(kind, student) for kind in kinds for student in capacities(groups)]
     if not panels:
         return None
     figure, axes = panels_of([f"{student}, {kind.title}" for kind, student in panels])
     own = {name[8:]: stat.mean for name, stat in teacher.metrics.items()} if teacher else {}
-    told: list[str] = []
+    words: list[str] = []
     for axis, (kind, student) in zip(axes, panels, strict=True):
         names = dict(sorted(kind.names.items()))
         for group in members_of(groups, student):
@@ -84,7 +84,7 @@ def _panels(
             means = {metric: stat.mean for metric, stat in stats.items() if stat}
             _line(axis, names, means, ms=6, lw=2, **style.line(group) | style.point(group))
             numbers = [f"{100 * means[m]:.0f} at {x:g}" for x, m in names.items() if m in means]
-            told.append(f"{label(group)}, {kind.title}: {', '.join(numbers) or 'not measured'}")
+            words.append(f"{label(group)}, {kind.title}: {', '.join(numbers) or 'not measured'}")
         _line(axis, names, own, **TEACHER)
         axis.axhline(100 * groups[0].data.chance, **GUIDE)
         axis.set(ylim=(0, 102), xlabel=kind.xlabel)
@@ -93,7 +93,7 @@ def _panels(
     drawn = {metric for kind in kinds for metric in kind.names.values()} - {CLEAN}
     legend(figure, groups, style, teacher=bool(drawn & set(own)))
     figure.supylabel("accuracy, %", fontsize="medium")
-    return Drawing(name, f"Accuracy, %, by {name}: {'; '.join(told)}.", svg(figure))
+    return Drawing(name, f"Accuracy, %, by {name}: {'; '.join(words)}.", svg(figure))
 
 
 def _line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: Any) -> None:
@@ -102,23 +102,26 @@ def _line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: An
 
 
 def fourier_maps(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
-    """Accuracy under single waves, mean over seeds: one map a group and strength (Yin et al.).
+    """Accuracy under single waves, mean over seeds: one map for each group and strength.
 
-    Horizontal and vertical frequency in shares of the pictures' Nyquist; the lower half plane is
-    the upper one turned by half a turn, for pictures are real.
+    Axes are horizontal and vertical frequency as shares of the images' Nyquist frequency. Images
+    are real, so a wave of the frequency (-y, -x) is that of (y, x): half of the plane is measured
+    and the other half mirrored.
+
+    Source: Yin et al., "A Fourier Perspective on Model Robustness in Computer Vision", 2019.
     """
     maps: list[tuple[str, dict[tuple[float, float], float]]] = []
     for group in groups:
-        held = [result.arrays for result in group.results]
-        for strength in sorted({m[1] for one in held for n in one if (m := WAVES.fullmatch(n))}):
+        arrays = [result.arrays for result in group.results]
+        for strength in sorted({m[1] for one in arrays for n in one if (m := WAVES.fullmatch(n))}):
             stem = f"test/fourier/{strength}"
             waves: dict[tuple[float, float], list[float]] = {}
-            for one in held:
+            for one in arrays:
                 if f"{stem}/accuracy" in one:
                     lists = (one[f"{stem}/{part}"] for part in ("down", "across", "accuracy"))
                     for down, across, accuracy in zip(*lists, strict=True):
                         waves.setdefault((down, across), []).append(accuracy)
-            means = {place: float(np.mean(values)) for place, values in waves.items()}
+            means = {wave: float(np.mean(values)) for wave, values in waves.items()}
             maps.append((f"{label(group)}, strength {strength}", means))
     if not maps:
         return None
@@ -135,5 +138,5 @@ def fourier_maps(groups: list[Group], teacher: Teacher | None, style: Style) -> 
         axis.grid(visible=False)
         axis.set(aspect="equal", xlabel="across, share of Nyquist", ylabel="down")
     figure.colorbar(image, ax=axes, label="accuracy, %", shrink=0.8)
-    told = [f"{t}: {100 * min(m.values()):.0f} to {100 * max(m.values()):.0f}" for t, m in maps]
-    return Drawing("fourier", f"Accuracy, %, under single waves: {'; '.join(told)}.", svg(figure))
+    words = [f"{t}: {100 * min(m.values()):.0f} to {100 * max(m.values()):.0f}" for t, m in maps]
+    return Drawing("fourier", f"Accuracy, %, under single waves: {'; '.join(words)}.", svg(figure))

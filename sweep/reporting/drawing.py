@@ -1,4 +1,4 @@
-"""What every figure of a report is drawn with: styles, panels, legend, SVG.
+"""Drawing primitives that all figures of a report share: styles, panels, legend, SVG.
 
 Equal input gives equal bytes: no date is written, and ids come from a fixed salt.
 """
@@ -15,9 +15,10 @@ import numpy as np
 
 from sweep.reporting.summary import Group, Stat, arm_order
 
-# Okabe and Ito's colours, told apart with any colour vision; the yellow is too pale for lines.
+# Okabe and Ito's colours, which remain distinct with colour blindness, without their yellow, which
+# is too pale for lines. https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6A3D9A")
-LINES = ("-", "-.", ":")  # beyond seven arms; dashes are the teacher's
+LINES = ("-", "-.", ":")  # with more than seven arms; dashed lines are the teacher's
 MARKERS = "osD^vP*X<>ph8d"
 INK, FAINT, GRID = "#1c2733", "#8a94a0", "#e3e7ec"
 TEACHER = {"color": INK, "ls": "--", "lw": 1.4}
@@ -68,7 +69,7 @@ def half_width(stat: Stat) -> float | None:
 
 
 def style_of(groups: Iterable[Group]) -> Style:
-    """Made from all groups of a report at once."""
+    """The style of a report, made from all of its groups so that its figures agree."""
     style, groups = Style({}, {}), sorted(groups, key=lambda group: group.student.total)
     for i, arm in enumerate(arms_of(groups)):
         line = LINES[i // len(COLOURS) % len(LINES)]
@@ -79,10 +80,12 @@ def style_of(groups: Iterable[Group]) -> Style:
 
 
 def arms_of(groups: Iterable[Group]) -> list[str]:
+    """The arms of the groups, `clean` first, then by name and strength."""
     return sorted({str(group.config["arm"]) for group in groups}, key=arm_order)
 
 
 def capacities(groups: Iterable[Group]) -> list[str]:
+    """The students of the groups, in the order of the groups."""
     return list(dict.fromkeys(str(group.config["student"]) for group in groups))
 
 
@@ -95,7 +98,7 @@ def label(group: Group) -> str:
 
 
 def finite(rows: list[list[Any]]) -> np.ndarray:
-    """The rows, of two numbers each, without those that hold a None, a NaN or an infinity."""
+    """(rows, 2): the rows without those that contain None, NaN or an infinity."""
     array_N2 = np.array(rows, dtype=float).reshape(-1, 2)
     return array_N2[np.isfinite(array_N2).all(axis=1)]
 
@@ -103,7 +106,7 @@ def finite(rows: list[list[Any]]) -> np.ndarray:
 def panels_of(
     titles: list[str], width: float = 3.3, height: float = 2.9, share: bool = True
 ) -> Any:
-    """A figure of panels of width x height inches, three a row at most, and its axes."""
+    """(figure, its axes): panels of width x height inches, at most three in a row."""
     from matplotlib.figure import Figure
 
     across = min(3, len(titles))
@@ -120,7 +123,7 @@ def panels_of(
 def legend(
     figure: Any, groups: list[Group], style: Style, markers: bool = False, teacher: bool = False
 ) -> None:
-    """Above the panels: arms by colour, capacities by marker, the teacher."""
+    """Draw the legend above the panels: arms by colour, students by marker, the teacher."""
     from matplotlib.lines import Line2D
 
     entries: list[Any] = [(arm, style.lines[arm] | {"lw": 3}) for arm in arms_of(groups)]
@@ -132,5 +135,6 @@ def legend(
 
 
 def svg(figure: Any) -> str:
+    """The figure as SVG text."""
     figure.savefig(out := io.StringIO(), format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()

@@ -31,11 +31,11 @@ from sweep.reporting.summary import Group, Teacher
 from sweep.reporting.underfitting import rank_by_cosine, rank_by_step
 from trainers.results.record import TrialResult
 
-POINTS = 300  # of a loss curve: longer ones are averaged in blocks
+POINTS = 300  # of a loss curve; longer ones are averaged in blocks, to keep the page small
 
 
 def draw(groups: list[Group], teacher: Teacher | None, style: Style) -> list[Drawing]:
-    """The figures of groups that differ in student and arm alone, in reading order."""
+    """The figures of groups that differ in student and arm alone, in the order of the page."""
     from matplotlib import rc_context
 
     makers = (rank_by_size, accuracy_by_noise, accuracy_by_frequency, fourier_maps)
@@ -45,7 +45,10 @@ def draw(groups: list[Group], teacher: Teacher | None, style: Style) -> list[Dra
 
 
 def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
-    """Seeds as points, their mean with its 95 % t interval; once with the teacher, once without."""
+    """Effective rank against parameters: seeds as points, their mean with its 95 % t interval.
+
+    The left panel starts at zero and has the teacher, the right one shows the students alone.
+    """
     sized = [group for group in groups if group.student.total]  # teacher_pca has no parameters
     known = [(group, stat) for group in sized if (stat := group.stat("test/rank/effective"))]
     if not known:
@@ -81,9 +84,9 @@ def rank_by_size(groups: list[Group], teacher: Teacher | None, style: Style) -> 
 
 def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
     """Cumulative share of variance against the number of principal directions."""
-    held = [[result.arrays.get("test/spectrum") for result in g.results] for g in groups]
+    spectra_of = [[result.arrays.get("test/spectrum") for result in g.results] for g in groups]
     curves = zip(
-        groups, (_cumulative(list(filter(None, spectra))) for spectra in held), strict=True
+        groups, (_cumulative(list(filter(None, spectra))) for spectra in spectra_of), strict=True
     )
     known = [(group, curve) for group, curve in curves if curve]
     if not known:
@@ -107,7 +110,7 @@ def variance_curves(groups: list[Group], teacher: Teacher | None, style: Style) 
 
 
 def loss_curves(groups: list[Group], _: Teacher | None, style: Style) -> Drawing | None:
-    """Training loss by step, one line a seed."""
+    """Training loss by step, one line for each seed."""
     curves = {id(g): [c for result in g.results if len(c := _curve(result))] for g in groups}
     known = [group for group in groups if curves[id(group)]]
     if not known:

@@ -30,6 +30,7 @@ from sweep.reporting.summary import (
 from trainers.probes.names import arrow
 
 NAME, TEMPLATE = "report.html", "report.html.j2"
+# Test arms that are applied at each network's own input size.
 AT_INPUT = tuple(f"test/{n}/" for n in ("noise/paper", "band_noise", "low_pass", "high_pass"))
 UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is worth a note
 FEW = 5  # seeds below which no difference is decided
@@ -63,8 +64,10 @@ def write_report(
 ) -> Path:
     """Write RUN/report.html (or `out`) and return its path; equal results give equal bytes.
 
-    `on_figures(done, total)` is told before each comparison is drawn. ValueError for a run that
-    cannot be read or holds no result, OSError where the file cannot be written.
+    `on_figures(done, total)` is called before the figures of each comparison are drawn.
+
+    Raises: ValueError for a run that cannot be read or has no result, OSError where the file
+        cannot be written.
     """
     target = Path(out) if out else Path(run_dir) / NAME
     html = render(read_results(run_dir), Path(run_dir).resolve().name, on_figures)
@@ -73,7 +76,7 @@ def write_report(
 
 
 def read_results(run_dir: str | Path) -> Run:
-    """`read_run`; ValueError if there is no result."""
+    """The results of a run. Raises: as `read_run`, and ValueError where there is no result."""
     run = read_run(run_dir)
     if not run.results:
         last = f", the last with `{run.failures[-1].error}`" if run.failures else ""
@@ -125,7 +128,7 @@ def _distinct(values: Iterable[Any]) -> list[str]:
 
 
 def _picture(svg: str) -> str:
-    """As a data URI: an image with a text alternative, whose ids meet no other figure's."""
+    """SVG as a data URI. The ids in inline SVG would collide between figures of one page."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
@@ -150,12 +153,12 @@ def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
 
 
 def _length(fields: dict[str, Any]) -> str:
-    """How long a group trained: `30 epochs`, `1000 steps`."""
+    """Duration of a group's training: `30 epochs`, `1000 steps`."""
     return fields.get("duration") or f"{_text(fields.get('epochs', '-'))} epochs"
 
 
 def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
-    """What the numbers of this run in particular must be read with."""
+    """Caveats that apply to the numbers of this run."""
     notes = []
     if len({tuple(map(str, group.seeds)) for group in groups}) > 1:
         notes.append("Groups do not all have the same seeds: their means are not paired.")
@@ -163,8 +166,8 @@ def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
     if any(name.startswith(AT_INPUT) for result in native for name in result.metrics):
         notes.append(
             "Noise after normalisation (`paper`), bands, filters and waves act at each network's "
-            "own input size. Where students see native pictures and the teacher larger ones, its "
-            "values there say nothing about theirs: compare students with each other."
+            "own input size. Where students see native images and the teacher larger ones, its "
+            "values are not comparable with theirs: compare students with each other."
         )
     for teacher in references:
         loose = [m for m, s in teacher.metrics.items() if (s.sd or 0) > UNSTEADY * abs(s.mean)]
@@ -180,7 +183,7 @@ def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:
-    """Which columns stand in which table; whatever has no place elsewhere stands in the last."""
+    """The tables with their columns; the last has every metric that the others have not."""
     noises = [
         (f"noise/{a}/{b}/accuracy", f"noise {b} ({a}), %", 100, 2)
         for a, b in severities(run.results)
@@ -221,11 +224,12 @@ def _comparisons(
         shared = {name: v for name, v in group.fields.items() if name not in free}
         members.setdefault(json.dumps(shared, sort_keys=True), []).append(group)
     found = []
-    for done, held in enumerate(members.values()):
+    for done, compared in enumerate(members.values()):
         on_figures(done, len(members))
-        own = [t for t in references if setting(t.fields) == setting(held[0].fields)]
-        about = {name: _text(held[0].fields.get(name, "-")) for name in names}
-        found.append({"about": about, "drawings": draw(held, own[0], style)})
+        first = compared[0].fields
+        teacher = next(t for t in references if setting(t.fields) == setting(first))
+        about = {name: _text(first.get(name, "-")) for name in names}
+        found.append({"about": about, "drawings": draw(compared, teacher, style)})
     return found
 
 

@@ -1,4 +1,4 @@
-"""Is a low rank no more than underfitting? Drawn against the step, and against the fit."""
+"""Figures that tell a low rank from underfitting: rank by training step, and by fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIT = (f"test/{COSINE}", f"test/{RANK}")
 
 
 def rank_by_step(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
-    """One line a group, its mean over seeds: effective rank on the left, cosine on the right."""
+    """One line for each group, its mean over seeds: effective rank left, cosine right."""
     known = [(group, lines) for group in groups if (lines := mean_curves(group))[RANK]]
     if not known:
         return None
@@ -55,7 +55,7 @@ def mean_curves(group: Group) -> dict[str, list[tuple[int, float]]]:
 
 
 def rank_by_cosine(groups: list[Group], _: Teacher | None, style: Style) -> Drawing | None:
-    """One point a trial: is a low rank no more than underfitting?"""
+    """One point for each trial: effective rank against the mean cosine to the teacher."""
     found = {}
     figure, (axis,) = panels_of([""], 7.2, 3.9)
     for group in groups:

@@ -24,9 +24,16 @@ TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
 
 
 class Watch:
-    """Called for every trial: `watch(identity, kind, values)`.
+    """Called for every event of a trial: `watch(identity, kind, values)`.
 
-    `kind` is start, epoch (step, epoch, loss, time_ms), finished or failed (error).
+    `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished` or `failed`
+    (values: error).
+
+    Attributes:
+        steps: {trial: optimiser steps done} of the trials that train.
+        ended: trials with a result or a failure.
+        failed: {trial: error, in one line}.
+        bar: shows progress, once it is set.
     """
 
     def __init__(self, journal: Journal, trials: list[TrialConfig], store: str) -> None:
@@ -92,7 +99,7 @@ class Watch:
         )
 
     def done(self) -> float:
-        """How much of `total` is behind us."""
+        """How much of `total` is done."""
         total = 0.0
         for trial, weight in self.weights.items():
             share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
@@ -100,13 +107,16 @@ class Watch:
         return total
 
     def total(self) -> float:
+        """The weights of all trials together, see `trial_weight`."""
         return sum(self.weights.values())
 
     def note(self) -> str:
+        """`3/18 trials, 1 failed`."""
         note = f"{len(self.ended)}/{len(self.trials)} trials"
         return note + (f", {len(self.failed)} failed" if self.failed else "")
 
     def show(self) -> None:
+        """Update the bar. Until a trial has reported, it keeps the first estimate."""
         if self.bar is not None:
-            begun = bool(self.steps or self.ended)  # until then, the first guess stays
+            begun = bool(self.steps or self.ended)
             self.bar.update(self.done(), self.note() if begun else "")

@@ -95,7 +95,7 @@ def tools() -> Tools:
 
 @pytest.fixture(scope="session")
 def gone_later() -> Iterator[Callable[[list[psutil.Process]], None]]:
-    """Names processes that must be gone 70 s later: looked at when all tests have run."""
+    """Takes processes that must have ended 70 s later, which is checked after all tests."""
     named: list[tuple[float, list[psutil.Process]]] = []
     yield lambda processes: named.append((time.monotonic() + 70, processes))
     for deadline, processes in named:

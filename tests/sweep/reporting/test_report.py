@@ -181,7 +181,7 @@ def test_bare_records_make_a_page(tmp_path):
     bare["metrics"] = {"test/linear/paper/accuracy": 0.5}
     page = page_of(make_run(tmp_path / "r", [bare]))
     assert page.images == []
-    assert "nothing that could be drawn" in page.text
+    assert "no values for any figure" in page.text
     assert any("50.00 ± \u2013" in cell for row in page.rows for cell in row)
 
 
