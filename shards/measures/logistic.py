@@ -1,12 +1,14 @@
+# pyright: standard
+# (not strict: the types of torch.unique and Tensor.split are partly unknown)
 """Multinomial logistic regression, solved to its optimum on any device.
 
     minimise  C * sum_n -log softmax(W x_n + b)[y_n]  +  |W|^2 / 2        (b is not penalised)
 
-scikit-learn's objective (LogisticRegression, lbfgs, three classes or more). With two classes
-scikit-learn fits one weight vector, the difference of our two, on which the penalty weighs twice
-as much: its C is 2 C here. The gradient norm is scikit-learn's too: the largest absolute entry of
-the gradient by W and b of the objective divided by C N, which is what its `tol` bounds.
-`shards.measures.newton` says how it is solved.
+This is scikit-learn's objective (LogisticRegression, lbfgs, three classes or more). With two
+classes scikit-learn fits one weight vector, the difference of our two, which makes its penalty half
+as strong: its C is 2 C here. The gradient norm is scikit-learn's too: the largest absolute entry of
+the gradient by W and b of the objective divided by C N, which is what its `tol` bounds. The solver
+is in `shards.measures.newton`; benchmarks/linear_probe.py compares it with others.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shards.measures.newton import Descent, Rows
+from shards.measures.newton import CentredFeatures, NewtonCG
 from shards.support.threads import single_core_map
 
 TOL = 1e-7
@@ -29,11 +31,13 @@ STEPS = 200  # Newton steps at most
 
 @dataclass(frozen=True)
 class SoftmaxModel:
-    """Logits W x + b, with how well they solve the problem.
+    """A classifier with logits W x + b, and how well it solves the problem.
 
-    weight_CD, bias_C: float64, on the features' device; a class that has no sample has weight 0
-    and bias -inf, so it is never predicted. The other biases sum to 0. gradient_norm: see above,
-    computed in float64; iterations: Newton steps; converged: gradient_norm <= tol.
+    weight_CD, bias_C: float64, on the features' device. A class without a sample has weight 0 and
+        bias -inf, so it is never predicted. The other biases sum to 0.
+    gradient_norm: see the module's docstring, computed in float64.
+    iterations: Newton steps.
+    converged: gradient_norm <= tol.
     """
 
     weight_CD: Tensor
@@ -44,7 +48,7 @@ class SoftmaxModel:
 
     @torch.no_grad()
     def logits(self, x_ND: Any) -> Tensor:
-        """Rows (array or tensor) -> float64 (N, C), on the model's device."""
+        """Logits float64 (N, C) of rows (N, D), array or tensor, on the model's device."""
         rows_ND = torch.as_tensor(x_ND).to(self.weight_CD.device)
         if rows_ND.ndim != 2 or rows_ND.shape[1] != self.weight_CD.shape[1]:
             wanted = f"(N, {self.weight_CD.shape[1]})"
@@ -53,7 +57,7 @@ class SoftmaxModel:
         return torch.cat(parts) + self.bias_C
 
     def predict(self, x_ND: Any) -> Tensor:
-        """The class of the largest logit, the first of equals: int64 (N,)."""
+        """The class with the largest logit, the first of equals: int64 (N,)."""
         return self.logits(x_ND).argmax(dim=1)
 
 
@@ -62,11 +66,11 @@ def fit_softmax(
 ) -> SoftmaxModel:
     """The optimum for float features (N, D) and integer labels (N,) in [0, classes).
 
-    Computed on the features' device, which must have float64; the same bits whatever the number
-    of threads. Memory: six float32 matrices (N, classes), and a float32 copy of the features unless
-    they are float32 and not too far from 0 for their spread. N < D, D = 1 and constant features are
-    fine. Raises: ValueError, one line, for shapes, labels, NaN, fewer than two classes present, C
-    or tol not above 0.
+    Computed on the features' device, which must support float64; the result is the same bits for
+    any number of threads. Memory: six float32 matrices (N, classes), and a float32 copy of the
+    features unless they are float32 and their mean is close to 0 for their variance. N < D, D = 1
+    and constant features are allowed.
+    Raises: ValueError for shapes, labels, NaN, fewer than two classes present, C or tol <= 0.
     """
     return SoftmaxProblem(x_ND, labels_N, classes).solve(C, tol)
 
@@ -87,7 +91,7 @@ def _check(x_ND: Tensor, labels_N: Tensor, classes: int) -> None:
 
 @contextlib.contextmanager
 def _one_core(device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`single_core_map`, with this thread on one core too, so that no result depends on cores."""
+    """`single_core_map`, and one core for this thread: no bit depends on the number of threads."""
     with torch.no_grad(), single_core_map(str(device)) as each:
         if device.type == "cpu":
             torch.set_num_threads(1)  # single_core_map puts it back
@@ -95,7 +99,7 @@ def _one_core(device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
 
 
 class SoftmaxProblem:
-    """One data set, to be solved for any C: what does not depend on C is computed once."""
+    """One data set, to be solved for several C: what does not depend on C is computed once."""
 
     def __init__(self, x_ND: Tensor, labels_N: Tensor, classes: int) -> None:
         _check(x_ND, labels_N, classes)
@@ -105,7 +109,7 @@ class SoftmaxProblem:
                 labels_N.to(x_ND.device).long(), return_inverse=True, return_counts=True
             )
             self.prior_K = (counts_K.double() / len(labels_N)).log()
-            self.rows = Rows(x_ND.detach(), index_N, len(counts_K), each)
+            self.rows = CentredFeatures(x_ND.detach(), index_N, len(counts_K), each)
 
     def solve(
         self,
@@ -114,7 +118,10 @@ class SoftmaxProblem:
         start: SoftmaxModel | None = None,
         steps: int = STEPS,
     ) -> SoftmaxModel:
-        """The optimum for this C, from `start` (that of another C, say) where one is given."""
+        """The optimum for this C; `start`: a solution to start from, such as that of another C.
+
+        Large problems are solved to tol / 2 in float32 first, and finished in float64.
+        """
         for name, value in (("C", C), ("tol", tol)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a finite number above 0; got {value}")
@@ -122,14 +129,17 @@ class SoftmaxProblem:
         theta, norm, done = self._parameters(start), math.inf, 0
         with _one_core(self.prior_K.device) as each:
             if self.rows.large:
-                descent = Descent(self.rows, ridge, torch.float32, each)
-                theta, _, done = descent.run(theta, tol / 2, steps)
-            descent = Descent(self.rows, ridge, torch.float64, each)
-            theta, norm, more = descent.run(theta, tol, steps - done)
+                newton = NewtonCG(self.rows, ridge, torch.float32, each)
+                theta, _, done = newton.run(theta, tol / 2, steps)
+            newton = NewtonCG(self.rows, ridge, torch.float64, each)
+            theta, norm, more = newton.run(theta, tol, steps - done)
         return self._model(theta, norm, done + more, norm <= tol)
 
     def _parameters(self, start: SoftmaxModel | None) -> Tensor:
-        """(K, D + 1), the bias last, for centred features and the K classes present."""
+        """theta (K, D + 1), the bias last, for centred features and the K classes present.
+
+        Without a start: weights 0 and the log frequencies of the classes, the optimum for C = 0.
+        """
         if start is None:
             weight_KD = self.prior_K.new_zeros(len(self.prior_K), len(self.rows.centre_D))
             return torch.cat([weight_KD, self.prior_K[:, None]], dim=1)

@@ -1,12 +1,28 @@
-"""Newton's method for `shards.measures.logistic`, each step by preconditioned conjugate gradients.
+# pyright: standard
+# (not strict: the types of torch.linalg are partly unknown)
+"""Truncated Newton-CG for multinomial logistic regression (`shards.measures.logistic`).
 
-Features are centred, for which the bias makes up exactly. The preconditioner is A x S + ridge I:
-S the second moment of the features, A the mean over samples of diag(p) - p p'. While all samples
-have the same p that is the Hessian itself, and it stays near it, so a step takes few products. (S
-comes from a sample of the rows: it need not be exact.) A product is one pass over the features, in
-float32 where they are many; the end, and what is reported, is always float64, as are parameters
-and sums over chunks. Matrices of all samples are class-major, (K, N): the fast layout for few
-classes. Chunks and the order of their sums are fixed, so threads change no bit.
+Each Newton step solves H d = -g approximately by preconditioned conjugate gradients, which need
+products of the Hessian with a vector only: one pass over the features, and no (K D)^2 matrix. The
+inner solve ends at a tolerance relative to the gradient (a forcing term), because an exact step far
+from the optimum is wasted.
+
+Preconditioner: the Kronecker product A x S plus ridge * I, with S the second moment (D, D) of the
+centred features and A (K, K) the mean over samples of diag(p) - p p^T. Where all samples have the
+same p that is the Hessian itself, and it remains close to it, so a step takes few products. S may
+come from a sample of the rows, since a preconditioner need not be exact.
+
+Precision: products are float32 where features are many; parameters, sums over chunks, the last
+steps and the reported gradient are always float64. Chunks and the order of their sums are fixed,
+so the number of threads changes no bit. Matrices of all samples are class-major, (K, N): the fast
+layout for few classes.
+
+Sources: Nocedal & Wright, Numerical Optimization, 2006, ch. 7.1 (line-search Newton-CG); Dembo,
+Eisenstat & Steihaug, SIAM J. Numer. Anal. 1982 (forcing terms); Bach, Electron. J. Stat. 2010 (how
+much the Hessian of a logistic loss can change along a step); Martens & Grosse, ICML 2015
+(Kronecker-factored curvature).
+
+Shapes: N samples, D features, K classes that are present, B samples of a chunk.
 """
 
 from __future__ import annotations
@@ -22,23 +38,26 @@ from torch import Tensor
 Each = Callable[..., Iterator[Any]]
 Task = Callable[[slice], tuple[Tensor, ...]]
 
-SMALL = 1 << 20  # entries up to which all is computed in float64
-CHUNK = {"cpu": 1 << 19}  # entries: stays in cache; elsewhere only memory is bounded
-SAMPLE = 16  # rows a column from which the second moment is estimated
-FAR = 100  # squared distance from 0, in variances, up to which float32 rows are used as they are
-SLABS = 16  # of chunks; each has one partial sum
-FORCING = 0.05  # conjugate gradients end at this share of the gradient
-PRODUCTS = 200  # a Newton step, at most
-SAFE = 0.3  # a step that moves no two logits of a sample further apart needs no line search
+SMALL = 1 << 20  # entries of the features up to which everything is computed in float64
+CHUNK = {"cpu": 1 << 19}  # entries of a chunk, to fit a CPU's cache; other devices: 1 << 26
+SAMPLE = 16  # rows per feature from which the second moment is estimated
+# Float32 rows are centred in the arithmetic while their mean is no further from 0 than this, as
+# squared distance over variance; beyond, cancellation would cost too many digits.
+FAR = 100
+SLABS = 16  # groups of chunks; each has one partial sum, and may run on its own core
+FORCING = 0.05  # conjugate gradients end at this share of the gradient, or just below tol
+PRODUCTS = 200  # Hessian products per Newton step, at most
+SAFE = 0.3  # a full step that changes no difference of two logits by more needs no line search
 SLOPE = 0.3  # a line search ends at this share of the first slope
-STALLS = 3  # safe steps that do not halve the gradient: rounding allows no better
+STALLS = 3  # so many full steps in a row that do not halve the gradient: rounding is reached
 
 
-class Rows:
-    """Centred features (N, D) by chunks, their labels in [0, K), and their second moment.
+class CentredFeatures:
+    """Centred features (N, D) in chunks, their labels in [0, K), and their second moment.
 
-    values_D, axes_DD: its eigenvalues and vectors. Float32 rows are centred in the arithmetic
-    (`shift_D`) unless that would cost digits; other large ones are copied, centred, to float32.
+    values_D, axes_DD: eigenvalues and eigenvectors of the second moment. The bias makes up for the
+    centring exactly. Float32 features are not copied: their mean (`shift_D`) is subtracted in the
+    arithmetic, unless that would cost digits. Other large features are copied, centred, to float32.
     Raises: ValueError for NaN or infinity.
     """
 
@@ -73,7 +92,7 @@ class Rows:
             raise ValueError(f"features must be finite; {which} has NaN or infinity")
 
     def _sample(self) -> Tensor:
-        """bool (N,): which rows the second moment is estimated from, always the same."""
+        """Which rows the second moment is estimated from: bool (N,), the same in every run."""
         generator = torch.Generator().manual_seed(0)
         chosen = torch.randperm(self.count, generator=generator)[: SAMPLE * self.x_ND.shape[1]]
         keep_N = torch.zeros(self.count, dtype=torch.bool)
@@ -91,7 +110,7 @@ class Rows:
             self.narrow_ND[at] = self.x_ND[at].to(self.exact) - self.centre_D
 
     def get(self, at: slice, dtype: torch.dtype) -> Tensor:
-        """Rows minus the centre, but for `shift_D`, which is still in them."""
+        """A chunk of rows minus the centre, except for `shift_D`, which is not subtracted yet."""
         if self.raw:
             return self.x_ND[at].to(dtype)
         if self.narrow_ND is not None and dtype == torch.float32:
@@ -99,7 +118,7 @@ class Rows:
         return self.x_ND[at].double() - self.centre_D
 
     def sums(self, each: Each, task: Task) -> list[Tensor]:
-        """`task` of every chunk, each of its tensors added up in float64, in a fixed order."""
+        """Sums over chunks of each tensor that `task` returns, in float64 and in a fixed order."""
 
         def slab_sums(spans: list[slice]) -> list[Tensor]:
             return _add_up([part.double() for part in task(at)] for at in spans)
@@ -108,7 +127,7 @@ class Rows:
 
 
 def _add_up(terms: Iterable[list[Tensor]]) -> list[Tensor]:
-    """Sums of the first tensors of all terms, of the second, ...: in order, into the first term."""
+    """Sum the first tensors of all terms, the second, and so on, in place of the first term."""
     terms = iter(terms)
     total = next(terms)
     for parts in terms:
@@ -117,17 +136,20 @@ def _add_up(terms: Iterable[list[Tensor]]) -> list[Tensor]:
     return total
 
 
-class Descent:
-    """Newton steps in one precision from parameters theta (K, D + 1), the bias last."""
+class NewtonCG:
+    """Newton steps in one precision, on parameters theta (K, D + 1) with the bias last."""
 
-    def __init__(self, rows: Rows, ridge: float, dtype: torch.dtype, each: Each) -> None:
+    def __init__(self, rows: CentredFeatures, ridge: float, dtype: torch.dtype, each: Each) -> None:
         self.rows, self.ridge, self.dtype, self.each = rows, ridge, dtype, each
         self.logits_KN = rows.x_ND.new_empty((rows.classes, rows.count), dtype=dtype)
         self.moved_KN = torch.empty_like(self.logits_KN)
         self.p_KN = torch.empty_like(self.logits_KN)
 
     def run(self, theta: Tensor, tol: float, limit: int) -> tuple[Tensor, float, int]:
-        """-> parameters, gradient norm, steps. Ends early where rounding allows no better."""
+        """(parameters, gradient norm, number of steps), from `theta` to `tol` or `limit` steps.
+
+        Ends early where rounding does not allow a smaller gradient.
+        """
         size, stalled, last, step = 0.0, 0, math.inf, 0
         while True:
             gradient, a_K, q_KK = self._evaluate(theta, size)
@@ -145,22 +167,27 @@ class Descent:
             theta, step = theta + size * direction, step + 1
 
     def _split(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and biases for rows as `get` gives them."""
+        """Weights (K, D) and biases (K, 1) that apply to rows as `CentredFeatures.get` returns."""
         weight_KD = vector[:, :-1]
         bias_K1 = vector[:, -1:] - (weight_KD @ self.rows.shift_D)[:, None]
         return weight_KD.to(self.dtype).contiguous(), bias_K1.to(self.dtype)
 
     def _finish(self, weight_KD: Tensor, bias_K: Tensor, theta: Tensor) -> Tensor:
-        """Sums over samples -> by theta, of the objective over C N; sums to 0 over classes."""
+        """From sums over samples to the gradient (or a product) by theta, of the objective / (C N).
+
+        Adds the penalty, and removes the part that is the same for all classes: adding a constant
+        to all logits changes nothing, so the Hessian is singular in that direction.
+        """
         weight_KD = weight_KD - bias_K[:, None] * self.rows.shift_D
         out = torch.cat([weight_KD, bias_K[:, None]], dim=1) / self.rows.count
         out[:, :-1] += self.ridge * theta[:, :-1]
         return out - out.mean(dim=0)
 
     def _evaluate(self, theta: Tensor, size: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient, and eigenvalues and vectors of A but for the null one, (1, 1, ...).
+        """Gradient (K, D + 1); eigenvalues and eigenvectors of A without the null one, (1, ..., 1).
 
-        Logits go on by `size` times the last move; with size 0 they are computed from theta.
+        The logits are updated by `size` times the change that the last direction makes, which saves
+        a product with the features; with size 0 they are computed from theta.
         """
         weight_KD, bias_K1 = self._split(theta)
 
@@ -173,8 +200,8 @@ class Descent:
             p_KB = torch.softmax(logits_KB, dim=0)
             self.p_KN[:, at] = p_KB
             mean_K, gram_KK = p_KB.sum(dim=1), p_KB @ p_KB.T
-            own_1B = self.rows.index_N[None, at]
-            rest_KB = p_KB.scatter_add_(0, own_1B, p_KB.new_full(own_1B.shape, -1))
+            label_1B = self.rows.index_N[None, at]
+            rest_KB = p_KB.scatter_add_(0, label_1B, p_KB.new_full(label_1B.shape, -1))
             return rest_KB @ rows, rest_KB.sum(dim=1), mean_K, gram_KK
 
         sums_KD, rest_K, mean_K, gram_KK = self.rows.sums(self.each, task)
@@ -185,13 +212,13 @@ class Descent:
         return self._finish(sums_KD, rest_K, theta), a_K[1:], q_KK[:, 1:]
 
     def _norm(self, gradient: Tensor) -> float:
-        """Largest absolute entry, by weights and bias of the features as they were given."""
+        """Largest absolute entry of the gradient, in coordinates of the features as given."""
         by_bias_K1 = gradient[:, -1:]
         by_weight_KD = gradient[:, :-1] + by_bias_K1 * self.rows.centre_D
         return max(float(by_weight_KD.abs().max()), float(by_bias_K1.abs().max()))
 
     def _product(self, vector: Tensor) -> Tensor:
-        """Hessian times a vector."""
+        """Hessian (of the objective over C N) times a vector (K, D + 1)."""
         weight_KD, bias_K1 = self._split(vector)
 
         def task(at: slice) -> tuple[Tensor, ...]:
@@ -204,7 +231,7 @@ class Descent:
         return self._finish(sums_KD, sums_K, vector)
 
     def _direction(self, gradient: Tensor, a_K: Tensor, q_KK: Tensor, forcing: float) -> Tensor:
-        """Newton's direction by conjugate gradients; always downhill."""
+        """Approximate Newton direction by preconditioned conjugate gradients: always a descent."""
         axes_DD = self.rows.axes_DD
         share_KD = a_K[:, None] * self.rows.values_D + self.ridge
 
@@ -212,7 +239,8 @@ class Descent:
             turned = q_KK.T @ residual
             weight = (turned[:, :-1] @ axes_DD) / share_KD @ axes_DD.T
             out = q_KK @ torch.cat([weight, turned[:, -1:] / a_K[:, None]], dim=1)
-            return out - out.mean(dim=0)  # or rounding is blown up where only the ridge holds it
+            # Where only the small ridge bounds the inverse, rounding would be amplified.
+            return out - out.mean(dim=0)
 
         residual, direction = -gradient, torch.zeros_like(gradient)
         toward = precondition(residual)
@@ -220,7 +248,7 @@ class Descent:
         for _ in range(PRODUCTS):
             product = self._product(toward)
             curvature = float((toward * product).sum())
-            if curvature <= 0:  # rounding: the Hessian is positive
+            if curvature <= 0:  # by rounding alone: the Hessian is positive definite
                 break
             direction += size / curvature * toward
             residual -= size / curvature * product
@@ -232,10 +260,10 @@ class Descent:
         return direction
 
     def _move(self, direction: Tensor) -> float:
-        """How the direction moves the logits; the furthest that it moves two of one sample apart.
+        """Compute the change of all logits; the largest change of a difference of two of a sample.
 
-        With all below SAFE the Hessian changes along the step by less than exp(SAFE), so the whole
-        step lowers the objective.
+        If it is at most SAFE, the Hessian changes along the step by a factor below exp(SAFE), so
+        the full step lowers the objective and needs no line search.
         """
         weight_KD, bias_K1 = self._split(direction)
 
@@ -250,19 +278,20 @@ class Descent:
         return max(self.each(furthest, self.rows.slabs))
 
     def _search(self, theta: Tensor, direction: Tensor) -> float:
-        """A step at which the slope, which rises from below 0, is small: bracketed secants.
+        """Line search: a step size at which the slope of the objective is small.
 
-        0 where rounding hides that the direction goes down.
+        The objective is convex, so its slope rises along the direction from below 0; a bracketed
+        secant search finds where it is about 0. Returns 0 where rounding hides the descent.
         """
         tilt = self.ridge * float((theta[:, :-1] * direction[:, :-1]).sum())
         bend = self.ridge * float((direction[:, :-1] ** 2).sum())
 
         def slope(size: float) -> float:
             def task(at: slice) -> tuple[Tensor]:
-                moved_KB, own_1B = self.moved_KN[:, at], self.rows.index_N[None, at]
+                moved_KB, label_1B = self.moved_KN[:, at], self.rows.index_N[None, at]
                 p_KB = torch.softmax(self.logits_KN[:, at] + size * moved_KB, dim=0)
                 pull_KB = (p_KB * moved_KB).double()
-                return (pull_KB.sum() - moved_KB.gather(0, own_1B).double().sum(),)
+                return (pull_KB.sum() - moved_KB.gather(0, label_1B).double().sum(),)
 
             (pull,) = self.rows.sums(self.each, task)
             return float(pull) / self.rows.count + tilt + size * bend
@@ -272,13 +301,13 @@ class Descent:
             return 0.0
         low, at_low, high, at_high, size = 0.0, first, math.inf, math.inf, 1.0
         for _ in range(50):
-            here = slope(size)
-            if abs(here) <= SLOPE * abs(first):
+            at_size = slope(size)
+            if abs(at_size) <= SLOPE * abs(first):
                 break
-            if here < 0:
-                low, at_low = size, here
+            if at_size < 0:
+                low, at_low = size, at_size
             else:
-                high, at_high = size, here
+                high, at_high = size, at_size
             part = at_low / (at_low - at_high) if high < math.inf else 0.5
             size = low + (high - low) * min(0.9, max(0.1, part)) if high < math.inf else 2 * size
         return size
