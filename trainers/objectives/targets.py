@@ -1,4 +1,4 @@
-"""TARGETS: what the student is asked to reproduce, made from the teacher's stored embeddings.
+"""TARGETS: what the student learns to reproduce, made from the teacher's stored embeddings.
 
     teacher            T, as the shards have it
     standardised       (T - mean) / std, each dimension by itself            Theia, 2024
@@ -197,7 +197,7 @@ def principal_map(k: int, moments: Moments) -> tuple[Matrix, Matrix]:
     if k > most:
         raise ValueError(
             f"{moments.count} train embeddings of {moments.dim} dimensions have {most} "
-            f"components at most; asked for {k}"
+            f"components at most, not {k}"
         )
     return moments.mean_D, moments.principal[1][:, :k]
 
