@@ -18,6 +18,7 @@ import torch
 
 from shards.arms.base import Arm
 from shards.arms.ops import Op
+from shards.datasets import data_root
 from shards.support.registry import Table
 
 COUNT = 10_000  # test images of CIFAR-10
@@ -33,8 +34,6 @@ STORED: Table[str] = Table("stored corruption", {name: f"{name}.npy" for name in
 
 
 def _place(file: str) -> Path:
-    from shards.datasets import data_root
-
     return data_root() / "CIFAR-10-C" / file
 
 
