@@ -20,6 +20,7 @@ from shards.arms.cifar10c_files import check_stored
 from shards.bank.manifest import Manifest, TeacherRecord, arm_record
 from shards.bank.reader import load_manifest
 from shards.bank.splits import Split, load_splits, split_bytes, take
+from shards.datasets import decoder_of
 from shards.measures.corruption import Figures
 from shards.support.memory import free_memory
 from shards.teachers.preprocess import Preprocess
@@ -199,6 +200,8 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
     # (field, the bank's value, the trial's)
     values: list[tuple[str, object, object]] = [
         ("dataset", plan.dataset.spec, config.dataset),
+        # Banks of pictures that an older decoder read hold other pixels of the same files.
+        ("decoder of pictures", plan.dataset.decoder, decoder_of(config.dataset)),
         (
             "teacher",
             config.teacher if config.teacher in specs else ", ".join(specs),

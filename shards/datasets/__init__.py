@@ -169,3 +169,8 @@ def open_dataset(
     limits = {"train": train_samples, "test": test_samples}
     given = {split: limit for split, limit in limits.items() if limit is not None}
     return Subset(base, given) if given else base
+
+
+def decoder_of(spec: str) -> int | None:
+    """Version of the picture decoder that this code reads a data set with; None without one."""
+    return getattr(DATASETS[split_spec(spec)[0]], "decoder", None)

@@ -8,7 +8,7 @@ delete-d jackknife instead. Both describe other images of the same kind, not oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,24 @@ def rank_intervals(x_ND: Rows, seed: int, level: float = LEVEL) -> dict[str, tup
             error = float(np.sqrt((groups - 1) * np.log(ranks_G).var()))
             found[name] = rank * float(np.exp(-t * error)), rank * float(np.exp(t * error))
     return found
+
+
+def jackknife_factors(
+    x_ND: Rows, seed: int, logarithm: Callable[[Moments], float], level: float = LEVEL
+) -> tuple[float, float]:
+    """(exp(-t error), exp(t error)): factors of an interval of exp(logarithm(moments of x)).
+
+    The delete-d jackknife of `rank_intervals`, of any positive figure that follows from moments.
+    (NaN, NaN) for fewer than 3 images, or where the figure is undefined without some group.
+    """
+    groups = min(GROUPS, len(x_ND))
+    if groups < 3:
+        return NAN, NAN
+    parts = np.array_split(permutation(len(x_ND), seed), groups)
+    without_G = np.array([logarithm(moments) for moments in _leaving_one_out(x_ND, parts)])
+    error = float(np.sqrt((groups - 1) * without_G.var()))
+    t = float(stdtrit(groups - 1, (1 + level) / 2))
+    return float(np.exp(-t * error)), float(np.exp(t * error))
 
 
 def _leaving_one_out(

@@ -53,12 +53,12 @@ def test_the_rank_of_shrinkage_is_that_of_a_shrinking_student_and_not_of_a_colla
     found = found_of(train, teacher_train, test, teacher)
     r2_K = 1 / (1 + 0.2**2 * np.arange(1, 25) ** 2)
     assert found.r2_K == pytest.approx(r2_K, abs=0.05)
-    null = rank_from_eigenvalues(found.kept_K)
+    null = rank_from_eigenvalues(found.predicted_K)
     assert effective_rank(test) == pytest.approx(null, rel=0.03)
     assert null < 0.9 * effective_rank(teacher)
     squeeze = np.arange(1, 25) ** -1.0  # the same information, most of its directions squeezed
     collapsed = found_of(train * squeeze, teacher_train, test * squeeze, teacher)
-    assert rank_from_eigenvalues(collapsed.kept_K) == pytest.approx(null, rel=0.01)
+    assert rank_from_eigenvalues(collapsed.predicted_K) == pytest.approx(null, rel=0.01)
     assert effective_rank(test * squeeze) < 0.8 * null
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from shards.measures.spectrum import rank_from_eigenvalues
 from tests.shards.measures.made import seen_through_noise
 from tests.trainers.probes.made import bank_of
 from trainers.probes import run_probes
@@ -15,11 +14,10 @@ def test_the_probe():
     rows = train + 1, np.arange(900) % 2, test + 1, np.arange(600) % 2
     metrics, arrays = run_probes(("retained",), bank_of(*rows, teacher, teacher_train), "test")
     assert 0.3 < metrics["test/retained/share"] < 1
-    kept = arrays["test/retained/variance"]
-    assert metrics["test/retained/rank/effective"] == pytest.approx(
-        rank_from_eigenvalues(np.array(kept))
-    )
     own = run_probes(("spectrum",), bank_of(*rows, teacher), "test")[0]["test/rank/effective"]
     ratio = own / metrics["test/retained/rank/effective"]
     assert metrics["test/retained/rank/ratio"] == pytest.approx(ratio)
-    assert len(arrays["test/retained/r2"]) == len(kept) == 24
+    assert (
+        metrics["test/retained/rank/ratio/low"] < ratio < metrics["test/retained/rank/ratio/high"]
+    )
+    assert len(arrays["test/retained/r2"]) == len(arrays["test/retained/variance"]) == 24
