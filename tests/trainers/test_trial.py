@@ -50,11 +50,13 @@ def test_the_result(done, make):
     undefined = {name.split("/", 1)[1] for name in result.undefined}
     # 60 test images have no eigenvalue 100.
     assert {"rank/alpha", "rank/alpha/r2"} <= undefined
-    assert undefined <= {"rank/alpha", "rank/alpha/r2", "noise/pixel/half"}
+    # Too few train images a dimension for the rank ratio.
+    ratio = {f"retained/rank/ratio{end}" for end in ("", "/low", "/high")}
+    assert undefined <= {"rank/alpha", "rank/alpha/r2", "noise/pixel/half"} | ratio
     names = {name.removeprefix("test/") for name in result.metrics}
     beside = {name.removeprefix("teacher/") for name in result.teacher}
     own = {n for n in names - beside if not re.search("penultimate|refitted|recalibrated", n)}
-    assert own <= {"noise/pixel/half"}
+    assert own <= {"noise/pixel/half", "retained/penultimate/share"}
     assert beside - names <= {"noise/pixel/half"}
     assert "noise/pixel/0.1/refitted/accuracy" in names
     assert {"linear/paper/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"} <= names
