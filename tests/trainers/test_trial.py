@@ -56,7 +56,7 @@ def test_the_result(done, make):
     names = {name.removeprefix("test/") for name in result.metrics}
     beside = {name.removeprefix("teacher/") for name in result.teacher}
     own = {n for n in names - beside if not re.search("penultimate|refitted|recalibrated", n)}
-    assert own <= {"noise/pixel/half", "retained/penultimate/share"}
+    assert own <= {"noise/pixel/half"}
     assert beside - names <= {"noise/pixel/half"}
     assert "noise/pixel/0.1/refitted/accuracy" in names
     assert {"linear/paper/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"} <= names
