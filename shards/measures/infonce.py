@@ -1,19 +1,23 @@
 """Contrastive measures: InfoNCE and retrieval of student against teacher, uniformity, alignment.
 
-Every InfoNCE has temperature 0.1. Sums are float64. Matrices of all pairs, N x N, are never held
-whole: they are made CHUNK rows at a time. Embeddings are unit vectors (N, D).
+Every InfoNCE has temperature 0.1 unless another is given. Sums are float64. Matrices of all pairs,
+N x N, are never held whole: they are made CHUNK rows at a time. Embeddings are unit vectors (N, D).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from shards.measures.moments import Matrix, Rows, Vector, wide
+from shards.measures.resampling import permutation
 
 BATCH, TEMPERATURE = 64, 0.1
 CHUNK = 512
+TEMPERATURES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # tried by tuned_temperature
+TUNING = 2000  # samples that a temperature is chosen on: the choice moves little with more
 NAN = float("nan")
 
 
@@ -110,6 +114,45 @@ def full_infonce(x_ND: Rows, y_ND: Rows, temperature: float = TEMPERATURE) -> Co
     reverse = float((np.log(summed_N) + top_N - own_N).mean())
     reverse_hits = float((best_N == np.arange(count)).mean())
     return Contrast(loss / count, reverse, hits / count, reverse_hits)
+
+
+def losses_by_temperature(x_ND: Rows, y_ND: Rows, temperatures: Sequence[float]) -> Vector:
+    """InfoNCE of x against y, all N in one batch, at each temperature (T,): one pass over pairs."""
+    x_wide, y_wide = _pairs(x_ND, y_ND)
+    summed_T = np.zeros(len(temperatures))
+    for start in range(0, len(x_wide), CHUNK):
+        cosine_BN: Matrix = x_wide[start : start + CHUNK] @ y_wide.T
+        own_B = cosine_BN[np.arange(len(cosine_BN)), start + np.arange(len(cosine_BN))]
+        for i, temperature in enumerate(temperatures):
+            logits_BN = cosine_BN / temperature
+            summed_T[i] += float((_logsumexp(logits_BN) - own_B / temperature).sum())
+    return summed_T / len(x_wide)
+
+
+def tuned_temperature(x_ND: Rows, y_ND: Rows, seed: int) -> float:
+    """The temperature of TEMPERATURES at which InfoNCE is lowest, on at most TUNING samples.
+
+    At a fixed temperature the bound measures the width of the cone that embeddings lie in: a
+    perfect student at a mean cosine of 0, 0.5, 0.8 and 0.9 has 7.4, 4.6, 1.9 and 0.9 of 7.6 nats at
+    0.1. Give train embeddings: a temperature chosen on test would make the bound too high.
+    """
+    chosen = permutation(len(x_ND), seed)[:TUNING]
+    losses_T = losses_by_temperature(x_ND[chosen], y_ND[chosen], TEMPERATURES)
+    return TEMPERATURES[int(np.argmin(losses_T))]
+
+
+def centred_retrieval(x_ND: Rows, y_ND: Rows, x_mean_D: Vector, y_mean_D: Vector) -> float:
+    """Share of samples whose nearest y, by cosine about the two means, is that of the same sample.
+
+    In [0, 1], higher is better; the width of the cone does not matter. Give the means of train.
+    """
+    return full_infonce(_about(x_ND, x_mean_D), _about(y_ND, y_mean_D)).hits
+
+
+def _about(x_ND: Rows, mean_D: Vector) -> Matrix:
+    off_ND = wide(x_ND) - mean_D
+    norm_N1 = np.linalg.norm(off_ND, axis=1, keepdims=True)
+    return off_ND / np.where(norm_N1 > 0, norm_N1, 1)
 
 
 # ---- uniformity and alignment ----

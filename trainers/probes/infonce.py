@@ -12,12 +12,16 @@ import numpy as np
 
 from shards.measures.infonce import (
     NAN,
+    TEMPERATURE,
     alignment,
+    centred_retrieval,
     full_infonce,
+    losses_by_temperature,
     paper_infonce,
     paper_log_batch,
     paper_uniformity,
     paper_uniformity_distinct,
+    tuned_temperature,
     uniformities,
 )
 from trainers.probes.base import Probe
@@ -50,6 +54,20 @@ def infonce(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     yield "infonce/bound/reverse", float(np.log(len(x_ND))) - full.reverse_loss
     yield "infonce/retrieval1", full.hits
     yield "infonce/retrieval1/reverse", full.reverse_hits
+    yield from _beside_the_cone(bank, float(np.log(len(x_ND))) - full.loss)
+
+
+def _beside_the_cone(bank: FeatureBank, bound: float) -> Iterator[tuple[str, float]]:
+    """What the bound says once the width of the cone that embeddings lie in is allowed for."""
+    x_ND, y_ND, nats = bank.test_ND, bank.teacher_ND, float(np.log(len(bank.test_ND)))
+    own = nats - float(losses_by_temperature(y_ND, y_ND, (TEMPERATURE,))[0])
+    yield "infonce/bound/teacher_share", bound / own if own > 0 else NAN
+    temperature = tuned_temperature(bank.train_ND, bank.teacher_train_ND, bank.seed)
+    tuned = nats - float(losses_by_temperature(x_ND, y_ND, (temperature,))[0])
+    yield "infonce/tuned/temperature", temperature
+    yield "infonce/tuned/bound", tuned
+    means = bank.train_ND.mean(axis=0), bank.teacher_train_ND.mean(axis=0)
+    yield "infonce/retrieval1/centred", centred_retrieval(x_ND, y_ND, *means)
 
 
 INFONCE = Probe(
@@ -65,6 +83,14 @@ infonce/full | nats | 0 upwards | lower
     the same with all N test images in one batch; about ln N if unrelated
 infonce/bound | nats | up to ln N | higher
     ln N minus infonce/full: a lower bound on the mutual information of student and teacher
+infonce/bound/teacher_share | share | real | higher
+    infonce/bound over the teacher's own: at one temperature the bound depends on the cone's width
+infonce/tuned/temperature | temperature | 0.002 to 1 | neither
+    the temperature at which InfoNCE is lowest on train
+infonce/tuned/bound | nats | up to ln N | higher
+    infonce/bound at that temperature
+infonce/retrieval1/centred | share | 0 to 1 | higher
+    infonce/retrieval1 after subtracting the means of train: the cone's width does not matter
 infonce/retrieval1 | share | 0 to 1 | higher
     how often the teacher's embedding nearest to the student's is that of the same image
 infonce/paper/reverse | nats | 0 upwards | lower

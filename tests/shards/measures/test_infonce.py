@@ -10,14 +10,18 @@ import torch
 from scipy.spatial.distance import cdist
 
 from shards.measures.infonce import (
+    TEMPERATURE,
     Contrast,
     alignment,
     batch_infonce,
+    centred_retrieval,
     full_infonce,
+    losses_by_temperature,
     paper_infonce,
     paper_log_batch,
     paper_uniformity,
     paper_uniformity_distinct,
+    tuned_temperature,
     uniformity,
     uniformity_with_self,
 )
@@ -187,3 +191,36 @@ def test_refused(x_ND, said):
     if "equal" not in said:
         with pytest.raises(ValueError, match=said):
             uniformity(x_ND)
+
+
+# ---- the width of the cone ----
+
+
+def in_a_cone(cosine: float, count: int = 2000, d: int = 64, seed: int = 0) -> np.ndarray:
+    """Unit vectors of which two random ones have this cosine on average."""
+    x_ND = np.random.default_rng(seed).normal(size=(count, d))
+    x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
+    axis_D = np.zeros(d)
+    axis_D[0] = 1
+    x_ND = np.sqrt(1 - cosine) * x_ND + np.sqrt(cosine) * axis_D
+    return x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
+
+
+def test_a_fixed_temperature_measures_the_cone_a_tuned_one_and_the_share_do_not():
+    bounds, tuned, centred = [], [], []
+    for cosine in (0.0, 0.5, 0.8, 0.9):
+        x_ND = in_a_cone(cosine)
+        temperature = tuned_temperature(x_ND, x_ND, 0)
+        losses_T = losses_by_temperature(x_ND, x_ND, (TEMPERATURE, temperature))
+        bounds.append(np.log(2000) - losses_T[0])
+        tuned.append(np.log(2000) - losses_T[1])
+        centred.append(centred_retrieval(x_ND, x_ND, x_ND.mean(axis=0), x_ND.mean(axis=0)))
+    assert bounds == pytest.approx([7.40, 4.56, 1.88, 0.92], abs=0.5)
+    assert tuned == pytest.approx([np.log(2000)] * 4, abs=0.05)
+    assert centred == [1.0] * 4
+
+
+def test_losses_at_several_temperatures_are_those_of_each():
+    x_ND, y_ND = in_a_cone(0.2, 700), in_a_cone(0.2, 700, seed=1)
+    expected = [full_infonce(x_ND, y_ND, t).loss for t in (0.05, 0.1, 1.0)]
+    assert losses_by_temperature(x_ND, y_ND, (0.05, 0.1, 1.0)) == pytest.approx(expected)

@@ -214,7 +214,9 @@ def test_errors_are_one_line_and_exit_2(tmp_path):
     assert "absent: no such folder" in last[0]
 
 
-@pytest.mark.parametrize("text", ["", '{"event": "failed", "trial": "a", "config": {}, "error": "x", "time_ms": 1}\n'])
+@pytest.mark.parametrize(
+    "text", ["", '{"event": "failed", "trial": "a", "config": {}, "error": "x", "time_ms": 1}\n']
+)
 def test_a_run_without_results_is_refused(tmp_path, capsys, text):
     (tmp_path / "journal.jsonl").write_text(text)
     with pytest.raises(SystemExit, match="2"):
