@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sweep.reporting.summary import Group, Stat, arm_order
+from trainers.probes.names import metric_of
 
 # Okabe and Ito's colours, which remain distinct with colour blindness, without their yellow, which
 # is too pale for lines. https://jfly.uni-koeln.de/color/
@@ -66,6 +67,20 @@ def half_width(stat: Stat) -> float | None:
     from scipy.stats import t
 
     return float(t.ppf(0.975, stat.n - 1)) * stat.sd / math.sqrt(stat.n) if stat.sd else stat.sd
+
+
+def interval_of(stat: Stat, metric: str) -> tuple[float, float]:
+    """95 % t interval of a mean over seeds, clipped to the range of its metric where it is a share.
+
+    A t interval knows no bounds: three accuracies near 1 give one that ends above 100 %. Needs n of
+    2 or more.
+    """
+    half = half_width(stat)
+    assert half is not None
+    low, high = stat.mean - half, stat.mean + half
+    known = metric_of(metric)
+    bounded = known is not None and known.range == "0 to 1"
+    return (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
 
 
 def style_of(groups: Iterable[Group]) -> Style:

@@ -15,7 +15,7 @@ from typing import Any
 
 from shards.support import storage
 from sweep.journal.records import Run, read_run
-from sweep.reporting.drawing import half_width, style_of
+from sweep.reporting.drawing import interval_of, style_of
 from sweep.reporting.figures import draw
 from sweep.reporting.summary import (
     Group,
@@ -98,7 +98,7 @@ def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: Non
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.globals |= {"text": _text, "half_width": half_width, "picture": _picture}
+    pages.globals |= {"text": _text, "interval_of": interval_of, "picture": _picture}
     fixed = {k: v for k, v in groups[0].config.items() if k not in {*extra, "student", "arm"}}
     return pages.get_template(TEMPLATE).render(
         title=title,

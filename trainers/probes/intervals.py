@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.measures.resampling import SIZES, mean_interval, rank_curve, rank_intervals
+from shards.measures.resampling import SIZES, proportion_interval, rank_curve, rank_intervals
 from trainers.probes.base import Probe
 from trainers.probes.features import FeatureBank
 from trainers.probes.linear import LINEAR, paper_classifier, standard_classifier
@@ -41,7 +41,7 @@ def intervals(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:
     for classifier, correct_N in correct(bank).items():
         if classifier.startswith("linear/"):
             yield f"{classifier}/correct", correct_N.astype(np.float64).tolist()
-        for end, value in zip(ENDS, mean_interval(correct_N, bank.seed), strict=True):
+        for end, value in zip(ENDS, proportion_interval(correct_N), strict=True):
             yield f"{classifier}/accuracy/{end}", value
     for measure, interval in rank_intervals(bank.test_ND, bank.seed).items():
         for end, value in zip(ENDS, interval, strict=True):
@@ -56,20 +56,20 @@ def intervals(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:
 
 INTERVALS = Probe(
     intervals,
-    revision=2,
+    revision=3,
     uses=(LINEAR, SPECTRUM, NEIGHBOURS, ZERO_SHOT),
     default=True,
     metrics="""
 linear/PROTOCOL/accuracy/END | share | 0 to 1 | higher
-    95 % interval of that accuracy over test images (bootstrap)
+    95 % interval of that accuracy over test images (Wilson)
 knn/accuracy/END | share | 0 to 1 | higher
-    95 % interval of that accuracy over test images (bootstrap)
+    95 % interval of that accuracy over test images (Wilson)
 zero_shot/accuracy/END | share | 0 to 1 | higher
-    95 % interval of that accuracy over test images (bootstrap)
+    95 % interval of that accuracy over test images (Wilson)
 linear/PROTOCOL/correct | 0 or 1 | 0 to 1 | neither
     array: whether each test image is right, for paired comparisons
 rank/MEASURE/END | dimensions | 0 upwards | neither
-    95 % interval of that rank over test images (delete-d jackknife)
+    95 % interval of that rank over test images (jackknife); roy_vetterli twice too wide at N < D
 rank/at/COUNT | dimensions | 1 to D | neither
     effective rank of COUNT test images, mean over disjoint subsets
 rank/curve/n | images | 2 to N | neither

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.stats import binom
 
 from shards.measures.resampling import (
     bootstrap_indices,
     bootstrap_means,
     mean_interval,
     permutation,
+    proportion_interval,
     rank_curve,
     rank_intervals,
 )
@@ -137,3 +139,25 @@ def test_the_rank_grows_with_n_up_to_the_estimate_itself():
     thousands = [effective_rank(x[order[start : start + 1000]]) for start in (0, 1000)]
     assert ranks[3] == pytest.approx(np.mean(thousands), rel=1e-12)
     assert [size for size, _ in rank_curve(x[:1000], 0)] == [100, 200, 360, 1000]
+
+
+def wilson(errors: int, count: int) -> tuple[float, float]:
+    """The formula as Wilson gives it, z = 1.959964."""
+    z, p = 1.959963984540054, 1 - errors / count
+    middle, scale = p + z**2 / (2 * count), 1 + z**2 / count
+    half = z * np.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
+    return (middle - half) / scale, (middle + half) / scale
+
+
+@pytest.mark.parametrize(("errors", "count"), [(0, 359), (1, 359), (120, 359), (359, 359), (1, 1)])
+def test_an_accuracys_interval_is_wilsons(errors, count):
+    correct_N = np.arange(count) >= errors
+    assert proportion_interval(correct_N) == pytest.approx(wilson(errors, count), abs=1e-12)
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.99, 0.999])
+def test_an_accuracys_interval_covers_near_one_as_well(accuracy):
+    """Exact coverage over the binomial distribution; nominally 95 %."""
+    count, errors = 359, np.arange(60 if accuracy > 0.6 else 360)
+    covered = [low <= accuracy <= high for low, high in (wilson(e, count) for e in errors)]
+    assert binom.pmf(errors, count, 1 - accuracy)[covered].sum() >= 0.93

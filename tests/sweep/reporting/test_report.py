@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import t
 
 from sweep.report import main
-from sweep.reporting.drawing import half_width
+from sweep.reporting.drawing import half_width, interval_of
 from sweep.reporting.page import write_report
 from sweep.reporting.summary import Stat
 from tests.sweep.made import result_line, write_journal
@@ -119,6 +119,14 @@ def test_half_width_is_the_t_interval():
     assert half_width(Stat(5.0, 0.3, 3)) == pytest.approx((high - low) / 2)
     assert half_width(Stat(5.0, None, 1)) is None
     assert half_width(Stat(5.0, 0.0, 2)) == 0
+
+
+def test_intervals_of_shares_stay_between_0_and_1():
+    high = Stat(0.99, 0.02, 3)
+    assert high.mean + half_width(high) > 1
+    low, end = interval_of(high, "linear/paper/accuracy")
+    assert (low, end) == (high.mean - half_width(high), 1.0)
+    assert interval_of(Stat(0.5, 1.0, 3), "rank/effective")[0] < 0
 
 
 def test_the_page_loads_nothing(tmp_path):
