@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
-# What takes long: real Ray, several ranks, object stores, killed processes.
-FAST := not gpu and not slow and not ray and not ranks and not store and not faults and not cluster
+# What takes long: real Ray, several ranks, object stores, killed processes, more cases of a fact.
+FAST := not gpu and not slow and not thorough and not ray and not ranks and not store and not faults and not cluster
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 

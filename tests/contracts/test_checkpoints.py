@@ -29,6 +29,18 @@ def needs_text_library(model: str) -> bool:
     return "hf_model_name" in text or "hf_tokenizer_name" in text
 
 
+def each_tag() -> list[Any]:
+    """All tags; but for the first one of each kind of settings they are `thorough`."""
+    seen: set[Any] = set()
+    params = []
+    for model, tag in PAIRS:
+        kind = needs_text_library(model) or str(settings_of(model, tag))
+        marks = [pytest.mark.thorough] if kind in seen else []
+        params.append(pytest.param(model, tag, id=f"{model}:{tag}", marks=marks))
+        seen.add(kind)
+    return params
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Makes an open_clip model tiny, and its tags' downloads a file of random weights of it."""
@@ -64,7 +76,7 @@ def settings(teacher: Any) -> tuple[Any, ...]:
     return activation, preprocess.mean, preprocess.std, preprocess.interpolation
 
 
-@pytest.mark.parametrize(("model", "tag"), PAIRS, ids=[f"{m}:{t}" for m, t in PAIRS])
+@pytest.mark.parametrize(("model", "tag"), each_tag())
 def test_a_file_means_what_its_tag_means(model: str, tag: str, tiny) -> None:
     if needs_text_library(model):  # its vocabulary would have to be downloaded, too
         with pytest.raises(ValueError, match=r"pip install 'distilsweep\[transformers\]'"):

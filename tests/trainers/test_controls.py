@@ -32,13 +32,13 @@ def stored(root, config):
 @pytest.mark.parametrize(
     "change",
     [
-        {"objective": "theia", "target": "standardised"},
+        pytest.param({"objective": "theia", "target": "standardised"}, marks=pytest.mark.thorough),
         {"objective": "mse", "target": "phi_s"},
-        {"target": "whitened"},
-        {"target": "pca:8"},
-        {"objective": "cosine+koleo+rkd"},
+        pytest.param({"target": "whitened"}, marks=pytest.mark.thorough),
+        pytest.param({"target": "pca:8"}, marks=pytest.mark.thorough),
+        pytest.param({"objective": "cosine+koleo+rkd"}, marks=pytest.mark.thorough),
         {"objective": "cosine+infonce", "infonce_positive": "student"},
-        {"objective": "supervised"},
+        pytest.param({"objective": "supervised"}, marks=pytest.mark.thorough),
     ],
     ids=str,
 )
@@ -66,6 +66,7 @@ def test_supervised_the_student_inside_is_measured_and_learns_the_labels(bank, m
     assert abs(result.metrics["test/cosine_to_teacher"]) < 0.2  # it never heard of it
 
 
+@pytest.mark.thorough
 def test_interrupted_a_supervised_trial_goes_on_with_its_classifier(bank, make, tmp_path):
     config = make(epochs=2, objective="supervised", **QUICK)
     whole = run_trial(config, bank, str(tmp_path / "whole"))

@@ -19,6 +19,7 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
+@pytest.mark.thorough
 def test_half_precision_is_compared_by_seeds(small, tmp_path, half):
     fields, bank = small
     found = gpu_check.precision_differences(fields, bank, str(tmp_path), "cpu", 2, half)

@@ -133,15 +133,7 @@ def test_two_fresh_places_agree_bitwise(done, bank, tmp_path):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
-def test_streamed_it_gives_the_same_bytes(done, bank, tmp_path):
-    config, root, result, _ = done
-    again = run_trial(config, bank, str(tmp_path), reading="streaming")
-    assert again.metrics == result.metrics
-    one, other = (Path(trial_folder(r, config)) / "student" for r in (root, str(tmp_path)))
-    name = "student.safetensors"
-    assert (one / name).read_bytes() == (other / name).read_bytes()
-
-
+@pytest.mark.thorough
 def test_of_several_teachers_it_takes_the_one_asked_for(bank, make, tmp_path):
     """A bank of two teachers gives each trial what a bank of its teacher alone would."""
     other = "timm:test_vit.r160_in1k:none"

@@ -62,6 +62,7 @@ def test_figures_that_are_added_later_are_not_hidden_by_what_was_measured_before
 
 
 @pytest.mark.parametrize("change", [{"student": "teacher_pca:8"}, {"classes": 4}])
+@pytest.mark.thorough
 def test_figures_of_the_whole_teacher_are_not_those_of_a_part_of_it(change, tmp_path) -> None:
     bank = built(tmp_path / "bank", train_samples=200, test_arms=ARMS[:1], teacher_robustness=ARMS)
     result = run(
@@ -73,7 +74,14 @@ def test_figures_of_the_whole_teacher_are_not_those_of_a_part_of_it(change, tmp_
     assert "corruption/contrast/5/accuracy" not in names
 
 
-@pytest.mark.parametrize(("side", "view"), [(8, "native"), (8, "teacher"), (32, "native")])
+@pytest.mark.parametrize(
+    ("side", "view"),
+    [
+        (8, "native"),
+        pytest.param(8, "teacher", marks=pytest.mark.thorough),
+        pytest.param(32, "native", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_group_at_every_size(side: int, view: str, tmp_path) -> None:
     bank = built(tmp_path / "bank", image_size=side)
     groups = ["cifar10c", "bands", "low_passes", "high_passes", "fourier_map:1"]

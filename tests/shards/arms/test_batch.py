@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from shards.building.build import build
@@ -38,6 +39,7 @@ def test_the_plan_says_the_batch_that_the_teacher_was_given(tmp_path: Path, monk
     assert seen == {CPU_BATCH, 40 % CPU_BATCH, 10}
 
 
+@pytest.mark.thorough
 def test_batches_larger_than_a_core_takes_are_one_bank(tmp_path: Path) -> None:
     first = build(of_batch(256), str(tmp_path / "one"))
     assert build(of_batch(64), str(tmp_path / "other")).identity == first.identity

@@ -70,6 +70,7 @@ def test_a_bank_of_webdataset_shards(tmp_path: Path) -> None:
     assert np.array_equal(stored.images_NHWC, np.stack([decoded(p) for p in photos["train"]]))
 
 
+@pytest.mark.thorough
 def test_a_bank_of_anothers_export_says_the_same_of_the_same_images(
     bank: Path, request_60: Request, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def test_bytes_are_estimated_within_a_hundredth(bank: Path, request_60: Request)
     assert real <= bank_bytes(request_60) <= real * 1.01 + 20_000 * len(manifest.shards)
 
 
+@pytest.mark.thorough
 def test_a_dry_run_tells_bytes_and_seconds_no_money_of_a_cpu_and_writes_nothing(
     tmp_path: Path, capsys
 ) -> None:

@@ -200,6 +200,7 @@ def test_a_damaged_half_is_named_with_a_remedy(text: str, bank, tmp_path, refuse
     refused(lambda: DrawLog(str(tmp_path), manifest), str(tmp_path / PARTIAL), "delete it")
 
 
+@pytest.mark.thorough
 def test_the_command_line(tmp_path, capsys) -> None:
     out = str(tmp_path / "bank")
     line = ["--dataset", "digits", "--teacher", "embedded", "--train-samples", "70"]

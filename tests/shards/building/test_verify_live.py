@@ -65,6 +65,7 @@ def test_a_bank_in_bf16_replays_in_bf16_and_in_no_other_precision(tmp_path: Path
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.thorough
 def test_few_samples_of_many_shards_replay_in_batches_smaller_than_the_builds(
     precision, tmp_path: Path
 ) -> None:

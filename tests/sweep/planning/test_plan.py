@@ -12,9 +12,12 @@ import pytest
 
 from shards.building.estimate import bank_bytes, bank_passes
 from shards.building.request import Request
+from sweep.planning import costs
+from sweep.planning import plan as plan_module
 from sweep.planning.costs import check_room
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
+from sweep.run import main
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,6 +32,7 @@ def dry(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return ran
 
 
+@pytest.mark.thorough
 def test_full(tmp_path: Path) -> None:
     ran = dry(tmp_path, "--grid", "full")
     assert ran.returncode == 0, ran.stderr
@@ -43,22 +47,34 @@ def test_full(tmp_path: Path) -> None:
     assert "distinct views of a sample: clean 1, crop_flip:4 8, noise:0.1 8" in ran.stdout
 
 
-def test_paper_as_json(tmp_path: Path) -> None:
-    ran = dry(tmp_path, "--grid", "paper", "--json")
-    assert ran.returncode == 0, ran.stderr
-    plan = json.loads(ran.stdout)
+def test_paper_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan_module, "teacher_pass_seconds", lambda request: 0.25)
+    monkeypatch.setattr(costs, "seconds_per_sample", lambda *student: 0.5)
+
+    def paper(*options: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["--grid", "paper", *options, "--dry-run"])
+        return int(ended.value.code or 0)
+
+    assert paper("--json") == 0
+    plan = json.loads(capsys.readouterr().out)
     totals = {row["student"]: row["parameters"] for row in plan["trials"]}
     assert totals == {"width:1": 811_264, "width:2": 1_405_440, "width:4": 2_732_032}
     assert len(plan["trials"]) == 12
     assert not any(row["finished"] for row in plan["trials"])
-    assert plan["cpu_seconds"]["teacher"] > 0
-    assert plan["cpu_seconds"]["training"] > 0
+    (bank,) = plan["banks"]
+    passes = bank_passes(Request.model_validate(bank["request"]))
+    assert plan["cpu_seconds"]["teacher"] == passes * 0.25
+    assert plan["cpu_seconds"]["training"] == sum(row["seconds"] for row in plan["trials"]) > 0
     assert len(plan["downloads"]) == 2
     views = {(row["arm"], row["distinct_views"]) for row in plan["trials"]}
     assert views == {("clean", 1), ("crop_flip:4", 5)}
-    again = dry(tmp_path, "--grid", "paper", "--set", "epochs=10")
-    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
-    assert "5 of arm crop_flip:4 for 10 epochs" in again.stderr
+    assert paper("--set", "epochs=10") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "5 of arm crop_flip:4 for 10 epochs" in line
 
 
 def test_bank_sizes_are_those_of_the_columns() -> None:

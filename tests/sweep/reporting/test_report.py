@@ -152,6 +152,7 @@ def test_names_are_escaped_everywhere(tmp_path):
         assert b"<script" not in base64.b64decode(image["src"].partition(",")[2])
 
 
+@pytest.mark.thorough
 def test_two_writes_are_byte_equal_in_two_processes(tmp_path):
     folder = make_run(tmp_path / "r", grid()[:4])
     first = write_report(folder).read_bytes()
@@ -208,18 +209,17 @@ def command(*arguments):
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_help_has_examples():
-    done = command("--help")
-    assert done.returncode == 0
-    assert "python -m sweep.report runs/demo" in done.stdout
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "python -m sweep.report runs/demo" in capsys.readouterr().out
 
 
-def test_errors_are_one_line_and_exit_2(tmp_path):
-    done = command(tmp_path / "absent")
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()
-    assert len(last) == 1
-    assert "absent: no such folder" in last[0]
+def test_errors_are_one_line_and_exit_2(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "absent")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "absent: no such folder" in line
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_timm_has_no_place_for_a_cnn(trial, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch.export"])
+@pytest.mark.parametrize("to", [pytest.param("onnx", marks=pytest.mark.thorough), "torch.export"])
 def test_timm_students_go_everywhere(timm_place, to, tmp_path):
     assert export(timm_place, to, str(tmp_path / "out"))["parity"]["cosine"] >= 0.9999
 
@@ -235,6 +235,7 @@ def test_a_damaged_student_is_named_by_its_place(trial, tmp_path):
         export(str(place), "onnx", str(tmp_path / "out"))
 
 
+@pytest.mark.thorough
 def test_the_command_without_the_extra_says_how_to_install_it(trial, tmp_path):
     code = (
         "import sys; sys.modules['onnxscript'] = None\n"

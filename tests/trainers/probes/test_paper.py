@@ -40,6 +40,7 @@ def test_the_papers_figures(features, measured):
     assert len(features.train_ND) % 64 == 0
 
 
+@pytest.mark.thorough
 def test_at_512_dimensions_the_papers_logarithm_is_told_apart():
     """Its 1e-10 matters in the sixth digit there, so it has a name of its own."""
     from shards.measures.spectrum import centred_eigenvalues, paper_rank, rank_from_eigenvalues

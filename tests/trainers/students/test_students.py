@@ -196,6 +196,7 @@ def test_timm_counts_trunk_and_head():
     assert round(summary.macs / 1e9, 2) == 1.81
 
 
+@pytest.mark.thorough
 def test_describe_is_cheap_and_imports_no_timm():
     code = (
         "import sys; from trainers.students import describe, build_student;"

@@ -129,6 +129,7 @@ def test_bf16_resumes_bitwise(make, bank, tmp_path):
     assert whole.arrays["model/trunk.0.weight"].dtype == torch.float32  # its master copy
 
 
+@pytest.mark.thorough
 def test_fp16_resumes_bitwise_with_its_loss_scale(make, bank, tmp_path):
     data = data_of(bank)
     config = make(precision="fp16", epochs=2, ema=0.5, optimizer="sgd", lr=0.1)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from shards.arms import make_arm
 from shards.bank.members import pack
@@ -82,6 +83,7 @@ def large_bank(small: str, out: Path) -> str:
     return str(out)
 
 
+@pytest.mark.thorough
 def test_a_bank_larger_than_memory_may_be_is_streamed(bank, tmp_path) -> None:
     """A limit of 150 MB beyond what the program itself has; resident, it runs against it."""
     limit = 150_000_000
