@@ -1,16 +1,16 @@
-"""What can only be seen on a GPU, in a few minutes: half precision, exact resume, step times.
+"""Checks that need a GPU, in a few minutes: half precision, exact resume, step times.
 
     python benchmarks/gpu_check.py
 
 1. bf16 and fp16 against fp32: trials on digits that differ in `precision` alone; for each measure
    the mean difference over seeds beside the standard deviation over the seeds of fp32 (ddof = 1).
-2. Exact resume: a trial that SIGTERM ends inside its second epoch and that goes on, against an
-   undisturbed one, with torch's deterministic algorithms: every byte of the student. In fp32, in
-   fp16, and with CUDA graphs.
+2. Exact resume: a trial that SIGTERM ends inside its second epoch and that is then resumed must
+   give the same student, bit for bit, as an undisturbed one, with torch's deterministic
+   algorithms. In fp32, in fp16, and with CUDA graphs.
 3. Step times: forward, objective, backward and Adam, in ms, median of 20 after 5, batches of 64,
    at 32 and 224 pixels, for width 1, 2, 4; in fp32, in bf16, in bf16 as CUDA graphs.
 
-Ends with 1 where 1 or 2 does not hold. Needs neither Ray nor MLflow.
+Exit status 1 where 1 or 2 does not hold, 2 without a GPU. Needs neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ FIELDS: dict[str, Any] = {
     "dataset": "digits", "teacher": "embedded", "student": "width:1", "epochs": 10,
     "arm": "noise:0.1", "views": 2, "test_arms": ("noise:0.1",), "test_views": 2,
 }  # fmt: skip
-# Of dozens of measures some are beyond a standard deviation by chance: these are judged.
+# Of dozens of measures some differ by more than a standard deviation by chance, so the exit status
+# depends on these three alone.
 JUDGED = ("test/linear/paper/accuracy", "test/rank/effective", "test/cosine_to_teacher")
 DIM = 512
 
 
-def make_bank(place: str, **sizes: Any) -> dict[str, Any]:
-    """A bank of digits, and the fields of trials on it."""
+def make_bank(folder: str, **sizes: Any) -> dict[str, Any]:
+    """Build a bank of digits in `folder`; returns the fields of trials on it."""
     request = Request(
         dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2,
         test_arms=("noise:0.1",), test_views=2, **sizes,
     )  # fmt: skip
-    build(request, place)
+    build(request, folder)
     return FIELDS | sizes
 
 
@@ -66,7 +67,9 @@ def precision_differences(
     for precision, metrics in found.items():
         for seed in range(seeds):
             config = make_config(fields | {"precision": precision, "seed": seed})
-            metrics.append(run_trial(config, bank, root, device=device).metrics)
+            result = run_trial(config, bank, root, device=device)
+            assert result is not None  # None on ranks other than the first, and there is only one
+            metrics.append(result.metrics)
     differences = {}
     for name in found["fp32"][0]:
         full, less = ([m[name] for m in found[p]] for p in ("fp32", half))
@@ -76,29 +79,36 @@ def precision_differences(
 
 
 def resumes_exactly(fields: dict[str, Any], bank: str, root: str, device: str) -> bool:
-    """Whether a trial that was ended inside its second epoch leaves the same bytes."""
+    """Whether a trial resumed after SIGTERM gives the same student, bit for bit.
+
+    It is interrupted one step into its second epoch and compared with an undisturbed one.
+    """
     config = make_config(fields | {"ema": 0.9, "seed": 7})
 
-    def leave(values: dict[str, Any]) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)  # the next step saves and leaves
+    def preempt(values: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # the trial ends after its next step, state saved
 
-    broken, whole = (str(Path(root) / name) for name in ("broken", "whole"))
+    interrupted, whole = (str(Path(root) / name) for name in ("interrupted", "whole"))
     try:
-        run_trial(config, bank, broken, leave, device, save_seconds=0)
+        run_trial(config, bank, interrupted, preempt, device=device, save_seconds=0)
     except PreemptedError as error:
         print(f"  {error}")
-    again, undisturbed = (
-        run_trial(config, bank, place, device=device) for place in (broken, whole)
-    )
-    files = [Path(trial_folder(p, config)) / "student/student.safetensors" for p in (broken, whole)]
+    folders = (interrupted, whole)
+    resumed, undisturbed = (run_trial(config, bank, folder, device=device) for folder in folders)
+    assert resumed is not None
+    assert undisturbed is not None
+    files = [Path(trial_folder(f, config)) / "student/student.safetensors" for f in folders]
     one, other = (file.read_bytes() for file in files)
-    return one == other and again.metrics == undisturbed.metrics
+    return one == other and resumed.metrics == undisturbed.metrics
 
 
 def step_ms(
     config: TrialConfig, side: int, device: torch.device, steps: int = 20, warm: int = 5
 ) -> float:
-    """Median time of a whole step on random images and targets."""
+    """Median time, in ms, of a whole step on random images (B, 3, side, side) and targets.
+
+    steps: how many are timed, after `warm` others.
+    """
     model = build_student(config.student, DIM, side, 0)
     apply_performance_options(model, config, device, side)
     optimizer = OPTIMIZERS[config.optimizer](model, config)
@@ -118,7 +128,9 @@ def step_ms(
 
 
 def deterministic() -> None:
-    """Before CUDA is first used: cuBLAS reads its setting then."""
+    """Use deterministic algorithms. To be called before CUDA is first used, when cuBLAS reads its
+    setting.
+    """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -126,7 +138,7 @@ def deterministic() -> None:
 
 def main() -> int:
     if not torch.cuda.is_available():
-        print("gpu_check: no CUDA device here; nothing was checked", file=sys.stderr)
+        print("gpu_check: no CUDA device is available; nothing was checked", file=sys.stderr)
         return 2
     deterministic()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
@@ -141,11 +153,13 @@ def main() -> int:
             for name, (gap, sd) in sorted(found.items()):
                 beyond = abs(gap) > sd
                 good &= not (beyond and name in JUDGED)
-                print(f"  {name:40s} {gap:+.5f}  sd {sd:.5f}" + ("   beyond it" if beyond else ""))
+                print(
+                    f"  {name:40s} {gap:+.5f}  sd {sd:.5f}" + ("   more than sd" if beyond else "")
+                )
         for way in ({}, {"precision": "fp16"}, {"cuda_graphs": True}):
             exact = resumes_exactly(fields | way, bank, root, "cuda")
             good &= exact
-            print(f"exact resume {way or ''}: {'every byte' if exact else 'NOT the same bytes'}")
+            print(f"exact resume {way or ''}: {'the same bytes' if exact else 'DIFFERENT bytes'}")
     torch.use_deterministic_algorithms(False)
     device = torch.device("cuda")
     print("ms a step, batch 64:      fp32      bf16      bf16 as graphs")

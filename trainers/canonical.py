@@ -2,10 +2,10 @@
 
     config = make_config({"dataset": "digits", "teacher": "embedded", "student": "width:1"})
 
-Names are looked up in the tables here (students, objectives, targets, arms, optimisers, engines,
-probes), so a wrong one is refused before anything runs, and two spellings of one trial get one
-identity: `params:500K` and `params:0.5M`, `cosine+koleo` and `koleo+cosine`, or any value of a
-field that has no effect.
+This module looks names up in the tables (students, objectives, targets, arms, optimisers, engines,
+probes), so a wrong one is refused before anything runs. It also gives all spellings of one trial
+the same identity: `params:500K` and `params:0.5M`, `cosine+koleo` and `koleo+cosine`, or any value
+of a field that has no effect.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ def _objective_fields() -> dict[str, FieldInfo]:
 
 
 def make_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
-    """Validate `fields` and spell them canonically; `where` is the file they are from.
+    """Validate `fields` and spell them canonically.
 
-    Raises: ValueError, one line with place, field, what was found and what would be right.
+    where: the file that the fields come from, for error messages.
+    Raises: ValueError, one line with the file, the field, what was found and what would be right.
     """
     try:
         return _canonical(fields)
@@ -81,7 +82,10 @@ def make_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
 
 
 def load_config(path: str) -> TrialConfig:
-    """A YAML file with the fields of a trial. Raises: ValueError, OSError."""
+    """The trial in a YAML file.
+
+    Raises: ValueError for wrong YAML or fields; OSError where the file cannot be read.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -98,7 +102,9 @@ def _canonical(fields: Mapping[Any, Any]) -> TrialConfig:
     typed = validated(TrialConfig, {"probes": default_probes()} | given)
     values = {name: getattr(typed, name) for name in TrialConfig.model_fields}
     values |= _canonical_names(values)
-    values |= _defaults(rules.idle_of_ranks(values))
+    # Fields about ranks without effect are reset before the check: it must not refuse a value
+    # that changes nothing.
+    values |= _defaults(rules.rank_fields_without_effect(values))
     rules.check_ranks(values)
 
     objective_values = _objective_values({k: v for k, v in fields.items() if k in of_objectives})
@@ -109,12 +115,12 @@ def _canonical(fields: Mapping[Any, Any]) -> TrialConfig:
         second_view=needs_second_view(values["objective"], objective_values),
     )
     rules.check(values, facts)
-    idle = rules.without_effect(values, facts)
+    unused = rules.without_effect(values, facts)
     if not rules.trains(values, facts):
         values |= {"epochs": 0, "duration": None}
     elif facts.labels_only:
         values["target"] = "labels"
-    values |= _defaults(idle)
+    values |= _defaults(unused)
     values["objective_fields"] = _in_trial(values["objective"], objective_values)
     return validated(TrialConfig, values)
 
@@ -135,7 +141,7 @@ def _canonical_names(values: Mapping[str, Any]) -> dict[str, Any]:
     _, _ = OPTIMIZERS[values["optimizer"]], ENGINES[values["engine"]]
     return {
         "arm": arm.spec,
-        # An arm that draws nothing shows one view, whatever number is given.
+        # All views of an arm without random parameters are equal, so it has one.
         "views": values["views"] if arm.stochastic else 1,
         "student": canonical_student(values["student"]),
         "target": canonical_target(values["target"]),
@@ -160,8 +166,8 @@ def _objective_values(given: Mapping[str, Any]) -> dict[str, Any]:
     """All fields of all objectives, checked, with defaults for those that are not given."""
     values: dict[str, Any] = {}
     for declared in field_classes():
-        own = {name: given[name] for name in declared.model_fields if name in given}
-        values |= validated(declared, own).model_dump()
+        chosen = {name: given[name] for name in declared.model_fields if name in given}
+        values |= validated(declared, chosen).model_dump()
     return values
 
 

@@ -5,7 +5,7 @@
     python -m trainers.export runs/demo/trials/0123456789abcdef/student --to torch.export \\
         --bank runs/demo/banks/0123456789abcdef --out student-pt2
 
-TRIAL is a trial's folder, the student/ in it, or a copy of that; a path or a URL.
+TRIAL is a trial's folder, the student/ folder in it, or a copy of that; a path or a URL.
 
     onnx          student.onnx, read by onnxruntime
     torch.export  student.pt2, read by torch.export.load
@@ -71,13 +71,13 @@ def export(
         location: a trial's or a student's folder, a path or a URL.
         to: a name in EXPORTS.
         out: an empty or new folder, a path or a URL.
-        bank: its test images are used for the comparison.
-        teacher: overrides the teacher that the trial names (open_clip only).
-        opset: of ONNX.
+        bank: path or URL of a bank whose test images are compared; random images without one.
+        teacher: spec of a teacher in place of the trial's (open_clip only).
+        opset: version of the ONNX operator set (onnx only).
 
     Raises:
-        ValueError: where the format cannot hold the student, something it needs is not known,
-            `out` is not empty, or embeddings differ; nothing is written then.
+        ValueError: where the format cannot hold the student, a required option is missing, `out`
+            is not empty, or embeddings differ. Nothing is written then.
         OSError: where something cannot be read or written.
     """
     make = EXPORTS[to]
@@ -136,22 +136,31 @@ def _about(job: Job, to: str, exported: Exported, parity: dict[str, Any]) -> dic
 def main(argv: list[str]) -> int:
     parser = make_parser("trainers.export", __doc__)
     parser.add_argument("trial", metavar="TRIAL", help="a trial's or a student's folder, or a URL")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(EXPORTS))
+    parser.add_argument(
+        "--to", required=True, metavar="FORMAT", help=f"the format: {', '.join(EXPORTS)}"
+    )
     parser.add_argument(
         "--out", metavar="DIR-OR-URL", help="a new folder (default: export/FORMAT in TRIAL)"
     )
     parser.add_argument(
         "--bank",
         metavar="DIR-OR-URL",
-        help="use its test images to compare, and its class names",
+        help="shards whose test images are used for the comparison, and whose class names are "
+        "exported with open_clip",
     )
     parser.add_argument(
         "--teacher",
         default="",
         metavar="SPEC",
-        help="open_clip: in place of the trial's teacher",
+        help="open_clip only: the teacher whose text tower is exported, in place of the trial's",
     )
-    parser.add_argument("--opset", type=int, default=OPSET, metavar="N", help="onnx: default 18")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=OPSET,
+        metavar="N",
+        help="onnx only: version of the operator set (default: %(default)s)",
+    )
     options = parser.parse_args(argv)
     if options.teacher and options.to != "open_clip":
         raise ValueError(f"--teacher: has no effect with --to {options.to}; leave it out")

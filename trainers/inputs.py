@@ -1,8 +1,8 @@
 """What one trial reads from one bank, resolved and checked once.
 
-`resolve(config, bank)` is called before anything else is done for a trial. What it returns names
-the teacher's column in the shards, the preprocessing of the student's images, the classes, and
-the hash of everything that the trial reads; its `load` reads the samples themselves.
+`resolve(config, bank)` is called before anything else is done for a trial. It returns the index of
+the teacher's embeddings in the shards, the preprocessing of the student's images, the classes, and
+the hash of everything that the trial reads. Its `load` reads the samples themselves.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trainers.objectives import needs_second_view
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """A trial and the bank that it reads, known to fit each other.
+    """A trial and the bank that it reads; `resolve` has checked that the bank has all it needs.
 
     Attributes:
         config: the trial.
@@ -54,11 +54,12 @@ class TrialInputs:
 
     @property
     def teacher(self) -> TeacherRecord:
+        """The bank's record of the trial's teacher."""
         return self.manifest.plan.teachers[self.teacher_index]
 
     @property
     def class_embeddings_CD(self) -> NDArray[np.float32] | None:
-        """Unit text embeddings of the class names; None where the teacher has no text tower."""
+        """Unit text embeddings (C, D) of the class names; None without a text tower."""
         packed = self.manifest.class_embeddings[self.teacher_index]
         if packed is None:
             return None
@@ -69,7 +70,7 @@ class TrialInputs:
     def teacher_figures(self) -> Mapping[str, Figures]:
         """The teacher's stored robustness figures by arm; empty where they do not suffice.
 
-        They are of all classes, so a trial on fewer classes cannot use them.
+        They were measured on all classes, so a trial on fewer classes cannot use them.
         """
         if self.config.classes is not None:
             return {}
@@ -84,8 +85,8 @@ class TrialInputs:
             device: where the samples will be used; its free memory decides with `auto`.
             reading: `resident` keeps them in memory, `streaming` reads them as they are needed,
                 `auto` is resident where they fit. It changes no result.
-            training: whether the views of the trial's own arm are needed. Measuring a student
-                needs the clean train images alone.
+            training: whether the augmented views of the trial's training arm are needed. To
+                measure a student, the clean train images are enough.
 
         Raises:
             ValueError: where the samples of the chosen classes do not fill a batch.
@@ -117,7 +118,7 @@ class TrialInputs:
         if train_count < config.batch_size or test_count < 2:
             raise ValueError(
                 f"classes: the first {len(self.classes)} have {train_count} train and "
-                f"{test_count} test samples; a batch needs {config.batch_size}, the test 2"
+                f"{test_count} test samples; a batch needs {config.batch_size}, measuring needs 2"
             )
         return TrialSplits(self, train[arm], train["clean"], test)
 
@@ -128,7 +129,7 @@ class TrialSplits:
 
     Attributes:
         inputs: the trial and its bank.
-        train: train images under the trial's own arm (clean where only measuring).
+        train: train images under the trial's training arm (clean without `training`).
         clean_train: the same images without augmentation, with the teacher's embeddings.
         test: test images by arm: `clean`, and those test arms that the bank stores.
     """
@@ -140,7 +141,12 @@ class TrialSplits:
 
 
 def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) -> TrialInputs:
-    """The inputs of a trial from a bank; `manifest` is the bank's, where it was read already.
+    """Check a bank against a trial, and find in it what the trial reads.
+
+    Args:
+        config: the trial.
+        bank: path or URL of the bank's folder.
+        manifest: the bank's manifest, where the caller has read it already.
 
     Raises:
         ValueError: where the bank does not hold what the trial needs, with both values.
@@ -152,7 +158,8 @@ def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) ->
         raise ValueError(problem)
     plan = manifest.plan
     names = plan.dataset.classes
-    # No bank of the same data set would serve better, so `mismatch` does not look at this.
+    # Not in `mismatch`: every bank of this data set has the same classes, so the trial is wrong
+    # and another bank would not help.
     if config.classes is not None and config.classes > len(names):
         raise ValueError(
             f"classes: {config.classes}, but {config.dataset} in {bank} has {len(names)}; "
@@ -167,7 +174,7 @@ def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) ->
 
 
 def source_of(config: TrialConfig, manifest: Manifest) -> str:
-    """sha256 of what the trial reads: data set, teacher weights, preprocessing, its arms, draws.
+    """sha256 of what the trial reads: images, teacher, preprocessing, arms and their parameters.
 
     Banks that differ only in other arms or other teachers have the same source for a trial.
     Raises: ValueError where the bank lacks the teacher or the arm.
@@ -185,9 +192,9 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
 
 
 def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
-    """The first thing in which a bank is not what the trial needs; None where it fits.
+    """The first field in which a bank is not what the trial needs; None where there is none.
 
-    One line with the field, the bank's value and the trial's.
+    It is one line with the field, the bank's value and the trial's.
     """
     plan = manifest.plan
     specs = [teacher.spec for teacher in plan.teachers]
@@ -200,7 +207,7 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
     # (field, the bank's value, the trial's)
     values: list[tuple[str, object, object]] = [
         ("dataset", plan.dataset.spec, config.dataset),
-        # Banks of pictures that an older decoder read hold other pixels of the same files.
+        # A bank of image files holds other pixels where another decoder has read them.
         ("decoder of pictures", plan.dataset.decoder, decoder_of(config.dataset)),
         (
             "teacher",
@@ -215,7 +222,7 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
     if config.teacher in specs:
         values += _pinned(config, plan.teachers[plan.teacher_index(config.teacher)])
     if record is not None:
-        # Another version of this code may draw an arm of this name in another way.
+        # An arm of the same name may have had other parameters in another version of this code.
         arm = make_arm(config.arm)
         drawn, draws = (record.columns, record.options), (arm.columns, arm.options)
         values.append(("arm", drawn, draws))
@@ -244,7 +251,7 @@ def _pinned(config: TrialConfig, teacher: TeacherRecord) -> list[tuple[str, obje
 
 
 def distinct_views(config: TrialConfig, train_samples: int) -> int:
-    """Different views of a sample that training shows at most: 1 of an arm without randomness.
+    """How many different views of a sample training shows; 1 for an arm without randomness.
 
     Epoch e shows view (e + offset) mod K, K being `views`. An objective that compares two views
     also sees the next one.

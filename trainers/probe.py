@@ -7,13 +7,14 @@
     python -m trainers.probe runs/demo/trials/0123456789abcdef/checkpoints/step-00000120 \\
         --probe spectrum
 
-LOCATION is a run's folder, a trial's, a student's, or one checkpoint of an unfinished trial; a path
-or a URL. Results are written beside the trial, to probes/NAME-vVERSION.json (with a suffix for each
-other set of test arms and draws); the same command again computes nothing. Running
-`python -m sweep.run` again adds them to journal, MLflow and report.
+LOCATION is the folder of a run, of a trial, of a student, or of one checkpoint of an unfinished
+trial; a path or a URL. Results are written to probes/NAME-vVERSION.json in the trial's folder (with
+a hash in the name where arms or views other than the trial's are given). A file that is up to date
+is not computed again. Running `python -m sweep.run` again adds them to journal, MLflow and report.
 
-Without --bank, the shards that the trial was trained on are searched in the run's banks/ folder.
-A student's folder alone does not record its training arm: it is measured as if trained on `clean`.
+Without --bank, the shards that the trial was trained on are searched for in the run's banks/
+folder. A student's folder alone does not record its training arm: it is measured as if trained on
+`clean`.
 """
 
 from __future__ import annotations
@@ -54,11 +55,23 @@ def probe(
     device: str = "auto",
     reading: str = "auto",
 ) -> list[tuple[str, bool]]:
-    """Measure what is missing; [(file, whether it was measured now)], one for each probe.
+    """Run probes on one student where their result is not stored yet.
 
-    changes: fields of the trial to replace for this measurement: test_arms, test_views,
-    adapt_arms. A file that was measured on other weights or images is replaced, with a line on
-    stderr. Raises: ValueError for inputs that do not fit; OSError.
+    A stored file that was measured on other weights or images is replaced, with a line on stderr.
+
+    Args:
+        subject: the student, its trial and its bank.
+        names: probes to run.
+        changes: fields of the trial to replace for this measurement: test_arms, test_views,
+            adapt_arms.
+        device: auto, cpu, cuda or cuda:INDEX.
+        reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
+
+    Returns: (file of the result, whether it was measured now) for each probe.
+
+    Raises:
+        ValueError: for an unknown probe, a wrong value in `changes`, or a damaged file.
+        OSError: where a file cannot be read or written.
     """
     trial = subject.inputs.config
     config = make_config(trial.model_dump() | {"probes": names} | (changes or {}))
@@ -71,9 +84,10 @@ def probe(
         splits = replace(subject.inputs, config=config).load(chosen, reading, training=False)
         features = _features(subject, splits, chosen)
         for name in missing:
-            # One probe at a time, written at once: an interrupted command keeps what it has.
+            # Each result is written before the next probe runs, so that an interrupted command
+            # loses at most one.
             alone = config.model_copy(update={"probes": (name,)})
-            own = measure(features, alone, "test")[name]
+            student = measure(features, alone, "test")[name]
             one_probe = replace(splits, inputs=replace(splits.inputs, config=alone))
             reference = measure_teacher(one_probe, subject.root)[name]
             reprobed = Reprobed(
@@ -83,7 +97,7 @@ def probe(
                 student_sha256=subject.sha256,
                 source=subject.inputs.source,
                 environment=environment_of(chosen, config),
-                values=probe_result(name, own, reference),
+                values=probe_result(name, student, reference),
             )
             storage.write_json(files[name], reprobed.model_dump(mode="json", by_alias=True))
     return [(files[name], name in missing) for name in config.probes]
@@ -109,13 +123,13 @@ def _measurement(subject: Subject, config: TrialConfig, name: str) -> Measuremen
 
 
 def _is_current(file: str, wanted: Measurement) -> bool:
-    """Whether a file holds the wanted measurement; says on stderr where it holds another."""
+    """Whether a file holds the wanted measurement; one that holds another is named on stderr."""
     if not storage.exists(file):
         return False
     found = parse_reprobed(read_json(file), file).measurement
     differing = [name for name, value in wanted if getattr(found, name) != value]
     if differing:
-        print(f"{file}: replaced, it has other {', '.join(differing)}", file=sys.stderr)
+        print(f"{file}: replaced, because it has other {', '.join(differing)}", file=sys.stderr)
     return not differing
 
 
@@ -123,27 +137,50 @@ def _is_current(file: str, wanted: Measurement) -> bool:
 def main(argv: list[str]) -> int:
     parser = make_parser("trainers.probe", __doc__)
     add = parser.add_argument
-    add("location", metavar="LOCATION", help="a run, a trial, a student or a checkpoint")
+    add(
+        "location",
+        metavar="LOCATION",
+        help="folder of a run, a trial, a student or a checkpoint; a path or a URL",
+    )
     add(
         "--probe",
         action="append",
         required=True,
         metavar="NAME",
         dest="probes",
-        help=", ".join(PROBES),
+        help=f"a probe to run, may be repeated: {', '.join(PROBES)}",
     )
-    add("--bank", metavar="DIR-OR-URL", help="the shards that the trial was trained on")
+    add(
+        "--bank",
+        metavar="DIR-OR-URL",
+        help="the shards that the trial was trained on (default: found in the run's banks/)",
+    )
     for name, what in (("test", "measure under"), ("adapt", "adapt to")):
         add(
             f"--{name}-arm",
             action="append",
             metavar="SPEC",
             dest=f"{name}_arms",
-            help=f"{what} these corruptions instead of the trial's",
+            help=f"{what} this corruption in place of the trial's {name}_arms; may be repeated",
         )
-    add("--test-views", type=int, metavar="N", help="draws of each, instead of the trial's number")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--reading", default="auto", choices=("auto", "resident", "streaming"))
+    add(
+        "--test-views",
+        type=int,
+        metavar="N",
+        help="random draws of each corruption, in place of the trial's test_views",
+    )
+    add(
+        "--device",
+        default="auto",
+        help="auto (a GPU if there is one), cpu, cuda or cuda:INDEX (default: %(default)s)",
+    )
+    add(
+        "--reading",
+        default="auto",
+        choices=("auto", "resident", "streaming"),
+        help="keep the shards in memory, read them as needed, or (auto, the default) keep them "
+        "where they fit; the result is the same",
+    )
     options = parser.parse_args(argv)
     names = tuple(options.probes)
     fields = ("test_arms", "adapt_arms", "test_views")

@@ -1,13 +1,20 @@
-"""One trial, start to end: the one place that puts the pieces together.
+"""One trial from start to end: read a bank, train a student, measure it, store the result.
 
     python -m trainers.trial TRIAL.yaml --bank bank --out runs/one
     torchrun --nproc-per-node 2 -m trainers.trial TRIAL.yaml --bank bank --out runs/one
 
-TRIAL.yaml holds the fields of a trial, listed in docs/configuration.md. The result is
-OUT/trials/<identity>/ result.json; the same command again prints it without training.
+TRIAL.yaml holds the fields of a trial, listed in docs/configuration.md. The result is written to
+OUT/trials/IDENTITY/result.json, where IDENTITY is a hash of those fields. For a finished trial the
+same command prints the stored result without training; an interrupted one continues from its newest
+checkpoint.
 
-Exit status: 0, 1 when a rank died, 2 for inputs that do not fit, 3 when the loss is not finite, 4
-when SIGTERM ended it: its state is saved, the same command again continues. torchrun has its own.
+Exit status:
+    0   the result is stored
+    1   a rank died
+    2   bad input: a field, an option, or a bank that does not hold what the trial needs
+    3   the loss became NaN or infinite
+    4   ended by SIGTERM: the state is saved, and the same command continues
+torchrun reports its own exit status in place of these.
 """
 
 from __future__ import annotations
@@ -49,7 +56,7 @@ from trainers.training.preemption import PreemptedError, PreemptionHandler
 from trainers.training.state import DivergedError, Reporter, Saver
 from trainers.training.wrappers import wrap_student
 
-STANDARD_INPUT = "-"  # in the place of TRIAL.yaml
+STANDARD_INPUT = "-"  # in place of TRIAL.yaml
 DIVERGED = 3  # exit status of a trial whose loss is not finite
 
 
@@ -63,21 +70,24 @@ def run_trial(
     save_seconds: float = 30.0,
     reading: str = "auto",
 ) -> TrialResult | None:
-    """Train and measure; the result, also written last of all. Finished trials only return it.
+    """Train a student, measure it and store the result, which is also returned.
 
-    None on every rank but the first, which measures and writes.
+    result.json is written last of all files, so a trial that has one is finished: its stored
+    result is returned and nothing is computed. Only the first rank measures and writes; the other
+    ranks return None.
 
     Args:
         config: the trial.
         bank: path or URL of the bank that it reads.
         root: path or URL of the folder under which trials/IDENTITY/ is written.
-        report: called with a row of values at the end of every epoch.
+        report: called with a row of values at the end of every epoch, see Reporter.
         device: auto, cpu, cuda or cuda:INDEX.
         save_seconds: seconds between checkpoints.
         reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
 
     Raises:
-        ValueError: for inputs that do not fit each other.
+        ValueError: where the bank does not hold what the trial needs, or this machine cannot run
+            the trial.
         DivergedError: where the loss is not finite.
         RankError: where one rank of several failed.
         PreemptedError: in the main thread after SIGTERM; during training the state is saved
@@ -85,13 +95,14 @@ def run_trial(
         OSError: where a file cannot be read or written.
     """
     inputs = resolve(config, bank)
-    done = _finished_here(inputs, root)
-    if done is not None:
+    stored = _stored_result(inputs, root)
+    if stored is not None:
         if not rank_of_environment():
             tidy(root, config)
-        return done
+        return stored
     check_engine(config, choose_device(device))
     with PreemptionHandler() as preempted:
+        # An engine with ranks, and this process is none of them: start the ranks and wait.
         if config.engine != "single" and rank_of_environment() is None:
             options = {"device": device, "save-seconds": str(save_seconds), "reading": reading}
             return _run_ranks(inputs, root, options, report, preempted)
@@ -121,7 +132,7 @@ def run_trial(
 
 
 def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) -> Trained:
-    """Build student, target, data and objective, and train. Raises: those of `train`."""
+    """Build student, target, data and objective, and train. Raises: as `train`; ValueError."""
     inputs, config = splits.inputs, splits.inputs.config
     if engine.ranks != config.ranks:
         raise ValueError(
@@ -144,28 +155,30 @@ def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) 
     return train(config, model, objective, data, engine, saver, report, observe)
 
 
-def _finished_here(inputs: TrialInputs, root: str) -> TrialResult | None:
-    """The stored result of the trial, None where there is none.
+def _stored_result(inputs: TrialInputs, root: str) -> TrialResult | None:
+    """The stored result of the trial, None where it is not finished.
 
-    Raises: ValueError where it was computed from other samples than the bank holds.
+    A probe whose code has changed since is named on stderr; its stored values stay valid.
+
+    Raises: ValueError where the result was computed from other samples than the bank holds.
     """
     folder = trial_folder(root, inputs.config)
-    done = finished(root, inputs.config)
-    if done is None:
+    result = finished(root, inputs.config)
+    if result is None:
         return None
-    if done.source != inputs.source:
+    if result.source != inputs.source:
         raise ValueError(
-            f"{folder}: finished on other images, draws or teacher weights "
-            f"({done.source[:16]}) than the bank {inputs.bank} holds ({inputs.source[:16]}); "
+            f"{folder}: finished on other images, augmentation parameters or teacher weights "
+            f"({result.source[:16]}) than the bank {inputs.bank} holds ({inputs.source[:16]}); "
             "choose another --out or delete it"
         )
-    for probe, (stored, current) in outdated(done).items():
+    for probe, (measured_by, current) in outdated(result).items():
         print(
-            f"warning: {folder}: `{probe}` was measured by version {stored}, this code has "
+            f"warning: {folder}: `{probe}` was measured by version {measured_by}, this code has "
             f"{current}; python -m trainers.probe measures it again",
             file=sys.stderr,
         )
-    return done
+    return result
 
 
 def _run_ranks(
@@ -175,7 +188,11 @@ def _run_ranks(
     report: Reporter,
     preempted: PreemptionHandler,
 ) -> TrialResult:
-    """The trial as one process for each rank; the first rank writes the result."""
+    """Run the trial as one process for each rank; the first rank writes the result.
+
+    The ranks read the trial as one JSON document from standard input.
+    Raises: DivergedError, PreemptedError or RankError, as the first rank that failed ended.
+    """
     config = inputs.config
     arguments = [STANDARD_INPUT, "--bank", inputs.bank, "--out", root]
     for name, value in options.items():
@@ -192,7 +209,7 @@ def _run_ranks(
         raise
     result = finished(root, config)
     if result is None:
-        raise RuntimeError("the ranks ended well but left no result")
+        raise RuntimeError("all ranks ended without an error, but there is no result.json")
     return result
 
 
@@ -204,16 +221,37 @@ def main(argv: list[str]) -> int:
         metavar="TRIAL.yaml",
         help=f"the trial's fields; `{STANDARD_INPUT}` reads one JSON object from standard input",
     )
-    parser.add_argument("--bank", required=True, metavar="DIR-OR-URL", help="from shards.build")
-    parser.add_argument("--out", default="runs/trial", metavar="DIR-OR-URL")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--bank",
+        required=True,
+        metavar="DIR-OR-URL",
+        help="the shards to train on, written by shards.build",
+    )
+    parser.add_argument(
+        "--out",
+        default="runs/trial",
+        metavar="DIR-OR-URL",
+        help="folder in which trials/IDENTITY/ is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (a GPU if there is one), cpu, cuda or cuda:INDEX (default: %(default)s)",
+    )
     parser.add_argument(
         "--reading",
         default="auto",
         choices=("auto", "resident", "streaming"),
-        help="keep the shards in memory or read them as needed; the result is the same",
+        help="keep the shards in memory, read them as needed, or (auto, the default) keep them "
+        "where they fit; the result is the same",
     )
-    parser.add_argument("--save-seconds", type=float, default=30.0, help="between checkpoints")
+    parser.add_argument(
+        "--save-seconds",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="least time between two checkpoints (default: %(default)g)",
+    )
     options = parser.parse_args(argv)
     if options.trial == STANDARD_INPUT:
         config = _config_from(sys.stdin)
@@ -231,7 +269,7 @@ def main(argv: list[str]) -> int:
 
 
 def _config_from(stream: TextIO) -> TrialConfig:
-    """The trial in one JSON object. Raises: ValueError."""
+    """The trial in one JSON object. Raises: ValueError for other text or wrong fields."""
     try:
         fields = json.load(stream)
     except ValueError as error:
@@ -242,10 +280,10 @@ def _config_from(stream: TextIO) -> TrialConfig:
 
 
 def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
-    """Show progress and result; a rank shows neither.
+    """Run the trial; show progress, and at the end each metric beside the teacher's.
 
-    A rank that `launch` started prints its reports for the process that started it. `torchrun`
-    starts ranks too, but reads nothing from them.
+    Ranks show neither. One that `launch` started prints its reports instead, for the process that
+    started it. `torchrun` starts ranks too, but reads nothing from them; its first rank shows both.
     """
     start = time.monotonic()
 
@@ -276,11 +314,11 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             bar.update(values["step"], f"epoch {values['epoch']:g}, loss {values['loss']:.4f}")
 
         result = run(show)
-    assert result is not None  # this process is the only rank, or its parent
+    assert result is not None  # this process is the first rank, or started the ranks
     for name, value in result.metrics.items():
         reference = result.teacher.get(name.replace("test/", "teacher/", 1))
-        beside = "" if reference is None else f"   teacher {reference:.4f}"
-        print(f"{name:36s} {value:.4f}{beside}")
+        teacher = "" if reference is None else f"   teacher {reference:.4f}"
+        print(f"{name:36s} {value:.4f}{teacher}")
     print(f"{storage.join(trial_folder(options.out, config), RESULT)}")
     print(f"{time.monotonic() - start:.1f} s")
 

@@ -12,7 +12,10 @@ DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) (epoch|step|sample)s?")
 
 
 def canonical_duration(text: str) -> str:
-    """`1.50 epoch` -> `1.5 epochs`. Raises: ValueError saying what is right."""
+    """One spelling for each duration: `1.50 epoch` -> `1.5 epochs`.
+
+    Raises: ValueError for text that is not a number and one of the three units.
+    """
     match = DURATION.fullmatch(text)
     if match is None or (match[2] != "epoch" and "." in match[1]):
         raise ValueError(
@@ -23,7 +26,11 @@ def canonical_duration(text: str) -> str:
 
 
 def in_steps(duration: str, batch_size: int, train_samples: int) -> int:
-    """Optimiser steps of a duration; a fraction of a step is dropped."""
+    """Optimiser steps of a duration; a fraction of a step is dropped.
+
+    batch_size: samples in one step. train_samples: samples in one epoch.
+    Raises: ValueError as `canonical_duration`.
+    """
     number, unit = canonical_duration(duration).split()
     if unit == "steps":
         return int(number)

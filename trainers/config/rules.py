@@ -1,10 +1,11 @@
-"""What follows from a trial's fields together: contradictions, and fields without effect.
+"""Rules about several fields of a trial: combinations that are refused, fields without effect.
 
-A field without effect is set to its default, so that equal trials have equal names: a sweep over
-`momentum` has one trial where the optimiser is Adam, and an untrained student is not run once for
-every learning rate. What contradicts itself is refused.
+A field without effect is set to its default, so that equal trials have equal identities: a sweep
+over `momentum` has one trial where the optimiser is Adam, and an untrained student is not run once
+for every learning rate. Combinations that contradict each other are refused.
 
-The rules read a mapping of fields and know no table; what the tables say is passed in as `Facts`.
+The rules read a mapping of fields and import no table of students, objectives or engines; what has
+to be looked up in those is passed in as `Facts`.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ LEAST_MICRO_BATCH = 2  # BatchNorm needs two samples
 
 @dataclass(frozen=True)
 class Facts:
-    """What the tables say about the names in a trial.
+    """Facts about the student and the objective of a trial that the tables of both hold.
 
     Attributes:
         has_network: whether the student is a network, which `teacher_pca:K` is not.
-        has_objective: whether there is one to train with; `none` is none.
+        has_objective: whether there is a loss to train with; objective `none` has no loss.
         labels_only: whether the objective learns labels and not the teacher.
         second_view: whether the objective compares two views of each image.
     """
@@ -49,8 +50,9 @@ class Facts:
 
 
 def one_length(fields: Fields) -> dict[str, Any]:
-    """A given `duration` replaces `epochs`; one of whole epochs is written as `epochs`.
+    """The fields with the length of the training in one of `epochs` and `duration` alone.
 
+    A given `duration` replaces the default of `epochs`; one of whole epochs is written as `epochs`.
     Raises: ValueError where both are given.
     """
     duration = fields.get("duration")
@@ -60,7 +62,7 @@ def one_length(fields: Fields) -> dict[str, Any]:
         raise ValueError("epochs and duration: both are given; keep one")
     whole = None
     if isinstance(duration, str):
-        with contextlib.suppress(ValueError):  # the schema refuses it, and says why
+        with contextlib.suppress(ValueError):  # the schema refuses it later, with a message
             whole = re.fullmatch(r"(\d+) epochs", canonical_duration(duration))
     if whole is None:
         return {**fields, "epochs": None}
@@ -69,18 +71,18 @@ def one_length(fields: Fields) -> dict[str, Any]:
 
 def without_effect(fields: Fields, facts: Facts) -> set[str]:
     """Names of the fields that change nothing in this trial."""
-    idle: set[str] = set()
+    unused: set[str] = set()
     if not facts.has_network:
-        idle |= {*TRAINING, *NETWORK}
+        unused |= {*TRAINING, *NETWORK}
     elif not trains(fields, facts):
-        idle |= set(TRAINING)
+        unused |= set(TRAINING)
     if fields["optimizer"] not in MOMENTUM:
-        idle.add("momentum")
+        unused.add("momentum")
     if fields["engine"] == "deepspeed":
-        idle.add("channels_last")  # DeepSpeed flattens all weights into one memory layout
-    if fields["curve_every"] is None or "curve_every" in idle:
-        idle.add("curve_samples")
-    return idle | idle_of_ranks(fields)
+        unused.add("channels_last")  # DeepSpeed flattens all weights into one memory layout
+    if fields["curve_every"] is None or "curve_every" in unused:
+        unused.add("curve_samples")
+    return unused | rank_fields_without_effect(fields)
 
 
 def trains(fields: Fields, facts: Facts) -> bool:
@@ -89,26 +91,29 @@ def trains(fields: Fields, facts: Facts) -> bool:
     return facts.has_network and facts.has_objective and length > 0
 
 
-def idle_of_ranks(fields: Fields) -> set[str]:
-    """Fields about ranks that change nothing with this engine and number of ranks."""
+def rank_fields_without_effect(fields: Fields) -> set[str]:
+    """Names of the fields about ranks that change nothing with this engine and number of ranks."""
     engine, elastic, ranks = fields["engine"], fields["elastic"], fields["ranks"]
-    idle: set[str] = set()
+    unused: set[str] = set()
     if engine == "single" and elastic == "order":
-        idle.add("elastic")  # one process keeps the order of samples anyway
+        unused.add("elastic")  # one process keeps the order of samples anyway
         elastic = "off"
     # With `exact` each micro-batch has its own statistics, and a single rank has all samples. With
     # `order` the number of ranks may grow when the trial is resumed, so one rank does not decide.
     if engine == "single" or elastic == "exact" or (elastic == "off" and ranks == 1):
-        idle.add("sync_batchnorm")
+        unused.add("sync_batchnorm")
     if engine != "deepspeed":
-        idle |= {"zero_stage", "offload"}
+        unused |= {"zero_stage", "offload"}
     elif fields["zero_stage"] == 0:
-        idle.add("offload")  # nothing is split, so there is nothing to move elsewhere
-    return idle
+        unused.add("offload")  # ZeRO 0 partitions no optimiser state that could be offloaded
+    return unused
 
 
 def check(fields: Fields, facts: Facts) -> None:
-    """Refuse what contradicts itself. Raises: ValueError with field, value, what is right."""
+    """Refuse fields that contradict each other.
+
+    Raises: ValueError with the field, its value and what would be right.
+    """
     if trains(fields, facts):
         _check_objective(fields, facts)
     if fields["cuda_graphs"] and fields["engine"] != "single":
@@ -134,14 +139,17 @@ def _check_objective(fields: Fields, facts: Facts) -> None:
     if facts.second_view and fields["views"] < 2:
         raise ValueError(
             f"views: `{objective}` compares two views of each image; arm `{fields['arm']}` has "
-            f"{fields['views']}: choose an arm that draws, and views of 2 or more"
+            f"{fields['views']}: choose a random arm, and views of 2 or more"
         )
     if facts.second_view and fields["cuda_graphs"] and not fields["compile"]:
         raise ValueError("cuda_graphs: true with two views of each image; set it to false")
 
 
 def check_ranks(fields: Fields) -> None:
-    """Whether batch, micro-batches and ranks divide each other. Raises: ValueError."""
+    """Check that the batch can be divided among micro-batches and ranks.
+
+    Raises: ValueError with the field, its value and the nearest values that would be right.
+    """
     ranks, exact = fields["ranks"], fields["elastic"] == "exact"
     batch_size, accumulate = fields["batch_size"], fields["accumulate"]
     if fields["engine"] == "single" and ranks != 1:

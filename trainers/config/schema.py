@@ -17,6 +17,7 @@ from shards.support.schema import StrictModel
 from trainers.config.durations import canonical_duration, in_steps
 from trainers.config.types import Flag, Integer, Number, Text, without_minus_zero
 
+# Expected facts about the teacher: they are compared with the bank and change no result.
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
 # Fields that are no part of the identity because `elastic` lets them change when a trial resumes.
 UNNAMED: dict[str, set[str]] = {"off": set(), "order": {"ranks"}, "exact": {"ranks", "engine"}}
@@ -38,7 +39,8 @@ class TrialConfig(StrictModel):
     teacher_sha256: Text | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
     teacher_dim: Integer | None = Field(default=None, ge=1)
     teacher_size: Integer | None = Field(default=None, ge=1)
-    classes: Integer | None = Field(default=None, ge=2)  # only the first so many
+    # Only images of the first `classes` classes are used; None uses all.
+    classes: Integer | None = Field(default=None, ge=2)
     # The student, its input, and the loss.
     student: Text
     input: Literal["native", "teacher"] = "native"
@@ -76,8 +78,8 @@ class TrialConfig(StrictModel):
     zero_stage: Integer = Field(default=0, ge=0, le=3)  # of deepspeed
     offload: Flag = False  # of deepspeed: optimiser state in the host's memory
     # Measurements during training.
-    curve_every: Text | None = None
-    curve_samples: Integer = Field(default=1000, ge=2)  # of each split, at most
+    curve_every: Text | None = None  # time between two observations; None: none are made
+    curve_samples: Integer = Field(default=1000, ge=2)  # images of each split, at most
     # Measurements at the end. Without `probes`, make_config fills in the default probes.
     probes: tuple[Text, ...] = ()
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
@@ -101,7 +103,7 @@ class TrialConfig(StrictModel):
 
     @model_serializer(mode="wrap")
     def _flat(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """One level of names: the objective's fields stand where `objective_fields` does.
+        """One level of names: the objective's fields are written in place of `objective_fields`.
 
         YAML files, grids, `--set`, result.json and MLflow all use these names. Their order is
         part of the identity.
@@ -123,8 +125,9 @@ class TrialConfig(StrictModel):
     def identity(self) -> str:
         """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
 
-        Left out is what does not change the result, or what `elastic` lets change on resuming:
-        `ranks` with `order`, `ranks` and `engine` with `exact` (`single` is then its one rank).
+        Fields are left out that do not change the result, or that `elastic` lets change when the
+        trial is resumed: `ranks` with `order`, `ranks` and `engine` with `exact` (engine `single`
+        then counts as one rank).
         """
         text = self.model_dump_json(exclude=self.unnamed)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -135,7 +138,7 @@ class TrialConfig(StrictModel):
         return float((self.duration or f"{self.epochs}").split()[0]) > 0
 
     def total_steps(self, train_samples: int) -> int:
-        """Optimiser steps in all (the last short batch of an epoch is dropped)."""
+        """Optimiser steps in all; the last, incomplete batch of an epoch is dropped."""
         length = self.duration or f"{self.epochs} epochs"
         return in_steps(length, self.batch_size, train_samples)
 

@@ -15,9 +15,8 @@ from shards.bank.members import pack
 from shards.bank.reader import column_shapes, load_manifest
 from shards.bank.stream import StreamedColumn
 from shards.bank.writer import BankWriter
-from trainers.probes import measure
+from trainers import inputs
 from trainers.results.folder import trial_folder
-from trainers.training import data
 from trainers.trial import run_trial
 
 HERE = Path(__file__).parents[3]
@@ -85,11 +84,11 @@ def large_bank(small: str, out: Path) -> str:
 
 @pytest.mark.thorough
 def test_a_bank_larger_than_memory_may_be_is_streamed(bank, tmp_path) -> None:
-    """A limit of 150 MB beyond what the program itself has; resident, it runs against it."""
+    """150 MB more memory than the program itself uses are enough to stream it, not to load it."""
     limit = 150_000_000
-    place = large_bank(bank, tmp_path / "large")
+    large = large_bank(bank, tmp_path / "large")
     done = subprocess.run(
-        [sys.executable, "-c", READ, place, str(limit)],
+        [sys.executable, "-c", READ, large, str(limit)],
         cwd=HERE,
         capture_output=True,
         text=True,
@@ -103,19 +102,19 @@ def test_a_bank_larger_than_memory_may_be_is_streamed(bank, tmp_path) -> None:
     assert found["resident"] == "MemoryError"
 
 
-def test_a_trial_that_does_not_fit_goes_streaming_by_itself(
+def test_a_trial_whose_bank_does_not_fit_in_memory_streams_it(
     bank, done, tmp_path, monkeypatch
 ) -> None:
     config, root, result, _ = done
-    seen, real = [], measure.load_splits
+    seen, real = [], inputs.load_splits
 
     def load(*arguments):
         splits = real(*arguments)
         seen.extend(isinstance(s.images_NHWC, StreamedColumn) for s in splits.values())
         return splits
 
-    monkeypatch.setattr(measure, "load_splits", load)
-    monkeypatch.setattr(data, "free_memory", lambda: 4096)
+    monkeypatch.setattr(inputs, "load_splits", load)
+    monkeypatch.setattr(inputs, "free_memory", lambda: 4096)
     again = run_trial(config, bank, str(tmp_path), device="cpu")
     assert seen == [True] * 4
     assert again.metrics == result.metrics
