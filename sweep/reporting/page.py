@@ -23,6 +23,7 @@ from sweep.reporting.summary import (
     columns,
     group_results,
     natural,
+    random_teachers_warning,
     setting,
     severities,
     teachers,
@@ -102,6 +103,7 @@ def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: Non
     fixed = {k: v for k, v in groups[0].config.items() if k not in {*extra, "student", "arm"}}
     return pages.get_template(TEMPLATE).render(
         title=title,
+        banner=random_teachers_warning(run.results),
         settings=[_setting(teacher, groups) for teacher in references],
         groups=groups,
         few=FEW,

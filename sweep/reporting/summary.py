@@ -217,6 +217,23 @@ def short(stat: Stat | None, scale: float, digits: int, n: int | None = None) ->
     return f"{mean} ±{spread}" + (f" n={stat.n}" if stat.n < n else "")
 
 
+def random_teachers(results: Iterable[TrialResult]) -> list[str]:
+    """Teachers whose weights were drawn at random (`none` in the place of a tag or a file)."""
+    specs = dict.fromkeys(str(result.config["teacher"]) for result in results)
+    return [spec for spec in specs if spec.endswith(":none")]
+
+
+def random_teachers_warning(results: Iterable[TrialResult]) -> str:
+    """One sentence for tables and reports; empty where every teacher was trained."""
+    found = random_teachers(results)
+    return (
+        f"RANDOM WEIGHTS: {', '.join(found)}. These numbers show that the mechanics work; they say "
+        "nothing of any trained teacher."
+        if found
+        else ""
+    )
+
+
 def table(results: Iterable[TrialResult]) -> Table:
     """The summary for a terminal: the teacher of each data set, then its groups by capacity.
 
@@ -231,7 +248,8 @@ def table(results: Iterable[TrialResult]) -> Table:
     measures = [("rank/effective", "rank", 1, 1), ("linear/paper/accuracy", "clean %", 100, 1)]
     measures += [(f"noise/{a}/{b}/accuracy", f"{a}\n{b} %", 100, 1) for a, b in noises]
     measures += [("infonce/paper", "Info\nNCE", 1, 2)]
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, caption=CAPTION)
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown.caption = " ".join(filter(None, (CAPTION, random_teachers_warning(results))))
     roomy = len(extra) + len(noises) < 5
     for name in ("student", "arm", *extra):
         fixed = name == "student" or (name == "arm" and roomy)

@@ -14,6 +14,7 @@ from sweep.reporting.summary import (
     as_plain,
     columns,
     group_results,
+    random_teachers,
     severities,
     some_severities,
     stat_of,
@@ -165,3 +166,10 @@ def test_plain_rows_are_json_with_mean_sd_n():
     assert again[1]["seeds"] == [0, 1]
     stat = again[1]["metrics"]["test/rank/effective"]
     assert stat == {"mean": 1.5, "sd": pytest.approx(math.sqrt(0.5)), "n": 2}
+
+
+def test_random_teachers_are_named_in_the_table():
+    results = every([record(teacher="open_clip:ViT-B-32:none")])
+    assert random_teachers(results) == ["open_clip:ViT-B-32:none"]
+    assert "RANDOM WEIGHTS: open_clip:ViT-B-32:none" in str(table(results).caption)
+    assert random_teachers(every([record()])) == []
