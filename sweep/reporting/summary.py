@@ -64,8 +64,9 @@ class Group:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What tells groups apart: the configuration and `data.train`, `data.test`, `data.dim`."""
-        return self.config | _data_fields(self.data)
+        """What tells groups apart: the configuration, the amount of data, the kind of device."""
+        device = self.results[0].environment.device
+        return self.config | _data_fields(self.data) | {"device": device}
 
     def stat(self, metric: str) -> Stat | None:
         """Over the seeds; its n is below the group's where a seed lacks a finite value."""
@@ -99,7 +100,9 @@ def _key(result: TrialResult) -> str:
     """Equal for trials of one group."""
     config = {name: v for name, v in result.config.items() if name != REPLICATE}
     sizes = {name: getattr(result.student, name) for name in SIZES}
-    return json.dumps([_flat(config), _data_fields(result.data), sizes], sort_keys=True)
+    # On another kind of device the same seed gives other bits: it is no further seed of the group.
+    device = result.environment.device
+    return json.dumps([_flat(config), _data_fields(result.data), sizes, device], sort_keys=True)
 
 
 def natural(value: Any) -> list[tuple[int, float, str]]:
@@ -121,9 +124,11 @@ def setting(fields: dict[str, Any]) -> list[Any]:
 def group_results(results: Iterable[TrialResult]) -> list[Group]:
     """One Group per combination of everything but the seed; by capacity, then arm, clean first.
 
-    Raises: ValueError if a seed occurs twice in one group.
+    Raises: ValueError if a seed occurs twice in one group, or if trials that ought to differ in
+    their seed alone read other images, draws or teacher weights.
     """
     members: dict[str, list[TrialResult]] = {}
+    _check_teachers(results := list(results))
     for result in results:
         members.setdefault(_key(result), []).append(result)
     groups: list[Group] = []
@@ -135,6 +140,13 @@ def group_results(results: Iterable[TrialResult]) -> list[Group]:
         if len({str(seed) for seed in group.seeds}) < group.n:
             ids = ", ".join(result.id for result in trials)
             raise ValueError(f"trials {ids}: a seed occurs twice; expected one result a seed")
+        others = [result for result in trials if result.source != first.source]
+        if others:
+            raise ValueError(
+                f"trials {first.id} and {others[0].id} differ in their seed alone, but read other "
+                f"images, draws or teacher weights ({first.source[:16]} and "
+                f"{others[0].source[:16]}): delete the older one and run it again"
+            )
         groups.append(group)
     extra = columns(groups)
 
@@ -144,6 +156,20 @@ def group_results(results: Iterable[TrialResult]) -> list[Group]:
         return [setting(group.fields), group.student.total, student, arm, rest]
 
     return sorted(groups, key=order)
+
+
+def _check_teachers(results: list[TrialResult]) -> None:
+    """Raises: ValueError where one teacher's name stands for different weights."""
+    seen: dict[str, TrialResult] = {}
+    for result in results:
+        teacher = str(result.config["teacher"])
+        first = seen.setdefault(teacher, result)
+        if first.weights_sha256 != result.weights_sha256:
+            raise ValueError(
+                f"trials {first.id} and {result.id}: teacher {teacher} has weights "
+                f"{first.weights_sha256[:16]} in one and {result.weights_sha256[:16]} in the "
+                "other: they cannot be compared in one report"
+            )
 
 
 def columns(groups: list[Group]) -> list[str]:

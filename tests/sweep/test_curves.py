@@ -89,7 +89,7 @@ def test_the_figure_says_where_ranks_began_peaked_and_ended() -> None:
 def test_the_report_has_it_and_tells_the_length_in_steps(tmp_path: Path) -> None:
     journal(tmp_path, record(0), record(1))
     page = write_report(tmp_path).read_text()
-    assert "Rank while it trains: collapse, or underfitting on its way up?" in page
+    assert "Rank during training: collapse or underfitting?" in page
     assert "8 steps of batches" in page
     assert "Effective rank by step: width:1 clean 10.0, at most 10.0, then 4.0" in page
     assert write_report(tmp_path).read_text() == page

@@ -173,3 +173,19 @@ def test_random_teachers_are_named_in_the_table():
     assert random_teachers(results) == ["open_clip:ViT-B-32:none"]
     assert "RANDOM WEIGHTS: open_clip:ViT-B-32:none" in str(table(results).caption)
     assert random_teachers(every([record()])) == []
+
+
+def test_trials_of_other_sources_never_meet_in_one_group():
+    one, other = record(seed=0), record(seed=1) | {"source": "9" * 64}
+    with pytest.raises(ValueError, match="differ in their seed alone, but read other images"):
+        group_results(every([one, other]))
+    with pytest.raises(ValueError, match="teacher embedded has weights"):
+        group_results(every([one, record(arm="noise:0.1") | {"weights_sha256": "9" * 64}]))
+
+
+def test_seeds_on_other_devices_are_groups_of_their_own():
+    devices = ((0, "cpu"), (1, "H100"))
+    trials = [record(seed=s) | {"environment": {"device": d}} for s, d in devices]
+    groups = group_results(every(trials))
+    assert {group.fields["device"] for group in groups} == {"cpu", "H100"}
+    assert "device" in columns(groups)
