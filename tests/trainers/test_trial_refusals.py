@@ -107,7 +107,7 @@ def test_a_finished_trial_is_refused_for_another_bank(done, bank, make, tmp_path
         with pytest.raises(ValueError, match=r"finished on other .* \(f{16}\) .*choose another"):
             run_trial(config, bank, root)
         result.write_text(whole[:100])
-        with pytest.raises(ValueError, match=r"result.json: not JSON .*; delete it to run"):
+        with pytest.raises(ValueError, match=r"result.json: not JSON .*; delete it"):
             run_trial(config, bank, root)
     finally:
         result.write_text(whole)

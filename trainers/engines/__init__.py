@@ -1,7 +1,7 @@
-"""ENGINES: where the ranks of a trial run. The only package that uses torch.distributed.
+"""ENGINES: how the ranks of a trial train together. Only this package uses torch.distributed.
 
-A new engine is a class with the methods of `trainers.engines.base.Engine` in a file of its own,
-and an entry in ENGINES.
+To add an engine, write a class with the methods of `trainers.engines.base.Engine` in a new file,
+and list it in ENGINES.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ ENGINES: Table[type[Engine]] = Table(
 
 
 def check_engine(config: TrialConfig, device: torch.device) -> None:
-    """Called before any rank is started.
+    """Check, before any rank is started, that the engine can run the trial on this machine.
 
-    Raises: ValueError where the engine cannot run the trial on this machine's devices.
+    Raises: ValueError where a library is missing, or devices are of the wrong kind or too few.
     """
     ENGINES[config.engine].check_installed()
     ENGINES[config.engine].check(config, device)
@@ -50,5 +50,5 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and not count:
         raise ValueError(f"device `{name}`: no CUDA device is available; choose cpu")
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"device `{name}`: there are {count}, counted from 0")
+        raise ValueError(f"device `{name}`: this machine has {count} CUDA devices, numbered from 0")
     return device

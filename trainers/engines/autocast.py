@@ -1,4 +1,4 @@
-"""The model as engines call it: in the trial's precision, with its BatchNorm statistics."""
+"""ForwardModule: the model in the trial's precision and with its BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class ForwardModule(nn.Module):
     """`model` under autocast (parameters stay float32) and, in training, under `statistics`.
 
-    Its output is float32 again, for the objective. It is a module and not a function so that DDP
-    and DeepSpeed can wrap it: autocast and statistics are then active inside their wrappers.
+    Its output is float32, because objectives are computed in float32. It is a module and not a
+    function so that DDP and DeepSpeed can wrap it: autocast and statistics are then active inside
+    their wrappers.
     """
 
     def __init__(
@@ -32,7 +33,8 @@ class ForwardModule(nn.Module):
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         with contextlib.ExitStack() as stack:
             if self.precision in DTYPES:
-                # Autocast's cache of converted weights is off: CUDA graphs cannot replay it.
+                # Autocast's cache of converted weights is off, because CUDA graphs cannot replay
+                # a forward pass that reads it.
                 stack.enter_context(
                     torch.autocast(
                         x_BCHW.device.type, dtype=DTYPES[self.precision], cache_enabled=False

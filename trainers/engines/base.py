@@ -1,7 +1,7 @@
-"""The interface of an engine: what the training loop calls, and what each call promises.
+"""The interface of an engine, which the training loop calls.
 
-An engine is entered once in each rank's process and left at the end. Models, objectives and
-probes never see it; the loop asks it to prepare the model and to gather the batch.
+An engine is a context manager that each rank's process enters once. Models, objectives and probes
+know nothing of it: the loop lets it prepare the model and gather the parts of a batch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Arrays = dict[str, torch.Tensor]
 class Engine(Protocol):
     """One rank of a trial.
 
+    rank: its number, from 0. ranks: how many there are. device: where its tensors are.
+
     Methods marked "collective" communicate: every rank calls them, in the same order.
     """
 
@@ -40,21 +42,21 @@ class Engine(Protocol):
 
     @staticmethod
     def check(config: TrialConfig, device: torch.device) -> None:
-        """Called before any rank is started.
+        """Check, before any rank is started, that the engine can run this trial on this device.
 
-        Raises: ValueError where this engine cannot run the trial on this kind of device.
+        Raises: ValueError where it cannot.
         """
         ...
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
     ) -> Forward:
-        """The forward function of a trial; called once, before any state is restored. Collective.
+        """Returns the forward function, (B, 3, H, W) -> (B, D); called once. Collective.
 
-        It applies the trial's precision and BatchNorm statistics. The engine may wrap the model
-        and the optimiser, but `model` stays the one whose `state_dict` is the student, and
-        `optimizer` the one whose `param_groups` hold the learning rate. Copies of the model must
-        be made before this call.
+        The function applies the trial's precision and BatchNorm statistics. The engine may wrap
+        the model and the optimiser, but `model.state_dict()` stays the student's and
+        `optimizer.param_groups` still hold the learning rate. State is restored after this call;
+        copies of the model must be made before it.
         """
         ...
 
@@ -89,7 +91,7 @@ class Engine(Protocol):
         ...
 
     def full_weights(self, write: bool = False) -> AbstractContextManager[None]:
-        """Inside it the model's tensors are complete on every rank, not sharded. Collective.
+        """While it is active the model's tensors are complete on every rank. Collective.
 
         Needed around every use of the weights outside the forward function: `state_dict`, an
         average, a measurement. With `write`, what the first rank wrote into them is copied to all.
@@ -97,9 +99,9 @@ class Engine(Protocol):
         ...
 
     def watched(self, name: str) -> AbstractContextManager[None]:
-        """Put around code that waits for the device, and so perhaps for other ranks.
+        """A context for code that waits for the device, and so perhaps for other ranks.
 
-        The watchdog ends this rank where it takes too long, and names `name`.
+        The watchdog ends this rank where that takes too long, with `name` in its message.
         """
         ...
 
@@ -114,14 +116,16 @@ class Engine(Protocol):
     def gather_state(self, extra: Arrays) -> list[Arrays]:
         """Each rank's arrays on the first rank, in order of rank; [] on the others. Collective.
 
-        The engine's own (optimiser and loss scaler; what all ranks hold alike is among the first
-        rank's only) and, under `own/NAME`, the `extra` ones of the caller (random generators).
+        They are the state of optimiser and loss scaler, and under the names `own/NAME` the `extra`
+        arrays of the caller (random generators). Arrays that are equal on all ranks are among the
+        first rank's only.
         """
         ...
 
     def load_state(self, states: list[Arrays]) -> Arrays:
-        """Restore what `gather_state` returned, after the model's weights; every rank gets all.
+        """Restore what `gather_state` returned, after the model's weights were restored.
 
-        Returns this rank's `extra`, or the first rank's where fewer ranks had saved.
+        states: those of all ranks, on every rank. Returns this rank's `extra`, or the first rank's
+        where the checkpoint was saved by fewer ranks.
         """
         ...

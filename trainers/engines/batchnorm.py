@@ -1,9 +1,9 @@
-"""BatchNorm in training with statistics chosen from outside the model.
+"""BatchNorm with statistics over all ranks, or over one micro-batch, without changing the model.
 
 While one of the two modes below is active, it replaces `torch.nn.functional.batch_norm` where that
-is called with `training=True`: in an engine's forward function and nowhere else. No module is
-replaced (as torch's convert_sync_batchnorm would), so the student stays plain for all code that
-copies, measures or saves it.
+is called with `training=True`. Engines activate it in their forward function only. No module is
+replaced, as torch's convert_sync_batchnorm would do, so that all other code copies, measures and
+saves a student of plain modules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Buffer = torch.Tensor | None
 
 
 class _TrainingBatchNorm(TorchFunctionMode):
-    """Passes `batch_norm(..., training=True)` to `normalise`; all other calls go to torch."""
+    """Calls `normalise` in place of `batch_norm(..., training=True)`; other calls go to torch."""
 
     def __torch_function__(
         self,
@@ -68,9 +68,9 @@ class _TrainingBatchNorm(TorchFunctionMode):
 
 
 class GlobalStatistics(_TrainingBatchNorm):
-    """Mean and variance over the parts of all ranks, which have equal shapes.
+    """Mean and variance over the parts of a micro-batch on all ranks, which have equal shapes.
 
-    The same as one process that has the whole micro-batch.
+    They are those that one process would compute from the whole micro-batch.
     """
 
     @torch.compiler.disable
@@ -158,12 +158,12 @@ class _Normalise(torch.autograd.Function):
 
 
 class MicroBatchStatistics(_TrainingBatchNorm):
-    """Each micro-batch normalised by its own statistics, without updating the running ones.
+    """Each micro-batch is normalised by its statistics; the running ones are updated later.
 
     With `elastic: exact` a rank computes only some of the micro-batches, but running statistics
-    must be updated with all of them, in order. So a forward pass only collects its statistics:
-    `taken` returns them as one vector, and `replay` applies one micro-batch's vector to the
-    running statistics, on whichever rank it was computed.
+    must be updated with all of them, in order. So a forward pass only collects its statistics.
+    `taken` returns them as one vector, which is sent to all ranks, and there `replay` updates the
+    running statistics with it.
 
     Raises: ValueError where a layer averages over all batches (momentum None): the update by
     `replay` needs a number.
@@ -208,9 +208,9 @@ class MicroBatchStatistics(_TrainingBatchNorm):
 
     @torch.no_grad()
     def replay(self, vector: torch.Tensor, local: bool) -> None:
-        """Update the running statistics with one micro-batch's.
+        """Update the running statistics with the vector (S,) of one micro-batch.
 
-        local: whether this rank computed the micro-batch. Its BatchNorm modules then have counted
+        local: whether this rank computed the micro-batch. Its BatchNorm modules have then counted
         it in `num_batches_tracked` already.
         """
         start = 0

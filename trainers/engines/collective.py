@@ -1,4 +1,4 @@
-"""The collectives that engines use: every rank calls each function, in the same order."""
+"""The collectives that engines use. Every rank must call each function, in the same order."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def gather(part_BD: torch.Tensor) -> torch.Tensor:
     """The parts of all ranks, which have equal shapes, concatenated along the first axis.
 
     Backward: this rank's slice of the gradient, times the number of ranks. No communication is
-    needed, because every rank computes the same loss of the whole and so has its full gradient.
-    The slice is the part of the gradient that flows through this rank's samples; over all ranks
-    the parts add up to the whole gradient. DDP and DeepSpeed average over ranks instead of adding,
-    hence the factor.
+    needed, because every rank computes the loss of the whole batch and so has the gradient of all
+    of it. A slice is the gradient with respect to one rank's samples; backpropagated by each rank
+    and added up they are the whole gradient. DDP and DeepSpeed average over ranks instead of
+    adding, hence the factor.
     """
     return _Gather.apply(part_BD.contiguous())
 
 
 def broadcast(value: int, device: torch.device) -> int:
     """The first rank's value, on every rank."""
-    box = torch.tensor(value, device=device)
-    dist.broadcast(box, src=0)
-    return int(box)
+    tensor = torch.tensor(value, device=device)
+    dist.broadcast(tensor, src=0)
+    return int(tensor)
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on at least one rank."""
-    box = torch.tensor(int(flag), device=device)
-    dist.all_reduce(box, op=dist.ReduceOp.MAX)
-    return bool(box)
+    tensor = torch.tensor(int(flag), device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return bool(tensor)
 
 
 def copy_from_first(tensors: list[torch.Tensor]) -> None:

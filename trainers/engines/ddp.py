@@ -28,6 +28,8 @@ from trainers.engines.stepper import Stepper, extra_of, with_extra
 
 
 class DDP(DistributedEngine):
+    """DistributedDataParallel, or with `elastic: exact` an OrderedSum; see the module."""
+
     name = "ddp"
 
     def prepare(
@@ -45,8 +47,9 @@ class DDP(DistributedEngine):
             self._forward = ForwardModule(model, self._ordered.statistics, config.precision)
             return self._watched_forward
         statistics = GlobalStatistics() if uses_global_statistics(config, self.ranks) else None
-        # Buffers need no synchronising: they are equal already, or meant to be each rank's own.
-        # The option has another name since torch 2.15.
+        # DDP must not synchronise buffers: with global statistics they are equal on all ranks, and
+        # without them each rank is meant to keep different ones. The option has another name since
+        # torch 2.15.
         names = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         options: dict[str, Any] = {sync: False}

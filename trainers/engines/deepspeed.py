@@ -13,7 +13,7 @@ import copy
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,24 +36,24 @@ from trainers.engines.stepper import (
     with_extra,
 )
 
-NEVER = 10**9  # steps between DeepSpeed's progress lines
+NEVER = 10**9  # steps between DeepSpeed's progress lines, so that there are none
 
 
 def settings(config: TrialConfig, ranks: int) -> dict[str, Any]:
-    """DeepSpeed's configuration.
+    """DeepSpeed's configuration for a trial.
 
-    Clipping is always given, because DeepSpeed's default of 1.0 would change training.
+    gradient_clipping is always given, because DeepSpeed's default of 1.0 would change training.
     """
     zero: dict[str, Any] = {"stage": config.zero_stage}
-    # With ZeRO 0 in fp16 this engine unscales, and so must clip: see `_unscale`.
-    clips_here = config.precision == "fp16" and config.zero_stage == 0
+    # With ZeRO 0 in fp16 this engine unscales the gradients, and must clip after that: `_unscale`.
+    engine_clips = config.precision == "fp16" and config.zero_stage == 0
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // config.accumulate // ranks,
         "gradient_accumulation_steps": config.accumulate,
-        "gradient_clipping": 0.0 if clips_here else config.clip_norm,
+        "gradient_clipping": 0.0 if engine_clips else config.clip_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -62,6 +62,8 @@ def settings(config: TrialConfig, ranks: int) -> dict[str, Any]:
 
 
 class DeepSpeed(DistributedEngine):
+    """ZeRO stage 0 to 3 with the trial's torch optimiser; see the module."""
+
     name = "deepspeed"
 
     @staticmethod
@@ -74,7 +76,7 @@ class DeepSpeed(DistributedEngine):
 
     @staticmethod
     def check(config: TrialConfig, device: torch.device) -> None:
-        """Raises: ValueError for half precision on a CPU, or where one GPU was named."""
+        """Raises: ValueError for half precision on a CPU, or for a device with an index."""
         if device.type == "cpu" and config.precision != "fp32":
             raise ValueError(
                 f"precision: {config.precision} with engine `deepspeed` needs a GPU; choose fp32, "
@@ -94,8 +96,8 @@ class DeepSpeed(DistributedEngine):
         from deepspeed.utils import logger
 
         logger.setLevel(logging.ERROR)
-        # DeepSpeed's own collectives over shared memory need a C++ compiler, and wait for ever
-        # when a rank has died. With an empty table of ops it uses gloo for all of them.
+        # DeepSpeed's shared-memory collectives need a C++ compiler, and wait for ever when a rank
+        # has died. With an empty table of ops it uses gloo for all collectives.
         deepspeed.ops.__dict__["__compatible_ops__"] = {}
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         with self._watchdog.during("init_process_group"):
@@ -118,7 +120,7 @@ class DeepSpeed(DistributedEngine):
         self._trained = model
         if config.zero_stage == 3:
             # ZeRO 3 replaces a model's parameters by shards. It gets a copy, so that the caller's
-            # student keeps complete parameters for whoever saves or measures it.
+            # student keeps complete parameters to be saved and measured.
             self._trained = copy.deepcopy(model)
             twins = dict(zip(model.parameters(), self._trained.parameters(), strict=True))
             for group in optimizer.param_groups:
@@ -149,7 +151,7 @@ class DeepSpeed(DistributedEngine):
             else:
                 self._engine.backward(self._scaler.scale(loss))
             if not last:
-                self._engine.step()  # between micro-batches it only counts
+                self._engine.step()  # between micro-batches it only counts them
 
     def step(self) -> torch.Tensor:
         with self._watchdog.during("step"):
@@ -176,7 +178,7 @@ class DeepSpeed(DistributedEngine):
         update_scale(self._scaler, overflow)
 
     @contextlib.contextmanager
-    def full_weights(self, write: bool = False) -> Iterator[None]:
+    def full_weights(self, write: bool = False) -> Generator[None]:
         if self._config.zero_stage == 3:
             self._copy(self._trained, self._model, writer=None)
         with super().full_weights(write):

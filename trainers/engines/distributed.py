@@ -1,4 +1,4 @@
-"""What engines of several ranks have in common: process group, watchdog, collectives.
+"""Base of engines with several ranks: process group, watchdog, collectives.
 
 The backend is gloo on CPU and nccl on GPU. Rank, world size and rendezvous address come from the
 environment variables that torchrun and `trainers.engines.launch` set.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from typing import Self
 
@@ -24,9 +24,10 @@ RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class DistributedEngine:
-    """Everything except how gradients are reduced. `name` is the engine's, for messages.
+    """All of an engine except how gradients are reduced.
 
-    Every operation that waits for other ranks runs under the watchdog.
+    name: of the engine, for messages. Every operation that waits for other ranks runs under the
+    watchdog.
     """
 
     name: str
@@ -49,11 +50,11 @@ class DistributedEngine:
 
     @staticmethod
     def check_installed() -> None:
-        """It needs torch alone."""
+        """Nothing to check: it needs torch only."""
 
     @staticmethod
     def check(config: TrialConfig, device: torch.device) -> None:
-        """Raises: ValueError where one GPU was named, as each rank needs another."""
+        """Raises: ValueError for a device with an index, because each rank needs another GPU."""
         if device.index is not None:
             raise ValueError(
                 f"device `{device}` with engine `{config.engine}`: rank N takes GPU N of those "
@@ -79,7 +80,7 @@ class DistributedEngine:
             return collective.gather(part_BD)
 
     @contextlib.contextmanager
-    def full_weights(self, write: bool = False) -> Iterator[None]:
+    def full_weights(self, write: bool = False) -> Generator[None]:
         yield
         if write:
             with self._watchdog.during("full_weights"):

@@ -27,8 +27,8 @@ from trainers.engines.watchdog import seconds_of
 
 REPORT_PREFIX = "@report "
 PREEMPTED = 4  # exit status of a rank that SIGTERM ended and whose state is saved
-PEER_SECONDS = 1.0  # after a rank's death, for its peers to fail because of it
-LEAVE_SECONDS = 20.0  # for the others once a preempted rank has left: the state is saved by then
+PEER_SECONDS = 1.0  # how long to wait, after a rank's death, for others to fail because of it
+LEAVE_SECONDS = 20.0  # how long ranks may take to exit once one has exited with its state saved
 PORT_ATTEMPTS = 5  # another process may take a port between its choice and its use
 SILENT_VARIABLE, SILENT = "DISTIL_SILENT_SECONDS", 120.0
 RANK_CODE = run_module("trainers.trial")  # what each rank runs
@@ -38,7 +38,7 @@ class RankError(RuntimeError):
     """A rank failed.
 
     rank: its number. code: its exit status, negative for a signal. message: the last line of its
-    standard error.
+    standard error. ending: how it ended, where the exit status does not show that.
     """
 
     def __init__(self, rank: int, code: int, message: str, ending: str = "") -> None:
@@ -48,7 +48,7 @@ class RankError(RuntimeError):
 
 
 def report_line(values: dict[str, Any]) -> str:
-    """What the first rank prints to report `values` to the process that launched it."""
+    """The line that the first rank prints to report `values` to the process that launched it."""
     return REPORT_PREFIX + json.dumps(values)
 
 
@@ -71,18 +71,18 @@ def launch(
     stop: Callable[[], bool] = lambda: False,
     document: str = "",
 ) -> None:
-    """Run `python -m trainers.trial ARGUMENTS` as `ranks` processes until all have ended well.
+    """Run `python -m trainers.trial ARGUMENTS` as `ranks` processes and wait for all of them.
 
     Args:
         ranks: how many processes, all on this machine.
         arguments: of the command.
         report: called with each report of the first rank.
-        document: text that each rank finds on its standard input.
-        stop: once it returns true the ranks get SIGTERM, save their state and leave.
+        stop: once it returns true the ranks get SIGTERM, save their state and exit.
+        document: text that each rank reads from its standard input.
 
     Raises:
         RankError: with the last line of the rank that failed first, or with code PREEMPTED where
-            they left because of SIGTERM. All ranks have ended by then.
+            they exited because of SIGTERM. All ranks have ended by then.
     """
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         try:
@@ -138,10 +138,10 @@ def _launch(
 
 
 class _Heartbeats:
-    """How long each rank has sent no heartbeat, in time during which this process ran.
+    """How long each rank has sent no heartbeat.
 
-    Time is added up from one check to the next, at most a second each. Where this process was
-    itself suspended (with the whole machine, for example), its ranks are not to blame.
+    Time is added up from one check to the next, at most one second each. So the time during which
+    this process was suspended is not counted: a machine that sleeps suspends its ranks as well.
     """
 
     def __init__(self, files: list[Path], limit: float) -> None:

@@ -21,10 +21,10 @@ Result = tuple[torch.Tensor, torch.Tensor]
 
 
 class OrderedSum:
-    """Sums gradients in the order of micro-batches.
+    """Sums gradients in the order of micro-batches, at the cost of one broadcast for each.
 
-    It costs one broadcast of the gradient for each micro-batch.
-    Raises: ValueError where a layer of the model drops at random.
+    model: the student. weights: the optimiser's parameters, in its order.
+    Raises: ValueError where the model has dropout.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class OrderedSum:
         self._results: list[Result] = []
 
     def share(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
-        """The micro-batches, of `count`, that this rank computes."""
+        """The micro-batches that this rank computes of a global batch divided into `count`."""
         each = count // self._ranks
         return list(index_B.chunk(count))[self._rank * each : (self._rank + 1) * each]
 
@@ -78,13 +78,13 @@ class OrderedSum:
 def _check_no_dropout(model: nn.Module) -> None:
     """Each rank has its own random generator, so dropout would differ with the number of ranks.
 
-    Raises: ValueError naming the first layer that drops at random.
+    Raises: ValueError naming the first layer with dropout.
     """
     for name, layer in model.named_modules():
-        # timm's DropPath and DropBlock have a drop_prob
+        # timm's DropPath and DropBlock have their probability in `drop_prob`.
         drops = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "drop_prob", 0)
         if drops:
             raise ValueError(
-                f"elastic: exact: the student's layer `{name}` drops at random ({drops:g}), on "
-                "each rank differently; choose another student, or elastic: order"
+                f"elastic: exact: the student's layer `{name}` has dropout ({drops:g}), which "
+                "differs between ranks; choose another student, or elastic: order"
             )

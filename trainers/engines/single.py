@@ -18,7 +18,7 @@ from trainers.engines.stepper import Stepper, extra_of, with_extra
 
 
 class Single:
-    """One rank: nothing is communicated. Also the simplest class to derive an engine from."""
+    """One rank, which communicates with no other. Also the simplest base for a new engine."""
 
     def __init__(self, device: torch.device) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -28,11 +28,11 @@ class Single:
 
     @staticmethod
     def check_installed() -> None:
-        """It needs torch alone."""
+        """Nothing to check: it needs torch only."""
 
     @staticmethod
     def check(config: TrialConfig, device: torch.device) -> None:
-        """It runs every trial on every device."""
+        """Nothing to check: it runs every trial on every device."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,7 @@
-"""From gradients to an optimiser step, and the state of both as arrays: common to all engines."""
+"""Stepper: from a loss to an optimiser step, and the state of optimiser and loss scaler as arrays.
+
+All engines use it.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ class Stepper:
     Clipping: all gradients are multiplied by min(1, clip_norm / (their norm + 1e-6)).
 
     In fp16 a step whose gradients overflow is skipped, and the loss scale is lowered. A loss that
-    is itself infinite is returned like any other, and ends the trial: lowering the scale could
-    not help.
+    is infinite before scaling is returned like any other and ends the trial, because a lower scale
+    would not help.
     """
 
     def __init__(
@@ -36,19 +39,21 @@ class Stepper:
         self._losses: list[torch.Tensor] = []
 
     def share(self, loss: torch.Tensor) -> torch.Tensor:
-        """A micro-batch's part of the step's mean loss; it is remembered for `loss`."""
+        """A micro-batch's part of the step's mean loss, loss / accumulate; it is also recorded."""
         share = loss / self.config.accumulate
         self.record(share)
         return share
 
     def record(self, share: torch.Tensor) -> None:
+        """Add a part of the step's mean loss to those that `loss` sums."""
         self._losses.append(share.detach())
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of loss / accumulate, times the loss scale in fp16."""
         self.scaler.scale(self.share(loss)).backward()
 
     def step(self) -> torch.Tensor:
-        """Returns the mean loss over the step's micro-batches."""
+        """Unscale, clip and step; returns the mean loss over the step's micro-batches."""
         self.scaler.unscale_(self.optimizer)
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
@@ -58,7 +63,7 @@ class Stepper:
         return self.loss()
 
     def loss(self) -> torch.Tensor:
-        """The sum of the recorded shares, in order, which are then forgotten."""
+        """The sum of the recorded shares, in order; it also clears them."""
         total = self._losses[0]
         for share in self._losses[1:]:
             total = total + share
@@ -66,9 +71,11 @@ class Stepper:
         return total
 
     def arrays(self) -> Arrays:
+        """The state of optimiser and loss scaler, by name."""
         return optimizer_arrays(self.optimizer) | scaler_arrays(self.scaler)
 
     def load(self, arrays: Arrays) -> None:
+        """Restore what `arrays` returned."""
         load_optimizer(self.optimizer, arrays)
         load_scaler(self.scaler, arrays)
 
@@ -135,11 +142,11 @@ def load_scaler(scaler: torch.amp.GradScaler, arrays: Arrays) -> None:
 
 
 def with_extra(arrays: Arrays, extra: Arrays) -> Arrays:
-    """The engine's arrays and, under `own/`, the caller's."""
+    """The engine's arrays and, with the prefix `own/`, the caller's."""
     return arrays | {EXTRA + name: tensor for name, tensor in extra.items()}
 
 
 def extra_of(states: list[Arrays], rank: int) -> Arrays:
-    """A rank's extra arrays, or the first rank's where fewer ranks had saved."""
+    """A rank's extra arrays, or the first rank's where the checkpoint is of fewer ranks."""
     state = states[rank] if rank < len(states) else states[0]
     return {n.removeprefix(EXTRA): t for n, t in state.items() if n.startswith(EXTRA)}

@@ -1,4 +1,4 @@
-"""A rank that waits too long for the others ends itself, because one of them is stuck.
+"""Watchdog: a rank that waits too long for the others exits, because one of them is stuck.
 
 The limit is DISTIL_STUCK_SECONDS (default 600). It also bounds what the first rank may do alone
 while the others wait for it: saving and measuring.
@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import timedelta
 
 LIMIT_VARIABLE, LIMIT = "DISTIL_STUCK_SECONDS", 600.0
@@ -43,9 +43,10 @@ def _exit(text: str) -> None:
 
 
 class Watchdog:
-    """Usage: `with watchdog.during("gather"):` around what needs the other ranks.
+    """Limits the time of operations that need other ranks: `with watchdog.during("gather"):`.
 
-    A thread calls `on_stuck(message)` when one such block lasts longer than `limit` seconds.
+    limit: seconds; by default DISTIL_STUCK_SECONDS. on_stuck: called with a message, in a thread,
+    when one such block lasts longer; by default it exits the process.
     """
 
     def __init__(self, limit: float | None = None, on_stuck: Callable[[str], None] = _exit) -> None:
@@ -56,7 +57,8 @@ class Watchdog:
         self._over = threading.Event()
 
     @contextlib.contextmanager
-    def during(self, name: str) -> Iterator[None]:
+    def during(self, name: str) -> Generator[None]:
+        """Watch the block, which may contain others; `name` appears in the message."""
         self._count += 1
         before, self._operation = self._operation, (name, self._count)
         try:
@@ -65,16 +67,18 @@ class Watchdog:
             self._operation = before
 
     def start(self) -> None:
+        """Start the thread that watches."""
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def stop(self) -> None:
+        """End the thread."""
         self._over.set()
 
     def _watch(self) -> None:
         """Check several times within the limit whether the same block is still running.
 
         Time in which this process was suspended is not counted. Otherwise all ranks of a machine
-        that slept would end each other when it wakes.
+        that slept would exit when it wakes.
         """
         pause = min(1.0, self.limit / 8)
         seen, waited, last = None, 0.0, time.monotonic()

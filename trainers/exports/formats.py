@@ -1,8 +1,8 @@
 """EXPORTS: a student in the formats of other tools.
 
-A format is a function of a `Job` that returns the files and `embed`, which loads those files with
-the other tool's library and runs them. So the bytes to be written are compared with the student,
-not the model in memory that they were made from.
+A format is a function of a `Job`. It returns the files, and a function `embed` that runs the model
+which the other tool's library has loaded from them. So the student is compared with the bytes to be
+written, not with the model in memory from which they were made.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Embed = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Job:
-    """What is exported.
+    """What is exported, and the options of the formats.
 
     stored: the student and its trial. preprocess: how its images are prepared. manifest: of the
-    bank that was given, or None. teacher: a spec that overrides the trial's, or "" (open_clip
-    only). opset: of the ONNX file.
+    given bank, None without one. teacher: spec of a teacher in place of the trial's, or ""
+    (open_clip only). opset: version of the ONNX operator set.
     """
 
     stored: Stored
@@ -67,7 +67,7 @@ class Exported:
 
 
 def described(job: Job) -> dict[str, Any]:
-    """What goes in, what comes out, and how images are prepared."""
+    """Entries of export.json for every format: inputs, outputs and preprocessing."""
     side, prepare = job.preprocess.size, job.preprocess
     resize = f"resize to {prepare.resize or side} pixels a side ({prepare.interpolation}, antialias"
     cut = f"ed), cut the centre {side} x {side} out" if prepare.resize else "ed)"
@@ -98,7 +98,10 @@ def _batch() -> tuple[dict[int, Any]]:
 
 
 def to_onnx(job: Job) -> Exported:
-    """student.onnx, one file; `images` -> `embeddings`; preprocessing in its metadata too."""
+    """student.onnx: one file, `images` -> `embeddings`, with the preprocessing in its metadata.
+
+    Raises: ValueError where the libraries are missing, or cannot write this opset.
+    """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it)
@@ -119,7 +122,7 @@ def to_onnx(job: Job) -> Exported:
     proto = program.model_proto
     found = {one.domain: one.version for one in proto.opset_import}.get("")
     if found != job.opset:
-        raise ValueError(f"--opset: torch wrote {found}, asked for {job.opset}; choose {found}")
+        raise ValueError(f"--opset {job.opset}: torch wrote {found} instead; choose {found}")
     prepare = json.dumps(described(job)["preprocess"])
     proto.metadata_props.add(key="preprocess", value=prepare)
     data = proto.SerializeToString()
@@ -136,13 +139,13 @@ def to_onnx(job: Job) -> Exported:
 
 PT2 = (
     "torch.export.load reads it. Weights are stored raw and the graph as JSON; the sample input is "
-    "a pickle, which torch reads without running code, but torch.export.load falls back to full "
-    "unpickling for files that ask for it: load only files that you trust"
+    "a pickle, which torch reads without running code. But torch.export.load falls back to full "
+    "unpickling for files that need it, which can run code: load only files that you trust"
 )
 
 
 def to_torch_export(job: Job) -> Exported:
-    """student.pt2, by torch.export.save; the batch is dynamic."""
+    """student.pt2, written by torch.export.save, for batches of any size."""
     program = torch.export.export(job.stored.network, (job.example(),), dynamic_shapes=_batch())
     stream = io.BytesIO()
     torch.export.save(program, stream)
@@ -154,9 +157,10 @@ def to_torch_export(job: Job) -> Exported:
 
 
 def to_timm(job: Job) -> Exported:
-    """model.safetensors and config.json; timm.create_model("local-dir:PLACE", pretrained=True).
+    """model.safetensors and config.json, for timm.create_model("local-dir:OUT", pretrained=True).
 
-    The linear layer that gives the embedding takes the classifier's place.
+    The linear layer that computes the embedding becomes timm's classifier.
+    Raises: ValueError for students of another kind, or models without one linear classifier.
     """
     import timm
 
@@ -164,8 +168,8 @@ def to_timm(job: Job) -> Exported:
     kind, name = split_spec(spec)
     if kind != "timm":
         raise ValueError(
-            f"timm: it has no architecture like student `{spec}`; only students timm:NAME can be "
-            "exported to it. onnx and torch.export take every student"
+            f"timm: student `{spec}` is not a timm model; only students timm:NAME can be exported "
+            "to timm, onnx and torch.export take every student"
         )
     pretrained = timm.get_pretrained_cfg(name)
     fixed = pretrained is not None and pretrained.fixed_input_size
@@ -201,7 +205,7 @@ def to_timm(job: Job) -> Exported:
             Path(folder, file).write_bytes(data)
         reloaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     return Exported(
-        files, reloaded, {"load": 'timm.create_model("local-dir:PLACE", pretrained=True)'}
+        files, reloaded, {"load": 'timm.create_model("local-dir:OUT", pretrained=True)'}
     )
 
 
@@ -214,8 +218,8 @@ def _timm_state(student: nn.Module, model: Any, name: str) -> dict[str, torch.Te
     names = [path for path, module in model.named_modules() if module is last]
     if not isinstance(last, nn.Linear) or not names:
         raise ValueError(
-            f"timm: `{name}` ends in {type(last).__name__}, not in one linear layer that could "
-            "give the embedding; onnx and torch.export take every student"
+            f"timm: the classifier of `{name}` is {type(last).__name__}, expected one Linear; "
+            "onnx and torch.export take every student"
         )
     state = {}
     for key, tensor in student.state_dict().items():
@@ -227,7 +231,9 @@ def _timm_state(student: nn.Module, model: Any, name: str) -> dict[str, torch.Te
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
-        raise ValueError(f"timm: `{name}` with a classifier has other tensors: {first}") from None
+        raise ValueError(
+            f"timm: the tensors of `{name}` with a classifier are not the student's: {first}"
+        ) from None
     return state
 
 
@@ -249,8 +255,8 @@ def to_open_clip(job: Job) -> Exported:
     pin = result.weights_sha256 if result else in_bank and in_bank.weights_sha256
     if not spec or not pin:
         raise ValueError(
-            f"{job.stored.location}: nothing says which teacher's text tower belongs to it; give "
-            "the trial's folder, or the shards with --bank"
+            f"{job.stored.location}: no result.json names the teacher whose text tower is needed; "
+            "give the trial's folder, or the shards with --bank"
         )
     print(f"opening the text tower of {spec}", file=sys.stderr)
     teacher = open_teacher(spec)
@@ -273,7 +279,10 @@ def to_open_clip(job: Job) -> Exported:
 
 
 def _classes(job: Job, teacher: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Class names and their embeddings: the bank's, else from the record's names and prompts."""
+    """Class names and their text embeddings (C, D), None where there are none.
+
+    Those of the bank, or else computed from the class names and prompts in the trial's result.
+    """
     if job.manifest is not None:
         index = job.manifest.plan.teachers.index(teacher_in(job.manifest, job.stored, "--bank"))
         packed = job.manifest.class_embeddings[index]
@@ -290,7 +299,10 @@ def _classes(job: Job, teacher: Any) -> tuple[tuple[str, ...], np.ndarray | None
 
 
 def _check_text(expected_TD: torch.Tensor, exported_TD: torch.Tensor) -> None:
-    """Raises: ValueError where the exported text tower embeds otherwise than the teacher's."""
+    """Check that the exported text tower computes the teacher's text embeddings (T, D).
+
+    Raises: ValueError where a cosine is below PARITY.
+    """
     cosine = float(nn.functional.cosine_similarity(expected_TD, exported_TD).min())
     if not cosine >= PARITY:
         raise ValueError(f"open_clip: text embeddings changed, cosine {cosine:.6f} < {PARITY}")

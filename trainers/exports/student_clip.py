@@ -68,11 +68,12 @@ class StudentCLIP(nn.Module):
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """The teacher's: natural logarithm of the factor on cosines, a scalar."""
+        """Natural logarithm of the factor that the teacher applies to cosines, a scalar."""
         return self.text.logit_scale
 
     @property
     def logit_bias(self) -> nn.Parameter | None:
+        """What the teacher adds to scaled cosines, a scalar (SigLIP); None for other teachers."""
         return self.text.logit_bias
 
     def encode_image(self, image: torch.Tensor, normalize: bool = False) -> torch.Tensor:
@@ -86,7 +87,7 @@ class StudentCLIP(nn.Module):
 
     @torch.inference_mode()
     def embed_text(self, texts: list[str]) -> torch.Tensor:
-        """Texts -> (T, D), as a teacher does: for `shards.teachers.prompts.class_embeddings`."""
+        """Embeddings (T, D) of texts, as `shards.teachers.prompts.class_embeddings` calls it."""
         return self.encode_text(self.tokenizer(texts).to(self.logit_scale.device))
 
     def _logits(self, image_BD: torch.Tensor, text_TD: torch.Tensor) -> torch.Tensor:
@@ -114,7 +115,7 @@ class StudentCLIP(nn.Module):
         Raises: ValueError without classes.
         """
         if not self.classes:
-            raise ValueError("classes: none were stored; encode your own with encode_text")
+            raise ValueError("classes: none are stored; compute text embeddings with encode_text")
         return self._logits(self.encode_image(image, normalize=True), self.text_CD)
 
 
@@ -122,7 +123,7 @@ class StudentCLIP(nn.Module):
 
 
 def pack_clip(clip: StudentCLIP, about: dict[str, Any]) -> dict[str, bytes]:
-    """The files that `load_clip` reads, by name. about: the content of student.json."""
+    """{name: content} of the files that `load_clip` reads. about: the content of student.json."""
     with tempfile.TemporaryDirectory() as folder:
         shape = about["spec"], about["embedding_dim"], about["image_size"]
         save_student(folder, clip.student, *shape)
@@ -141,9 +142,9 @@ def pack_clip(clip: StudentCLIP, about: dict[str, Any]) -> dict[str, bytes]:
 
 
 def load_clip(location: str) -> StudentCLIP:
-    """What `trainers.export --to open_clip` wrote; on the CPU, without gradients.
+    """Load what `trainers.export --to open_clip` wrote: on the CPU, without gradients.
 
-    location: a path or a URL.
+    location: the folder, a path or a URL.
 
     Raises: ValueError for files that are damaged or not of this format; OSError.
     """

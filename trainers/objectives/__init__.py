@@ -4,13 +4,14 @@
     loss(student_BD, teacher_BD)      # a scalar, lower is better
 
 Both arguments are whole batches, gathered from all ranks: objectives with negatives or neighbours
-see the same pairs on any number of ranks. Both are raw vectors; each objective says whether it
-takes them as they are or as unit vectors. A sum is written with `+`: `cosine+koleo` is
-cosine + koleo_weight * koleo.
+see the same pairs on any number of ranks. Both are raw (not normalised) vectors; the docstring of
+each objective says whether it uses them raw or as unit vectors. A sum is written with `+`:
+`cosine+koleo` is cosine + koleo_weight * koleo.
 
-An entry holds a function and the class of its fields, which become fields of every trial. A
-weight counts wherever its term stands, alone too. The objective `none` trains nothing. koleo and
-vicreg see the student alone: without another term they teach it nothing of the teacher.
+An entry holds a function and the class of its fields, which become fields of every trial. The
+weight of a term applies also where the term is the whole objective. The objective `none` trains
+nothing. koleo and vicreg read the student's embeddings only: without another term the student
+learns nothing about the teacher.
 """
 
 from __future__ import annotations
@@ -35,18 +36,19 @@ from trainers.objectives.base import Loss, Objective, ObjectiveFields, Objective
 
 UNTRAINED = "none"  # no objective: the student is measured as initialised, as with `epochs: 0`
 
-# ---- student against teacher, one by one ----
+# ---- each student embedding against its teacher embedding ----
 
 
 def cosine(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
-    """mean_b (1 - cos(student_b, teacher_b)), in [0, 2]; ignores lengths. arXiv 2603.06698."""
+    """mean_b (1 - cos(student_b, teacher_b)), in [0, 2]; scale-invariant. arXiv 2603.06698."""
     return (1 - cosine_similarity(student_BD, teacher_BD, dim=1)).mean()
 
 
 def mse(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
     """Mean over b and d of (student - teacher)^2, in [0, inf); RAW vectors. CLIP-KD, CVPR 2024.
 
-    On unit vectors it would be 2 (1 - cos) / D: cosine with another learning rate.
+    On unit vectors it would be 2 (1 - cos) / D, the same as `cosine` with another learning rate;
+    on raw vectors the student also learns the teacher's norms.
     """
     return mse_loss(student_BD, teacher_BD)
 
@@ -70,12 +72,12 @@ def supervised(student_BE: torch.Tensor, labels_BC: torch.Tensor) -> torch.Tenso
     """Cross-entropy, in nats, of the student's logits against one-hot labels, in [0, inf).
 
     The student's output is cat([embedding (D), logits (C)]), see trainers.training.wrappers; the
-    last C columns are used. Its target is `labels`, so it learns nothing of the teacher.
+    last C columns are used. Its target is `labels`, so it does not use the teacher.
     """
     return cross_entropy(student_BE[:, -labels_BC.shape[1] :], labels_BC)
 
 
-# ---- the batch among itself ----
+# ---- pairs and triplets within the batch ----
 
 
 class InfonceFields(ObjectiveFields):
@@ -89,22 +91,27 @@ def infonce(
 ) -> torch.Tensor:
     """w * cross-entropy of S T' / temperature against the diagonal, in nats; UNIT vectors.
 
-    In [0, inf). Row b of the logits compares student b with all B candidates; its own teacher is
-    the right class, so the loss is w * ln(B) where all candidates look alike. T is the teacher
-    or, with `infonce_positive: student`, the student of another view of each image: then
-    student_BD is cat([view, other view]). van den Oord et al., 2018; CLIP-KD, CVPR 2024.
+    In [0, inf). Row b of the logits compares student b with all B candidates, and the candidate of
+    the same image is the right class; the loss is w * ln(B) where all candidates are equal. T is
+    the teacher's embeddings or, with `infonce_positive: student`, the student's embeddings of
+    another view of each image: then student_BD is cat([view, other view]). van den Oord et al.,
+    2018; CLIP-KD, CVPR 2024.
     """
     if fields.infonce_positive == "student":
         student_BD, teacher_BD = student_BD.chunk(2, dim=1)
     logits_BB = normalize(student_BD, dim=1) @ normalize(teacher_BD, dim=1).T / fields.temperature
-    own_B = torch.arange(len(logits_BB), device=logits_BB.device)
-    return fields.infonce_weight * cross_entropy(logits_BB, own_B)
+    same_image_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    return fields.infonce_weight * cross_entropy(logits_BB, same_image_B)
 
 
 def rkd_terms(
     student_BD: torch.Tensor, teacher_BD: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(SmoothL1 of distances over their mean, SmoothL1 of the cosines of all triplets' angles)."""
+    """The two terms of `rkd`, each a scalar in [0, inf), without weights.
+
+    Distance term: SmoothL1 between the pairwise distances of student and teacher, each divided by
+    their mean. Angle term: SmoothL1 between the cosines of the angles of all triplets.
+    """
     distances, angles = zip(*map(_relations, (student_BD, teacher_BD)), strict=True)
     return smooth_l1_loss(*distances), smooth_l1_loss(*angles)
 
@@ -112,14 +119,14 @@ def rkd_terms(
 def _relations(x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Distances over the mean of the positive ones (B, B); cosines of the angles (B, B, B).
 
-    angle[j, i, k] is that at j between i and k, 0 where two of them coincide. Coincident points
-    give a gradient of 0: the square root never sees a 0.
+    angle[j, i, k] is that at j between i and k, 0 where two of them coincide. The square root has
+    an infinite derivative at 0, so for coincident points it is taken of 1; their gradient is 0.
     """
-    apart_BBD = x_BD[None] - x_BD[:, None]
-    square_BB = (apart_BBD**2).sum(dim=2)
+    difference_BBD = x_BD[None] - x_BD[:, None]
+    square_BB = (difference_BBD**2).sum(dim=2)
     positive = square_BB > 0
     distance_BB = torch.where(positive, square_BB, 1).sqrt()
-    direction_BBD = apart_BBD / distance_BB[..., None]
+    direction_BBD = difference_BBD / distance_BB[..., None]
     distance_BB = distance_BB * positive
     mean = distance_BB.sum() / positive.sum().clamp_min(1)
     over_mean_BB = distance_BB / torch.where(mean > 0, mean, 1)
@@ -157,11 +164,15 @@ def sp(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: SpFields) -> 
     return fields.sp_weight * ((student_BB - teacher_BB) ** 2).mean()
 
 
-# ---- the student alone ----
+# ---- the student's embeddings only ----
 
 
 def vicreg_terms(student_BD: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean_d relu(gamma - sqrt(var_d + 1e-4)), sum of squared covariances of pairs / D)."""
+    """The two terms of `vicreg`, each a scalar in [0, inf), without weights.
+
+    Variance term: mean_d relu(gamma - sqrt(var_d + 1e-4)). Covariance term: sum of the squared
+    covariances of all pairs of different dimensions, divided by D. Both with 1 / (B - 1).
+    """
     centred_BD = student_BD - student_BD.mean(dim=0)
     covariance_DD = centred_BD.T @ centred_BD / (len(student_BD) - 1)
     variance_D = covariance_DD.diagonal()
@@ -201,8 +212,9 @@ class KoleoFields(ObjectiveFields):
 def koleo(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: KoleoFields) -> torch.Tensor:
     """- w * mean_i ln || z_i - nearest z_j ||, in [-w ln 2, inf); UNIT vectors.
 
-    1e-8 is added to differences and distance, as DINOv2 does, so that coincident points have a
-    large gradient but a finite one. Sablayrolles et al., ICLR 2019; DINOv2, 2023.
+    Minimising it spreads the embeddings. 1e-8 is added to differences and distance, as DINOv2
+    does, so that coincident points have a large but finite gradient. Sablayrolles et al., ICLR
+    2019; DINOv2, 2023.
     """
     z_BD = normalize(student_BD, dim=1, eps=1e-8)
     with torch.no_grad():
@@ -234,10 +246,11 @@ OBJECTIVES = Objectives(
     },
 )
 
-# A trial's identity is a hash of its fields in their order. Fields of these classes stood in every
-# trial before objectives declared their own, so they stay in every trial, in this order, at their
-# defaults where the trial's objective does not have the term. Fields of objectives that were added
-# later are in the trials that use them, and only there: adding one renames no finished trial.
+# A trial's identity is a hash of its fields in their order. Fields of these classes were part of
+# every trial before objectives declared fields, so they stay part of every trial, in this order, at
+# their defaults where the trial's objective does not have the term. Fields of objectives that were
+# added later are part of only those trials that use them: adding one changes no identity of a
+# finished trial.
 IN_EVERY_TRIAL: tuple[type[ObjectiveFields], ...] = (
     InfonceFields, TheiaFields, RkdFields, SpFields, VicregFields, KoleoFields,
 )  # fmt: skip
@@ -246,15 +259,15 @@ IN_EVERY_TRIAL: tuple[type[ObjectiveFields], ...] = (
 def make_objective(name: str, fields: Mapping[str, Any]) -> Loss:
     """The loss of a term or a sum of terms: (student_BD, teacher_BD) -> scalar.
 
-    `fields` holds values of the terms' fields; other names are ignored, missing ones have their
-    defaults. Raises: ValueError for an unknown term or a value out of its range.
+    fields: values of the terms' fields; other names are ignored, missing ones have their defaults.
+    Raises: ValueError for an unknown term or a value out of its range.
     """
     terms = OBJECTIVES.terms_of(name)
     return terms[0].bind(fields) if len(terms) == 1 else sum_of(terms, fields)
 
 
 def needs_second_view(name: str, fields: Mapping[str, Any]) -> bool:
-    """Whether a term compares two views of each image."""
+    """Whether a term of the objective, with these field values, compares two views of an image."""
     return name != UNTRAINED and any(
         term.needs_second_view(fields) for term in OBJECTIVES.terms_of(name)
     )
@@ -280,7 +293,10 @@ def fields_read(name: str) -> set[str]:
 
 
 def canonical_objective(name: str) -> str:
-    """Terms in the table's order: `koleo+cosine` -> `cosine+koleo`. Raises: ValueError."""
+    """Terms in the table's order: `koleo+cosine` -> `cosine+koleo`.
+
+    Raises: ValueError for an unknown or repeated term, or `supervised` in a sum.
+    """
     if name == UNTRAINED:
         return name
     terms = name.split("+")

@@ -13,14 +13,14 @@ from shards.support.registry import Table
 from shards.support.schema import StrictModel, validated
 from trainers.config.types import without_minus_zero
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (student_BD, teacher_BD) -> scalar
 
 
 class ObjectiveFields(StrictModel):
     """Base of the fields that an objective adds to a trial: each with a default and a range.
 
     A field is set by its name in a trial's YAML file, in a grid or with `--set`, next to the
-    fields of TrialConfig, so its name should start with the objective's.
+    fields of TrialConfig, so its name should start with the objective's name.
     """
 
     @field_validator("*")
@@ -35,8 +35,8 @@ class Objective:
 
     Attributes:
         function: (student_BD, teacher_BD) -> scalar loss, lower is better. With `fields` it takes
-            an instance of that class as a third argument, and multiplies by its own weights.
-        fields: the class of its fields, None without any.
+            an instance of that class as a third argument, and applies the weights in it.
+        fields: the class of its fields, None for an objective without fields.
         second_view: whether, with these fields, it compares two views of each image. Then
             student_BD is cat([embedding of one view, of the other]), shape (B, 2 D).
     """
@@ -46,30 +46,34 @@ class Objective:
     second_view: Callable[[Any], bool] | None = None
 
     def fields_from(self, values: Mapping[str, Any]) -> ObjectiveFields | None:
-        """Its fields with those of `values` that are its own. Raises: ValueError."""
+        """An instance of `fields`; names of other objectives in `values` are ignored.
+
+        Raises: ValueError for a value out of its range.
+        """
         if self.fields is None:
             return None
         names = self.fields.model_fields
         return validated(self.fields, {n: values[n] for n in names if n in values})
 
     def bind(self, values: Mapping[str, Any]) -> Loss:
-        """The loss with its fields filled in from `values`."""
+        """The loss as a function of two arguments. Raises: ValueError as `fields_from`."""
         fields = self.fields_from(values)
         if fields is None:
             return self.function
         return lambda student_BD, teacher_BD: self.function(student_BD, teacher_BD, fields)
 
     def needs_second_view(self, values: Mapping[str, Any]) -> bool:
+        """Whether it compares two views of each image with these values of its fields."""
         return self.second_view is not None and self.second_view(self.fields_from(values))
 
 
 def sum_of(terms: list[Objective], values: Mapping[str, Any]) -> Loss:
-    """The sum of some terms with their fields filled in from `values`."""
+    """The sum of the losses of `terms`, each with its fields from `values`."""
     losses = [(term.bind(values), term.second_view is not None) for term in terms]
 
     def total(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
-        # A term that can take a second view is given all columns; the others the first view. The
-        # order in which autograd adds the terms' gradients depends on this, so a change of it
+        # A term that can take a second view gets all columns, the others those of the first view.
+        # The order in which autograd adds the terms' gradients depends on this, so changing it
         # would change the last bits of every trained student.
         first_BD = student_BD[:, : teacher_BD.shape[1]]
         parts = [loss(student_BD if whole else first_BD, teacher_BD) for loss, whole in losses]
@@ -79,7 +83,7 @@ def sum_of(terms: list[Objective], values: Mapping[str, Any]) -> Loss:
 
 
 class Objectives(Table[Objective]):
-    """Terms by name. A sum is written `a+b`; it is no entry, see `terms_of`."""
+    """Terms by name. A sum `a+b` is not an entry of the table; `terms_of` looks up its terms."""
 
     def terms_of(self, name: str) -> list[Objective]:
         """The entries of a sum, in order. Raises: ValueError for an unknown term."""

@@ -1,6 +1,6 @@
 """TARGETS: what the student learns to reproduce, made from the teacher's stored embeddings.
 
-    teacher            T, as the shards have it
+    teacher            T, the stored embedding
     standardised       (T - mean) / std, each dimension by itself            Theia, 2024
     phi_s              H U'(T - mean) / sqrt(mean lambda)                    PHI-S, RADIO, 2024
     whitened[:EPS]     (Lambda + EPS * mean lambda * I)^-1/2 U'(T - mean)    (EPS 1e-4)
@@ -8,10 +8,10 @@
     labels             one-hot labels, for the objective `supervised`
 
 T are RAW vectors (unit vector times its stored norm), and so are all targets: an objective on
-unit vectors normalises what it gets. mean, std and the eigenvectors U and eigenvalues lambda of
+unit vectors normalises them itself. mean, std and the eigenvectors U and eigenvalues lambda of
 the covariance (1/N, descending) are those of the clean train images' stored embeddings, in
-float64. phi_s and whitened targets lie in a rotated space, where a cosine to the teacher means
-nothing; pca_K's and the teacher's lie in the teacher's own.
+float64. Targets phi_s and whitened lie in a rotated space, where a cosine to the teacher has no
+meaning; targets teacher and pca:K lie in the teacher's space.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from shards.bank.splits import Column, Split
 from shards.support.registry import Table, split_spec
 
 Matrix = NDArray[np.float64]
-CHUNK = 4096
+CHUNK = 4096  # rows that are converted to float64 at once
 EPS = 1e-4  # of whitening, as a share of the mean eigenvalue
 
 
 @dataclass(frozen=True)
 class Target:
-    """target = offset + (T - mean) A', float64 inside; T itself without `matrix_ED`.
+    """target = offset + (T - mean) A', computed in float64; T itself without `matrix_ED`.
 
-    `classes` is C for labels (targets are one-hot then), else 0.
+    spec: its canonical name. mean_D, matrix_ED (A), offset_E: float64. classes: C for one-hot
+    labels, else 0.
     """
 
     spec: str
@@ -48,6 +49,7 @@ class Target:
     classes: int = 0
 
     def to(self, device: torch.device) -> Target:
+        """A copy with its tensors on `device`."""
         parts = (self.mean_D, self.matrix_ED, self.offset_E)
         mean, matrix, offset = (part if part is None else part.to(device) for part in parts)
         return Target(self.spec, mean, matrix, offset, self.classes)
@@ -60,13 +62,13 @@ class Target:
             return raw_BD
         assert self.mean_D is not None
         assert self.offset_E is not None
-        moved_BE = (raw_BD.double() - self.mean_D) @ self.matrix_ED.T + self.offset_E
-        return moved_BE.float()
+        target_BE = (raw_BD.double() - self.mean_D) @ self.matrix_ED.T + self.offset_E
+        return target_BE.float()
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and covariance (1/N) of N raw embeddings: float64 (D,), (D, D)."""
+    """Mean (D,) and covariance (D, D), with 1/N, of `count` = N raw embeddings, in float64."""
 
     count: int
     mean_D: Matrix
@@ -76,7 +78,8 @@ class Moments:
     def principal(self) -> tuple[Matrix, Matrix]:
         """(lambda_D descending, none negative; U_DD with eigenvectors as columns).
 
-        The entry of largest size of each eigenvector is positive: no sign is left to chance.
+        An eigenvector is defined up to its sign; here its entry of largest absolute value is
+        positive, so that results do not depend on the LAPACK in use.
         """
         lambda_D, u_DD = np.linalg.eigh(self.covariance_DD)
         u_DD = u_DD[:, ::-1]
@@ -86,17 +89,21 @@ class Moments:
 
     @property
     def dim(self) -> int:
+        """D."""
         return len(self.mean_D)
 
 
 def raw_rows(embedding_NVD: Column, norm_NV: np.ndarray, rows: slice, view: int = 0) -> Matrix:
-    """Unit vectors times their norms, float64 (rows, D)."""
+    """Raw embeddings of one view, unit vectors times their norms: float64 (rows, D)."""
     unit_ND = np.asarray(embedding_NVD[rows, view], dtype=np.float64)
     return unit_ND * norm_NV[rows, view, None].astype(np.float64)
 
 
 def moments_of(split: Split) -> Moments:
-    """Of view 0 of a split, in two passes over chunks, in order. Raises: ValueError for N < 2."""
+    """The moments of view 0 of a split's raw embeddings, in two passes over chunks, in order.
+
+    Two passes, mean first, because E[x^2] - E[x]^2 would lose digits. Raises: ValueError for N < 2.
+    """
     count, _, dim = split.embedding_NVD.shape
     if count < 2:
         raise ValueError(f"its statistics need 2 train samples or more; got {count}")
@@ -115,8 +122,9 @@ def equalising_rotation(lambda_D: Matrix) -> Matrix:
     """Orthogonal H (D, D) for which H diag(lambda) H' has a constant diagonal, mean lambda.
 
     Where D is a power of two it is Sylvester's Hadamard matrix over sqrt(D), as in PHI-S, which
-    does so for any lambda. Elsewhere D - 1 plane rotations, each of which brings one diagonal
-    entry to the mean (Bendel & Mickey, 1978): it depends on lambda.
+    has this property for every lambda. For other D it is a product of at most D - 1 plane
+    rotations, each of which brings one diagonal entry to the mean (Bendel & Mickey, 1978), and so
+    depends on lambda.
     """
     dim = len(lambda_D)
     if dim & (dim - 1) == 0:
@@ -130,8 +138,9 @@ def equalising_rotation(lambda_D: Matrix) -> Matrix:
         low, high = int(excess_D.argmin()), int(excess_D.argmax())
         a, b, c = excess_D[low], excess_D[high], turned_DD[low, high]
         if a >= 0 or b <= 0:
-            break  # all are at the mean
-        # tan(angle) = t solves a + 2 t c + t^2 b = 0: row `low` gets the mean. a b < 0: two roots.
+            break  # every diagonal entry equals the mean
+        # The rotation by the angle with tangent t brings entry `low` to the mean where
+        # a + 2 t c + t^2 b = 0. Since a < 0 < b, that has two real roots; either will do.
         t = (-c + np.sqrt(c * c - a * b)) / b
         cos, sin = 1 / np.hypot(1, t), t / np.hypot(1, t)
         plane = np.array([[cos, sin], [-sin, cos]])
@@ -147,13 +156,14 @@ def equalising_rotation(lambda_D: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class Source:
-    """What a target is made from: the clean train split, and the number of classes."""
+    """What a target is computed from: the clean train split, and the number of classes C."""
 
     clean_train: Split
     classes: int
 
     @functools.cached_property
     def moments(self) -> Moments:
+        """Moments of the clean train embeddings, computed once."""
         return moments_of(self.clean_train)
 
 
@@ -161,7 +171,10 @@ def _affine(spec: str, source: Source, matrix_ED: Matrix, offset_E: Matrix | Non
     if offset_E is None:
         offset_E = np.zeros(len(matrix_ED))
     parts = (source.moments.mean_D, matrix_ED, offset_E)
-    mean, matrix, offset = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+    mean, matrix, offset = (
+        torch.from_numpy(np.ascontiguousarray(part))  # pyright: ignore[reportUnknownMemberType]
+        for part in parts
+    )
     return Target(spec, mean, matrix, offset)
 
 
@@ -192,7 +205,10 @@ def _whitened(spec: str, argument: str, source: Source) -> Target:
 
 
 def principal_map(k: int, moments: Moments) -> tuple[Matrix, Matrix]:
-    """(mean_D, U_DK) of the first k principal components. Raises: ValueError."""
+    """(mean_D, U_DK) of the first k principal components.
+
+    Raises: ValueError where there are fewer than k.
+    """
     most = min(moments.dim, moments.count - 1)
     if k > most:
         raise ValueError(
@@ -221,7 +237,10 @@ TARGETS: Table[Callable[[str, str, Source], Target]] = Table(
 
 
 def canonical_target(spec: str) -> str:
-    """`whitened` -> `whitened:0.0001`, `pca:016` -> `pca:16`. Raises: ValueError."""
+    """One spelling for each target: `whitened` -> `whitened:0.0001`, `pca:016` -> `pca:16`.
+
+    Raises: ValueError for an unknown name or a wrong argument.
+    """
     name, argument = split_spec(spec)
     _ = TARGETS[name]
     if name == "pca":
@@ -251,7 +270,10 @@ def whole_argument(field: str, spec: str, argument: str) -> int:
 
 
 def make_target(spec: str, clean_train: Split, classes: int) -> Target:
-    """Fitted to the clean train split. Raises: ValueError where the bank has too little for it."""
+    """The target that `spec` names, with statistics of the clean train split.
+
+    classes: C, for `labels`. Raises: ValueError for a wrong spec, or too few train samples for it.
+    """
     spec = canonical_target(spec)
     name, argument = split_spec(spec)
     try:

@@ -1,8 +1,9 @@
 """PROBES: what is measured of a student's embeddings, and of its teacher's for reference.
 
-One file, one measurement, all taken from one FeatureBank. The arithmetic is in `shards.measures`; a
-probe runs it, names the values and gives their units. To add one, write a file with a function and
-its `Probe` (see `trainers.probes.base`), and list it here.
+Each file holds one measurement, and all are computed from one FeatureBank. The arithmetic is in
+`shards.measures`; a probe calls it, names the values and describes them with units and ranges. To
+add one, write a file with a function and its `Probe` (see `trainers.probes.base`), and list it in
+PROBES.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ PROBES: Table[Probe] = Table(
 
 
 def default_probes() -> tuple[str, ...]:
-    """Names of the probes that measure a trial which names none, in the table's order."""
+    """Names of the probes of a trial that sets no `probes`, in the table's order."""
     return tuple(name for name, probe in PROBES.items() if probe.default)
 
 

@@ -1,4 +1,4 @@
-"""Probe: one entry of the table of measurements, with everything that is known about it."""
+"""Probe: one entry of PROBES, a measurement with its version and the description of its values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Probe:
     run: yields (name, value); a number becomes a metric, a list an array of the trial's result.
     revision: goes up whenever a value that `run` itself computes would change.
     uses: probes whose arithmetic this one calls.
-    default: whether a trial that names no probes is measured by it. Changing this changes the
-        identity of every trial that names none.
+    default: whether a trial that sets no `probes` is measured by it. Changing this changes the
+        identity of every such trial.
     metrics: what it yields, for the glossary, in two lines a metric (`trainers.probes.glossary`):
 
         NAME | UNIT | RANGE | higher, lower or neither is better
@@ -33,7 +33,7 @@ class Probe:
 
     @property
     def version(self) -> int:
-        """Its revision plus the versions of all probes it uses: goes up when any of them does.
+        """Its revision plus the versions of all probes it uses, so it rises when any of them does.
 
         Values of different versions are never compared or mixed.
         """

@@ -1,4 +1,4 @@
-"""FeatureBanks of what is measured: a trained student, its teacher, or the teacher projected."""
+"""Make the FeatureBank of a trained student, of its teacher, or of the projected teacher."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from threadpoolctl import threadpool_limits
-from torch.nn.modules.batchnorm import _BatchNorm
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from shards.arms import make_arm
 from shards.bank.manifest import arm_record
@@ -20,7 +20,7 @@ from trainers.probes.projection import principal_projection
 from trainers.students.base import Student
 from trainers.training.data import Data
 
-BATCH = 100
+BATCH = 100  # images embedded at once
 StoredKey = tuple[SplitName, str, int]  # split, arm, view
 
 
@@ -38,7 +38,7 @@ def encode_view(encode: Callable[[torch.Tensor], torch.Tensor], data: Data, view
 class StudentSubject:
     """A trained student and the images it is measured on: a `trainers.probes.features.Subject`.
 
-    Embeddings are computed when a probe asks for them.
+    Embeddings are computed when a probe requests them.
     """
 
     model: Student
@@ -48,8 +48,8 @@ class StudentSubject:
     def data(self, split: SplitName, arm: str = "clean", views: int = 1) -> Data:
         """`views` views of a split's images under an arm.
 
-        Augmentation parameters are drawn anew with the bank's seed. They are those that the bank
-        would have stored, so an arm can be measured that the bank does not have.
+        Augmentation parameters are drawn with the bank's seed and are those that the bank would
+        have stored. So students can be measured under arms that the bank does not have.
         """
         inputs = self.splits.inputs
         clean = self.splits.clean_train if split == "train" else self.splits.test["clean"]
@@ -91,7 +91,7 @@ class StudentSubject:
 def student_features(model: Student, splits: TrialSplits, device: torch.device) -> FeatureBank:
     """The student's FeatureBank.
 
-    It embeds the clean images at once, and others when a probe asks for them.
+    Clean images are embedded at once, others when a probe requests them.
     """
     return _feature_bank(splits, StudentSubject(model, splits, device), splits.inputs.config.arm)
 
@@ -100,9 +100,9 @@ def student_features(model: Student, splits: TrialSplits, device: torch.device) 
 
 
 def teacher_features(splits: TrialSplits) -> FeatureBank:
-    """The teacher's FeatureBank, measured with the same probes as a student.
+    """The teacher's FeatureBank, for the same probes as a student's.
 
-    It has the corruptions whose embeddings the bank stores, and no model to embed others.
+    It has embeddings under those corruptions that the bank stores, and no model to embed others.
     """
     embeddings = {key: _stored_embeddings(split, view) for key, split, view in _stored(splits)}
     return _feature_bank(splits, Stored(embeddings), "", splits.inputs.teacher_figures)

@@ -1,4 +1,4 @@
-"""What probes read: the embeddings of one clean pass, and a subject that can compute more.
+"""FeatureBank: the embeddings of the clean images, and a subject that can compute others.
 
 A `Subject` is a student with its images, or a teacher with the embeddings that the shards hold.
 Probes that need more than the clean embeddings (corrupted images, train images under noise,
@@ -43,11 +43,11 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """What all probes share. Embeddings are L2-normalised float32 (N, D), in the shards' order.
+    """The input of all probes. Embeddings are L2-normalised float32 (N, D), in the shards' order.
 
     train_ND, train_labels_N, test_ND, test_labels_N: the subject's clean embeddings and labels.
     teacher_ND, teacher_train_ND: the teacher's embeddings of the same test and train images.
-    subject: computes what else a probe needs.
+    subject: computes other embeddings that a probe needs.
     text_CD: the teacher's text embeddings of the classes; None without a text tower.
     classes: names of the classes.
     test_arms: specs of the corruptions to measure under, each drawn `draws` times.
@@ -85,7 +85,7 @@ class FeatureBank:
 
 @dataclass(frozen=True)
 class Stored:
-    """A subject without a model, of stored embeddings: {(split, arm, view): (N, D)}."""
+    """A subject without a model. embeddings: {(split, arm, view): unit embeddings (N, D)}."""
 
     embeddings: Mapping[tuple[SplitName, str, int], Floats]
 

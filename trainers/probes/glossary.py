@@ -1,4 +1,4 @@
-"""How a metric is described, and the metrics that no probe yields.
+"""The format in which metrics are described, and descriptions of metrics that no probe yields.
 
 A probe's metrics are described in its own file, in two lines each:
 
@@ -101,7 +101,7 @@ def _arms() -> str:
 
 
 def parse(probe: str, text: str) -> tuple[Metric, ...]:
-    """The entries of `text`, all of one probe. Raises: ValueError for one of another form."""
+    """The entries of `text`, all of one probe. Raises: ValueError for text in another format."""
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) % 2:
         raise ValueError(f"metrics of `{probe}`: {len(lines)} lines; each metric has two")

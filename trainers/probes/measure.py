@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from shards.support import storage
 from trainers.config.schema import TrialConfig
@@ -19,9 +19,10 @@ from trainers.probes.features import FeatureBank
 
 @dataclass(frozen=True)
 class Measured:
-    """The values of one probe for one model: finite ones, and in `undefined` the names of others.
+    """The values of one probe for one model.
 
-    JSON has no NaN, so a metric that is NaN or infinite is only named.
+    metrics and arrays hold finite values. JSON has no NaN, so of a value that is NaN or infinite
+    only the name is kept, in `undefined`.
     """
 
     metrics: dict[str, float]
@@ -30,9 +31,10 @@ class Measured:
 
 
 def measure(bank: FeatureBank, config: TrialConfig, prefix: str) -> dict[str, Measured]:
-    """The values of each of the trial's probes, by probe.
+    """Run each of the trial's probes; returns {probe: its values}.
 
-    BLAS uses as many threads as the trial declares: sums depend on their number.
+    prefix: of metric names, `test` for a student and `teacher` for a teacher. BLAS uses as many
+    threads as the trial declares, because the last bits of sums depend on that number.
     """
     with threadpool_limits(config.threads):
         return {probe: _finite(*run_probes((probe,), bank, prefix)) for probe in config.probes}
@@ -48,10 +50,11 @@ def _finite(metrics: dict[str, float], arrays: dict[str, list[float]]) -> Measur
 
 
 def measure_teacher(splits: TrialSplits, root: str) -> dict[str, Measured]:
-    """The teacher measured by the same probes.
+    """Run the trial's probes on the teacher; returns {probe: its values}.
 
-    Measured once for a bank and settings, then cached in ROOT/teacher/. The file is named by all
-    that the values depend on, the probes' versions included, so an outdated one is never read.
+    That is done once for a bank and settings, and then cached in ROOT/teacher/. The file name is a
+    hash of all that the values depend on, the probes' versions included, so that an outdated file
+    is never read.
     """
     inputs, config = splits.inputs, splits.inputs.config
     settings = [

@@ -1,11 +1,11 @@
 """The glossary: every metric's name, with its unit, range, direction and meaning.
 
-    python -m trainers.probes.names                           # the glossary, as Markdown
-    python -m trainers.probes.names --write docs/metrics.md   # between its two glossary comments
+    python -m trainers.probes.names                           # print the glossary as Markdown
+    python -m trainers.probes.names --write docs/metrics.md   # update a page that contains it
 
-Metrics are described beside the probe that yields them (`trainers.probes.glossary` says how), so
-the glossary holds those of every registered probe. Recorded names begin with `test/` for a student
-and `teacher/` for its teacher.
+Metrics are described beside the probe that yields them (see `trainers.probes.glossary`), so the
+glossary holds those of every registered probe. Recorded names begin with `test/` for a student and
+`teacher/` for its teacher.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _metric_of(name: str, texts: Texts) -> Metric | None:
 
 
 def arrow(name: str) -> str:
-    """`↑` where higher is better, `↓` where lower is, else nothing."""
+    """`↑` where higher is better, `↓` where lower is better, else an empty string."""
     metric = metric_of(name)
     return ARROWS[metric.direction] if metric else ""
 
@@ -91,7 +91,9 @@ def with_glossary(text: str, path: str) -> str:
 def main(argv: list[str]) -> int:
     parser = make_parser("trainers.probes.names", __doc__)
     parser.add_argument(
-        "--write", metavar="FILE", help="update a Markdown file that has the two comments"
+        "--write",
+        metavar="FILE",
+        help=f"replace what a Markdown file has between `{BEGIN}` and `{END}`",
     )
     options = parser.parse_args(argv)
     if options.write is None:

@@ -1,7 +1,7 @@
 """Weighted k-nearest-neighbour classification of the test embeddings by the train embeddings.
 
-See `shards.measures.knn`. `centred` subtracts train's mean from both sides first: in a narrow cone
-all cosines are close to 1, so that the weights of the neighbours hardly differ.
+See `shards.measures.knn`. `centred` first subtracts the mean of the train embeddings from train and
+test: in a narrow cone all cosines are close to 1, so that the neighbours' weights hardly differ.
 """
 
 from __future__ import annotations

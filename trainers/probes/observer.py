@@ -19,13 +19,13 @@ the same subset (`Observer.teacher`), not with the trial's final rank, which is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 from torch import nn
 
 from shards.arms import make_arm
@@ -66,19 +66,25 @@ def ridge_accuracy(
     labels_NC = np.eye(len(named_C))[column_N]
     offset_C = labels_NC.mean(axis=0)
     penalised_DD = gram_DD + penalty * np.eye(len(gram_DD))
-    weights_DC = np.linalg.solve(penalised_DD, x_ND.T @ (labels_NC - offset_C))
+    weights_DC: NDArray[np.float64] = np.linalg.solve(penalised_DD, x_ND.T @ (labels_NC - offset_C))
     best_N = ((test_ND - mean_D) @ weights_DC + offset_C).argmax(axis=1)
     return float((named_C[best_N] == test_labels_N).mean())
 
 
 @contextmanager
-def temporarily_in_eval(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; modes, buffers and generators are restored afterwards."""
+def temporarily_in_eval(model: nn.Module) -> Generator[None]:
+    """A context in which the model is in evaluation mode and without gradients.
+
+    Modes, buffers and random generators are restored at its end, so that training is not changed.
+    """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with (
+            torch.random.fork_rng(devices=devices),  # pyright: ignore[reportUnknownMemberType]
+            torch.no_grad(),
+        ):
             model.eval()
             yield
     finally:
@@ -90,9 +96,10 @@ def temporarily_in_eval(model: nn.Module) -> Iterator[None]:
 
 
 class Observer:
-    """(step, model) -> row, where `model` is the module that the loop trains.
+    """A function of (step, model) that returns one row of measures.
 
-    splits: the trial's samples. device: where the student is.
+    model: the module that the loop trains. splits: the trial's samples. device: where the student
+    is.
     """
 
     def __init__(self, splits: TrialSplits, device: torch.device) -> None:

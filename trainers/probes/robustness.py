@@ -5,10 +5,10 @@ function of (seed, key, view), so every student and the teacher are measured on 
 corrupted images. For a teacher whose model is not available, the figures that were measured when
 its shards were built are used (`FeatureBank.figures`).
 
-`robustness` takes all corruptions but those in frequency space, which `frequency` takes. It also
-asks, for a few corruptions (`adapt_arms`), whether information is lost or only moved: it fits the
-classifier on train images under the same corruption, recomputes BatchNorm's statistics from them,
-and does both.
+`robustness` measures under all corruptions but those in frequency space, which `frequency` does. It
+also tests, for a few corruptions (`adapt_arms`), whether information is lost or only moved to where
+the classifier does not find it: it fits the classifier on train images under the same corruption,
+recomputes BatchNorm's statistics from them, and does both.
 
 `frequency`: noise in one band, low and high passes, and single waves (a Fourier heat map; Yin et
 al., NeurIPS 2019). These act after normalisation at the input's own resolution; frequencies are
@@ -88,9 +88,9 @@ def half_severity(accuracies: Mapping[float, float], clean: float, chance: float
     """The severity at which half of the clean accuracy above chance is lost.
 
     The first severity s with accuracy(s) = chance + (clean - chance) / 2, in the unit of the
-    severities, higher is better. `accuracies`: {severity: accuracy}; severity 0 is `clean`;
-    accuracy is interpolated linearly between measured severities. NaN where it is never that low,
-    or where clean is not above chance.
+    severities, higher is better. accuracies: {severity: accuracy}, severity 0 being `clean`; it is
+    interpolated linearly between measured severities. NaN where no accuracy is that low, or where
+    the clean accuracy is not above chance.
     """
     goal = chance + (clean - chance) / 2
     points = sorted(({0.0: clean} | {s: a for s, a in accuracies.items() if s > 0}).items())
@@ -177,7 +177,7 @@ def adapted(bank: FeatureBank, spec: str) -> Iterator[tuple[str, float]]:
 
 
 def robustness(bank: FeatureBank) -> Iterator[tuple[str, float]]:
-    """Figures of each corruption, where half is lost, means, and accuracy after adaptation."""
+    """Figures of each corruption, half severities, means, and accuracies after adaptation."""
     found = all_figures(bank, frequency=False)
     for spec, figures in found.items():
         for figure, value in figures.items():

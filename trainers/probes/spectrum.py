@@ -22,7 +22,7 @@ from shards.measures.spectrum import (
 from trainers.probes.base import Probe
 from trainers.probes.features import FeatureBank
 
-SUBSPACES = (1, 10, 20, 50, 100)
+SUBSPACES = (1, 10, 20, 50, 100)  # numbers k of the teacher's components
 
 
 def spectrum(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:

@@ -1,4 +1,4 @@
-"""A trial's folder, or a student's folder alone, at a path or a URL: what is in it, read back."""
+"""Read a trial's folder, or a student's folder without a trial, at a path or a URL."""
 
 from __future__ import annotations
 
@@ -27,23 +27,30 @@ EXPECTED = "a trial's folder (result.json, student/) or a student's (student.jso
 
 
 def trial_folder(root: str, config: TrialConfig) -> str:
-    """ROOT/trials/IDENTITY: named by the content of the configuration, so equal trials meet."""
+    """ROOT/trials/IDENTITY: a hash of the configuration, so that equal trials share a folder."""
     return storage.join(root, TRIALS, config.identity)
 
 
 def finished(root: str, config: TrialConfig) -> TrialResult | None:
-    """The result of a finished trial, or None. Raises: ValueError for a damaged file; OSError."""
+    """The result of a trial, or None where it is not finished.
+
+    Raises: ValueError for a damaged file; OSError.
+    """
     file = storage.join(trial_folder(root, config), RESULT)
     return read_result(file) if storage.exists(file) else None
 
 
 def tidy(root: str, config: TrialConfig) -> None:
-    """Remove the checkpoints of a finished trial, if its process was killed before it did."""
+    """Remove the checkpoints of a finished trial.
+
+    Also called for trials that were finished before: a process may have been killed after it had
+    written the result and before it removed the checkpoints.
+    """
     storage.delete(storage.join(trial_folder(root, config), "checkpoints"))
 
 
 def trials_at(location: str) -> list[str]:
-    """Folders of a run's finished trials, or `location` itself where it is no run's folder.
+    """Folders of a run's finished trials, or `location` itself where it holds no trials/.
 
     Raises: ValueError for a run without a finished trial.
     """
@@ -61,7 +68,7 @@ def trials_at(location: str) -> list[str]:
 
 
 def read_json(file: str) -> dict[str, Any]:
-    """Raises: ValueError for what is not a JSON object; OSError."""
+    """The JSON object in a file, a path or a URL. Raises: ValueError for other content; OSError."""
     try:
         value = json.loads(storage.read(file))
     except ValueError as error:
@@ -95,11 +102,12 @@ def fetch_student(folder: str) -> tuple[Student, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A student and what is known of it.
+    """A student as it was found on disk.
 
-    location: the trial's folder, or the student's own where there is no trial; about: its
-    student.json; result: the trial's, None without a trial. A student without a network
-    (`teacher_pca:K`) has no model, and `about` holds only its spec.
+    location: the trial's folder, or that of the student where there is no trial. model: on the
+    CPU, in evaluation mode. about: the content of its student.json. result: the trial's, None
+    without a trial. A student without a network (`teacher_pca:K`) has no model, and `about` holds
+    only its spec.
     """
 
     location: str
@@ -109,19 +117,19 @@ class Stored:
 
     @property
     def sha256(self) -> str:
-        """Of the student's weights file, "" without one."""
+        """sha256 of the student's weights file, "" for a student without a network."""
         return self.about.get("sha256", "")
 
     @property
     def network(self) -> Student:
-        """The model. Raises: ValueError for a student without one."""
+        """The model. Raises: ValueError for a student without a network."""
         if self.model is None:
             raise ValueError(f"{self.location}: student `{self.about['spec']}` has no network")
         return self.model
 
 
 def open_stored(location: str) -> Stored:
-    """A trial's folder, the student/ in it, or a student's folder alone.
+    """Load the student in a trial's folder, in its student/ folder, or in a copy of that.
 
     Raises: ValueError for a folder that is none of these, or holds damaged files; OSError.
     """
@@ -154,16 +162,16 @@ def student_sha256(folder: str, result: TrialResult) -> str:
 def teacher_in(manifest: Manifest, stored: Stored, bank: str) -> TeacherRecord:
     """The bank's record of the teacher that the student was distilled from.
 
-    Raises: ValueError where the bank's has other weights, or the student alone does not say which
-    of several teachers it was.
+    Raises: ValueError where the bank's teacher has other weights, or where the bank has several
+    teachers and there is no result that names one.
     """
     teachers = manifest.plan.teachers
     if stored.result is None:
         if len(teachers) > 1:
             specs = ", ".join(teacher.spec for teacher in teachers)
             raise ValueError(
-                f"{stored.location}: no result says which teacher of {bank} is meant ({specs}); "
-                "give the trial's folder"
+                f"{stored.location}: no result.json names the teacher, and {bank} has several "
+                f"({specs}); give the trial's folder"
             )
         return next(iter(teachers))
     teacher = teachers[manifest.plan.teacher_index(stored.result.config["teacher"])]
@@ -176,16 +184,17 @@ def teacher_in(manifest: Manifest, stored: Stored, bank: str) -> TeacherRecord:
 
 
 def preprocess_of(stored: Stored, manifest: Manifest | None = None, bank: str = "") -> Preprocess:
-    """How the student's images are prepared: from the trial's result, else from its bank.
+    """How the student's images are prepared: by the trial's result, else by its bank.
 
-    Raises: ValueError where neither is at hand, or the bank's images have another size.
+    manifest, bank: of the bank, and its location for messages; needed without a result only.
+    Raises: ValueError where there is neither, or the bank's images have another size.
     """
     if stored.result is not None:
         return stored.result.input.preprocess
     if manifest is None:
         raise ValueError(
-            f"{stored.location}: a student alone does not say how its images are normalised; name "
-            "the shards that it was trained on with --bank"
+            f"{stored.location}: no result.json with the normalisation of the images; give the "
+            "trial's folder, or the shards that the student was trained on with --bank"
         )
     preprocess = teacher_in(manifest, stored, bank).preprocess
     native = manifest.plan.dataset.image_size

@@ -1,8 +1,8 @@
-"""Results written before values were kept by probe, converted to the present format.
+"""Convert results of format 1, before values were kept by probe, to the present format.
 
-Format 1 held all metrics of a trial in one mapping. Which probe gave a value is found here, and
-nowhere else, through the metric names that each probe declares (`trainers.probes.names`). The
-functions take and give plain JSON objects: validation is that of the present format.
+Format 1 held all metrics of a trial in one mapping. Which probe had yielded a value is inferred
+from the metric names that each probe declares (`trainers.probes.names`); nothing else needs that.
+The functions take and return plain JSON objects, which the classes of the present format validate.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ RESULT = "trial-result/1"
 PROBED = "probe-result/1"
 KEPT = ("id", "config", "source", "weights_sha256", "data", "input", "student", "environment")
 PARTS = ("metrics", "teacher", "arrays")
-OBSERVED = "curves"  # in the table of metrics: not a probe's, but taken while the student trained
-UNDECLARED = "undeclared"  # entry for values that no table names, as of a user's own probe
+OBSERVED = "curves"  # in the glossary: metrics of no probe, recorded while the student trained
+UNDECLARED = "undeclared"  # entry for values that the glossary does not have, of a user's probe
 Document = dict[str, Any]
 
 
 def upgrade_result(old: Document, where: str = "") -> Document:
     """A result.json of format 1 in the present format.
 
-    A probe without a version (from before versions were kept) gets 0, which is older than any.
+    A probe without a version, written before versions were stored, gets 0, older than any other.
     Raises: ValueError for an object whose parts are not those of format 1.
     """
     try:

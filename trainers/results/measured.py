@@ -39,10 +39,10 @@ from trainers.training.wrappers import unwrap_student
 
 
 def student_to_measure(splits: TrialSplits, trained: Trained, device: torch.device) -> Student:
-    """The student inside what was trained.
+    """The student inside the module that was trained.
 
-    One that was not trained gets BatchNorm statistics of one pass over the clean train images:
-    those it starts with, 0 and 1, are of no images at all.
+    An untrained one gets BatchNorm statistics of one pass over the clean train images: its initial
+    statistics, mean 0 and variance 1, come from no images.
     """
     student = unwrap_student(trained.student)
     if splits.inputs.config.trains:
@@ -58,17 +58,21 @@ def measure_trial(
     device: torch.device,
     root: str,
 ) -> TrialResult:
-    """A student through the trial's probes: the whole result.
+    """Run the trial's probes on its student and on the teacher; returns the whole result.
 
-    student: None for `teacher_pca:K`, which has no network; trained: None where nothing was
-    trained; root: where the teacher's measurements are cached.
+    Args:
+        splits: the samples of the trial.
+        student: None for `teacher_pca:K`, which has no network.
+        trained: rows of the training; None where nothing was trained.
+        device: where the student is.
+        root: path or URL of the folder in which the teacher's measurements are cached.
     """
     inputs, config = splits.inputs, splits.inputs.config
     if student is None:
         features = projected_features(splits)
     else:
         features = student_features(student, splits, device)
-    own = measure(features, config, "test")
+    values = measure(features, config, "test")
     reference = measure_teacher(splits, root)
     observations = Observations(rows=[], teacher={})
     if trained is not None and trained.observations:
@@ -87,31 +91,31 @@ def measure_trial(
         ),
         student=cost_of(config, inputs.teacher.dim, inputs.preprocess.size),
         environment=environment_of(device, config),
-        probes={name: probe_result(name, own[name], reference[name]) for name in config.probes},
+        probes={name: probe_result(name, values[name], reference[name]) for name in config.probes},
         epochs=[Epoch.model_validate(row) for row in trained.epochs] if trained else [],
         observations=observations,
     )
 
 
-def probe_result(probe: str, own: Measured, teacher: Measured) -> ProbeResult:
-    """What this code's version of a probe gave for the student and for its teacher."""
+def probe_result(probe: str, student: Measured, teacher: Measured) -> ProbeResult:
+    """The values of a probe for a student and its teacher, with the version that measured them."""
     return ProbeResult(
         version=PROBES[probe].version,
-        metrics=own.metrics,
+        metrics=student.metrics,
         teacher=teacher.metrics,
-        arrays=own.arrays | teacher.arrays,
-        undefined=own.undefined + teacher.undefined,
+        arrays=student.arrays | teacher.arrays,
+        undefined=student.undefined + teacher.undefined,
     )
 
 
 def observation_of(row: Mapping[str, float]) -> Observation:
-    """A row of the training loop, {step, epoch, measures ...}, as results hold it."""
+    """A row of the training loop, {step, epoch, name: value ...}, as an Observation."""
     values = {name: value for name, value in row.items() if name not in ("step", "epoch")}
     return Observation(step=int(row["step"]), epoch=row["epoch"], values=values)
 
 
 def data_of(splits: TrialSplits) -> Data:
-    """What the trial was trained and measured on."""
+    """Numbers of the images and classes that the trial was trained and measured on."""
     inputs, samples = splits.inputs, len(splits.clean_train.keys)
     return Data(
         train=samples,
@@ -124,9 +128,10 @@ def data_of(splits: TrialSplits) -> Data:
 
 
 def cost_of(config: TrialConfig, dim: int, size: int) -> Cost:
-    """Parameters and multiply-accumulates of the student, for images of `size` pixels.
+    """Parameters and multiply-accumulates of a student for images of `size` x `size` pixels.
 
-    A supervised student's classifier does not count: it is no part of what is measured.
+    dim: D of its embeddings. The classifier of a supervised student is not counted, because it is
+    discarded after training.
     """
     student = describe(config.student, dim, size)
     return Cost(
@@ -135,7 +140,7 @@ def cost_of(config: TrialConfig, dim: int, size: int) -> Cost:
 
 
 def environment_of(device: torch.device, config: TrialConfig) -> Environment:
-    """Where the numbers were made: they are bitwise comparable where all of this agrees."""
+    """Versions and hardware of this process."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     versions = {name: version(name) for name in ("numpy", "scikit-learn")}
     return Environment(
@@ -149,8 +154,12 @@ def environment_of(device: torch.device, config: TrialConfig) -> Environment:
 
 
 def store_student(folder: str, model: nn.Module, config: TrialConfig, dim: int, size: int) -> None:
-    """student/ in the trial's folder: safetensors and the JSON that rebuilds it."""
+    """Write the student to student/ in the trial's folder, see `trainers.students.files`.
+
+    dim: D of its embeddings. size: height and width of its images in pixels.
+    """
     with tempfile.TemporaryDirectory() as copy:
         save_student(copy, model, config.student, dim, size)
+        # The weights come before student.json, so that a reader never finds only the JSON.
         files = {f.name: f.read_bytes() for f in sorted(Path(copy).iterdir(), reverse=True)}
     storage.write_folder(storage.join(folder, STUDENT), files)

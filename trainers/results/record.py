@@ -1,4 +1,4 @@
-"""TrialResult: what a finished trial leaves in result.json, its values kept by probe.
+"""TrialResult: the content of a finished trial's result.json, with its values by probe.
 
     {"format": "trial-result/2", "id": ..., "config": {...}, "source": ..., "weights_sha256": ...,
      "data": {...}, "input": {...}, "student": {...}, "environment": {...},
@@ -30,20 +30,21 @@ IDENTIFYING = ("dataset", "teacher", "student", "arm", "seed")  # fields that re
 
 
 class Part(StrictModel):
-    """Base of everything stored as JSON here.
+    """Base of the stored objects.
 
-    Strict and finite: JSON has no NaN, so a value that is not finite is named in `undefined`
-    instead, and a number that arrives as text is a damaged file.
+    Numbers must be finite, because JSON has no NaN: a value that is not finite is left out and
+    named in `undefined`. Nothing is converted: a number stored as text means a damaged file.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Data(Part):
-    """What was trained and measured on: numbers of images and classes, width of the embedding.
+    """Sizes of the data of a trial.
 
-    chance: accuracy of guessing, 1 / classes. views_per_sample: different augmented views of one
-    image that training showed at most.
+    train, test: numbers of images. classes: number of classes. chance: accuracy of guessing,
+    1 / classes. dim: D of the embeddings. views_per_sample: how many different augmented views of
+    one image training showed.
     """
 
     train: int
@@ -55,7 +56,7 @@ class Data(Part):
 
 
 class Input(Part):
-    """What a user of the student needs: how images are prepared, class names, text prompts."""
+    """What is needed to use the student: preprocessing of images, class names, text prompts."""
 
     preprocess: Preprocess
     classes: list[str]
@@ -85,15 +86,16 @@ class Environment(Part):
     threads: int
 
     def entries(self) -> dict[str, str | int]:
-        """By the names in the file, `scikit-learn` with its hyphen."""
+        """{name in the file: value}, with `scikit-learn` spelled with its hyphen."""
         return self.model_dump(by_alias=True)
 
 
 class ProbeResult(Part):
-    """What one probe gave for the student (`test/...`) and its teacher (`teacher/...`).
+    """The values of one probe for the student (`test/...`) and its teacher (`teacher/...`).
 
-    Names carry their prefix, as in MLflow and in tables. metrics: the student's numbers; teacher:
-    the teacher's; arrays: lists of either; undefined: names of values that were not finite.
+    Names have their prefix, as in MLflow and in tables. version: of the probe that measured them.
+    metrics: the student's numbers. teacher: the teacher's numbers. arrays: lists of numbers of
+    both. undefined: names of values that were not finite.
     """
 
     version: int
@@ -103,12 +105,16 @@ class ProbeResult(Part):
     undefined: list[str]
 
     def is_empty(self) -> bool:
-        """Whether it holds neither a value nor the name of an undefined one."""
+        """Whether it holds no value and no name of an undefined one."""
         return not (self.metrics or self.teacher or self.arrays or self.undefined)
 
 
 class Epoch(Part):
-    """One row of the training log; `epoch` has a fraction where the duration cut the last short."""
+    """One row of the training log, written at the end of an epoch.
+
+    step: optimiser steps so far. epoch: epochs so far; a fraction where the duration ends inside
+    the last epoch. loss: mean over the epoch's steps. time_ms: milliseconds since 1970.
+    """
 
     step: int
     epoch: float
@@ -125,17 +131,19 @@ class Observation(Part):
 
 
 class Observations(Part):
-    """Of the whole training, and the teacher's values on the same images as reference."""
+    """All observations of a training, and the teacher's values of the same images as reference."""
 
     rows: list[Observation]
     teacher: dict[str, float]
 
 
 class TrialResult(Part):
-    """The whole result. `config` is the mapping as it was stored, not validated again.
+    """The whole result of a trial.
 
-    Configurations gain fields and rules over time; a result of an older one must stay readable.
-    source: sha256 of the images, draws and teacher that were read; weights_sha256: the teacher's.
+    id: the trial's identity. config: its fields as they were stored; they are not validated again,
+    because fields and rules are added over time and older results must stay readable. source:
+    sha256 of what the trial read, see `trainers.inputs.source_of`. weights_sha256: of the teacher's
+    weights. epochs: rows of the training log.
     """
 
     format: Literal["trial-result/2"] = FORMAT
@@ -161,7 +169,7 @@ class TrialResult(Part):
 
     @cached_property
     def flat(self) -> Flat:
-        """`flatten` of this result, computed once: tables read single values many times."""
+        """`flatten` of this result, computed once because tables read many single values."""
         return flatten(self)
 
     @property
@@ -194,7 +202,7 @@ class TrialResult(Part):
         return {name: entry.version for name, entry in self.probes.items()}
 
     def replace(self, probes: dict[str, ProbeResult]) -> TrialResult:
-        """The same trial with other entries."""
+        """A copy with other probe entries."""
         # Not model_copy, which would carry the cached `flat` of the old entries along.
         fields: dict[str, Any] = {name: getattr(self, name) for name in TrialResult.model_fields}
         fields["probes"] = probes
@@ -206,9 +214,9 @@ class TrialResult(Part):
 
 
 def parse_result(document: dict[str, Any], where: str = "") -> TrialResult:
-    """A result.json of this format or of format 1, as read from JSON.
+    """The result in the content of a result.json, of this format or of format 1.
 
-    Raises: ValueError that begins with `where` for any other format and for damaged fields.
+    where: the file, for messages. Raises: ValueError for any other format and for damaged fields.
     """
     found = document.get("format", format1.RESULT)
     if found == format1.RESULT:
@@ -219,7 +227,7 @@ def parse_result(document: dict[str, Any], where: str = "") -> TrialResult:
     return validated(TrialResult, document, where)
 
 
-# ---- from entries to names ----
+# ---- one mapping of all values ----
 
 
 @dataclass(frozen=True)
@@ -233,7 +241,7 @@ class Flat:
 
 
 def flatten(result: TrialResult) -> Flat:
-    """Metric names as tables, figures and MLflow have them.
+    """The values of all probes by the metric names that tables, figures and MLflow use.
 
     The teacher's reference values of the observations are `teacher/curve/NAME`.
     """
@@ -255,42 +263,42 @@ def flatten(result: TrialResult) -> Flat:
 
 
 def additions(result: TrialResult, probe: str, again: ProbeResult) -> ProbeResult:
-    """What `again` says that the result's entry of this probe does not.
+    """The values of `again` that the result's entry of this probe does not have.
 
-    All of it where the versions differ or the trial has no such entry. In the same version only
-    the names that the entry has no value for: test arms that the trial was not measured under,
-    or a value that its own arms left undefined. A name with a value keeps it, because some
-    values summarise all arms of their measurement (`corruption/seen/accuracy` is a mean) and
-    must stay those of the trial's own arms.
+    All of them where the versions differ or the result has no such entry. In the same version only
+    the names without a value in the entry: those of test arms that the trial was not measured
+    under, or a value that was undefined for its arms. A name with a value keeps it, because some
+    values summarise all arms of their measurement (`corruption/seen/accuracy` is a mean) and must
+    stay those of the trial's arms.
     """
-    own = result.probes.get(probe)
-    if own is None or own.version != again.version:
+    entry = result.probes.get(probe)
+    if entry is None or entry.version != again.version:
         return again
-    known = {*own.metrics, *own.teacher, *own.arrays}
+    known = {*entry.metrics, *entry.teacher, *entry.arrays}
     return ProbeResult(
         version=again.version,
         metrics={name: v for name, v in again.metrics.items() if name not in known},
         teacher={name: v for name, v in again.teacher.items() if name not in known},
         arrays={name: v for name, v in again.arrays.items() if name not in known},
-        undefined=[name for name in again.undefined if name not in {*known, *own.undefined}],
+        undefined=[name for name in again.undefined if name not in {*known, *entry.undefined}],
     )
 
 
 def merge(result: TrialResult, probe: str, again: ProbeResult) -> TrialResult:
-    """The result with one entry replaced by a measurement of that probe made later.
+    """A copy of the result with a later measurement of one probe in its entry.
 
-    A measurement of another version replaces the entry whole. One of the same version is united
-    with it by name, see `additions`: measured under the same settings that changes nothing, and
-    under other test arms it adds theirs.
+    A measurement of another version replaces the whole entry. The values of one of the same version
+    are added to the entry, see `additions`: under the same settings that changes nothing, and under
+    other test arms it adds the values of those.
     """
-    own, new = result.probes.get(probe), additions(result, probe, again)
-    if own is not None and own.version == new.version:
-        metrics, teacher = own.metrics | new.metrics, own.teacher | new.teacher
-        arrays = own.arrays | new.arrays
+    entry, new = result.probes.get(probe), additions(result, probe, again)
+    if entry is not None and entry.version == new.version:
+        metrics, teacher = entry.metrics | new.metrics, entry.teacher | new.teacher
+        arrays = entry.arrays | new.arrays
         defined = {*metrics, *teacher, *arrays}
-        undefined = [name for name in [*own.undefined, *new.undefined] if name not in defined]
+        undefined = [name for name in [*entry.undefined, *new.undefined] if name not in defined]
         new = ProbeResult(
-            version=own.version,
+            version=entry.version,
             metrics=metrics,
             teacher=teacher,
             arrays=arrays,

@@ -1,12 +1,12 @@
-"""Probes run again on a finished trial: files beside its result, by probe, version and settings.
+"""Probes that were run again on a finished trial: one file for each probe, version and settings.
 
     TRIAL/probes/linear-v2.json
-    TRIAL/probes/robustness-v8-0c9f5a1e.json      under other settings than the trial's own
+    TRIAL/probes/robustness-v8-0c9f5a1e.json      under settings that are not the trial's
 
 A file holds the probe's result and all that its values depend on: settings, the sha256 of the
-student's weights, and `source`, the hash of what was read. It is used only where all of that still
-holds (`read_reprobed`). Files made from a checkpoint lie in probes/step-00000123/, which is never
-read here: they do not belong to the trial's result.
+student's weights, and `source`, the hash of what was read. It is used only where all of these are
+still those of the trial (`read_reprobed`). Files of a checkpoint are written to
+probes/step-00000123/ and are not read: they do not belong to the trial's result.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETTINGS = (  # fields of a trial that a probe's values depend on, beside weight
 
 
 class Measurement(Part):
-    """What a probe was run on. Equal measurements give equal values."""
+    """All that the values of a probe depend on. Equal measurements give equal values."""
 
     probe: str
     version: int
@@ -48,11 +48,16 @@ class Measurement(Part):
     source: str
 
     def key(self) -> str:
+        """The measurement as text, equal for equal measurements."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
 
 class Reprobed(Part):
-    """One file. trial: the id, None for a student alone."""
+    """The content of one file.
+
+    trial: the identity, None for a student without a trial. environment: in which it was measured.
+    For the other fields see `Measurement` and `ProbeResult`.
+    """
 
     format: Literal["probe-result/2"] = FORMAT
     probe: str
@@ -65,6 +70,7 @@ class Reprobed(Part):
 
     @property
     def measurement(self) -> Measurement:
+        """What the values depend on."""
         return Measurement(
             probe=self.probe,
             version=self.values.version,
@@ -75,7 +81,10 @@ class Reprobed(Part):
 
 
 def parse_reprobed(document: dict[str, Any], where: str = "") -> Reprobed:
-    """A file of this format or of format 1. Raises: ValueError that begins with `where`."""
+    """The content of a file of this format or of format 1.
+
+    where: the file, for messages. Raises: ValueError for any other format or damaged fields.
+    """
     if document.get("format") == format1.PROBED:
         document = format1.upgrade_probed(document)
     return validated(Reprobed, document, where)
@@ -85,15 +94,15 @@ def parse_reprobed(document: dict[str, Any], where: str = "") -> Reprobed:
 
 
 def settings_of(config: TrialConfig) -> dict[str, Any]:
-    """SETTINGS of a trial, as JSON has them."""
+    """{field: value as JSON stores it} of the trial's fields in SETTINGS."""
     return config.model_dump(mode="json", include=set(SETTINGS))
 
 
 def reprobed_file(folder: str, probe: str, config: TrialConfig, trained: TrialConfig) -> str:
-    """Where the result of this code's version of a probe lies, in a trial's probes/.
+    """The file in `folder` for the result of a probe, in the version of this code.
 
-    config: the trial under the settings to measure with; trained: as it was trained. Each other
-    set of settings has a file of its own.
+    config: the trial with the settings to measure under. trained: the trial as it was trained. Each
+    set of settings that differs from the trial's has a separate file.
     """
     settings, version = settings_of(config), PROBES[probe].version
     plain, marked = _file_names(probe, version, settings)
@@ -101,7 +110,7 @@ def reprobed_file(folder: str, probe: str, config: TrialConfig, trained: TrialCo
 
 
 def _file_names(probe: str, version: int, settings: dict[str, Any]) -> tuple[str, str]:
-    """(name under the trial's own settings, name under others)."""
+    """(name under the trial's settings, name under any others)."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return f"{probe}-v{version}.json", f"{probe}-v{version}-{digest}.json"
 
@@ -112,8 +121,8 @@ def _file_names(probe: str, version: int, settings: dict[str, Any]) -> tuple[str
 def read_reprobed(folder: str, result: TrialResult) -> tuple[list[Reprobed], list[str]]:
     """(files that belong to this trial and this code, one line for each file that does not).
 
-    folder: the trial's. Files under the trial's own settings come first. Raises: ValueError for a
-    file that is not JSON; OSError.
+    folder: the trial's. Of a probe's files, that under the trial's settings comes first. Raises:
+    ValueError for a file that is not JSON; OSError.
     """
     used: list[Reprobed] = []
     skipped: list[str] = []
@@ -135,13 +144,13 @@ def read_reprobed(folder: str, result: TrialResult) -> tuple[list[Reprobed], lis
 
 
 def _check(reprobed: Reprobed, name: str, result: TrialResult, sha256: str) -> None:
-    """Raises: ValueError saying why a file does not belong to a trial or to this code."""
+    """Check that a file belongs to the trial and this code. Raises: ValueError with the reason."""
     probe, version = reprobed.probe, reprobed.values.version
     names = _file_names(probe, version, reprobed.settings)
     if name not in names:
-        raise ValueError(f"holds {names[0]}")
+        raise ValueError(f"its content is that of {names[0]}; rename or delete it")
     if probe not in PROBES:
-        raise ValueError(f"there is no probe `{probe}` now")
+        raise ValueError(f"this code has no probe `{probe}`")
     if version != PROBES[probe].version:
         raise ValueError(
             f"version {version} of `{probe}` is outdated, this code has {PROBES[probe].version}; "
@@ -150,13 +159,13 @@ def _check(reprobed: Reprobed, name: str, result: TrialResult, sha256: str) -> N
     if reprobed.student_sha256 != sha256:
         raise ValueError("measured on other weights than those of this trial's student")
     if reprobed.source != result.source:
-        raise ValueError("measured on other images, draws or teacher weights than the trial's")
+        raise ValueError("measured on other images, arms or teacher weights than the trial's")
 
 
 def outdated(result: TrialResult) -> dict[str, tuple[int, int]]:
     """{probe: (version in the result, version of this code)} where they differ.
 
-    Version 0 stands for a result from before versions were kept.
+    Version 0 is that of results written before versions were stored.
     """
     pairs = {n: (v, PROBES[n].version) for n, v in result.versions().items() if n in PROBES}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

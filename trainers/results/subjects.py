@@ -1,4 +1,4 @@
-"""What can be probed: the students at a path, each with its trial's settings and its shards."""
+"""Find the students at a path that can be probed, each with its trial's settings and shards."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from trainers.training.wrappers import unwrap_student, wrap_student
 
 @dataclass(frozen=True)
 class Subject:
-    """What is probed: a student (None: one without a network), its trial and its images.
+    """A student to probe, its trial and its images.
 
-    folder: where results are written; root: the run's folder, which holds banks/ and teacher/;
-    inputs: the trial and its bank; sha256: of the student's weights; trial: its id, None for a
-    student alone.
+    folder: where results are written. root: the run's folder, which holds banks/ and teacher/.
+    inputs: the trial and its bank. student: None for one without a network. sha256: of the
+    student's weights. trial: its identity, None for a student without a trial.
     """
 
     folder: str
@@ -49,16 +49,17 @@ class Subject:
 
 
 def find_bank(config: TrialConfig, source: str, root: str, given: str | None) -> str:
-    """The shards a trial was trained on: those given, or those under ROOT/banks.
+    """The bank that a trial was trained on: `given`, or one in ROOT/banks.
 
-    Raises: ValueError where they are others, or none is found.
+    source: the hash of what the trial read, by which the bank is recognised.
+    Raises: ValueError where `given` has another source, or no bank in ROOT/banks has this one.
     """
     if given is not None:
         found = source_of(config, load_manifest(given))
         if found != source:
             raise ValueError(
-                f"--bank {given}: holds other images, draws or teacher weights ({found[:16]}) "
-                f"than the trial read ({source[:16]})"
+                f"--bank {given}: holds other images, augmentation parameters or teacher weights "
+                f"({found[:16]}) than the trial read ({source[:16]})"
             )
         return given
     folder = storage.join(root, "banks")
@@ -73,7 +74,7 @@ def _serves(config: TrialConfig, source: str, bank: str) -> bool:
     manifest = load_manifest(bank)
     try:
         return source_of(config, manifest) == source
-    except ValueError:  # it lacks the teacher or the arm
+    except ValueError:  # the bank lacks the trial's teacher or arm
         return False
 
 
@@ -81,7 +82,7 @@ def _serves(config: TrialConfig, source: str, bank: str) -> bool:
 
 
 def of_trial(stored: Stored, result: TrialResult, bank: str | None) -> Subject:
-    """A finished trial. Raises: ValueError where its shards are not found."""
+    """The student of a finished trial. Raises: ValueError where its bank is not found."""
     config = make_config(result.config, stored.location)
     above = stored.location.rsplit("/", 2)
     root = above[0] if len(above) == 3 and above[1] == TRIALS else stored.location
@@ -91,9 +92,12 @@ def of_trial(stored: Stored, result: TrialResult, bank: str | None) -> Subject:
 
 
 def of_student(stored: Stored, bank: str | None) -> Subject:
-    """A student's folder alone. Raises: ValueError without --bank."""
+    """A student without a trial, as if trained on `clean`. Raises: ValueError without a bank."""
     if bank is None:
-        raise ValueError(f"{stored.location}: a student alone; name its shards with --bank")
+        raise ValueError(
+            f"{stored.location}: no result.json; give the trial's folder, or the shards that the "
+            "student was trained on with --bank"
+        )
     manifest = load_manifest(bank)
     preprocess = preprocess_of(stored, manifest, bank)
     plan, data = manifest.plan, manifest.plan.dataset
@@ -114,14 +118,14 @@ def of_student(stored: Stored, bank: str | None) -> Subject:
 
 
 def of_checkpoint(step_folder: str, bank: str | None) -> Subject:
-    """One checkpoint, verified; the averaged student (ema) where there is one.
+    """The student in one checkpoint; its moving average of the weights where there is one.
 
-    Raises: ValueError where it is damaged or of another format.
+    Raises: ValueError where the checkpoint is damaged or of another format.
     """
     folder, step = step_folder.rstrip("/").rsplit("/step-", 1)
     owner: dict[str, Any] = read_json(storage.join(step_folder, RECORD)).get("owner") or {}
     if "source" not in owner:
-        raise ValueError(f"{step_folder}: not a checkpoint that names its trial")
+        raise ValueError(f"{step_folder}: not a checkpoint that records its trial")
     config = make_config({name: v for name, v in owner.items() if name != "source"}, step_folder)
     trial = folder.rsplit("/", 1)[0]
     root = trial.rsplit("/", 2)[0]
@@ -144,14 +148,18 @@ def of_checkpoint(step_folder: str, bank: str | None) -> Subject:
 
 
 def locations(location: str) -> list[str]:
-    """Where students lie: every finished trial of a run's folder, else `location` itself."""
+    """Folders with a student: every finished trial of a run's folder, else `location` itself."""
     if storage.is_local(location):
         location = str(storage.local_path(location).resolve())
     return trials_at(location)
 
 
 def subject_at(location: str, bank: str | None) -> Subject:
-    """The student of one trial, of a folder alone, or of a checkpoint. Raises: ValueError."""
+    """The student in the folder of a trial, of a student or of a checkpoint.
+
+    bank: path or URL of its shards; None searches the run's banks/.
+    Raises: ValueError where the folder is none of these, or the bank is not found; OSError.
+    """
     if storage.exists(storage.join(location, RECORD)):
         return of_checkpoint(location, bank)
     stored = open_stored(location)

@@ -42,7 +42,7 @@ from trainers.students.teacher_pca import (
 )
 from trainers.students.timm_backbone import timm_student
 
-# (argument, embedding_dim, image_size) -> the student, initialised from the global generator.
+# (argument, embedding_dim, image_size) -> the student, initialised from torch's global generator.
 STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
     "student",
     {
@@ -53,7 +53,7 @@ STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
     },
 )
 
-# Where an argument has several spellings, the one that a trial is named by.
+# {name: function from an argument to its one spelling}, for arguments with several spellings.
 CANONICAL = {"width": canonical_width, "params": canonical_budget, "teacher_pca": canonical_pca}
 
 
@@ -76,24 +76,30 @@ def build_student(
 ) -> Student:
     """The student named by `spec`, on the CPU, in training mode.
 
-    embedding_dim: D, the teacher's. image_size: pixels a side of its square input.
+    embedding_dim: D, that of the teacher. image_size: height and width of its input, in pixels.
     seed: with it the weights are a pure function of (spec, embedding_dim, image_size, seed) and
     no global generator is touched. Without it they are drawn from torch's global CPU generator,
     which the caller has seeded.
-    Raises: ValueError.
+    Raises: ValueError for an unknown student, or one that cannot have this D or image size.
     """
     if seed is None:
         with torch.device("cpu"):
             return _construct(spec, embedding_dim, image_size)
     _check_whole("seed", seed, 0)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with (
+        torch.random.fork_rng(devices=[]),  # pyright: ignore[reportUnknownMemberType]
+        torch.device("cpu"),
+    ):
         # Not torch.manual_seed, which would seed the generators of all GPUs as well.
         torch.default_generator.manual_seed(seed)
         return _construct(spec, embedding_dim, image_size)
 
 
 def build_on_meta(spec: str, embedding_dim: int, image_size: int) -> Student:
-    """The student's modules and shapes on the meta device, without weights: it costs nothing."""
+    """The student's modules and shapes on the meta device: no memory, no weights are drawn.
+
+    Raises: ValueError as `build_student`.
+    """
     with on_meta():
         return _construct(spec, embedding_dim, image_size)
 
@@ -112,9 +118,10 @@ def _check_whole(field: str, value: Any, least: int) -> None:
 
 @dataclass(frozen=True)
 class StudentSummary:
-    """What a dry run shows of a student.
+    """Size and cost of a student, as a dry run shows them.
 
-    macs: multiply-accumulates of one image. channels: of the CNN's convolutions, else ().
+    parameters: of trunk, head and both. macs: multiply-accumulates of one image. channels: of the
+    CNN's convolutions, () for other students.
     """
 
     spec: str
@@ -124,7 +131,10 @@ class StudentSummary:
 
 
 def describe(spec: str, embedding_dim: int, image_size: int) -> StudentSummary:
-    """Size and cost of a student from its shapes alone: milliseconds, no weight is drawn."""
+    """Size and cost of a student, from its shapes alone: it takes milliseconds.
+
+    Raises: ValueError as `build_student`.
+    """
     if has_no_network(spec):
         check_dimensions(spec, embedding_dim)
         return StudentSummary(spec, ParameterCount(0, 0, 0), 0, ())

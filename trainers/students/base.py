@@ -1,4 +1,4 @@
-"""What every student is: a feature extractor, and linear layers that give the embedding."""
+"""Student: a feature extractor, and linear layers from its features to the embedding."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 class Student(nn.Module):
     """float32 images (B, 3, H, W) -> raw embeddings (B, D), as `head(trunk(images))`.
 
-    trunk: maps images to feature vectors (B, F').
-    head: maps those to the embedding; its last module is the linear layer that gives it.
+    trunk: maps images to feature vectors.
+    head: maps those to the embedding; its last module is the linear layer with D outputs.
     channels: of the convolutions of the paper's CNN; () for other students.
     """
 

@@ -19,11 +19,11 @@ from trainers.students.base import Student
 BASE_CHANNELS = (16, 32, 64)  # of the three convolutions at width 1
 HIDDEN = 512  # of the head, at every width
 CELLS = 4  # the pooled map is CELLS x CELLS
-LEAST_CHANNELS = 4
+LEAST_CHANNELS = 4  # of the first convolution
 LEAST_WIDTH = (LEAST_CHANNELS - 0.5) / BASE_CHANNELS[0]  # 0.21875 rounds to 4, 7, 14 channels
-MOST_WIDTH = 64.0  # 1,024 to 4,096 channels: more is a typing error, not a small student
+MOST_WIDTH = 64.0  # 1,024 to 4,096 channels; a larger width is most likely a typing error
 DECIMAL = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
-TOLERANCE = 0.02  # of a parameter budget
+TOLERANCE = 0.02  # how far a student's parameters may be from its budget, as a share of it
 SUFFIXES = {"K": 1_000, "M": 1_000_000}
 
 
@@ -31,7 +31,10 @@ SUFFIXES = {"K": 1_000, "M": 1_000_000}
 
 
 def student_of_width(argument: str, embedding_dim: int, image_size: int) -> Student:
-    """`width:W`: the CNN with 16 W, 32 W and 64 W channels. Raises: ValueError."""
+    """`width:W`: the CNN with 16 W, 32 W and 64 W channels.
+
+    Raises: ValueError for a width that is no positive decimal or out of range.
+    """
     spec = f"student `width:{argument}`"
     if not re.fullmatch(DECIMAL, argument) or float(argument) == 0:
         raise ValueError(f"{spec}: the width must be a positive decimal, such as width:1")
@@ -50,7 +53,8 @@ def student_of_width(argument: str, embedding_dim: int, image_size: int) -> Stud
 def student_of_budget(argument: str, embedding_dim: int, image_size: int) -> Student:
     """`params:P`: the CNN whose parameters are within 2 % of P in all, at this D.
 
-    P is a decimal with K or M, for thousands or millions. Raises: ValueError.
+    P is a decimal with K or M, for thousands or millions.
+    Raises: ValueError for another form, or a budget that no width reaches.
     """
     spec = f"student `params:{argument}`"
     match = re.fullmatch(f"({DECIMAL})([KM])", argument)
@@ -77,14 +81,14 @@ def student_of_budget(argument: str, embedding_dim: int, image_size: int) -> Stu
 
 
 def canonical_width(argument: str) -> str:
-    """`1.0` -> `1`; what is not a decimal is returned as it is."""
+    """`1.0` -> `1`; text that is not a decimal is returned unchanged, and refused later."""
     if not re.fullmatch(DECIMAL, argument):
         return argument
     return f"{Decimal(argument).normalize():f}"
 
 
 def canonical_budget(argument: str) -> str:
-    """`500K` -> `0.5M`; what is not a budget is returned as it is."""
+    """`500K` -> `0.5M`; text that is not a budget is returned unchanged, and refused later."""
     if not (match := re.fullmatch(f"({DECIMAL})([KM])", argument)):
         return argument
     millions = Decimal(match[1]) * SUFFIXES[match[2]] / SUFFIXES["M"]
@@ -107,8 +111,8 @@ class GridMean(nn.Module):
 
     Cell i of 4 along an axis of n averages positions floor(i n / 4) to ceil((i + 1) n / 4) - 1.
     The backward pass of torch's layer adds with atomics on CUDA, in an order that differs between
-    runs. Where 4 divides H and W plain average pooling computes the same; elsewhere the sums are
-    two products with 0/1 matrices, followed by one division.
+    runs. Where 4 divides H and W plain average pooling computes the same; for other sizes the
+    sums are two products with 0/1 matrices, followed by one division.
     """
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -171,8 +175,9 @@ def cnn_parameters(c1: float, c2: float, c3: float, embedding_dim: int) -> float
 def solve_channels(budget: float, embedding_dim: int) -> tuple[int, int, int]:
     """The CNN's channels whose total comes closest to `budget` parameters.
 
-    The width is found by bisection over the reals between the smallest and the largest. Channels
-    are then rounded one by one, and each may move by one where that brings the total closer.
+    The width is found by bisection over the reals between the smallest and the largest. Each of
+    the three channel counts is then rounded, and changed by one where that brings the total
+    closer.
     """
     low, high = LEAST_WIDTH, MOST_WIDTH
     for _ in range(60):

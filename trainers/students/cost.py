@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +34,9 @@ def count_parameters(model: Student) -> ParameterCount:
 def count_macs(model: nn.Module, image_size: int) -> int:
     """Multiply-accumulates of one image in convolution and linear layers, biases not counted.
 
-    Each output of such a layer costs as many as one of its filters has weights. The products
-    inside attention are not counted. Runs on the meta device; the model is left unchanged.
+    Each output of such a layer costs one multiply-accumulate for each weight of its filter. The
+    products of queries, keys and values in attention are not counted. Runs on the meta device; the
+    model is not changed.
     """
     macs = 0
 
@@ -64,11 +65,14 @@ def count_macs(model: nn.Module, image_size: int) -> int:
 
 
 @contextmanager
-def on_meta() -> Iterator[None]:
+def on_meta() -> Generator[None]:
     """Inside, tensors have shapes only: no memory, no arithmetic.
 
     torch's global CPU generator is restored afterwards, because initialising weights on the meta
     device advances it too.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with (
+        torch.random.fork_rng(devices=[]),  # pyright: ignore[reportUnknownMemberType]
+        torch.device("meta"),
+    ):
         yield

@@ -1,11 +1,11 @@
-"""A student on disk: `student.safetensors`, and `student.json` that says how to rebuild it."""
+"""A student on disk: `student.safetensors`, and `student.json` with what rebuilds its modules."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load, save
@@ -22,10 +22,10 @@ WEIGHTS, RECORD = "student.safetensors", "student.json"
 def save_student(
     folder: str | Path, model: nn.Module, spec: str, embedding_dim: int, image_size: int
 ) -> None:
-    """Write the weights and then `student.json`, which names the student and their sha256.
+    """Write the weights, and then `student.json` with the student's spec and their sha256.
 
     Raises: ValueError where the tensors are not those of a student built from `spec`,
-    `embedding_dim` and `image_size`: it could not be rebuilt.
+    `embedding_dim` and `image_size`, because it could not be rebuilt; OSError.
     """
     state = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     _check_tensors(state, build_on_meta(spec, embedding_dim, image_size), "model")
@@ -44,7 +44,7 @@ def save_student(
 def load_student(path: str | Path) -> Student:
     """Rebuild what `save_student` wrote: on the CPU, in evaluation mode, bit for bit.
 
-    torch's global generators are left alone.
+    torch's global generators are not used.
     Raises: ValueError for a file that is missing, damaged or of another format.
     """
     folder = Path(path)
@@ -68,10 +68,13 @@ def _read_record(file: Path) -> dict[str, Any]:
         record = json.loads(_read(file))
     except ValueError as error:
         raise ValueError(f"{file}: not readable as JSON ({error})") from None
-    if not isinstance(record, dict) or set(record) != set(kinds):
-        odd = sorted(set(record) ^ set(kinds)) if isinstance(record, dict) else ["not an object"]
+    if not isinstance(record, dict):
+        raise ValueError(f"{file}: expected one JSON object, with {', '.join(kinds)}")
+    record = cast(dict[str, Any], record)
+    if set(record) != set(kinds):
+        wrong = ", ".join(sorted(set(record) ^ set(kinds)))
         raise ValueError(
-            f"{file}: expected exactly {', '.join(kinds)}; missing or unknown: {', '.join(odd)}"
+            f"{file}: expected exactly {', '.join(kinds)}; missing or unknown: {wrong}"
         )
     for field, kind in kinds.items():
         if type(record[field]) is not kind:

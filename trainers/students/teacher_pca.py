@@ -1,13 +1,13 @@
 """`teacher_pca:K`, a student without a network: the teacher's own embeddings in K dimensions.
 
-It scores what the best possible student of rank K would: one that has learned everything a
-K-dimensional subspace can hold. Its embeddings are the teacher's, raw, projected onto the first K
-principal components of the clean train images and mapped back into the teacher's space:
+An upper reference for students whose embeddings have rank K: no other K-dimensional subspace holds
+more of the teacher's variance. Its embeddings are the teacher's raw ones, projected onto the first
+K principal components of the clean train images and mapped back into the teacher's space:
 
     mean + U_K U_K' (T - mean)
 
-so that a cosine to the teacher keeps its meaning; then they are normalised like any other. The
-projection is in `trainers.probes.projection`, this module knows the spec only.
+so that a cosine to the teacher keeps its meaning; then they are normalised like a student's. The
+projection is in `trainers.probes.projection`; this module reads the spec.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def has_no_network(spec: str) -> bool:
 
 
 def components(spec: str) -> int:
-    """K of `teacher_pca:K`. Raises: ValueError."""
+    """K of `teacher_pca:K`. Raises: ValueError where it is not a whole number of 1 or more."""
     argument = split_spec(spec)[1]
     if not re.fullmatch(r"[0-9]{1,9}", argument) or int(argument) == 0:
         raise ValueError(f"student `{spec}`: write {NAME}:K, K a whole number of 1 or more")
@@ -39,7 +39,7 @@ def canonical_pca(argument: str) -> str:
 
 
 def check_dimensions(spec: str, embedding_dim: int) -> None:
-    """Raises: ValueError with both numbers where K is more than the teacher's dimensions."""
+    """Check that K is at most the teacher's D. Raises: ValueError with both numbers."""
     if components(spec) > embedding_dim:
         raise ValueError(f"student `{spec}`: the teacher has {embedding_dim} dimensions")
 

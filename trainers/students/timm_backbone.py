@@ -14,9 +14,9 @@ from trainers.students.cost import on_meta
 
 
 def timm_student(argument: str, embedding_dim: int, image_size: int) -> Student:
-    """The backbone with its own initialisation and a new linear layer to the embedding.
+    """The backbone as timm initialises it, and a new linear layer to the embedding.
 
-    Models of a fixed input size (vision transformers) are made for `image_size`.
+    Models of a fixed input size (vision transformers) are built for `image_size`.
     Raises: ValueError for a name that timm does not know, or a model that does not map one image
     of this size to one vector.
     """

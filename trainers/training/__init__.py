@@ -1,1 +1,1 @@
-"""One training loop and its state."""
+"""The training loop, its data, its optimisers, and its state on disk."""

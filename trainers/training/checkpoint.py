@@ -1,13 +1,13 @@
 """Checkpoints: complete, verified, and free of pickle.
 
 A checkpoint is a folder `step-00000123` with safetensors for arrays, JSON for the rest, and
-`manifest.json` with the sha256 of both, written last. On a local disk the folder is made under a
-temporary name, fsynced and renamed. On an object store, which cannot rename, a checkpoint without
-a manifest does not count.
+`manifest.json` with the sha256 of both, written last. On a local disk the folder is written under
+a temporary name, fsynced and renamed. On an object store, which cannot rename, a checkpoint without
+a manifest is treated as damaged.
 
-The two newest are kept, and a resume takes the newest that verifies. A damaged one is skipped with
-a warning, for the one before it. An intact one of another trial or format is refused, because
-training on from it silently would be wrong.
+The two newest are kept, and a trial resumes from the newest that verifies. A damaged one is skipped
+with a warning, and the one before it is tried. An intact one of another trial or format is refused,
+because resuming from it would give wrong results without any sign of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ForeignError(ValueError):
 
 @dataclass(frozen=True)
 class State:
-    """Everything a trial needs to resume: arrays by name, and JSON values."""
+    """All that a trial needs to resume after `step` steps: arrays by name, and JSON values."""
 
     step: int
     arrays: dict[str, torch.Tensor]
@@ -45,10 +45,10 @@ class State:
 
 
 def owner_of(config: TrialConfig, source: str = "") -> dict[str, Any]:
-    """What must be equal in a checkpoint and in the trial that resumes from it.
+    """The values that must be equal in a checkpoint and in the trial that resumes from it.
 
-    Every field of the trial, except those that `elastic` lets change between a save and a resume,
-    and `source`, the sha256 of what the trial reads.
+    They are `source`, the sha256 of what the trial reads, and every field of the trial except those
+    that `elastic` lets change when a trial is resumed.
     """
     return config.model_dump(mode="json", exclude=config.unnamed) | {"source": source}
 
@@ -58,8 +58,8 @@ def capture(modules: dict[str, nn.Module], states: list[Arrays]) -> Arrays:
     arrays: Arrays = {}
     for role, module in modules.items():
         arrays |= {f"{role}/{name}": tensor for name, tensor in module.state_dict().items()}
-    for rank, own in enumerate(states):
-        arrays |= {f"rank/{rank}/{name}": tensor for name, tensor in own.items()}
+    for rank, state in enumerate(states):
+        arrays |= {f"rank/{rank}/{name}": tensor for name, tensor in state.items()}
     layout = torch.contiguous_format  # copied, because safetensors refuses shared memory
     return {n: t.detach().cpu().clone(memory_format=layout) for n, t in arrays.items()}
 
@@ -84,7 +84,8 @@ class Checkpoints:
 
     def __init__(self, location: str, owner: dict[str, Any]) -> None:
         self.location = location
-        self.owner: dict[str, Any] = json.loads(json.dumps(owner))  # as a stored one is read
+        # Through JSON, so that it compares equal to a stored one (tuples become lists).
+        self.owner: dict[str, Any] = json.loads(json.dumps(owner))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints in the folder, ascending, valid or not."""
@@ -94,9 +95,9 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Write a checkpoint, then delete all but the newest two.
 
-        A valid one of the same step is kept, as training is deterministic and it is the same.
-        Checkpoints of later steps are deleted: they were found damaged when this run resumed.
-        Raises: OSError; older checkpoints then stay.
+        A valid one of the same step is kept: training is deterministic, so it holds the same.
+        Checkpoints of later steps are deleted: this run resumed from an earlier one because they
+        were damaged. Raises: OSError, without deleting any.
         """
         if not self._holds(state.step):
             self._write(state)
@@ -105,7 +106,7 @@ class Checkpoints:
         for step in later + [step for step in steps if step <= state.step][:-KEPT]:
             storage.delete(self._folder(step))
         for name in storage.names(self.location):
-            if name.startswith(".step-"):  # of a save whose process was killed
+            if name.startswith(".step-"):  # left by a process that was killed while saving
                 storage.delete(storage.join(self.location, name))
 
     def _holds(self, step: int) -> bool:

@@ -1,6 +1,7 @@
 """Options that change the speed and not the meaning: memory layout, torch.compile, CUDA graphs.
 
-They are applied to a model in place, from outside; the names in its state_dict stay the same.
+They are applied to a model in place, without wrapping it, so that the names in its state_dict stay
+the same.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ def apply_performance_options(
 ) -> None:
     """Move `model` to `device` and apply the trial's performance options, all in place.
 
-    image_size: pixels a side of the model's square input.
+    image_size: height and width of the model's input, in pixels.
 
-    channels_last: convolutions as (B, H, W, C) in memory, which is faster on CPUs and GPUs alike.
-    Not with DeepSpeed, which sends weights as flat bytes and needs the default layout.
-    compile: torch.compile of the forward and backward pass.
-    cuda_graphs: each of the two passes is replayed as one CUDA graph; together with compile, by
-    torch.compile's mode "reduce-overhead".
+    The trial's option channels_last stores activations as (B, H, W, C), which is faster on CPUs and
+    GPUs alike; not with DeepSpeed, which flattens weights and needs the default layout. compile
+    applies torch.compile to the forward and backward pass. cuda_graphs replays each of the two
+    passes as one CUDA graph; together with compile, by torch.compile's mode "reduce-overhead".
 
     Raises: ValueError for cuda_graphs on a device that is not CUDA.
     """
@@ -48,9 +48,9 @@ def apply_performance_options(
 
 
 def eager(config: TrialConfig) -> contextlib.AbstractContextManager[Any]:
-    """Inside it a compiled model runs eagerly.
+    """A context in which a compiled model runs eagerly.
 
-    Measuring uses other batch sizes than training, each of which would be compiled anew.
+    Measuring uses other batch sizes than training, and each of them would be compiled again.
     """
     return torch.compiler.set_stance("force_eager") if config.compile else contextlib.nullcontext()
 
@@ -79,10 +79,10 @@ def _use_graphs(
 
 
 class _GraphedForward:
-    """The function that torch put in place of `model.forward`.
+    """The function with which torch has replaced `model.forward`.
 
-    It computes with the weights of the model it was captured from, and would do so in a deep copy
-    of the model too. So a copy gets its class's plain `forward` instead.
+    It computes with the weights of the model from which it was captured, even if it were part of a
+    deep copy of that model. So a deep copy gets the plain `forward` of its class instead.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,6 +1,7 @@
-"""Training batches from a bank: inputs and targets, in an order that is a pure function.
+"""Training batches from a bank: inputs and targets.
 
-It depends on (seed, epoch) alone, and not on workers, prefetching or the number of ranks.
+Their order is a pure function of (seed, epoch): it does not depend on prefetching or on the number
+of ranks.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def permutation(seed: int, epoch: int, count: int) -> torch.Tensor:
 class Data:
     """Augmented images and targets of one arm.
 
-    Columns are tensors on the device, or streamed from disk and read ahead by one thread. Both
-    give the same batches.
+    Columns are tensors on the device, or are streamed from disk and read ahead by one thread. Both
+    yield the same batches.
 
     Args:
         split: the samples, with the arm's stored augmentation parameters.
@@ -43,7 +44,7 @@ class Data:
         device: of the tensors that it returns.
         target: makes targets from the raw teacher embeddings of the views (and from labels); by
             default they are the embeddings.
-        two_views: inputs are cat([view, next view]) of each image, six channels.
+        two_views: inputs are cat([view, next view]) of each image, with six channels.
     """
 
     def __init__(
@@ -83,7 +84,10 @@ class Data:
         return column[tuple(part.to(self.device) for part in at)]
 
     def inputs(self, index_B: torch.Tensor, view_B: torch.Tensor) -> torch.Tensor:
-        """The student's input for one view of each image: float32 (B, 3, size, size)."""
+        """The student's input for one view of each image: float32 (B, 3, size, size).
+
+        index_B: samples. view_B: which view of each.
+        """
         images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2).contiguous()
         params_BP = self._take(self._params_NVP, index_B, view_B)
         pixels = self.arm.pixels(images_BCHW, params_BP)
@@ -91,7 +95,7 @@ class Data:
         return self.arm.normalised(self.preprocess(pixels), params_BP, nyquist=nyquist)
 
     def batch(self, index_B: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs, and targets float32 (B, E), of the views that belong to `epoch`."""
+        """Inputs (see `inputs`), and targets float32 (B, E), of the views shown in `epoch`."""
         view_B = view_of(epoch, self._offsets_N[index_B], self.views)
         raw_BD = self._take(self._unit_NVD, index_B, view_B).float()
         raw_BD *= self._take(self._norm_NV, index_B, view_B)[:, None]
@@ -114,7 +118,7 @@ class Data:
         yield from self._prefetched(lambda i_B: self.inputs(i_B, torch.full_like(i_B, view)), parts)
 
     def _prefetched(self, make: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
-        """make(part) of each part, in order; streamed ones are made ahead, by a thread."""
+        """make(part) of each part, in order; a thread makes them ahead where data is streamed."""
         if not isinstance(self._images_NHWC, StreamedColumn):
             yield from map(make, parts)
             return

@@ -1,4 +1,4 @@
-"""EMA: the moving average of a student's weights, measured in place of the last ones."""
+"""Exponential moving average of a student's weights, which is measured in place of the student."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 
 
 class MovingAverage:
-    """a <- d a + (1 - d) w after each step, d = min(decay, (1 + step) / (10 + step)).
+    """a <- d a + (1 - d) w after each step, with d = min(decay, (1 + step) / (10 + step)).
 
-    The lower decay of the first steps keeps short trials from being measured near their initial
-    weights (as in TensorFlow's ExponentialMovingAverage). Floating-point buffers (BatchNorm's
-    statistics) are averaged like weights, integer ones (counters) are copied. The average is
-    stored in float32 or wider, on the model's device. With decay 0 there is none: `averaged` is
-    None and `student` is the model itself.
+    The decay is lower in the first steps, so that the average of a short trial is not dominated by
+    its initial weights (as in TensorFlow's ExponentialMovingAverage). Floating-point buffers
+    (BatchNorm's statistics) are averaged like weights, integer ones (counters) are copied. The
+    average is stored in float32 or wider, on the model's device. With decay 0 there is no average:
+    `averaged` is None and `student` is the model itself.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -16,9 +16,9 @@ from trainers.config.schema import TrialConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """step -> learning rate; see `__call__`.
+    """A function from a step to its learning rate, see `__call__`.
 
-    lr: its highest value. kind: constant or cosine. warmup, total: steps.
+    lr: the highest learning rate. kind: constant or cosine. warmup, total: numbers of steps.
     """
 
     lr: float
@@ -38,7 +38,7 @@ class Schedule:
         return cls(config.lr, config.schedule, warmup, total)
 
     def __call__(self, step: int) -> float:
-        """The learning rate of the step that follows `step` others.
+        """The learning rate of a step, counted from 0.
 
         In the warm-up (step < warmup): lr (step + 1) / (warmup + 1).
         After it: lr (constant), or lr (1 + cos(pi t)) / 2 with t = (step - warmup) /

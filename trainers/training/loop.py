@@ -18,9 +18,9 @@ from trainers.training.state import Observe, Reporter, Row, Saver, TrainingState
 
 @dataclass(frozen=True)
 class Trained:
-    """What training returns.
+    """The result of training.
 
-    student: the module to measure, the moving average of the weights where the trial has one.
+    student: the module to measure: the moving average of the weights where the trial has one.
     epochs: a row for each epoch, see Reporter.
     observations: on the first rank a row {step, epoch, ...} for each call of `observe`.
     """
@@ -40,21 +40,21 @@ def train(
     report: Reporter,
     observe: Observe | None = None,
 ) -> Trained:
-    """Train `model` in place, from its newest checkpoint on, for the trial's duration.
+    """Train `model` in place to the end of the trial, from the newest checkpoint if there is one.
 
     Args:
         config: the trial.
         model: the student, or the module that `wrap_student` puts around it.
-        objective: (student, target, config) -> loss of a micro-batch.
+        objective: (student_BD, target_BD) -> scalar loss of a micro-batch.
         data: inputs and targets of the train samples.
-        engine: entered; it knows which rank this is.
+        engine: this rank's engine, already entered.
         saver: when and where checkpoints are saved, and when to stop early.
         report: called at the end of every epoch.
         observe: (step, student) -> values; called on the first rank before the first step, at
             every multiple of `curve_every` and after the last step. Other ranks may pass None.
 
     Raises:
-        DivergedError: naming step and samples, where the loss is NaN or infinite.
+        DivergedError: where the loss is NaN or infinite, with the step and its samples.
         PreemptedError: where `saver.stop` returned true, once the state is saved.
     """
     optimizer = OPTIMIZERS[config.optimizer](model, config)
@@ -65,8 +65,8 @@ def train(
     model.train()
     while state.step < state.total:
         epoch, batches = state.rest_of_epoch()
-        # One stream of micro-batches for the rest of the epoch, so that the next one is read while
-        # this one is computed.
+        # The micro-batches of all remaining steps are one stream, so that the next one is read
+        # while this one is computed.
         micro = [engine.micro_batches(index_B, config.accumulate) for index_B in batches]
         lasts = [at + 1 == len(parts) for parts in micro for at in range(len(parts))]
         inputs = data.batches(itertools.chain.from_iterable(micro), epoch)

@@ -1,7 +1,7 @@
-"""Muon: momentum whose matrix updates are orthogonalised, with AdamW for all other weights.
+"""Muon: momentum updates, orthogonalised, for matrices; AdamW for all other weights.
 
-Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the size of its steps from
-Liu et al. 2025, arXiv 2502.16982.
+Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the scale of its updates is
+that of Liu et al. 2025, arXiv 2502.16982.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.optim import Optimizer
 Group = dict[str, Any]  # one of torch's parameter groups
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b, c of X <- aX + b(XX')X + c(XX')(XX')X
 ITERATIONS = 5
-RMS = 0.2  # root mean square of one AdamW step at learning rate 1
+RMS = 0.2  # typical root mean square of an AdamW update at learning rate 1
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Weights of the model's linear and convolution layers, without the first and the last layer.
 
-    The first takes pixels and the last gives the embedding: with Muon it is usual to leave both to
-    AdamW. So are grouped convolutions, whose kernels are several matrices and not one.
+    It is usual to train the first layer, which reads pixels, and the last, which computes the
+    embedding, with AdamW. So are grouped convolutions, whose kernels are several matrices.
     """
     kinds = nn.Linear | nn.Conv1d | nn.Conv2d
     layers = [module for module in model.modules() if isinstance(module, kinds)][1:-1]
@@ -32,10 +32,10 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 def orthogonalised(x_MN: torch.Tensor) -> torch.Tensor:
-    """Approximately U V' of x = U S V', in the dtype of x.
+    """Approximately U V' (M, N) of the singular value decomposition x = U S V', in the dtype of x.
 
-    Five Newton-Schulz iterations on x / |x|; the singular values of the result lie in about 0.7
-    to 1.2. Source: Jordan et al. 2024.
+    Five Newton-Schulz iterations on x / |x|; the singular values of the result are about 0.7 to
+    1.2. Source: Jordan et al. 2024.
     """
     a, b, c = QUINTIC
     tall = x_MN.shape[0] > x_MN.shape[1]
@@ -51,8 +51,8 @@ class Muon(Optimizer):
     """Muon for parameter groups with `orthogonal`, AdamW for the others.
 
     Muon: m <- beta m + (1 - beta) g; w <- w - lr (wd w + 0.2 sqrt(max(M, N)) O(g + beta (m - g))),
-    with O `orthogonalised` and kernels (M, C, H, W) reshaped to (M, C H W). The factor gives its
-    steps the size of AdamW's, so that one learning rate serves both (Liu et al. 2025).
+    with O `orthogonalised` and kernels (M, C, H, W) reshaped to (M, C H W). The factor makes its
+    updates as large as AdamW's, so that one learning rate suits both (Liu et al. 2025).
     AdamW: betas (0.9, 0.999), epsilon 1e-8.
 
     It is one optimiser and not two, so that engines, checkpoints and the learning rate schedule
@@ -65,6 +65,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every weight that has a gradient. closure: not supported."""
         for group in self.param_groups:
             update = _muon_update if group["orthogonal"] else _adamw_update
             for weight in group["params"]:

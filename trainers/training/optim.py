@@ -1,4 +1,4 @@
-"""OPTIMIZERS: how gradients become a step.
+"""OPTIMIZERS: the optimiser of a trial, by name.
 
 Weight decay is decoupled (Loshchilov & Hutter, arXiv 1711.05101) in adamw and muon; in adam and
 sgd it is the classic L2 term, added to the gradient. None of them decays parameters with fewer

@@ -1,11 +1,11 @@
-"""Preemption: a scheduler sends SIGTERM some seconds before it takes the machine away."""
+"""Preemption: a scheduler sends SIGTERM some seconds before it reclaims the machine."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 from typing import Any, Self
 
@@ -41,10 +41,10 @@ class PreemptionHandler:
             self._previous = None
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Hold SIGTERM back until the block ends.
+    def deferred(self) -> Generator[None]:
+        """A context in which SIGTERM raises nothing until its end.
 
-        Raises: PreemptedError then, where SIGTERM came and no other error ended the block.
+        Raises: PreemptedError at its end, where SIGTERM was received and no other error was raised.
         """
         self._deferred = True
         try:

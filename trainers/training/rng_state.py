@@ -1,8 +1,8 @@
-"""The state of every global random generator of a process, as arrays, and back.
+"""Save the state of every global random generator of a process as arrays, and restore it.
 
-torch's generators (CPU, and CUDA where the trial runs there), Python's `random` and NumPy's
-legacy global one. The last two are stored as bytes of JSON text: their states are not arrays, and
-pickle is not used in checkpoints.
+They are torch's generators (CPU, and CUDA where the trial runs on it), Python's `random` and
+NumPy's legacy global generator. The states of the last two are not arrays and are stored as bytes
+of JSON text, because checkpoints hold no pickle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Arrays = dict[str, torch.Tensor]
 def seed_all(seed: int, rank: int) -> None:
     """Seed every global generator from (seed, rank).
 
-    So a trial's random numbers do not depend on what its process did before.
+    So a trial's random numbers do not depend on what its process has computed before.
     """
     word = int(hash64(seed, rank))
     torch.manual_seed(word >> 1)
@@ -46,7 +46,7 @@ def random_arrays(device: torch.device) -> Arrays:
 def restore_random(arrays: Arrays, device: torch.device) -> None:
     """Restore what `random_arrays` returned.
 
-    The CUDA state is restored only on a CUDA device, and where there is one: a trial may resume on
+    The CUDA state is restored only on a CUDA device and if it was saved: a trial may resume on
     another kind of device.
     """
     torch.set_rng_state(arrays["random/torch"])

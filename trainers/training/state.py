@@ -1,9 +1,9 @@
-"""The state of a training run: its position, its losses, and when they are checked and saved.
+"""The state of a training run: its position and losses, and when it is checked and saved.
 
-Losses stay on the device and are checked about twice a second, because reading a loss makes the
-CPU wait for the GPU: after every step that would leave the GPU idle between steps. A check refuses
-a loss that is not finite. It always comes before anything is saved, so no checkpoint holds
-diverged weights.
+Losses stay on the device and are checked about twice a second. Reading a loss makes the CPU wait
+for the GPU, so a check after every step would leave the GPU idle between steps. A check ends the
+trial where a loss is not finite. It is always made before anything is saved, so that no checkpoint
+holds diverged weights.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from trainers.training.ema import MovingAverage
 from trainers.training.preemption import PreemptedError
 from trainers.training.rng_state import random_arrays, restore_random, seed_all
 
-CHECK_SECONDS = 0.5  # between two checks of the losses, about
-MOST_STEPS = 1024  # between two checks
+CHECK_SECONDS = 0.5  # approximate time between two checks of the losses
+MOST_STEPS = 1024  # most steps between two checks
 NAMED = 3  # how many samples of a batch with a non-finite loss a message names
 Row = dict[str, Any]
 Observe = Callable[[int, nn.Module], dict[str, float]]
@@ -45,7 +45,7 @@ class Reporter(Protocol):
 
 
 class DivergedError(RuntimeError):
-    """The loss is not finite. That is a result: running the trial again would not change it."""
+    """The loss is not finite. The trial is not retried, because training is deterministic."""
 
 
 @dataclass
@@ -68,15 +68,17 @@ class Saver:
         self._last = self.clock()
 
     def due(self) -> bool:
+        """Whether `seconds` have passed since the last checkpoint, or since the start."""
         return self.clock() - self._last >= self.seconds
 
     def save(self, state: State) -> None:
+        """Write a checkpoint. Raises: OSError."""
         self.checkpoints.save(state)
         self._last = self.clock()
 
 
 class TrainingState:
-    """Where a training run is; every rank has one, and they advance together.
+    """The position of a training run; every rank has one, and they advance together.
 
     The loop calls `resume` once, then `end_step` after every optimiser step.
 
@@ -114,8 +116,8 @@ class TrainingState:
     def resume(self) -> None:
         """Restore every rank from the newest valid checkpoint, if there is one.
 
-        The first rank chooses it: each rank could find another one valid, on a file system that
-        is not yet consistent.
+        The first rank chooses the checkpoint, because on a file system with delayed consistency
+        each rank could find another one.
         """
         first = self.engine.rank == 0
         saved = self.saver.checkpoints.latest() if first else None
@@ -156,16 +158,17 @@ class TrainingState:
     # ---- at every step ----
 
     def rest_of_epoch(self) -> tuple[int, list[torch.Tensor]]:
-        """(epoch, sample indices of each batch that it still has), from the present step on."""
+        """(epoch, sample indices of each of its remaining batches), from the present step on."""
         epoch, first = divmod(self.step, self.per_epoch)
         last = min(self.per_epoch, self.total - epoch * self.per_epoch)
         size, order_N = self.config.batch_size, permutation(self.config.seed, epoch, len(self.data))
         return epoch, list(order_N[first * size : last * size].split(size))
 
     def end_step(self, loss: torch.Tensor) -> None:
-        """Count a step with its loss; then average, observe, check, save and report as is due.
+        """Record the loss of a step; then average, observe, check, save and report where due.
 
-        Raises: DivergedError naming step and samples; PreemptedError once the state is saved.
+        loss: scalar, the mean over the global batch.
+        Raises: DivergedError with the step and its samples; PreemptedError once the state is saved.
         """
         self.losses[self.step % self.per_epoch] = loss
         self._average()
@@ -210,7 +213,7 @@ class TrainingState:
         self._observed_at = self.step
 
     def _run(self, observe: Observe) -> dict[str, float]:
-        """Random generators are restored afterwards, so observing does not change training."""
+        """Call `observe`. Generators and mode are restored, so that training does not change."""
         student, device = self.average.student, self.engine.device
         mode, cuda = student.training, [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), eager(self.config):
@@ -221,7 +224,7 @@ class TrainingState:
     # ---- checking and saving ----
 
     def _check(self) -> None:
-        """Check the losses; save where it is time by the first rank's clock, or before leaving.
+        """Check the losses; save where the first rank's clock says so, or before exiting.
 
         The number of steps to the next check is doubled or halved so that checks are about
         CHECK_SECONDS apart. The ranks must check at the same steps, so the first one decides.
@@ -241,7 +244,7 @@ class TrainingState:
         if save:
             self._save()
         if leave:
-            self.engine.broadcast(0)  # a barrier: no rank leaves before the first one has saved
+            self.engine.broadcast(0)  # a barrier: no rank exits before the first one has saved
             raise PreemptedError(
                 f"state saved at step {self.step}; the same command again continues"
             )

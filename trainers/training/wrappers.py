@@ -1,4 +1,4 @@
-"""What the loop trains: a student, or a wrapper whose output has what its objective needs.
+"""The module that is trained: a student, or a wrapper with the outputs that its objective needs.
 
     supervised                    cat([embedding (D), logits (C)]) by a linear classifier
     infonce_positive: student     cat([embedding (D) of one view, of the other])
@@ -20,8 +20,8 @@ from trainers.students.base import Student
 class Classified(nn.Module):
     """A student and a linear layer from its embedding to C logits.
 
-    The layer's weights are a pure function of (seed, C, D): they are drawn without touching the
-    global generators, so that the student trains on the same random numbers as with other
+    The layer's weights are a pure function of (seed, C, D). They are drawn without touching the
+    global generators, so that the student trains with the same random numbers as with other
     objectives.
     """
 
@@ -38,7 +38,7 @@ class Classified(nn.Module):
 
 
 class TwoViews(nn.Module):
-    """A student that sees two views of each image, given as six channels, in one pass."""
+    """A student applied to two views of each image: (B, 6, H, W) -> (B, 2 D), in one pass."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class TwoViews(nn.Module):
 
 
 def wrap_student(config: TrialConfig, student: Student, dim: int, classes: int) -> nn.Module:
-    """The module to train, with the student in it. dim: D. classes: C, for the classifier."""
+    """The module to train, which contains the student. dim: D. classes: C, for the classifier."""
     if config.objective == "supervised":
         return Classified(student, dim, classes, config.seed)
     two_views = needs_second_view(config.objective, config.objective_fields)

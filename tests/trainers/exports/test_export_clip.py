@@ -161,5 +161,5 @@ def test_classes_and_rows_belong_together(exported):
     with pytest.raises(ValueError, match="text_CD: 1 rows for 2 classes"):
         StudentCLIP(clip.student, clip.text, clip.preprocess, ("a", "b"), np.ones((1, 4)))
     bare = StudentCLIP(clip.student, clip.text, clip.preprocess)
-    with pytest.raises(ValueError, match="classes: none were stored"):
+    with pytest.raises(ValueError, match="classes: none"):
         bare.classify(torch.zeros(1, 3, clip.preprocess.size, clip.preprocess.size))
