@@ -207,7 +207,7 @@ def test_a_students_folder_by_itself(trial, bank, tmp_path):
     assert inside.result == open_stored(trial).result
     alone = tmp_path / "copied"
     shutil.copytree(Path(trial) / "student", alone)
-    with pytest.raises(ValueError, match="normalisation .*--bank"):
+    with pytest.raises(ValueError, match="--bank"):
         export(str(alone), "torch.export", str(tmp_path / "out"))
     about = export(str(alone), "torch.export", str(tmp_path / "out"), bank)
     assert about["preprocess"] == inside.result.input.preprocess.model_dump(mode="json")
