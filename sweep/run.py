@@ -158,9 +158,11 @@ def main(argv: list[str]) -> int:
     set_defaults()
     from sweep.planning.expand import expand
     from sweep.planning.grid import load_grid, override
+    from sweep.planning.sizes import check_lengths
 
     grid = override(load_grid(options.grid), options.settings, options.seeds)
     trials = expand(grid)
+    check_lengths(trials)
     folder = Path(options.out or f"runs/{grid.name}")
     store = options.store or str(folder.resolve())
     storage.scheme_of(store)

@@ -25,6 +25,7 @@ from shards.measures.corruption import Figures
 from shards.support.memory import free_memory
 from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import unpack_floats
+from trainers.config.lengths import check_length
 from trainers.config.schema import PINS, TrialConfig
 from trainers.objectives import needs_second_view
 
@@ -89,7 +90,7 @@ class TrialInputs:
                 measure a student, the clean train images are enough.
 
         Raises:
-            ValueError: where the samples of the chosen classes do not fill a batch.
+            ValueError: where the samples of the chosen classes do not fill a batch or make no step.
         """
         config, manifest = self.config, self.manifest
         arm = config.arm if training else "clean"
@@ -120,6 +121,7 @@ class TrialInputs:
                 f"classes: the first {len(self.classes)} have {train_count} train and "
                 f"{test_count} test samples; a batch needs {config.batch_size}, measuring needs 2"
             )
+        check_length(config, train_count)  # here the samples of the chosen classes are known
         return TrialSplits(self, train[arm], train["clean"], test)
 
 
@@ -165,6 +167,7 @@ def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) ->
             f"classes: {config.classes}, but {config.dataset} in {bank} has {len(names)}; "
             f"choose at most {len(names)}"
         )
+    check_length(config, plan.dataset.counts["train"])
     index = plan.teacher_index(config.teacher)
     preprocess = plan.teachers[index].preprocess
     if config.input == "native":

@@ -17,7 +17,9 @@ interrupted from the keyboard.
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -30,7 +32,10 @@ class CommandParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line. argparse's own print the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {one_line(message)}; see {self.prog} --help\n")
+        wrong = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        meant = difflib.get_close_matches(wrong[1], self._option_string_actions) if wrong else []
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        self.exit(BAD_INPUT, f"error: {one_line(message)}{hint}; see {self.prog} --help\n")
 
 
 def make_parser(module: str, doc: str | None, epilog: str | None = None) -> CommandParser:

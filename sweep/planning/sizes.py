@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 
 from shards.building.estimate import size_of
+from shards.datasets import open_dataset
 from shards.teachers import embedding_dim, input_size
+from trainers.config.lengths import check_length
 from trainers.config.schema import TrialConfig
 from trainers.students import StudentSummary
 from trainers.students import describe as describe_student
@@ -45,6 +47,36 @@ def train_samples(config: TrialConfig) -> int:
     if classes > size.classes:
         raise ValueError(f"classes: {classes}; {config.dataset} has {size.classes}")
     return size.train * classes // size.classes
+
+
+def check_lengths(trials: list[TrialConfig]) -> None:
+    """Check that every trial can fill a batch and, if it is to train, makes an optimiser step.
+
+    Raises: ValueError, of one line, with the trial's field and what would be right.
+    """
+    checked: set[tuple[object, ...]] = set()
+    for config in trials:
+        key = (
+            config.dataset, config.image_size, config.train_samples, config.test_samples,
+            config.classes, config.epochs, config.duration, config.batch_size,
+        )  # fmt: skip
+        if key not in checked:
+            checked.add(key)
+            check_length(config, _counted_train_samples(config))
+
+
+def _counted_train_samples(config: TrialConfig) -> int:
+    """As `train_samples`, but with `classes` the samples of the classes are counted.
+
+    CIFAR's classes are equally large, so it need not be downloaded for this.
+    """
+    estimate = train_samples(config)
+    if config.classes is None or config.dataset in ("cifar10", "cifar100"):
+        return estimate
+    data = open_dataset(
+        config.dataset, config.image_size, config.train_samples, config.test_samples
+    )
+    return int((data.labels("train") < config.classes).sum())
 
 
 def planned_steps(config: TrialConfig) -> int:

@@ -44,6 +44,21 @@ def test_mismatches_are_refused_with_both_values(bank, make, tmp_path, change, s
     assert said.format(bank) in (mismatch(config, load_manifest(bank), bank) or "")
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"epochs": None, "duration": "5 samples"}, "duration: `5 samples`"),
+        ({"epochs": None, "duration": "0.5 epochs", "batch_size": 150}, "duration: `0.5 epochs`"),
+        # The bank has 200 samples, the first two classes about 40 of them.
+        ({"epochs": None, "duration": "0.5 epochs", "classes": 2, "batch_size": 35}, "0.5 epochs"),
+    ],
+)
+def test_a_trial_without_a_step_is_refused(bank, make, tmp_path, change, fault):
+    with pytest.raises(ValueError, match=fault):
+        run_trial(make(**change), bank, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_pins_that_agree_change_nothing(done, bank, make):
     config, root, result, _ = done
     teacher = load_manifest(bank).plan.teachers[0]

@@ -53,7 +53,7 @@ def one_length(fields: Fields) -> dict[str, Any]:
     """The fields with the length of the training in one of `epochs` and `duration` alone.
 
     A given `duration` replaces the default of `epochs`; one of whole epochs is written as `epochs`.
-    Raises: ValueError where both are given.
+    Raises: ValueError where both are given, or the duration is 0 steps or samples.
     """
     duration = fields.get("duration")
     if duration is None:
@@ -63,7 +63,12 @@ def one_length(fields: Fields) -> dict[str, Any]:
     whole = None
     if isinstance(duration, str):
         with contextlib.suppress(ValueError):  # the schema refuses it later, with a message
-            whole = re.fullmatch(r"(\d+) epochs", canonical_duration(duration))
+            duration = canonical_duration(duration)
+        if duration in ("0 steps", "0 samples"):
+            raise ValueError(
+                f"duration: `{duration}` trains nothing; for an untrained student write `epochs: 0`"
+            )
+        whole = re.fullmatch(r"(\d+) epochs", duration)
     if whole is None:
         return {**fields, "epochs": None}
     return {**fields, "epochs": int(whole[1]), "duration": None}

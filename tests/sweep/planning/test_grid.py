@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from sweep.grids import named_grids, summaries
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid, override, read_grid
-from sweep.run import GRID_FILE
+from sweep.run import GRID_FILE, main
 
 HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"
 
@@ -181,3 +183,39 @@ def test_other_grids_may_show_views_again() -> None:
     assert len(trials(DISTINCT.replace("true", "false"))) == 2
     with pytest.raises(ValueError, match="expected true or false, found `1`"):
         trials(DISTINCT.replace("true", "1"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ("train_samples: 41, batch_size: 8, duration: 5 samples", "duration: `5 samples`"),
+        ("train_samples: 12, batch_size: 8, duration: 0.5 epochs", "duration: `0.5 epochs`"),
+        ("train_samples: 41, batch_size: 64", "batch_size: 64 is more than the 41 train samples"),
+        ("train_samples: 41, batch_size: 16, classes: 2", "16 is more than the [89] train samples"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_trials_without_a_step_are_refused_when_planned(
+    fields: str,
+    fault: str,
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(HEAD + f"parts: [{{fixed: {{{fields}}}}}]\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["--grid", str(file), "--out", str(tmp_path / "run"), *options])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(fault, line)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--grid", "demo", "--seed", "5"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--seed 5" in line
+    assert "--seeds" in line

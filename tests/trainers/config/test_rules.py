@@ -32,8 +32,7 @@ def same(one, other):
         ({"target": "whitened"}, {"target": "whitened:1e-4"}),
         ({"target": "pca:08"}, {"target": "pca:8"}),
         ({"student": "teacher_pca:08"}, {"student": "teacher_pca:8"}),
-        ({"duration": "0 steps"}, UNTRAINED),
-        ({"duration": "0 samples"}, UNTRAINED),
+        ({"duration": "0 epochs"}, UNTRAINED),
         ({"objective": "none", "epochs": 30}, UNTRAINED),
         (PCA | {"objective": "none"}, PCA),
         (PCA | {"seed": 7}, PCA),
@@ -89,6 +88,8 @@ def test_every_field_but_three_has_a_default():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"duration": "0 steps"}, "duration: `0 steps` trains nothing; for an untrained student"),
+        ({"duration": "0 sample"}, "write `epochs: 0`"),
         ({"target": "labels"}, "labels are for `supervised` alone"),
         (
             {"objective": "supervised", "target": "pca:4"},

@@ -1,0 +1,29 @@
+"""Whether a trial's length and batch size make any optimiser step on so many samples."""
+
+from __future__ import annotations
+
+from trainers.config.schema import TrialConfig
+
+
+def check_length(config: TrialConfig, train_samples: int) -> None:
+    """Check that a batch can be filled, and that a trial that is to train makes a step.
+
+    Without this check a trial of `duration: 5 samples` with 8 samples a batch would end at once,
+    and its untrained student would be recorded as a distilled one.
+
+    Raises: ValueError with the field, its value and what would be right.
+    """
+    if train_samples < config.batch_size:
+        raise ValueError(
+            f"batch_size: {config.batch_size} is more than the {train_samples} train samples; "
+            f"choose at most {train_samples}"
+        )
+    if not config.trains or config.total_steps(train_samples) > 0:
+        return
+    unit = (config.duration or "").split()[-1]
+    least = {"samples": f"{config.batch_size} samples"}.get(unit, "1 steps")
+    raise ValueError(
+        f"duration: `{config.duration}` is less than one optimiser step of {config.batch_size} of "
+        f"the {train_samples} train samples; choose at least `{least}`, or `epochs: 0` for an "
+        "untrained student"
+    )
