@@ -77,6 +77,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--out", metavar="DIR", help="folder of journal and report (default: runs/NAME of the grid)"
     )
     where.add_argument(
+        "--add",
+        action="store_true",
+        help="add this grid to a folder that holds another one; both are in one report then",
+    )
+    where.add_argument(
         "--store",
         metavar="DIR-OR-URL",
         help="folder or URL of banks, trial results and checkpoints (default: the --out folder); "
@@ -158,6 +163,7 @@ def main(argv: list[str]) -> int:
     set_defaults()
     from sweep.planning.expand import expand
     from sweep.planning.grid import load_grid, override
+    from sweep.planning.recorded_grids import check_grid, record_grid
     from sweep.planning.sizes import check_lengths
 
     grid = override(load_grid(options.grid), options.settings, options.seeds)
@@ -166,10 +172,12 @@ def main(argv: list[str]) -> int:
     folder = Path(options.out or f"runs/{grid.name}")
     store = options.store or str(folder.resolve())
     storage.scheme_of(store)
+    check_grid(folder, grid, options.add)
     if options.dry_run:
         _show_plan(trials, store, options)
         return 0
     with exclusive(str(folder), "sweep"):
+        record_grid(folder, grid, trials)
         failed = _run(trials, folder, store, options)
         _show_results(folder, options.json)
     print(f"compare: {mlflow_command(_tracking_uri(folder, options))}", file=sys.stderr)
