@@ -60,7 +60,7 @@ class TrialInputs:
 
     @property
     def class_embeddings_CD(self) -> NDArray[np.float32] | None:
-        """Unit text embeddings (C, D) of the class names; None without a text tower."""
+        """Unit text embeddings (C, D) of the class names; None without text tower or names."""
         packed = self.manifest.class_embeddings[self.teacher_index]
         if packed is None:
             return None

@@ -41,6 +41,7 @@ from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_enviro
 from trainers.inputs import TrialInputs, TrialSplits, resolve
 from trainers.objectives import make_objective, needs_second_view
 from trainers.objectives.targets import make_target
+from trainers.probes import check_train_labels
 from trainers.probes.observer import Observer
 from trainers.results.folder import RESULT, finished, tidy, trial_folder
 from trainers.results.measured import measure_trial, store_student, student_to_measure
@@ -109,6 +110,7 @@ def run_trial(
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
         splits = inputs.load(chosen, reading)
+        check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)
         folder = trial_folder(root, config)
         owner = owner_of(config, inputs.source)
         checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner)

@@ -131,8 +131,8 @@ class Manifest(StrictModel):
     """The record of a finished bank, which makes it readable.
 
     `class_embeddings` holds one entry per teacher: unit vectors (C, D) of the class prompts, None
-    for a teacher without a text tower. `robustness`, where it was measured, holds the teachers'
-    accuracies under corruptions.
+    for a teacher without a text tower, and where the classes are named by numbers alone.
+    `robustness`, where it was measured, holds the teachers' accuracies under corruptions.
     """
 
     plan: Plan

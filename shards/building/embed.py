@@ -18,7 +18,7 @@ from shards.bank.members import pack
 from shards.building.executor import Columns, CorruptedView, OnImages, Task, tasks_of
 from shards.building.request import Request, images_at_once, make_plan, needs_teacher
 from shards.datasets import open_dataset
-from shards.datasets.base import Block
+from shards.datasets.base import Block, check_train_classes, have_names
 from shards.support.threads import check_device, prefetch, single_core_map
 from shards.teachers import Precision, Teacher, open_teacher
 from shards.teachers.precision import choose_precision
@@ -103,6 +103,7 @@ class Embedder:
         self.dataset = open_dataset(
             request.dataset, request.image_size, request.train_samples, request.test_samples
         )
+        check_train_classes(self.dataset)
         self.teachers = [self._open(spec, request, precisions) for spec in request.teachers]
         self.plan = make_plan(request, self.dataset, self.teachers, device)
         self._step = images_at_once(self.plan.batch, device)
@@ -124,11 +125,11 @@ class Embedder:
         return self.watch.seconds() / workers
 
     def class_embeddings(self) -> tuple[Packed | None, ...]:
-        """Each teacher's zero-shot classifier (C, D); None for a teacher without a text tower."""
+        """Each teacher's zero-shot classifier (C, D); None without a text tower or class names."""
         classes, templates = self.plan.dataset.classes, self.plan.templates
 
         def one(teacher: Teacher) -> Packed | None:
-            if not teacher.has_text:
+            if not (teacher.has_text and have_names(classes)):
                 return None
             weights_CD = class_embeddings(teacher, classes, templates)
             return Packed.model_validate(pack_floats(weights_CD))

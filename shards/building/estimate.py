@@ -19,6 +19,7 @@ from shards.arms import make_arm
 from shards.bank.manifest import ArmRecord, Plan
 from shards.building.request import Request
 from shards.datasets import open_dataset
+from shards.datasets.base import check_train_classes
 from shards.support import storage
 from shards.support.progress import clock
 from shards.support.threads import check_device, single_core_map
@@ -68,11 +69,16 @@ class DatasetFields(Protocol):
 
 
 def size_of(fields: DatasetFields) -> Size:
-    """The size of a data set or subset. Built-in data sets are known without a download."""
+    """The size of a data set or subset. Built-in data sets are known without a download.
+
+    Raises: ValueError for a data set that cannot be opened, a subset larger than it, and train
+        images that no linear probe can be fitted on.
+    """
     if fields.dataset in KNOWN_COUNTS:
         train, test, side, classes = KNOWN_COUNTS[fields.dataset]
     else:
         data = open_dataset(fields.dataset, fields.image_size)
+        check_train_classes(data)
         train, test, side = data.count("train"), data.count("test"), data.image_size
         classes = len(data.classes)
     for name, count, limit in (
@@ -81,6 +87,11 @@ def size_of(fields: DatasetFields) -> Size:
     ):
         if count is not None and count > limit:
             raise ValueError(f"{name}: {count} is more than the {limit} that {fields.dataset} has")
+    if fields.train_samples is not None and fields.train_samples <= classes:
+        raise ValueError(
+            f"train_samples: {fields.train_samples} of dataset {fields.dataset} are at most one of "
+            f"each of its {classes} classes; the probe `linear` needs a class with two"
+        )
     return Size(
         fields.train_samples or train,
         fields.test_samples or test,

@@ -66,7 +66,7 @@ class Executor(Protocol):
         ...
 
     def class_embeddings(self) -> tuple[Packed | None, ...]:
-        """Each teacher's zero-shot classifier (C, D); None for a teacher without a text tower."""
+        """Each teacher's zero-shot classifier (C, D); None without a text tower or class names."""
         ...
 
 

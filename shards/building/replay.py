@@ -14,6 +14,7 @@ from shards.bank.reader import Shard
 from shards.building.embed import channels_first, embed_view
 from shards.building.request import images_at_once
 from shards.building.sources import check_images, is_readable
+from shards.datasets.base import have_names
 from shards.support.rng import hash64, key_id
 from shards.support.threads import check_device
 from shards.teachers import Teacher, open_teacher
@@ -96,10 +97,12 @@ class Replay:
             return
         classes, templates = manifest.plan.dataset.classes, manifest.plan.templates
         for teacher, packed in zip(self.teachers, manifest.class_embeddings, strict=True):
-            if teacher.has_text != (packed is not None):
+            if (teacher.has_text and have_names(classes)) != (packed is not None):
+                named = "with names" if have_names(classes) else "named by numbers alone"
                 self.failures.append(
                     f"teacher {teacher.spec} has {'a' if teacher.has_text else 'no'} text tower, "
-                    f"the bank {'its' if packed else 'no'} class embeddings"
+                    f"the classes are {named}, and the bank has "
+                    f"{'its' if packed else 'no'} class embeddings"
                 )
             elif packed is not None:
                 stored_CD = unpack_floats(packed.shape, packed.float32, teacher.spec)

@@ -40,6 +40,34 @@ class Dataset(Protocol):
     def take(self, split: str, index_B: np.ndarray) -> Block: ...
 
 
+def have_names(classes: tuple[str, ...]) -> bool:
+    """Whether classes have names; not where every name is a number.
+
+    A data set whose labels are only numbers names its classes "0", "1", ... A text prompt of a
+    number says nothing of what is in the picture, so no text embeddings are computed of such names,
+    and there is no zero-shot figure.
+    """
+    return not all(name.isdecimal() for name in classes)
+
+
+def check_train_classes(data: Dataset) -> None:
+    """Refuse train images that no linear probe can be fitted on, before any work is done for them.
+
+    Raises: ValueError where they are all of one class, or no class has two of them.
+    """
+    present_K, counts_K = np.unique(data.labels("train"), return_counts=True)
+    if len(present_K) < 2:
+        raise ValueError(
+            f"dataset {data.spec}: all train images are of one class "
+            f"(`{data.classes[int(present_K[0])]}`); the probe `linear` needs two classes or more"
+        )
+    if counts_K.max() < 2:
+        raise ValueError(
+            f"dataset {data.spec}: every class has one train image; the probe `linear` needs a "
+            "class with two, one of which chooses its penalty"
+        )
+
+
 class ArrayDataset:
     """A data set whose images are held in memory."""
 

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100: torchvision's own download, read without trusting pickle.
+"""CIFAR-10 and CIFAR-100 from the archives that torchvision downloads, read without pickle's risk.
 
 The archives are Python pickles. Each file's md5 is compared with the one torchvision publishes
-before it is opened, and the unpickler knows NumPy arrays and nothing else.
+before it is opened, and the unpickler constructs NumPy arrays and no other object.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         multiarray = ("numpy.core.multiarray", "numpy._core.multiarray")
         if module in multiarray and name == "_reconstruct":
-            return np.ndarray.__reduce__(np.zeros(0))[0]  # NumPy's own _reconstruct
+            return np.ndarray.__reduce__(np.zeros(0))[0]  # that function, under whichever name
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
-        raise ValueError(f"pickle asks for {module}.{name}; only NumPy arrays are allowed")
+        raise ValueError(f"the pickle refers to {module}.{name}; only NumPy arrays are allowed")
 
 
 def _check(file: Path, md5: str, name: str) -> None:
@@ -36,7 +36,7 @@ def _check(file: Path, md5: str, name: str) -> None:
 
 
 def _fetch(source: Any, root: Path, name: str) -> Path:
-    """The folder with the extracted files; downloads when it is not there."""
+    """The folder with the extracted files, downloaded where it is missing."""
     folder = root / source.base_folder
     if folder.is_dir():
         return folder
@@ -49,8 +49,8 @@ def _fetch(source: Any, root: Path, name: str) -> Path:
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise ValueError(
             f"dataset {name}: not in `{folder.resolve()}` and the download failed ({error}); "
-            f"place {source.filename} in `{root.resolve()}` (or its extracted folder "
-            f"`{source.base_folder}` there), or set DISTIL_DATA to where it is"
+            f"put {source.filename} into `{root.resolve()}` (or its extracted folder "
+            f"`{source.base_folder}`), or set DISTIL_DATA to the folder that holds it"
         ) from None
     return folder
 
@@ -62,7 +62,7 @@ def _source(name: str) -> Any:
 
 
 def is_present(name: str, root: Path) -> bool:
-    """Whether the data set would be read without a download."""
+    """Whether the data set can be read without a download."""
     source = _source(name)
     return (root / source.base_folder).is_dir() or (root / source.filename).is_file()
 
@@ -72,7 +72,7 @@ def load_cifar(
 ) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Class names and {split: (images uint8 (N, 32, 32, 3), labels int64 (N,))}.
 
-    Raises: ValueError when neither files nor network are there, or a checksum differs.
+    Raises: ValueError where the files are missing and cannot be downloaded, or a checksum differs.
     """
     source = _source(name)
     folder = _fetch(source, root, name)

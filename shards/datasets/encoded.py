@@ -1,27 +1,25 @@
-"""Data sets of encoded images of any size: one way to decode, one rule for sizes."""
+"""Data sets of encoded images of any size: how they are decoded and brought to one size."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
-from shards.datasets.base import SPLITS, Block
+from shards.datasets.base import SPLITS, Block, have_names
 from shards.datasets.decoder import DECODER_VERSION, decode, no_bomb_warnings, upright_size
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+from shards.datasets.left_out import LeftOut
 
 
 class PictureDataset:
-    """Everything of `Dataset` but where keys, labels and encoded bytes come from.
+    """A `Dataset` of encoded images; a subclass finds the keys, the labels and the encoded bytes.
 
-    A subclass sets `spec`, `classes`, `identity`, `_keys` and `_labels`, gives `_encoded`, and
-    calls `_settle` once these are there. Images keep their size when all are square and equal;
-    otherwise `image_size` says to which square they are brought (shorter side to it with Pillow's
-    bicubic filter, then centre crop).
+    A subclass sets `spec`, `classes`, `identity`, `left_out`, `_keys` and `_labels`, implements
+    `_encoded`, and calls `_settle` after it has set all but `identity`. Images keep their size
+    where all are square and of one size; otherwise `image_size` is required, and each image is
+    brought to that square (shorter side to it with Pillow's bicubic filter, then centre crop).
     """
 
     decoder: int | None = DECODER_VERSION
@@ -29,16 +27,29 @@ class PictureDataset:
     classes: tuple[str, ...]
     image_size: int
     identity: str
+    left_out: LeftOut
     _keys: dict[str, tuple[str, ...]]
     _labels: dict[str, np.ndarray]
     _fit: bool
 
     def _encoded(self, split: str, index_B: np.ndarray) -> list[tuple[bytes, str]]:
-        """The encoded image of each sample and the place it came from."""
+        """(bytes, path or description for error messages) of each sample's encoded image."""
         raise NotImplementedError
 
     def _settle(self, image_size: int | None) -> None:
-        """Fix the side: `image_size`, else what the first image of every class shares."""
+        """Report what is left out, and fix the side of the images.
+
+        The side is `image_size`, or else that of the first image of every class.
+        """
+        for split in SPLITS:
+            missing = sorted(set(range(len(self.classes))) - set(self._labels[split].tolist()))
+            if missing:
+                kind = f"classes without a {split} image"
+                self.left_out.add(kind, self.classes[missing[0]], len(missing))
+        if not have_names(self.classes):
+            kind = "classes without names, so without text prompts and zero-shot figures"
+            self.left_out.add(kind, self.classes[0], len(self.classes))
+        self.left_out.report(self.spec)
         self._fit = image_size is not None
         self.image_size = image_size or self._common_size()
 
@@ -47,17 +58,17 @@ class PictureDataset:
         for split in SPLITS:
             firsts = np.unique(self._labels[split], return_index=True)[1]
             with no_bomb_warnings():
-                for data, place in self._encoded(split, firsts):
-                    sizes.setdefault(upright_size(data, place), place)
-        (width, height), place = list(sizes.items())[-1]
+                for data, path in self._encoded(split, firsts):
+                    sizes.setdefault(upright_size(data, path), path)
+        (width, height), path = list(sizes.items())[-1]
         if len(sizes) > 1 or width != height:
-            raise self._unequal(place, width, height)
+            raise self._unequal(path, width, height)
         return width
 
-    def _unequal(self, place: str, width: int, height: int) -> ValueError:
+    def _unequal(self, path: str, width: int, height: int) -> ValueError:
         return ValueError(
-            f"dataset {self.spec}: images differ in size or are not square ({place} is "
-            f"{width}x{height}); say --image-size S"
+            f"dataset {self.spec}: images differ in size or are not square ({path} is "
+            f"{width}x{height}); choose a size with --image-size S"
         )
 
     def count(self, split: str) -> int:
@@ -73,7 +84,7 @@ class PictureDataset:
         return self.take(split, np.arange(start, min(stop, self.count(split))))
 
     def take(self, split: str, index_B: np.ndarray) -> Block:
-        """Decoded by as many threads as there are cores."""
+        """Images, labels and keys by index; one thread a core decodes."""
         encoded = self._encoded(split, index_B)
         with no_bomb_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             images = list(pool.map(self._decode, encoded))
@@ -81,18 +92,16 @@ class PictureDataset:
         return Block(np.stack(images), self._labels[split][index_B], keys)
 
     def _decode(self, encoded: tuple[bytes, str]) -> np.ndarray:
-        data, place = encoded
-        rgb = decode(data, place)
+        data, path = encoded
+        rgb = decode(data, path)
         side = self.image_size
         if not self._fit and rgb.size != (side, side):
-            raise self._unequal(place, rgb.width, rgb.height)
+            raise self._unequal(path, rgb.width, rgb.height)
         return np.asarray(fit(rgb, side))
 
 
-def fit(rgb: Picture, side: int) -> Picture:
+def fit(rgb: Image.Image, side: int) -> Image.Image:
     """Shorter side to `side` with the bicubic filter, then the centre `side` x `side`."""
-    from PIL import Image
-
     if rgb.size == (side, side):
         return rgb
     scale = side / min(rgb.size)

@@ -2,9 +2,10 @@
 
     hf:ylecun/mnist      hf:uoft-cs/cifar100:fine_label      hf:/data/parquet
 
-The image column is the one of feature type Image, the label column the one ClassLabel, or where
-there is none the one integer column. Where several would do, name columns after the name:
-`hf:NAME:COLUMN[:COLUMN]`.
+The image column is the one of feature type Image. The label column is the one ClassLabel, or,
+where there is none, the one integer column. Where several columns qualify, name them:
+`hf:NAME:COLUMN[:COLUMN]`. Integer labels have no class names, so no text prompts are made of them.
+Splits that are not used are named in one line on stderr.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from shards.datasets.encoded import PictureDataset
+from shards.datasets.left_out import LeftOut
 from shards.support import storage
 from shards.support.cache import cached
 
@@ -24,11 +26,11 @@ TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
 class HubDataset(PictureDataset):
-    """Splits train and test, or validation where no test split has labels; images as encoded.
+    """Splits train and test, or validation where no test split has labels.
 
-    Keys are `<split>/<row>`. The identity is a sha256 of every encoded image and label, kept in
-    the machine's cache for as long as the Arrow files of `datasets` stay what they are. `datasets`
-    from 4.0 on runs no code of a data set; nothing is unpickled.
+    Keys are `<split>/<row>`. The identity is a sha256 of every encoded image and label, which is
+    cached on this machine until the Arrow files of `datasets` change. From version 4.0 on,
+    `datasets` runs no code that a data set brings; nothing is unpickled.
     """
 
     def __init__(self, argument: str, image_size: int | None) -> None:
@@ -44,6 +46,10 @@ class HubDataset(PictureDataset):
         found = _load(self.spec, name)
         image, label = _columns(self.spec, next(iter(found.values())).features, requested)
         rows = _splits(self.spec, found, label)
+        self.left_out = LeftOut()
+        for split, table in found.items():
+            if not any(table is used for used in rows.values()):
+                self.left_out.add(f"rows of split {split} left out", "row 0", len(table))
         self._labels = {split: _labels(table, label) for split, table in rows.items()}
         self.classes = self._class_names(rows["train"].features[label])
         self._rows = {split: _undecoded(table, image) for split, table in rows.items()}
@@ -72,7 +78,7 @@ class HubDataset(PictureDataset):
         return names
 
     def _content(self, split: str, table: Any) -> str:
-        """sha256 of the encoded images in order; remembered where the Arrow files hold them."""
+        """sha256 of the encoded images in order; cached where the Arrow files contain them."""
 
         def make() -> str:
             digest = hashlib.sha256()
@@ -88,12 +94,12 @@ class HubDataset(PictureDataset):
         return cached(what, [storage.state(file) for file in files], make)
 
     def _bytes(self, split: str, row: int, cell: dict[str, Any] | None) -> tuple[bytes, str]:
-        place = f"dataset {self.spec}: {split} row {row}"
+        path = f"dataset {self.spec}: {split} row {row}"
         if cell and cell["bytes"] is not None:
-            return cell["bytes"], place
+            return cell["bytes"], path
         if cell and cell["path"]:
             return storage.read(cell["path"]), cell["path"]
-        raise ValueError(f"{place}: has no image")
+        raise ValueError(f"{path}: has no image")
 
     def _encoded(self, split: str, index_B: np.ndarray) -> list[tuple[bytes, str]]:
         table = self._rows[split]
@@ -106,11 +112,11 @@ def _load(spec: str, name: str) -> dict[str, Any]:
 
     try:
         found: Any = datasets.load_dataset(name)
-    except Exception as error:  # the library, its readers and its HTTP client have their own each
-        text = " ".join(str(error.__cause__ or error).split())[:200]
+    except Exception as error:  # the library, its readers and its HTTP client each raise their own
+        detail = " ".join(str(error.__cause__ or error).split())[:200]
         raise ValueError(
-            f"dataset {spec}: cannot be loaded ({text}); check the name and the network; "
-            "HF_HUB_OFFLINE=1 takes what was downloaded before"
+            f"dataset {spec}: cannot be loaded ({detail}); check the name and the network; "
+            "HF_HUB_OFFLINE=1 uses an earlier download"
         ) from None
     return dict(found)
 
@@ -129,7 +135,7 @@ def _columns(spec: str, features: Any, requested: list[str]) -> tuple[str, str]:
     for name in requested:
         if name not in images + classes + whole:
             raise ValueError(
-                f"dataset {spec}: column `{name}` is neither image nor label; there are: "
+                f"dataset {spec}: column `{name}` is neither image nor label; the columns are: "
                 f"{', '.join(images + classes + whole) or 'none'}"
             )
     return (
@@ -143,7 +149,7 @@ def _one(spec: str, what: str, names: list[str]) -> str:
         raise ValueError(f"dataset {spec}: no column of {what}")
     if len(names) > 1:
         raise ValueError(
-            f"dataset {spec}: columns {', '.join(names)} all hold {what}; say which, e.g. "
+            f"dataset {spec}: columns {', '.join(names)} all hold {what}; name one, e.g. "
             f"{':'.join(spec.split(':')[:2])}:{names[0]}"
         )
     return names[0]
@@ -161,7 +167,7 @@ def _splits(spec: str, found: dict[str, Any], label: str) -> dict[str, Any]:
 
 
 def _labels(table: Any, column: str) -> np.ndarray:
-    """int64 (N,); a label that is missing is -1."""
+    """int64 (N,); -1 where a label is missing."""
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
     return values.fill_null(-1).to_numpy().astype(np.int64)
 

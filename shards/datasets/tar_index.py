@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, Self
 
+from shards.datasets.left_out import Entry, LeftOut, readable
 from shards.support import storage
 from shards.support.retry import retried
 
@@ -28,13 +29,14 @@ MAX_EXTENSION_BYTES = 1 << 20
 class ShardIndex(NamedTuple):
     """The samples of one tar, in order; `spans` are where the encoded images lie.
 
-    `sha256` is that of keys, labels and encoded images.
+    `sha256` is that of keys, labels and encoded images. `left_out` counts members of no sample.
     """
 
     sha256: str
     keys: list[str]
     labels: list[int]
     spans: list[tuple[int, int]]
+    left_out: list[Entry]
 
 
 class _Info(tarfile.TarInfo):
@@ -72,26 +74,26 @@ class _Sample:
         self.key = key
         self.members: dict[str, tarfile.TarInfo] = {}
 
-    def image(self, place: str) -> tarfile.TarInfo:
+    def image(self, path: str) -> tarfile.TarInfo:
         found = [suffix for suffix in IMAGES if suffix in self.members]
         if len(found) != 1:
             what = "no image" if not found else f"{len(found)} images"
             raise ValueError(
-                f"{place}: sample `{self.key}` has {what}; expected one of .{', .'.join(IMAGES)}"
+                f"{path}: sample `{self.key}` has {what}; expected one of .{', .'.join(IMAGES)}"
             )
         return self.members[found[0]]
 
-    def label(self, stream: IO[bytes], place: str) -> int:
+    def label(self, stream: IO[bytes], path: str) -> int:
         for suffix in LABELS:
             if suffix in self.members:
                 info = self.members[suffix]
-                here = f"{place}: member `{info.name}`"
+                here = f"{path}: member `{info.name}`"
                 if info.size > MAX_LABEL_BYTES:
                     raise ValueError(f"{here}: a label of {info.size:,} bytes; refused")
                 stream.seek(info.offset_data)
                 return _parse_label(suffix, stream.read(info.size), here)
         raise ValueError(
-            f"{place}: sample `{self.key}` has no label; expected .cls (an integer) or .json"
+            f"{path}: sample `{self.key}` has no label; expected .cls (an integer) or .json"
         )
 
 
@@ -110,18 +112,18 @@ def index_shard(location: str) -> ShardIndex:
     return retried(location, attempt)
 
 
-def _index(stream: IO[bytes], place: str) -> ShardIndex:
+def _index(stream: IO[bytes], path: str) -> ShardIndex:
     digest = hashlib.sha256()
-    index = ShardIndex("", [], [], [])
+    index, left_out = ShardIndex("", [], [], [], []), LeftOut()
     seen: set[str] = set()
-    for sample in _samples(stream, place):
+    for sample in _samples(stream, path, left_out):
         if sample.key in seen:
             raise ValueError(
-                f"{place}: sample `{sample.key}` comes again after others; a key must be unique "
+                f"{path}: sample `{sample.key}` comes again after others; a key must be unique "
                 "and its members together"
             )
         seen.add(sample.key)
-        label, info = sample.label(stream, place), sample.image(place)
+        label, info = sample.label(stream, path), sample.image(path)
         stream.seek(info.offset_data)
         image = stream.read(info.size)
         digest.update(f"{sample.key}\n{label} {len(image)}\n".encode() + image)
@@ -129,11 +131,11 @@ def _index(stream: IO[bytes], place: str) -> ShardIndex:
         index.labels.append(label)
         index.spans.append((info.offset_data, info.offset_data + info.size))
     if not index.keys:
-        raise ValueError(f"{place}: holds no sample; expected an image and a label of one name")
-    return index._replace(sha256=digest.hexdigest())
+        raise ValueError(f"{path}: holds no sample; expected an image and a label of one name")
+    return index._replace(sha256=digest.hexdigest(), left_out=left_out.entries)
 
 
-def _samples(stream: IO[bytes], place: str) -> Iterator[_Sample]:
+def _samples(stream: IO[bytes], path: str, left_out: LeftOut) -> Iterator[_Sample]:
     size = stream.seek(0, 2)
     stream.seek(0)
     sample = _Sample("")
@@ -141,8 +143,12 @@ def _samples(stream: IO[bytes], place: str) -> Iterator[_Sample]:
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Info) as tar:
             for info in tar:
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
-                parsed = _checked(info, size, place)
+                parsed = _checked(info, size, path)
                 if parsed is None:
+                    if info.isreg():
+                        file = path.rpartition("/")[2]
+                        kind = "members that belong to no sample left out"
+                        left_out.add(kind, f"{file}: {info.name}")
                     continue
                 key, suffix = parsed
                 if key != sample.key:
@@ -150,26 +156,29 @@ def _samples(stream: IO[bytes], place: str) -> Iterator[_Sample]:
                         yield sample
                     sample = _Sample(key)
                 if suffix in sample.members:
-                    raise ValueError(f"{place}: member `{info.name}` occurs twice")
+                    raise ValueError(f"{path}: member `{info.name}` occurs twice")
                 sample.members[suffix] = info
     except (tarfile.TarError, RecursionError) as error:  # of a thousand such headers in a row
         raise ValueError(
-            f"{place}: not a whole, uncompressed tar ({error}); copy or make it again"
+            f"{path}: not a whole, uncompressed tar ({error}); copy or make it again"
         ) from None
     if sample.members:
         yield sample
 
 
-def _checked(info: tarfile.TarInfo, size: int, place: str) -> tuple[str, str] | None:
+def _checked(info: tarfile.TarInfo, size: int, path: str) -> tuple[str, str] | None:
     """(key, suffix) of a member; None for what belongs to no sample. Raises: ValueError."""
-    here = f"{place}: member {info.name[:80]!r}"
+    here = f"{path}: member '{readable(info.name[:80])}'"
     if info.isdir():
         return None
     if not info.isreg() or info.issparse():
         kind = "a link" if info.islnk() or info.issym() else "no plain file"
         raise ValueError(f"{here} is {kind}; refused")
     if info.name.startswith("/") or ".." in info.name.split("/") or not info.name.isprintable():
-        raise ValueError(f"{here}: absolute names, `..` and control characters are refused")
+        raise ValueError(
+            f"{here}: absolute names, `..`, control characters and names that are not UTF-8 are "
+            "refused"
+        )
     if info.size < 0 or info.offset_data + info.size > size:
         raise ValueError(f"{here} claims {info.size:,} bytes; the file has {size:,}, was it cut?")
     match = NAME.fullmatch(info.name.removeprefix("./"))
@@ -181,7 +190,7 @@ def _checked(info: tarfile.TarInfo, size: int, place: str) -> tuple[str, str] | 
     return match[1], suffix
 
 
-def _parse_label(suffix: str, data: bytes, place: str) -> int:
+def _parse_label(suffix: str, data: bytes, path: str) -> int:
     value: Any = None
     if suffix == "cls" and INTEGER.fullmatch(data):
         value = int(data)
@@ -192,7 +201,7 @@ def _parse_label(suffix: str, data: bytes, place: str) -> int:
             value = next((fields[n] for n in FIELDS if type(fields.get(n)) is int), None)
     if value is None:
         right = "an ASCII integer" if suffix == "cls" else f"an integer field {', '.join(FIELDS)}"
-        raise ValueError(f"{place}: {data[:40]!r} is no label; expected {right}")
+        raise ValueError(f"{path}: {data[:40]!r} is no label; expected {right}")
     if not 0 <= value <= MAX_LABEL:
-        raise ValueError(f"{place}: label {value} is outside 0 to {MAX_LABEL:,}")
+        raise ValueError(f"{path}: label {value} is outside 0 to {MAX_LABEL:,}")
     return value

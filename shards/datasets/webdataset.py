@@ -1,4 +1,4 @@
-"""`wds:PATTERN`: ordinary WebDataset shards, made by others.
+"""`wds:PATTERN`: ordinary WebDataset shards, from any source.
 
     wds:DIR/{split}-{000000..000009}.tar      wds:s3://bucket/{split}/*.tar
 
@@ -6,8 +6,9 @@
 and globs expand. A sample is consecutive members of one name before the first dot: an image
 (.jpg, .jpeg, .png or .webp) and a label, .cls (ASCII integer) or .json (integer field label, cls or
 class). Class names are the lines of classnames.txt or classes.txt beside the shards or in the
-folder above; without one they are the numbers 0 to the largest label. Other members are left alone,
-pickles refused.
+folder above; without one they are the numbers 0 to the largest label, of which no text prompts are
+made. Other members of a sample are not read, members that belong to no sample are counted in one
+line on stderr, and pickles are refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from shards.datasets.base import SPLITS
 from shards.datasets.encoded import PictureDataset
+from shards.datasets.left_out import LeftOut, check_utf8
 from shards.datasets.tar_index import ShardIndex, index_shard
 from shards.support import storage
 from shards.support.cache import cached
@@ -34,31 +36,34 @@ SPELLINGS = {"train": ("train",), "test": ("test", "val", "validation")}
 NAMES = ("classnames.txt", "classes.txt")
 MAX_SHARDS = 100_000
 RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
-MANY = 8  # shards from which on the first pass is shown
+MANY = 8  # with so many shards or more, the first pass shows its progress
 
 
 class WebDatasets(PictureDataset):
-    """Shards indexed once by a pass over their bytes, then read by ranges, local or remote.
+    """Shards that are indexed by one pass over their bytes, then read by ranges, local or remote.
 
     Keys are `<split>/<shard's file name without .tar>/<sample's name>`. The identity is a sha256
-    of keys, labels and encoded images, byte for byte; it does not depend on where shards lie nor
-    on times in their headers. A shard's index is kept in the machine's cache for as long as its
-    size and times of change (remotely: its entity tag) are what they were.
+    of keys, labels and encoded images, byte for byte; it depends neither on where the shards are
+    stored nor on the times in their headers. The index of a shard is cached on this machine until
+    the shard's size or times of change (remotely: its entity tag) differ.
     """
 
     def __init__(self, argument: str, image_size: int | None) -> None:
         self.spec = f"wds:{argument}"
         if "{split}" not in argument:
             raise ValueError(
-                f"dataset {self.spec}: no {{split}} in the pattern; write it where shards of train "
-                "and test differ, e.g. wds:DIR/{split}-{000000..000009}.tar"
+                f"dataset {self.spec}: no {{split}} in the pattern; write it where the names of "
+                "train and test shards differ, e.g. wds:DIR/{split}-{000000..000009}.tar"
             )
+        self.left_out = LeftOut()
         self._shards = {split: _find(self.spec, argument, split) for split in SPLITS}
         self._keys, self._labels, self._spans = {}, {}, {}
         digest = hashlib.sha256()
-        for split, places in self._shards.items():
-            stems = _stems(self.spec, places)
-            indices = _index_all(self.spec, places)
+        for split, locations in self._shards.items():
+            stems = _stems(self.spec, locations)
+            indices = _index_all(self.spec, locations)
+            for index in indices:
+                self.left_out.merge(index.left_out)
             for stem, index in zip(stems, indices, strict=True):
                 digest.update(f"{split}/{stem} {index.sha256}\n".encode())
             self._collect(split, stems, indices)
@@ -79,20 +84,20 @@ class WebDatasets(PictureDataset):
         self._spans[split] = np.column_stack([shard_N, spans_N2])
 
     def _class_names(self) -> tuple[str, ...]:
-        place, names = _listed_names(self._shards["train"][0])
+        location, names = _listed_names(self._shards["train"][0])
         largest = max(int(self._labels[split].max()) for split in SPLITS)
-        if place is None:
+        if location is None:
             return tuple(str(label) for label in range(largest + 1))
         if largest >= len(names):
             split = next(s for s in SPLITS if self._labels[s].max() == largest)
             row = int(self._labels[split].argmax())
             raise ValueError(
-                f"{self._place(split, row)}: label {largest} is outside 0 to {len(names) - 1}, "
-                f"the lines of {place}"
+                f"{self._describe(split, row)}: label {largest} is outside 0 to {len(names) - 1}, "
+                f"the lines of {location}"
             )
         return names
 
-    def _place(self, split: str, row: int) -> str:
+    def _describe(self, split: str, row: int) -> str:
         shard = self._shards[split][self._spans[split][row, 0]]
         return f"{shard}: sample `{self._keys[split][row].split('/', 2)[2]}`"
 
@@ -104,7 +109,7 @@ class WebDatasets(PictureDataset):
             ranges = [(int(start), int(stop)) for _, start, stop in spans_B3[rows]]
             parts = storage.read_ranges(self._shards[split][shard], ranges)
             found.update(zip(rows.tolist(), parts, strict=True))
-        return [(found[i], self._place(split, int(row))) for i, row in enumerate(index_B)]
+        return [(found[i], self._describe(split, int(row))) for i, row in enumerate(index_B)]
 
 
 def _find(spec: str, pattern: str, split: str) -> list[str]:
@@ -119,92 +124,95 @@ def _find(spec: str, pattern: str, split: str) -> list[str]:
         if found:
             return found
     tried = " nor ".join(f"`{pattern.replace('{split}', word)}`" for word in SPELLINGS[split])
-    raise ValueError(f"dataset {spec}: no {split} shard; nothing is at {tried}")
+    raise ValueError(f"dataset {spec}: no {split} shard; nothing matches {tried}")
 
 
 def _expand(spec: str, pattern: str) -> tuple[list[str], list[str], list[str]]:
-    """In order: shards that are there, those that are not, and those of them before the last."""
+    """(existing shards, missing ones, those missing before the last existing one), in order."""
     import braceexpand
 
     widest = max((abs(int(b) - int(a)) for a, b in RANGE.findall(pattern)), default=0)
     try:  # braceexpand holds each range in memory, but not their product
-        places = (
+        locations = (
             []
             if widest > MAX_SHARDS
             else [*islice(braceexpand.braceexpand(pattern), MAX_SHARDS + 1)]
         )
     except ValueError as error:
         raise ValueError(f"dataset {spec}: {error}; write ranges as {{000..009}}") from None
-    if max(widest, len(places)) > MAX_SHARDS:
+    if max(widest, len(locations)) > MAX_SHARDS:
         raise ValueError(f"dataset {spec}: more than {MAX_SHARDS:,} shards; narrow the range")
     found, missing, holes = [], [], []
     listing = _Listing()
-    for place in places:
-        is_glob = any(mark in place for mark in "*?[")
-        here = [place] if listing.has(place) else storage.glob(place) if is_glob else []
-        if here:
-            found += here
+    for location in locations:
+        is_glob = any(mark in location for mark in "*?[")
+        existing = (
+            [location] if listing.has(location) else storage.glob(location) if is_glob else []
+        )
+        if existing:
+            found += existing
             holes = list(missing)
         elif not is_glob:
-            missing.append(place)
+            missing.append(location)
     return found, missing, holes
 
 
 class _Listing:
-    """Which files exist; in a bucket a folder is listed once instead of asking for each."""
+    """Which files exist. A bucket's folder is listed once, instead of one request a file."""
 
     def __init__(self) -> None:
         self._folders: dict[str, set[str]] = {}
 
-    def has(self, place: str) -> bool:
-        if storage.scheme_of(place) not in ("s3", "gs"):
-            return storage.exists(place)
-        folder, _, name = place.rpartition("/")
+    def has(self, location: str) -> bool:
+        if storage.scheme_of(location) not in ("s3", "gs"):
+            return storage.exists(location)
+        folder, _, name = location.rpartition("/")
         if folder not in self._folders:
             self._folders[folder] = set(storage.names(folder))
         return name in self._folders[folder]
 
 
-def _stems(spec: str, places: list[str]) -> list[str]:
+def _stems(spec: str, locations: list[str]) -> list[str]:
     seen: dict[str, str] = {}
-    for place in places:
-        stem = place.rpartition("/")[2].removesuffix(".tar")
+    for location in locations:
+        check_utf8(spec, location)
+        stem = location.rpartition("/")[2].removesuffix(".tar")
         if stem in seen:
             raise ValueError(
-                f"dataset {spec}: shards {seen[stem]} and {place} have one name, which keys are "
-                "made of; rename one"
+                f"dataset {spec}: shards {seen[stem]} and {location} have one name, but keys "
+                "are made of it; rename one"
             )
-        seen[stem] = place
+        seen[stem] = location
     return list(seen)
 
 
-def _index_all(spec: str, places: list[str]) -> list[ShardIndex]:
+def _index_all(spec: str, locations: list[str]) -> list[ShardIndex]:
     found: list[ShardIndex] = []
-    many = len(places) >= MANY
+    many = len(locations) >= MANY
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        Progress(f"index {spec}", len(places)) if many else nullcontext() as bar,
+        Progress(f"index {spec}", len(locations)) if many else nullcontext() as bar,
     ):
-        for index in pool.map(_index, places):
+        for index in pool.map(_index, locations):
             found.append(index)
             if bar:
                 bar.update(len(found))
     return found
 
 
-def _index(place: str) -> ShardIndex:
-    name = str(storage.local_path(place).resolve()) if storage.is_local(place) else place
-    state = storage.state(place)
-    return ShardIndex(*cached(f"webdataset {name}", state, lambda: index_shard(place)))
+def _index(location: str) -> ShardIndex:
+    name = str(storage.local_path(location).resolve()) if storage.is_local(location) else location
+    state = storage.state(location)
+    return ShardIndex(*cached(f"webdataset index 2 {name}", state, lambda: index_shard(location)))
 
 
 def _listed_names(shard: str) -> tuple[str | None, tuple[str, ...]]:
-    """The first list of class names beside a shard or in the folder above, and where it is."""
+    """(location, class names) of the first list beside a shard or in the folder above it."""
     for folder in _folders_above(shard):
         for name in NAMES:
-            place = storage.join(folder, name)
-            if storage.exists(place):
-                return place, _parse_names(storage.read(place), place)
+            location = storage.join(folder, name)
+            if storage.exists(location):
+                return location, _parse_names(storage.read(location), location)
     return None, ()
 
 
@@ -216,13 +224,13 @@ def _folders_above(shard: str) -> Iterable[str]:
     return [f"{scheme}://{'/'.join(parts[: len(parts) - up])}" for up in (0, 1) if parts[up:]]
 
 
-def _parse_names(data: bytes, place: str) -> tuple[str, ...]:
+def _parse_names(data: bytes, location: str) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in data.decode().rstrip().splitlines())
     except UnicodeDecodeError:
-        raise ValueError(f"{place}: not UTF-8; expected one class name a line") from None
+        raise ValueError(f"{location}: not UTF-8; expected one class name a line") from None
     if not all(names):
-        raise ValueError(f"{place}: line {names.index('') + 1} is empty; expected a class name")
+        raise ValueError(f"{location}: line {names.index('') + 1} is empty; expected a class name")
     if not names:
-        raise ValueError(f"{place}: is empty; expected one class name a line")
+        raise ValueError(f"{location}: is empty; expected one class name a line")
     return names

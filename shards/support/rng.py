@@ -1,10 +1,10 @@
-"""Counter-based random numbers, integer arithmetic only: the same bits on every device.
+"""Counter-based random numbers in integer arithmetic: the same bits on every device.
 
-`hash64(words)` is SplitMix64's finaliser (Steele, Lea & Flood, OOPSLA 2014) folded over the
-words of a counter. NumPy (uint64) and torch (int64, two's complement) give the same 64 bits.
-Normal variates come from a table of the inverse normal distribution at 65,536 equally likely
-midpoints in fixed point, so no device's `log` or `cos` is ever involved. The table's largest
-value is 4.3 sigma and its variance differs from 1 by less than 1e-4.
+`hash64(words)` applies SplitMix64's finaliser (Steele, Lea & Flood, OOPSLA 2014) to the words of a
+counter, one after another. NumPy (uint64) and torch (int64, two's complement) give the same 64
+bits. Normal variates are looked up in a fixed-point table of the inverse normal distribution at
+65,536 equally likely midpoints, because `log` and `cos` round differently on different devices.
+The table's largest value is 4.3 sigma and its variance differs from 1 by less than 1e-4.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _mix_numpy(z: np.ndarray) -> np.ndarray:
 
 
 def hash64(*words: np.ndarray | np.uint64 | int) -> np.ndarray:
-    """Broadcast words (unsigned 64-bit) -> uint64 hash of the tuple, elementwise."""
+    """Elementwise uint64 hash of a tuple of words (unsigned 64-bit, broadcast)."""
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for word in words:
@@ -42,7 +42,7 @@ def hash64(*words: np.ndarray | np.uint64 | int) -> np.ndarray:
 
 
 def key_id(key: str) -> int:
-    """64 bits of a sample's key (BLAKE2b): what stands for the key in every counter."""
+    """64 bits of a sample's key (BLAKE2b), by which every counter includes the key."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 

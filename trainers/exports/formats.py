@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import nn
 
 from shards.bank.manifest import Manifest
+from shards.datasets.base import have_names
 from shards.support.registry import Table, split_spec
 from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import class_embeddings, unpack_floats
@@ -294,6 +295,8 @@ def _classes(job: Job, teacher: Any) -> tuple[tuple[str, ...], np.ndarray | None
         return (), None
     stored = job.stored.result.input
     classes, templates = tuple(stored.classes), tuple(stored.templates)
+    if not have_names(classes):
+        return (), None
     print(f"encoding {len(classes)} classes x {len(templates)} prompts", file=sys.stderr)
     return classes, class_embeddings(teacher, classes, templates)
 

@@ -8,6 +8,9 @@ PROBES.
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shards.support.registry import Table
 from trainers.probes.base import Probe
 from trainers.probes.features import FeatureBank
@@ -42,6 +45,27 @@ PROBES: Table[Probe] = Table(
 def default_probes() -> tuple[str, ...]:
     """Names of the probes of a trial that sets no `probes`, in the table's order."""
     return tuple(name for name, probe in PROBES.items() if probe.default)
+
+
+def check_train_labels(names: tuple[str, ...], labels_N: NDArray[np.int64], dataset: str) -> None:
+    """Refuse, before any training, train samples that a probe cannot be fitted on.
+
+    Raises: ValueError naming the data set and the first such probe.
+    """
+    counts_K = np.unique(labels_N, return_counts=True)[1]
+    for name in names:
+        probe = PROBES[name]
+        if len(counts_K) < 2 and (probe is LINEAR or LINEAR in probe.uses):
+            raise ValueError(
+                f"probes: `{name}` needs train images of two classes; those of dataset {dataset} "
+                "that the trial reads are all of one"
+            )
+        if counts_K.max() < probe.class_images:
+            raise ValueError(
+                f"probes: `{name}` needs a class with {probe.class_images} train images; of "
+                f"dataset {dataset} the trial reads {counts_K.max()} of each class: give it more, "
+                "or name other probes"
+            )
 
 
 def run_probes(

@@ -17,6 +17,7 @@ class Probe:
     run: yields (name, value); a number becomes a metric, a list an array of the trial's result.
     revision: goes up whenever a value that `run` itself computes would change.
     uses: probes whose arithmetic this one calls.
+    class_images: train images that at least one class must have, for a probe that holds some out.
     default: whether a trial that sets no `probes` is measured by it. Changing this changes the
         identity of every such trial.
     metrics: what it yields, for the glossary, in two lines a metric (`trainers.probes.glossary`):
@@ -28,6 +29,7 @@ class Probe:
     run: Callable[[FeatureBank], Iterator[tuple[str, Value]]]
     revision: int = 1
     uses: tuple[Probe, ...] = ()
+    class_images: int = 1
     default: bool = False
     metrics: str = ""
 

@@ -58,6 +58,7 @@ INTERVALS = Probe(
     intervals,
     revision=3,
     uses=(LINEAR, SPECTRUM, NEIGHBOURS, ZERO_SHOT),
+    class_images=2,  # one of them is held out to choose C
     default=True,
     metrics="""
 linear/PROTOCOL/accuracy/END | share | 0 to 1 | higher

@@ -47,6 +47,7 @@ def linear(bank: FeatureBank) -> Iterator[tuple[str, float]]:
 LINEAR = Probe(
     linear,
     revision=3,
+    class_images=2,  # one of them is held out to choose C
     default=True,
     metrics="""
 linear/PROTOCOL/accuracy | share | 0 to 1 | higher

@@ -298,5 +298,5 @@ def test_cifar_offline_says_where_to_place_the_file(
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", offline)
     monkeypatch.setenv("DISTIL_DATA", str(tmp_path))
     assert not cifar.is_present("cifar10", tmp_path)
-    parts = ("place cifar-10-python.tar.gz", str(tmp_path), "no route", "DISTIL_DATA")
+    parts = ("put cifar-10-python.tar.gz", str(tmp_path), "no route", "DISTIL_DATA")
     refused(lambda: open_dataset("cifar10"), *parts)
