@@ -7,15 +7,21 @@ conversions, which are what is being checked.
 from __future__ import annotations
 
 import io
+import os
+import random
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from shards.datasets import open_dataset
 from shards.datasets.decoder import decode, upright_size
+from tests.shards.foreign import encoded as encoded_sample
+from tests.shards.foreign import opened, write_tar
 
 HEIGHT, WIDTH = 16, 24
 RNG = np.random.default_rng(7)
@@ -286,3 +292,119 @@ def test_the_first_frame_of_several_is_taken() -> None:
 def test_what_is_no_picture_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"^some/file: not a readable image"):
         decode(data, "some/file")
+
+
+# ---- which files of a folder are used ----
+
+TINY = encoded(Image.fromarray(RGB8[:8, :8]), "PNG")
+
+
+def write(root: Path, *names: str, data: bytes = TINY) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+
+
+def two_classes(root: Path) -> Path:
+    write(
+        root, *(f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("cat", "dog") for i in "01")
+    )
+    return root
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_files_labels_and_order_are_those_of_imagefolder(seed: int, tmp_path: Path) -> None:
+    dice = random.Random(seed)
+    words = (
+        "a",
+        "b",
+        "B",
+        "a-b",
+        "a b",
+        "a.b",
+        "10",
+        "9",
+        "\N{GREEK SMALL LETTER PHI}",
+        "session2",
+    )
+    for split in ("train", "test"):
+        for name in ("cat", "Dog", "a-b", "10", "9"):
+            for _ in range(dice.randint(2, 8)):
+                folders = [dice.choice(words) for _ in range(dice.choice((0, 0, 1, 1, 2, 3)))]
+                file = dice.choice(words) + dice.choice((".png", ".PNG", ".jpg", ".webp", ".Tif"))
+                write(tmp_path, "/".join([split, name, *folders, file]))
+    data = open_dataset(f"folder:{tmp_path}")
+    for split in ("train", "test"):
+        reference = ImageFolder(str(tmp_path / split))
+        files = [os.path.relpath(file, tmp_path) for file, _ in reference.samples]
+        assert data.keys(split) == tuple(files)
+        assert data.labels(split).tolist() == reference.targets
+        assert data.classes == tuple(reference.classes)
+        assert np.array_equal(data.read(split, 0, 1).images_NHWC[0], RGB8[:8, :8])
+
+
+def test_what_a_folder_leaves_out_is_said_once(tmp_path: Path, capsys) -> None:
+    two_classes(tmp_path)
+    write(tmp_path, "train/cat/deep/er/2.png", "train/cat/noext", "train/outside.png")
+    write(tmp_path, "train/cat/1.HEIC", "train/dog/2.heic", "train/dog/x.pdf", data=b"x")
+    write(tmp_path, "train/cat/.DS_Store", "train/cat/._0.png", "test/.cache/0.png", data=b"x")
+    (tmp_path / "train/dog/loop").symlink_to(tmp_path / "train")
+    data = open_dataset(f"folder:{tmp_path}")
+    open_dataset(f"folder:{tmp_path}")
+    assert data.count("train") == 5
+    assert "train/cat/deep/er/2.png" in data.keys("train")
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in (
+        f"dataset folder:{tmp_path}: ",
+        ".heic files left out (Pillow has no reader): 2 (first `train/cat/1.HEIC`)",
+        ".pdf files left out (Pillow has no reader): 1",
+        "files without an extension left out: 1 (first `train/cat/noext`)",
+        "files outside the class folders left out: 1 (first `train/outside.png`)",
+        "hidden files left out: 2 (first `train/cat/.DS_Store`)",
+        "hidden folders left out: 1 (first `test/.cache`)",
+        "links to a folder around them: 1 (first `train/dog/loop`)",
+    ):
+        assert part in line
+
+
+def test_a_folder_that_is_used_whole_says_nothing(tmp_path: Path, capsys) -> None:
+    open_dataset(f"folder:{two_classes(tmp_path)}")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+@pytest.mark.parametrize("name", [b"train/cat/caf\xe9.png", b"train/cat/caf\xe9/0.png"])
+def test_names_that_are_not_utf8_are_refused_in_readable_form(name: bytes, tmp_path: Path) -> None:
+    write(two_classes(tmp_path), os.fsdecode(name))
+    with pytest.raises(ValueError, match=r"caf\\xe9.*is not UTF-8; rename it") as caught:
+        open_dataset(f"folder:{tmp_path}")
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_that_is_not_utf8_of_a_file_left_out_is_readable(tmp_path: Path, capsys) -> None:
+    write(two_classes(tmp_path), os.fsdecode(b"train/cat/caf\xe9.txt"))
+    open_dataset(f"folder:{tmp_path}")
+    assert r"(first `train/cat/caf\xe9.txt`)" in capsys.readouterr().err
+
+
+# ---- which members of a tar are used ----
+
+
+def test_what_a_tar_leaves_out_is_said(tmp_path: Path, capsys) -> None:
+    members = [("README", b"x"), ("._0.png", b"x")]
+    for row in range(4):
+        members += [(f"{row}.png", encoded_sample(row)), (f"{row}.cls", b"%d" % (row % 2))]
+    for split in ("train", "test"):
+        write_tar(tmp_path / f"{split}-0.tar", members)
+    (tmp_path / "classnames.txt").write_text("cat\ndog\nemu\n")
+    opened(tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "members that belong to no sample left out: 4 (first `train-0.tar: README`)" in line
+    assert "classes without a train image: 1 (first `emu`)" in line
+
+
+def test_a_member_whose_name_is_not_utf8_is_refused_in_readable_form(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", [(os.fsdecode(b"caf\xe9.png"), encoded_sample(0))])
+    write_tar(tmp_path / "test-0.tar", [("0.png", encoded_sample(0)), ("0.cls", b"0")])
+    with pytest.raises(ValueError, match=r"member 'caf\\xe9.png'.*not UTF-8"):
+        opened(tmp_path)

@@ -23,6 +23,7 @@ from shards.building.estimate import (
     teacher_seconds,
 )
 from shards.building.request import Request
+from tests.shards.foreign import samples, write_tar
 
 
 def test_a_disk_too_small_is_refused_before_anything_is_computed(
@@ -32,6 +33,29 @@ def test_a_disk_too_small_is_refused_before_anything_is_computed(
     monkeypatch.setattr("shards.building.build.shutil.disk_usage", lambda path: usage)
     refused(lambda: build(request_60, str(tmp_path / "x")), "bytes needed", "1,000 bytes free")
     assert not list(tmp_path.glob("x/*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "part"),
+    [((0, 0, 0), "all train images are of one class (`0`)"), ((0, 1, 2), "has one train image")],
+)
+def test_train_images_that_no_linear_probe_fits_are_refused_when_planned_and_built(
+    labels: tuple[int, ...], part: str, tmp_path: Path, refused
+) -> None:
+    for split in ("train", "test"):
+        write_tar(tmp_path / f"{split}-0.tar", samples(0, 3, lambda row: labels[row]))
+    spec = f"wds:{tmp_path}/{{split}}-*.tar"
+    request = Request(dataset=spec, teachers=("embedded",))
+    refused(lambda: bank_bytes(request), f"dataset {spec}", part, "the probe `linear`")
+    refused(lambda: build(request, str(tmp_path / "bank")), spec, part, "the probe `linear`")
+    assert not list(tmp_path.glob("bank/*.tar"))
+
+
+def test_a_subset_of_one_image_a_class_is_refused_when_planned(
+    request_60: Request, refused
+) -> None:
+    few = request_60.model_copy(update={"train_samples": 10})
+    refused(lambda: bank_bytes(few), "train_samples: 10", "10 classes", "the probe `linear`")
 
 
 def test_bytes_are_estimated_within_a_hundredth(bank: Path, request_60: Request) -> None:

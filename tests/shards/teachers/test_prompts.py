@@ -10,6 +10,8 @@ import pytest
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from shards.build import main
+from shards.building.build import build
+from shards.building.request import Request
 from shards.datasets import open_dataset
 from shards.teachers import open_teacher
 from shards.teachers.prompts import (
@@ -23,6 +25,7 @@ from shards.teachers.prompts import (
     unpack_floats,
 )
 from shards.verify import verify
+from tests.shards.foreign import samples, write_tar
 
 
 def test_every_data_set_has_prompts_with_one_place_for_the_class() -> None:
@@ -118,3 +121,15 @@ def test_prompts_of_a_file_through_the_commands(tmp_path: Path, capsys) -> None:
         main([*common, "--templates", str(file), "--out", str(tmp_path / "bad")])
     assert ended.value.code == 2
     assert f"{file}: line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [None, "0\n1\n", "cat\ndog\n"])
+def test_numbers_are_no_class_names(names: str | None, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_tar(tmp_path / f"{split}-0.tar", samples(0, 4, lambda row: row % 2))
+    if names:
+        (tmp_path / "classnames.txt").write_text(names)
+    out, spec = str(tmp_path / "bank"), f"wds:{tmp_path}/{{split}}-*.tar"
+    (packed,) = build(Request(dataset=spec, teachers=("embedded",)), out).class_embeddings
+    assert (packed is not None) == (names == "cat\ndog\n")
+    assert verify(out, live=4).good

@@ -7,7 +7,7 @@ import pytest
 
 from tests.shards.measures.made import normal, rotation
 from tests.trainers.probes.made import bank_of
-from trainers.probes import PROBES, run_probes
+from trainers.probes import PROBES, check_train_labels, default_probes, run_probes
 from trainers.probes.features import Stored, unit
 
 
@@ -134,3 +134,16 @@ def test_rows_that_cannot_be_normalised_are_named(bad):
     rows_ND[2] = bad
     with pytest.raises(ValueError, match="embedding 2 is not finite or has norm 0"):
         unit(rows_ND)
+
+
+def test_labels_that_a_probe_cannot_be_fitted_on_are_refused() -> None:
+    one_of_each, one_class, enough = np.arange(5), np.zeros(5, dtype=int), np.array([0, 1, 1])
+    for names, labels_N, part in (
+        (("linear",), one_of_each, "`linear` needs a class with 2 train images; of dataset mine"),
+        (("infonce", "intervals"), one_of_each, "`intervals` needs a class with 2"),
+        (("robustness",), one_class, "`robustness` needs train images of two classes"),
+    ):
+        with pytest.raises(ValueError, match=part):
+            check_train_labels(names, labels_N, "mine")
+    check_train_labels(default_probes(), enough, "mine")
+    check_train_labels(("infonce", "neighbours"), one_of_each, "mine")
