@@ -119,6 +119,7 @@ assert random.getstate() == state[0] and torch.equal(torch.random.get_rng_state(
     assert python(code) == ""
 
 
+@pytest.mark.thorough
 def test_telemetry_is_off_before_either_library_is_loaded() -> None:
     code = """
 import os, sys

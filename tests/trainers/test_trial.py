@@ -237,6 +237,7 @@ finally:
 """
 
 
+@pytest.mark.thorough
 def test_the_command_alone_gives_the_same_bytes_and_stays_light(done, bank, tmp_path):
     """Another process, other OMP_NUM_THREADS: the trial's own `threads` decides."""
     config, _, result, _ = done

@@ -51,6 +51,7 @@ def test_a_teacher_known_by_figures_has_the_metrics_of_one_whose_embeddings_are_
     assert other.teacher["teacher/noise/pixel/0.1/cosine"] < 1
 
 
+@pytest.mark.thorough
 def test_figures_that_are_added_later_are_not_hidden_by_what_was_measured_before(tmp_path) -> None:
     bank, root = built(tmp_path / "bank"), tmp_path / "root"
     before = run(bank, root, test_arms=ARMS, adapt_arms=())
