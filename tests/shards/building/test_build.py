@@ -219,7 +219,9 @@ class Deaf:
         return out
 
 
-@pytest.mark.parametrize("value", [float("nan"), 0.0])
+@pytest.mark.parametrize(
+    "value", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.thorough), 0.0]
+)
 def test_a_teacher_that_says_nothing_about_an_image_stops_the_build(
     value, request_60: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused
 ) -> None:
