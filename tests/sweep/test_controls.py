@@ -132,7 +132,7 @@ def test_plans_count_the_steps_of_fewer_classes_and_refuse_too_many() -> None:
     assert planned_steps(make_config(least)) == 2 * (50_000 // 64)
     assert planned_steps(make_config(least | {"classes": 10})) == 2 * (5_000 // 64)
     assert planned_steps(make_config(least | {"epochs": None, "duration": "70 steps"})) == 70
-    with pytest.raises(ValueError, match=r"classes: 11; digits has 10"):
+    with pytest.raises(ValueError, match="classes: 11"):
         planned_steps(make_config(least | {"dataset": "digits", "classes": 11}))
     idle = make_config(least | {"student": "teacher_pca:8"})
     assert 0 < trial_weight(idle) < trial_weight(make_config(least))
@@ -142,7 +142,7 @@ def test_what_has_no_network_costs_nothing_in_a_plan(tmp_path: Path) -> None:
     plan = plan_sweep(trials(HEAD.replace("width:1", "teacher_pca:8")), str(tmp_path))
     (row,) = plan.trials
     assert (row.parameters, row.macs, row.seconds) == (0, 0, 0)
-    with pytest.raises(ValueError, match=r"student `teacher_pca:600`: the teacher has 512"):
+    with pytest.raises(ValueError, match="teacher_pca:600"):
         plan_sweep(trials(HEAD.replace("width:1", "teacher_pca:600")), str(tmp_path))
 
 

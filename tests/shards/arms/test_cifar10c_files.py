@@ -110,7 +110,7 @@ def test_requests_of_other_data_or_for_training_are_refused(refused) -> None:
         return Request(**({"dataset": "cifar10", "teachers": ("embedded",)} | fields))
 
     assert ask(test_arms=("stored:fog:2",)).test_arms == ("stored:fog:2",)
-    with pytest.raises(ValueError, match=r"stored:fog:2.*cifar10, the data set is digits"):
+    with pytest.raises(ValueError, match="stored:fog:2"):
         ask(dataset="digits", test_arms=("stored:fog:2",))
     with pytest.raises(ValueError, match="test images only"):
         ask(arms=("stored:fog:2",))

@@ -78,7 +78,7 @@ def test_a_student_that_does_not_vary_gives_the_commonest_class(value):
 
 def test_refused():
     x, labels = normal(20, 3), np.arange(20) % 2
-    with pytest.raises(ValueError, match="train labels are all the same"):
+    with pytest.raises(ValueError, match="train labels"):
         next(truncated_accuracies(x, 0 * labels, x, labels))
     with pytest.raises(ValueError, match="got NaN or infinity"):
         next(truncated_accuracies(x * np.nan, labels, x, labels))

@@ -37,7 +37,7 @@ def test_rotations_change_nothing():
 
 def test_refused():
     x = np.ones((2, 3))
-    with pytest.raises(ValueError, match=r"must be as wide; got \(2, 3\) and \(4, 5\)"):
+    with pytest.raises(ValueError, match="wide"):
         zero_shot_labels(x, np.ones((4, 5)))
-    with pytest.raises(ValueError, match="must be finite; got NaN or infinity"):
+    with pytest.raises(ValueError, match="finite"):
         zero_shot_labels(x, np.full((4, 3), np.nan))

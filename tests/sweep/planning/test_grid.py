@@ -139,7 +139,7 @@ def test_exclusion_knows_spellings_too() -> None:
 
 def test_what_is_excluded_need_not_be_valid() -> None:
     text = HEAD + "axes: {engine: [single, ddp], ranks: [1, 2]}\n"
-    with pytest.raises(ValueError, match="ranks: 2 with engine `single`"):
+    with pytest.raises(ValueError, match="ranks"):
         trials(text)
     found = trials(text + "exclude: [{engine: single, ranks: 2}]\n")
     assert [(c.engine, c.ranks) for c in found] == [("single", 1), ("ddp", 1), ("ddp", 2)]
@@ -181,7 +181,7 @@ def test_distinct_views_of_any_duration(length: str, epochs: int) -> None:
 
 def test_other_grids_may_show_views_again() -> None:
     assert len(trials(DISTINCT.replace("true", "false"))) == 2
-    with pytest.raises(ValueError, match="expected true or false, found `1`"):
+    with pytest.raises(ValueError, match="true or false"):
         trials(DISTINCT.replace("true", "1"))
 
 

@@ -127,7 +127,7 @@ def test_a_slow_rank_still_sends_heartbeats(monkeypatch):
 
 def test_the_limit_must_be_a_number(monkeypatch):
     monkeypatch.setenv(module.SILENT_VARIABLE, "soon")
-    with pytest.raises(ValueError, match="DISTIL_SILENT_SECONDS: `soon` is not a number of sec"):
+    with pytest.raises(ValueError, match="DISTIL_SILENT_SECONDS"):
         play(monkeypatch, "")
 
 

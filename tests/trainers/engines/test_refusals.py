@@ -23,13 +23,13 @@ def test_without_ranks_it_says_how_to_start_them(monkeypatch, engine):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     assert rank_of_environment() is None
-    with pytest.raises(ValueError, match="RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set; st"):
+    with pytest.raises(ValueError, match="MASTER_PORT"):
         ENGINES[engine](CPU)
 
 
 def test_single_as_several_ranks_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="engine `single` was started as several ranks"):
+    with pytest.raises(ValueError, match="single"):
         ENGINES["single"](CPU)
 
 

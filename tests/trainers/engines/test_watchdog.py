@@ -52,7 +52,7 @@ def test_the_limit_comes_from_the_environment(monkeypatch):
     assert Watchdog().limit == 90
     assert process_group_timeout().total_seconds() > 90
     monkeypatch.setenv(LIMIT_VARIABLE, "-1")
-    with pytest.raises(ValueError, match="DISTIL_STUCK_SECONDS: `-1` is not a number of seconds"):
+    with pytest.raises(ValueError, match="DISTIL_STUCK_SECONDS"):
         Watchdog()
 
 

@@ -102,12 +102,12 @@ def test_another_teachers_text_tower_is_refused(trained, tmp_path, capsys):
     record = json.loads((place / "result.json").read_text())
     record["weights_sha256"] = "f" * 64
     (place / "result.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"distilled from f{16}; name the right ones"):
+    with pytest.raises(ValueError, match=r"f{16}"):
         export(str(place), "open_clip", str(tmp_path / "out"))
     with pytest.raises(SystemExit):
         main([trained[0], "--to", "onnx", "--out", str(tmp_path / "out"), "--teacher", "embedded"])
     assert "--teacher: has no effect" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="has no text tower"):
+    with pytest.raises(ValueError, match="text tower"):
         text_tower(open_teacher("timm:test_vit.r160_in1k:none"))
 
 
@@ -120,11 +120,11 @@ def test_damage_is_named(exported, tmp_path, damage):
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data)
-        with pytest.raises(ValueError, match=r"text.safetensors: its sha256"):
+        with pytest.raises(ValueError, match=r"text\.safetensors"):
             load_clip(str(place))
     else:
         (place / "clip.json").write_text('{"format": "student-clip/0"}')
-        with pytest.raises(ValueError, match=r"clip.json: format: got 'student-clip/0'"):
+        with pytest.raises(ValueError, match="student-clip/0"):
             load_clip(str(place))
 
 
@@ -140,9 +140,9 @@ def test_a_registered_models_text_tower_is_made_again():
     texts = ["a cat", "a dog"]
     found = again.encode_text(again.tokenizer(texts))
     assert torch.allclose(found, teacher.embed_text(texts), atol=1e-5)
-    with pytest.raises(ValueError, match="weights are not those of embedded"):
+    with pytest.raises(ValueError, match="weights"):
         build_text("embedded", False, state)
-    with pytest.raises(ValueError, match="open_clip has no model `ViT-S-32-alto`; did you mean"):
+    with pytest.raises(ValueError, match="ViT-S-32-alto"):
         build_text("ViT-S-32-alto", False, state)
 
 
@@ -158,8 +158,8 @@ def test_a_bias_shifts_the_logits(exported):
 
 def test_classes_and_rows_belong_together(exported):
     clip = load_clip(exported)
-    with pytest.raises(ValueError, match="text_CD: 1 rows for 2 classes"):
+    with pytest.raises(ValueError, match="text_CD"):
         StudentCLIP(clip.student, clip.text, clip.preprocess, ("a", "b"), np.ones((1, 4)))
     bare = StudentCLIP(clip.student, clip.text, clip.preprocess)
-    with pytest.raises(ValueError, match="classes: none"):
+    with pytest.raises(ValueError, match="classes"):
         bare.classify(torch.zeros(1, 3, clip.preprocess.size, clip.preprocess.size))

@@ -132,7 +132,7 @@ def test_every_image_twice_changes_no_value_that_is_a_mean(whole):
 def test_rows_that_cannot_be_normalised_are_named(bad):
     rows_ND = np.ones((4, 3))
     rows_ND[2] = bad
-    with pytest.raises(ValueError, match="embedding 2 is not finite or has norm 0"):
+    with pytest.raises(ValueError, match="embedding 2"):
         unit(rows_ND)
 
 

@@ -51,7 +51,7 @@ def test_both_layouts_give_the_same_student_nearly(make, bank, tmp_path):
 
 
 def test_cuda_graphs_without_cuda_are_refused_in_a_line(make):
-    with pytest.raises(ValueError, match="cuda_graphs: needs a CUDA device, this trial runs on c"):
+    with pytest.raises(ValueError, match="cuda_graphs"):
         built(make(cuda_graphs=True))
 
 
@@ -162,7 +162,7 @@ def test_fp16_with_a_loss_that_is_infinite_is_divergence(make, bank, tmp_path):
     def objective(student_BD, teacher_BD):
         return cosine(student_BD, teacher_BD) + torch.inf
 
-    with pytest.raises(DivergedError, match="diverged at step 1"):
+    with pytest.raises(DivergedError, match="step 1"):
         run(make(precision="fp16"), data_of(bank), tmp_path, objective=objective)
 
 

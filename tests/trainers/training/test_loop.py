@@ -225,7 +225,7 @@ def test_the_untrained_student_is_observed_once(make, data, tmp_path):
 
 def test_observed_less_than_a_step_is_refused(make, data, tmp_path):
     config = make(curve_every="63 samples")
-    with pytest.raises(ValueError, match="curve_every: 63 samples is less than a step"):
+    with pytest.raises(ValueError, match="curve_every"):
         run(config, data, tmp_path, observe=watching([]))
 
 
