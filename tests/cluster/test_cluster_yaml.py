@@ -114,7 +114,7 @@ def test_what_pyproject_needs_is_mounted(config):
     assert {"deepspeed", "aws"} <= set(project["project"]["optional-dependencies"])
 
 
-def test_ready_says_what_is_left(tmp_path):
+def test_what_is_left_to_fill_in_is_listed(tmp_path):
     token = tmp_path / "auth_token"
     left = list(not_ready("# FILL-IN\nimage: ami-FILL-IN\n", token))
     assert left[0].startswith("line 2")
@@ -215,7 +215,7 @@ def _put(config, path, value):
 
 
 @pytest.mark.parametrize(("rule", "path", "value"), MUTATIONS)
-def test_each_rule_objects(rule, path, value, config, repository):
+def test_each_lint_rule_finds_its_mutation(rule, path, value, config, repository):
     assert check(COMMENTS + _dump(config), repository) == []
     _put(config, path, value)
     assert rule in {name for name, _ in check(COMMENTS + _dump(config), repository)}

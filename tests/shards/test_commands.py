@@ -117,7 +117,7 @@ def test_progress_counts_only_its_own_work_for_the_eta(capsys, monkeypatch) -> N
     assert len(lines) == 3
 
 
-def test_clock() -> None:
+def test_clock_writes_hours_minutes_and_seconds() -> None:
     assert [clock(s) for s in (0, 75.9, 4000)] == ["0:00", "1:15", "1:06:40"]
 
 

@@ -66,7 +66,7 @@ def test_other_tools_find_every_member(bank: Path, tmp_path: Path) -> None:
         assert np.array_equal(params_VP[at, :used], whole[arm].params_NVP[:][row])
 
 
-def test_npy_images(bank: Path, tmp_path: Path) -> None:
+def test_exported_npy_images_are_the_banks(bank: Path, tmp_path: Path) -> None:
     export(str(bank), str(tmp_path / "out"), ("test",), image="npy")
     stored = load_splits(str(bank), load_manifest(str(bank)), "test", ("clean",))["clean"]
     with tarfile.open(tmp_path / "out/test-000000.tar") as tar:
@@ -92,7 +92,9 @@ def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_command(bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_export_command_counts_samples_and_refuses_a_full_folder(
+    bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = str(tmp_path / "out")
     with pytest.raises(SystemExit) as stop:
         main([str(bank), "--out", out, "--split", "test", "--shard-samples", "8"])

@@ -33,7 +33,7 @@ def results(folder: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("trials/*/result.json")}
 
 
-def test_small_sweep(swept: Any, tools: Any) -> None:
+def test_a_small_sweep_finishes_every_trial_once(swept: Any, tools: Any) -> None:
     assert swept.code == 0, swept.err
     wanted = {config.identity for config in trials(tools.text)}
     assert results(swept.folder).keys() == wanted
@@ -158,7 +158,7 @@ def test_a_failing_trial_and_a_gang_beside_it(tools: Any, tmp_path: Path) -> Non
         (["--store", "ftp://somewhere"], ["ftp"]),
     ],
 )
-def test_more_than_there_is(
+def test_asking_for_more_resources_than_exist_is_one_line(
     options: list[str],
     parts: list[str],
     grid: Path,

@@ -38,7 +38,7 @@ def strict_json(path):
     return json.loads(Path(path).read_text(), parse_constant=refuse)
 
 
-def test_the_result(done, make):
+def test_a_finished_trial_has_its_whole_result(done, make):
     config, root, result, seen = done
     assert result.id == config.identity
     assert make(**result.config) == config

@@ -141,7 +141,7 @@ LEAST = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
         ({"arm": "contrast:2", "views": 8}, {"arm": "contrast:2"}),
     ],
 )
-def test_one_trial_one_name(one, other) -> None:
+def test_spellings_of_one_list_of_arms_have_one_identity(one, other) -> None:
     assert make_config(LEAST | one).identity == make_config(LEAST | other).identity
 
 
@@ -160,7 +160,7 @@ def test_adapting_to_something_else_is_another_trial() -> None:
         ({"adapt_arms": ["nois"]}, "did you mean `noise`?"),
     ],
 )
-def test_refusals(change, said) -> None:
+def test_arms_that_cannot_be_measured_are_refused(change, said) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared below)
         make_config(LEAST | change)
     assert said in str(caught.value)

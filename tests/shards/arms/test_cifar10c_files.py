@@ -53,7 +53,7 @@ def test_rows_are_those_of_the_keys_at_each_severity() -> None:
         assert torch.equal(out.amin(dim=(1, 2, 3)), out.amax(dim=(1, 2, 3)))
 
 
-def test_what_it_is_called() -> None:
+def test_a_stored_corruption_has_spec_metric_and_one_view() -> None:
     arm = make_arm("stored:frost:2")
     assert (arm.spec, arm.metric) == ("stored:frost:2", "stored/frost/2")
     assert arm.test_only

@@ -255,7 +255,7 @@ def test_bad_severities_are_refused(name: str, severity: str, refused) -> None:
     refused(lambda: make_arm(f"{name}:{severity}"), f"{name}:{severity}", "from 1 to 5")
 
 
-def test_names_and_paths() -> None:
+def test_corruptions_have_specs_metrics_and_views() -> None:
     assert make_arm("fog").spec == "fog:3"
     assert make_arm("fog:3").metric == "corruption/fog/3"
     assert make_arm("shot_noise:1").columns == ("noise_seed",)

@@ -36,7 +36,7 @@ def test_groups_expand_to_canonical_arms(name: str) -> None:
     assert dict(describe_groups())[next(f for f, _ in describe_groups() if f.startswith(name))]
 
 
-def test_what_they_stand_for() -> None:
+def test_groups_expand_to_their_arms() -> None:
     sigmas = ("0", "0.02", "0.05", "0.1", "0.2")
     theirs = ("0.04", "0.06", "0.08", "0.09")  # CIFAR-10-C's, beside 0.1
     assert expand_arms(["noise_pixel"]) == tuple(f"noise:{s}" for s in sorted({*sigmas, *theirs}))

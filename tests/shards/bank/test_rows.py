@@ -52,7 +52,7 @@ def columns(n: int = 3) -> dict[str, np.ndarray]:
     }
 
 
-def test_several_teachers(tmp_path: Path) -> None:
+def test_rows_have_a_column_for_each_teacher(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(pack(7, columns(), ("a", "b", "c")))
     sample = read(tmp_path / "x.tar")[1]
     assert sample["__key__"] == "b"

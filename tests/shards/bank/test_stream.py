@@ -166,7 +166,7 @@ def test_without_a_cache_to_write_to_it_works_and_checks_again(
     assert len(hashes) == 2
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISTIL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert cache.cache_folder() == Path("/x/distilsweep")

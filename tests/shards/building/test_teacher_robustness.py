@@ -201,7 +201,7 @@ def test_a_damaged_half_is_named_with_a_remedy(text: str, bank, tmp_path, refuse
 
 
 @pytest.mark.thorough
-def test_the_command_line(tmp_path, capsys) -> None:
+def test_the_build_command_measures_robustness(tmp_path, capsys) -> None:
     out = str(tmp_path / "bank")
     line = ["--dataset", "digits", "--teacher", "embedded", "--train-samples", "70"]
     line += ["--test-samples", "10", "--out", out, "--teacher-robustness"]

@@ -68,7 +68,7 @@ def test_reads_every_format_of_tar(form: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fields", [{"label": 1}, {"cls": 1}, {"class": 1}, {"label": "a", "cls": 1}]
 )
-def test_json_labels(fields: dict, tmp_path: Path) -> None:
+def test_labels_are_read_from_json(fields: dict, tmp_path: Path) -> None:
     for split in ("train", "test"):
         members = [("a.json", json.dumps(fields).encode()), ("a.jpeg", encoded(0, "jpeg"))]
         write_tar(tmp_path / f"{split}.tar", members)
@@ -127,7 +127,7 @@ def test_two_shards_of_one_name_are_refused(shards: Path, refused) -> None:
 
 @pytest.mark.parametrize("name", ["classnames.txt", "classes.txt"])
 @pytest.mark.parametrize("above", [False, True])
-def test_class_names(name: str, above: bool, shards: Path, refused) -> None:
+def test_class_names_come_from_their_file(name: str, above: bool, shards: Path, refused) -> None:
     before = opened(shards).identity
     file = (shards.parent if above else shards) / name
     file.write_text("cat\ndog\ngreat auk\n")

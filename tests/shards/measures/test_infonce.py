@@ -139,7 +139,7 @@ def test_the_full_set_is_torchs_cross_entropy_and_scipys_distances(features):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 149, 150, 4096])
-def test_chunks_change_nothing(features, chunk, monkeypatch):
+def test_infonce_in_chunks_is_the_same(features, chunk, monkeypatch):
     x_ND, y_ND = features.test_ND, features.teacher_ND
     expected, spread = full_infonce(x_ND, y_ND), uniformity(x_ND)
     monkeypatch.setitem(full_infonce.__globals__, "CHUNK", chunk)
@@ -184,7 +184,7 @@ def test_bfloat16_is_measured_as_the_numbers_it_is(features):
         (np.ones((0, 6)), r"got \(0, 6\)"),
     ],
 )
-def test_refused(x_ND, said):
+def test_infonce_refuses_bad_input(x_ND, said):
     for measure in (batch_infonce, full_infonce, alignment):
         with pytest.raises(ValueError, match=said):
             measure(x_ND, EYE)

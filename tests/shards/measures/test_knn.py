@@ -68,7 +68,7 @@ def test_of_equally_near_samples_the_first_count():
 
 
 @pytest.mark.parametrize("entries", [1, 151, 1000, 1 << 24])
-def test_chunks_change_nothing(entries, monkeypatch):
+def test_knn_in_chunks_is_the_same(entries, monkeypatch):
     (train, labels), (test, _) = clouds(150), clouds(90, seed=1)
     train[50:80], labels[50:80] = train[:30], (labels[:30] + 1) % 5  # ties
     expected = neighbour_labels(train, labels, test, 7)
@@ -130,7 +130,7 @@ X, Y = clouds(10)
         ({"test_ND": np.where(np.eye(10, 8, -2) > 0, np.inf, X)}, "test embedding 2 has NaN"),
     ],
 )
-def test_refused(change, said):
+def test_knn_refuses_bad_input(change, said):
     with pytest.raises(ValueError, match=said):
         neighbour_labels(**({"train_ND": X, "train_labels_N": Y, "test_ND": X} | change))
     assert neighbour_labels(X, Y, X[:0]).shape == (0,)

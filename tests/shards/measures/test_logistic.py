@@ -224,7 +224,7 @@ def test_where_it_starts_does_not_matter():
 
 
 @pytest.mark.parametrize(("n", "d"), [(20, 200), (300, 1), (4, 3)])
-def test_shapes(n, d):
+def test_fit_for_wide_narrow_and_tiny_data(n, d):
     x, labels = clouds(n, d, 3)
     assert gradient(fit(x, labels, C=5.0), x, labels, 5.0) <= 1.1e-7
 
@@ -270,7 +270,7 @@ X, Y = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.aran
         (X.masked_fill(torch.arange(6)[:, None] == 2, -math.inf), Y, 2, "sample 2 has NaN or inf"),
     ],
 )
-def test_refused(x, y, classes, said):
+def test_fit_softmax_refuses_bad_features_and_labels(x, y, classes, said):
     with pytest.raises(ValueError, match=said) as caught:
         fit_softmax(x, y, classes)
     assert "\n" not in str(caught.value)
@@ -291,7 +291,7 @@ def test_a_model_takes_its_own_width():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_on_a_gpu():
+def test_softmax_regression_on_a_gpu_predicts_the_same():
     x, labels = cone(6000, 300, 10)
     there = fit(torch.as_tensor(x).float().cuda(), labels)
     here = fit(torch.as_tensor(x).float(), labels)

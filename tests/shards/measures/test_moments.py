@@ -19,7 +19,7 @@ def assert_equal(found: Moments, expected: Moments, rel: float = 1e-12) -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e3])
-def test_they_are_numpys(shift):
+def test_moments_are_numpys(shift):
     x_ND = normal(500, 9) + shift
     found = Moments.of(x_ND)
     np.testing.assert_allclose(found.mean_D, x_ND.mean(axis=0), rtol=1e-13, atol=1e-15)
@@ -103,7 +103,7 @@ def test_eigenvalues_from_the_state_alone_hide_their_own_rounding():
         ([np.array([[1e200], [-1e200]])], "too large: their squares overflow"),
     ],
 )
-def test_refused(sets, said):
+def test_moments_refuse_bad_input(sets, said):
     with pytest.raises(ValueError, match=said):
         Moments.of(*sets)
 

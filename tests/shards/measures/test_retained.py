@@ -128,7 +128,7 @@ def test_fewer_samples_than_dimensions_and_one_dimension_are_defined():
     assert rank_from_eigenvalues(line.kept_K) == 1
 
 
-def test_refused():
+def test_retained_refuses_bad_input():
     x = normal(9, 3)
     with pytest.raises(ValueError, match="got 9, 1"):
         found_of(x, x, x[:1], x[:1])

@@ -101,7 +101,7 @@ def test_no_cka_of_three_samples_or_of_constants():
     assert np.isnan(debiased_cka(np.full((20, 2), 1 / 3), x))
 
 
-def test_mean_cosine():
+def test_mean_cosine_of_known_vectors():
     eye = np.eye(4)
     assert mean_cosine(eye, eye) == 1
     assert mean_cosine(eye, -eye) == -1

@@ -54,7 +54,7 @@ def test_constants_scales_rotations_order_and_repetition_change_nothing(measure)
         assert measure(other) == pytest.approx(measure(x_ND), rel=1e-9)
 
 
-def test_two_known_variances():
+def test_ranks_of_two_known_variances():
     x_ND = orthonormal_centred(30, 2) * np.sqrt([3, 1])
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert effective_rank(x_ND) == pytest.approx(np.exp(entropy))
@@ -207,7 +207,7 @@ def test_collapsed_classes_have_rank_0_and_no_variance_inside():
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e6])
 @pytest.mark.parametrize("count", [3, 37, 5000])
-def test_nothing_varies(value, count):
+def test_constant_embeddings_have_rank_0(value, count):
     x_ND = np.full((count, 5), value, dtype=np.float32)
     assert [measure(x_ND) for measure in RANKS.values()] == [0, 0, 0]
     assert paper_rank(centred_eigenvalues(x_ND)) == 0
@@ -232,7 +232,7 @@ def test_fewer_samples_than_dimensions():
         (np.array([[1.0, np.inf], [0.0, 1.0]]), "got NaN or infinity"),
     ],
 )
-def test_no_spectrum(x_ND, said):
+def test_ranks_refuse_bad_embeddings(x_ND, said):
     with pytest.raises(ValueError, match=said):
         effective_rank(x_ND)
     if "NaN" in said:

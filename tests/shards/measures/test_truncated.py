@@ -23,7 +23,7 @@ def scores(change=lambda x: x, component=1):
     return list(truncated_accuracies(change(train), labels, change(test), test_labels))
 
 
-def test_dims():
+def test_components_are_powers_of_two_and_all():
     assert dims(1) == [1]
     assert dims(2) == [1, 2]
     assert dims(5) == [1, 2, 4, 5]
@@ -55,7 +55,7 @@ def test_rotations_shifts_and_scales_change_nothing():
             assert found == pytest.approx(same, abs=0.003)
 
 
-def test_bfloat16():
+def test_truncated_accuracy_takes_bfloat16():
     found = scores(lambda x: torch.from_numpy(x).bfloat16())
     assert found[-1][1] > 0.95
 
@@ -76,7 +76,7 @@ def test_a_student_that_does_not_vary_gives_the_commonest_class(value):
     assert next(truncated_accuracies(flat, labels, flat, labels))[1:] == (0.75, 0.75)
 
 
-def test_refused():
+def test_truncated_accuracy_refuses_bad_input():
     x, labels = normal(20, 3), np.arange(20) % 2
     with pytest.raises(ValueError, match="train labels"):
         next(truncated_accuracies(x, 0 * labels, x, labels))

@@ -7,7 +7,7 @@ from shards.measures.zero_shot import zero_shot_labels
 from tests.shards.measures.made import rotation, unit_rows
 
 
-def test_the_nearest_axis():
+def test_zero_shot_takes_the_nearest_text():
     x = np.array([[0.9, 0.1, 0.0], [0.1, 0.2, 0.9], [-1.0, -0.1, -2.0], [1.0, 1.0, 0.0]])
     assert zero_shot_labels(x, np.eye(3)).tolist() == [0, 2, 1, 0]  # of equals the first
     assert zero_shot_labels(5 * x, np.diag([9.0, 1.0, 0.1])).tolist() == [0, 2, 1, 0]  # lengths
@@ -35,7 +35,7 @@ def test_rotations_change_nothing():
         assert len(set(expected)) == 5
 
 
-def test_refused():
+def test_zero_shot_refuses_bad_input():
     x = np.ones((2, 3))
     with pytest.raises(ValueError, match="wide"):
         zero_shot_labels(x, np.ones((4, 5)))

@@ -120,7 +120,7 @@ def test_other_schemes_are_refused_everywhere(location: str, refused) -> None:
     ("location", "scheme"),
     [("a/b", "file"), ("/a:b/c", "file"), ("file:///a", "file"), ("s3://b/k", "s3")],
 )
-def test_scheme_of(location: str, scheme: str) -> None:
+def test_schemes_of_locations(location: str, scheme: str) -> None:
     assert storage.scheme_of(location) == scheme
 
 
@@ -178,7 +178,7 @@ def test_near_ranges_share_a_request() -> None:
     assert merged([(0, 90), (10, 20), (80, 95)]) == ([0], [95])
 
 
-def test_globs_and_states(tmp_path: Path) -> None:
+def test_glob_lists_files_and_state_changes_with_them(tmp_path: Path) -> None:
     for name in ("b/2.tar", "a/1.tar", "a/1.txt"):
         storage.write(str(tmp_path / name), b"x")
     found = [str(tmp_path / "a/1.tar"), str(tmp_path / "b/2.tar")]

@@ -78,7 +78,7 @@ def test_quotes_make_text(text):
     assert parse_value(f"'{text}'", "x") == text
 
 
-def test_nan_and_nothing():
+def test_yaml_nan_and_an_empty_document():
     assert math.isnan(parse_value(".nan", "x"))
     assert parse_value("# a comment alone", "x") is None
 

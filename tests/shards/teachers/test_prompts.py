@@ -37,7 +37,7 @@ def test_every_data_set_has_prompts_with_one_place_for_the_class() -> None:
     assert templates_for("folder:x") == GENERIC
 
 
-def test_a_users_file(tmp_path: Path, refused) -> None:
+def test_prompts_of_a_file_are_checked_by_line(tmp_path: Path, refused) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("a {}\n\n  the {} \na {}\n")
     assert load_templates(str(file)) == ("a {}", "the {}")

@@ -21,7 +21,7 @@ def trials(text: str):
 
 
 @pytest.mark.parametrize(("name", "count"), [("demo", 18), ("paper", 12), ("full", 90)])
-def test_named_grids(name: str, count: int) -> None:
+def test_the_named_grids_load(name: str, count: int) -> None:
     found = expand(load_grid(name))
     assert len(found) == count
     assert len({config.identity for config in found}) == count

@@ -33,7 +33,7 @@ def dry(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.thorough
-def test_full(tmp_path: Path) -> None:
+def test_dry_run_of_the_full_grid_lists_sizes_views_and_downloads(tmp_path: Path) -> None:
     ran = dry(tmp_path, "--grid", "full")
     assert ran.returncode == 0, ran.stderr
     assert "90 trials" in ran.stdout
@@ -47,7 +47,7 @@ def test_full(tmp_path: Path) -> None:
     assert "distinct views of a sample: clean 1, crop_flip:4 8, noise:0.1 8" in ran.stdout
 
 
-def test_paper_as_json(
+def test_dry_run_of_the_paper_grid_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -53,7 +53,7 @@ def test_identity_is_golden():
         ({"batch_size": 64}, {}),
     ],
 )
-def test_one_spelling_one_name(one, other):
+def test_spellings_of_one_trial_have_one_identity(one, other):
     assert make_config(LEAST | one).identity == make_config(LEAST | other).identity
 
 
@@ -81,7 +81,7 @@ def test_canonical_json_gives_the_same_trial():
     assert again.student == "params:2M"
 
 
-def test_it_is_frozen():
+def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         make_config(LEAST).seed = 4
 
@@ -138,7 +138,7 @@ def test_a_missing_field_is_named():
         make_config({"dataset": "digits", "student": "width:1"})
 
 
-def test_from_a_file(tmp_path):
+def test_a_config_is_read_from_a_file(tmp_path):
     file = tmp_path / "trial.yaml"
     file.write_text("dataset: digits\nteacher: embedded\nstudent: width:1\nlr: 1.0e-3\n")
     assert load_config(str(file)) == make_config(LEAST)

@@ -25,7 +25,7 @@ LEAST = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
         ({"weight_decay": -0.0}, {}),
     ],
 )
-def test_one_spelling_one_name(one, other):
+def test_spellings_of_one_training_have_one_identity(one, other):
     assert make_config(LEAST | one).identity == make_config(LEAST | other).identity
 
 

@@ -27,7 +27,7 @@ EXACT = {"elastic": "exact", "accumulate": 4}
         (DDP | EXACT, DDP | EXACT | {"ranks": 4}),
     ],
 )
-def test_one_trial_one_name(one, other):
+def test_spellings_of_one_ranks_setting_have_one_identity(one, other):
     assert make_config(one).identity == make_config(other).identity
 
 

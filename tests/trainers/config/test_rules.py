@@ -111,7 +111,7 @@ def test_every_field_but_three_has_a_default():
         (PCA | {"lr": -1.0}, "lr: Input should be greater than 0"),  # idle, but checked
     ],
 )
-def test_refusals(change, said):
+def test_combinations_that_mean_nothing_are_refused(change, said):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared below)
         make_config(LEAST | change)
     assert said in str(caught.value)

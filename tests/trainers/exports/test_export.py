@@ -57,7 +57,7 @@ def timm_place(make, trial, tmp_path_factory):
     return str(place)
 
 
-def test_onnx(trial, bank, tmp_path):
+def test_onnx_runtime_gives_the_students_embeddings(trial, bank, tmp_path):
     import onnx
     import onnxruntime
 

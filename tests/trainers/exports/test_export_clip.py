@@ -112,7 +112,7 @@ def test_another_teachers_text_tower_is_refused(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["flip", "format"])
-def test_damage_is_named(exported, tmp_path, damage):
+def test_a_damaged_export_names_the_file(exported, tmp_path, damage):
     place = tmp_path / "clip"
     shutil.copytree(exported, place)
     if damage == "flip":

@@ -138,7 +138,7 @@ def test_rkd_is_blind_to_scale_and_rotation_and_shift():
         assert rkd(other, x_BD, RkdFields()).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_sp_by_hand():
+def test_sp_equals_its_formula():
     student_BD = torch.tensor([[3.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
     teacher_BD = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     # Row-normalised: the identity, and 1 / sqrt(2) everywhere.
@@ -221,7 +221,7 @@ def test_every_field_changes_its_term_and_no_other():
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, *SUMS])
-def test_contract(name):
+def test_every_objective_is_finite_with_a_correct_gradient(name):
     objective = make_objective(name, {})
     x_BD, y_BD = vectors(5, 7).requires_grad_(), vectors(5, 7, seed=1)
     y_BD = y_BD.softmax(dim=1) if name == "supervised" else y_BD
@@ -277,7 +277,7 @@ def test_sums_have_one_spelling_and_fields_that_are_read():
         ("cosine+", "unknown objective ``"),
     ],
 )
-def test_sums_that_are_refused(name, said):
+def test_unknown_sums_of_objectives_are_refused(name, said):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared below)
         canonical_objective(name)
     assert said in str(caught.value)

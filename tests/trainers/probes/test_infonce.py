@@ -9,7 +9,7 @@ from tests.trainers.probes.made import bank_of
 from trainers.probes import run_probes
 
 
-def test_bounds_and_references(features):
+def test_infonce_bounds_and_the_teachers_reference(features):
     metrics, _ = run_probes(("infonce",), features, "test")
     for way in ("", "/reverse"):
         bound = np.log(150) - metrics[f"test/infonce/full{way}"]

@@ -34,7 +34,7 @@ def test_the_paper_drops_the_last_short_batch(count, kept):
     assert paper_classifier(features) is ours  # fitted once
 
 
-def test_the_paper_written_out(features):
+def test_the_linear_probe_is_the_papers(features):
     theirs = paper.linear_probe(features.train_ND, features.train_labels_N)
     expected = paper.accuracy(theirs, features.test_ND, features.test_labels_N)
     assert dict(linear(features))["linear/paper/accuracy"] == pytest.approx(expected, abs=1e-6)

@@ -8,7 +8,7 @@ from tests.trainers.probes.made import bank_of
 from trainers.probes.neighbours import neighbours
 
 
-def test_the_probe(features):
+def test_the_knn_probe_reports_accuracy_centred_too(features):
     values = dict(neighbours(features))
     sets = features.train_ND, features.train_labels_N, features.test_ND
     truth, mean_D = features.test_labels_N, features.train_ND.mean(axis=0, dtype=float)

@@ -17,7 +17,7 @@ def measured(features):
     return run_probes(tuple(PROBES), features, "test")
 
 
-def test_the_papers_figures(features, measured):
+def test_paper_metrics_equal_the_papers_code(features, measured):
     metrics, arrays = measured
     x, y = features.test_ND, features.teacher_ND
     fitted = paper.linear_probe(features.train_ND, features.train_labels_N)

@@ -242,7 +242,7 @@ def test_a_checkpoint_of_an_unfinished_trial(bank, make, tmp_path, monkeypatch):
     assert command(steps[-1], "--probe", "spectrum") == 2
 
 
-def test_places_of_a_run(run, tmp_path):
+def test_the_finished_trials_of_a_run_are_found(run, tmp_path):
     folder, place, _ = run
     assert locations(str(folder)) == [place]
     (folder / "trials" / "unfinished").mkdir()

@@ -8,7 +8,7 @@ from tests.trainers.probes.made import bank_of
 from trainers.probes import run_probes
 
 
-def test_the_probe():
+def test_the_retained_probe_reports_share_and_rank_ratio():
     train, teacher_train = seen_through_noise(900, 0)
     test, teacher = seen_through_noise(600, 1)
     rows = train + 1, np.arange(900) % 2, test + 1, np.arange(600) % 2

@@ -8,7 +8,7 @@ from trainers.probes.features import unit
 from trainers.probes.zero_shot import zero_shot
 
 
-def test_the_probe(features):
+def test_the_zero_shot_probe_reports_accuracy_and_agreement(features):
     assert dict(zero_shot(replace(features, text_CD=None))) == {}
     labels = features.test_labels_N
     texts = unit(np.stack([features.teacher_ND[labels == c].mean(axis=0) for c in range(4)]))

@@ -27,7 +27,7 @@ def images(size: int, count: int = 2) -> torch.Tensor:
     ("width", "trunk", "total"),
     [(1, 23_808, 811_264), (2, 93_696, 1_405_440), (4, 371_712, 2_732_032)],
 )
-def test_the_papers_counts(width, trunk, total):
+def test_parameter_counts_are_the_papers(width, trunk, total):
     spec, expected = f"width:{width}", ParameterCount(trunk, total - trunk, total)
     assert count_parameters(build_student(spec, 512, 32, seed=0)) == expected
     assert describe(spec, 512, 32).parameters == expected
@@ -36,7 +36,7 @@ def test_the_papers_counts(width, trunk, total):
 @pytest.mark.parametrize(
     ("width", "at_32", "at_224"), [(1, 3.6, 138), (2, 11.6, 507), (4, 41.9, 1939)]
 )
-def test_the_papers_macs(width, at_32, at_224):
+def test_multiply_accumulates_are_the_papers(width, at_32, at_224):
     assert round(describe(f"width:{width}", 512, 32).macs / 1e6, 1) == at_32
     assert round(describe(f"width:{width}", 512, 224).macs / 1e6) == at_224
 
@@ -106,7 +106,7 @@ BUDGETS = ("", "0", "0M", "5X", "-2M", "2m", "2 M", "nanM", "9" * 400 + "M")
         ("timm:", "timm has no model"),
     ],
 )
-def test_refusals(spec, said):
+def test_students_that_cannot_be_built_are_refused(spec, said):
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         build_student(spec, 512, 32)
     assert "\n" not in str(caught.value)

@@ -114,7 +114,7 @@ def test_seeds_hang_on_trial_and_rank_alone():
     assert all(len(set(column)) == 4 for column in zip(*found, strict=True))
 
 
-def test_two_are_kept(tmp_path):
+def test_the_last_two_checkpoints_are_kept(tmp_path):
     checkpoints = Checkpoints(str(tmp_path / "c"), OWNER)
     assert checkpoints.latest() is None
     arrays = arrays_of(*trained(1))

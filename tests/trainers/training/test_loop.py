@@ -21,7 +21,7 @@ def data(bank):
     return data_of(bank)
 
 
-def test_saving_changes_nothing(make, data, tmp_path):
+def test_saving_checkpoints_does_not_change_training(make, data, tmp_path):
     config = make(epochs=2)
     often, never = (run(config, data, tmp_path / str(s), seconds=s) for s in (0, 1e9))
     assert same(weights(often), weights(never))

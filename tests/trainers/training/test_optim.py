@@ -198,7 +198,7 @@ def test_its_state_is_arrays_and_comes_back(make, name):
 # ---- the learning rate ----
 
 
-def test_the_courses(make):
+def test_warmup_and_cosine_learning_rates(make):
     config = make(lr=2.0, schedule="cosine", warmup="3 steps", duration="11 steps", epochs=None)
     rate = Schedule.of(config, 1000)
     assert [rate(step) for step in range(4)] == [0.5, 1.0, 1.5, 2.0]
@@ -210,7 +210,7 @@ def test_the_courses(make):
     assert [flat(step) for step in range(5)] == [2 / 3, 4 / 3, 2.0, 2.0, 2.0]
 
 
-def test_plain_is_lr_itself(make):
+def test_a_constant_schedule_is_the_learning_rate(make):
     assert {Schedule.of(make(lr=0.1), 1000)(step) for step in (0, 1, 74)} == {0.1}
 
 
