@@ -161,6 +161,7 @@ def main(argv: list[str]) -> int:
     # The modules imported below need torch, and those that run trials Ray and MLflow as well.
     # That takes seconds, which `--help` and a misspelt option should not wait for.
     set_defaults()
+    from shards.building.ray_start import check_address
     from sweep.planning.expand import expand
     from sweep.planning.grid import load_grid, override
     from sweep.planning.recorded_grids import check_grid, record_grid
@@ -176,6 +177,8 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         _show_plan(trials, store, options)
         return 0
+    if options.address:
+        check_address(options.address)
     with exclusive(str(folder), "sweep"):
         record_grid(folder, grid, trials)
         failed = _run(trials, folder, store, options)

@@ -25,24 +25,35 @@ from shards.bank.manifest import Manifest, Packed, Plan
 from shards.building.build import build
 from shards.building.embed import Embedder
 from shards.building.executor import Columns, CorruptedView, OnImages, Task
+from shards.building.ray_start import check_address, end_processes, keep_logs, prepare_local
 from shards.building.request import Request
+from shards.support.command import one_line
 from shards.teachers import Precision
 
 QUEUE_DEPTH = 2  # tasks submitted to a worker at a time, so that it never waits for the driver
 RETRIES = 3  # restarts of a worker that died, and retries of the task that it was computing
+START_ATTEMPTS = 2  # of a Ray on this machine
 OBJECT_STORE = 512 * 1024 * 1024  # bytes; what does not fit spills to disk
 
 
 @contextlib.contextmanager
 def connected(
-    address: str | None, owner: str, cpus: int | None = None, store: int = OBJECT_STORE
+    address: str | None,
+    owner: str,
+    cpus: int | None = None,
+    store: int = OBJECT_STORE,
+    logs: Path | None = None,
 ) -> Iterator[None]:
     """Connect to the Ray cluster at `address`; None starts one on this machine for the while.
 
     The files of a local cluster are deleted when it ends. `owner` names whom it works for: files
-    that a killed process of the same owner left behind are deleted too.
+    that a killed process of the same owner left behind are deleted too. `logs` is a folder for
+    Ray's logs where it does not start.
+
+    Raises: ValueError where nothing answers at `address`, or the local Ray does not start.
     """
     if address is not None:
+        check_address(address)
         ray.init(address=address, log_to_driver=False)
         try:
             yield
@@ -52,21 +63,47 @@ def connected(
     digest = hashlib.sha256(owner.encode()).hexdigest()[:8]
     for left in Path(tempfile.gettempdir()).glob(f"ray-{digest}-*"):
         shutil.rmtree(left, ignore_errors=True)
-    temporary = tempfile.mkdtemp(prefix=f"ray-{digest}-")  # Unix socket paths must stay short
-    ray.init(
-        address="local",
-        num_cpus=cpus or os.cpu_count() or 1,
-        include_dashboard=False,
-        object_store_memory=store,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=temporary,
-    )
+    prepare_local()
+    temporary = _start_local(f"ray-{digest}-", cpus or os.cpu_count() or 1, store, logs)
     try:
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _start_local(prefix: str, cpus: int, store: int, logs: Path | None) -> str:
+    """Start a Ray on this machine and return the folder of its files, whose name has `prefix`.
+
+    A start that fails is tried once more: on a busy machine Ray's processes may need longer than
+    the 30 s that it waits for them.
+
+    Raises: ValueError where the second attempt fails too.
+    """
+    reason = ""
+    for _ in range(START_ATTEMPTS):
+        temporary = tempfile.mkdtemp(prefix=prefix)  # Unix socket paths must stay short
+        started = False
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=store,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=temporary,
+            )
+            started = True
+            return temporary
+        except Exception as error:  # Ray raises the base class where its processes do not answer
+            reason = f"{one_line(str(error))} ({keep_logs(temporary, logs)})"
+        finally:
+            if not started:
+                ray.shutdown()
+                end_processes(temporary)
+                shutil.rmtree(temporary, ignore_errors=True)
+    raise ValueError(f"Ray did not start on this machine in {START_ATTEMPTS} attempts: {reason}")
 
 
 class Worker:

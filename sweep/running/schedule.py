@@ -58,7 +58,7 @@ def connected(resources: Resources, folder: Path) -> Iterator[None]:
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     owner, cpus = str(folder.resolve()), resources.local_cpus()
-    with ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE):
+    with ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE, logs=folder):
         yield
 
 
