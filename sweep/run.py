@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable
@@ -173,6 +174,7 @@ def main(argv: list[str]) -> int:
     folder = Path(options.out or f"runs/{grid.name}")
     store = options.store or str(folder.resolve())
     storage.scheme_of(store)
+    uri = _tracking_uri(folder, options)
     check_grid(folder, grid, options.add)
     if options.dry_run:
         _show_plan(trials, store, options)
@@ -181,9 +183,9 @@ def main(argv: list[str]) -> int:
         check_address(options.address)
     with exclusive(str(folder), "sweep"):
         record_grid(folder, grid, trials)
-        failed = _run(trials, folder, store, options)
+        failed = _run(trials, folder, store, uri, options)
         _show_results(folder, options.json)
-    print(f"compare: {mlflow_command(_tracking_uri(folder, options))}", file=sys.stderr)
+    print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
     for trial, error in failed.items():
         print(f"failed:  trial {trial}: {error}", file=sys.stderr)
     return 1 if failed else 0
@@ -203,7 +205,7 @@ def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespac
 
 
 def _run(
-    trials: list[TrialConfig], folder: Path, store: str, options: argparse.Namespace
+    trials: list[TrialConfig], folder: Path, store: str, uri: str, options: argparse.Namespace
 ) -> dict[str, str]:
     """{trial identity: error} of the trials that failed."""
     from sweep.planning.costs import check_room
@@ -221,7 +223,6 @@ def _run(
         concurrent=options.max_concurrent,
         reading=options.reading,
     )
-    uri = _tracking_uri(folder, options)
     return run_sweep(Sweep(folder, store, resources, uri, options.teacher_robustness), trials)
 
 
@@ -247,18 +248,23 @@ def _show_results(folder: Path, as_json: bool) -> None:
 
 
 def _tracking_uri(folder: Path, options: argparse.Namespace) -> str:
-    from sweep.journal.tracking import default_uri
+    """MLflow's URI. Raises: ValueError for one that cannot work."""
+    from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
 
-    return options.tracking_uri or default_uri(folder)
+    if not options.tracking_uri:
+        return default_uri(folder)
+    check_tracking_uri(options.tracking_uri)
+    return options.tracking_uri
 
 
 def mlflow_command(uri: str) -> str:
-    """The command that opens the MLflow UI of this sweep."""
+    """The command that opens the MLflow UI of this sweep, to be pasted into a shell."""
     if uri.startswith("http"):
-        return f"open {uri}"
+        return f"open {shlex.quote(uri)}"
     beside = Path(sys.executable).parent / "mlflow"
-    program = str(beside) if beside.exists() else "mlflow"
-    return f"MLFLOW_DISABLE_TELEMETRY=true {program} ui --backend-store-uri {uri}"
+    program = shlex.quote(str(beside) if beside.exists() else "mlflow")
+    store = shlex.quote(uri)
+    return f"MLFLOW_DISABLE_TELEMETRY=true {program} ui --backend-store-uri {store}"
 
 
 if __name__ == "__main__":

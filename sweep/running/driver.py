@@ -64,13 +64,9 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> dict[str, str]:
             watch.failed[config.identity] = (
                 "ended without a result; run the same command again to retry it"
             )
-    if not tracker.finish(status="FAILED" if watch.failed else "FINISHED"):
-        print(
-            f"warning: MLflow at {sweep.tracking_uri} lacks some values "
-            f"({tracker.error or 'the upload took too long'}); nothing is lost, the same command "
-            "uploads the rest",
-            file=sys.stderr,
-        )
+    tracker.finish(status="FAILED" if watch.failed else "FINISHED")
+    for line in tracker.warnings():
+        print(f"warning: {line}", file=sys.stderr)
     return watch.failed
 
 

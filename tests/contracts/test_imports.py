@@ -86,7 +86,7 @@ def imported(path: Path) -> set[str]:
         ("torch.distributed", ("trainers/engines/",)),
         ("deepspeed", ("trainers/engines/",)),
         ("ray", ("sweep/running/", "shards/building/ray_workers.py")),
-        ("mlflow", ("sweep/journal/tracking.py",)),
+        ("mlflow", ("sweep/journal/",)),
         ("open_clip", ("shards/teachers/", "shards/teachers/embedded/")),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.support.registry import Table
-from trainers.probes.base import Probe
+from trainers.probes.base import Probe, check_metric_name
 from trainers.probes.features import FeatureBank
 from trainers.probes.infonce import INFONCE
 from trainers.probes.intervals import INTERVALS
@@ -74,12 +74,14 @@ def run_probes(
     """(metrics, arrays) of the named probes; `prefix` is `test` (student) or `teacher`.
 
     Each value is called `prefix/name`, with the name that the probe yields.
-    Raises: ValueError for an unknown probe, or embeddings that a probe cannot measure.
+    Raises: ValueError for an unknown probe, embeddings that a probe cannot measure, or a name that
+        MLflow would refuse.
     """
     metrics: dict[str, float] = {}
     arrays: dict[str, list[float]] = {}
     for probe in names:
         for name, value in PROBES[probe].run(bank):
+            check_metric_name(probe, name)
             if isinstance(value, list):
                 arrays[f"{prefix}/{name}"] = value
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from shards.support.metric_names import metric_name_error
 from trainers.probes.features import FeatureBank
 
 Value = float | list[float]
@@ -33,6 +34,13 @@ class Probe:
     default: bool = False
     metrics: str = ""
 
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a described metric whose name MLflow would refuse."""
+        for line in self.metrics.splitlines():
+            if "|" in line and not line.startswith(" "):
+                probe = getattr(self.run, "__name__", "of unknown name")
+                check_metric_name(probe, line.partition("|")[0].strip())
+
     @property
     def version(self) -> int:
         """Its revision plus the versions of all probes it uses, so it rises when any of them does.
@@ -40,3 +48,10 @@ class Probe:
         Values of different versions are never compared or mixed.
         """
         return self.revision + sum(probe.version for probe in self.uses)
+
+
+def check_metric_name(probe: str, name: str) -> None:
+    """Raises: ValueError naming the probe, for a name of a metric that MLflow would refuse."""
+    error = metric_name_error(name)
+    if error is not None:
+        raise ValueError(f"probe `{probe}`: metric name `{name}` {error}")
