@@ -1,5 +1,6 @@
 """What every probe owes: prefixed names, plain values, the same again; rows that have no norm."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from tests.shards.measures.made import normal, rotation
 from tests.trainers.probes.made import bank_of
 from trainers.probes import PROBES, check_train_labels, default_probes, run_probes
-from trainers.probes.features import Stored, unit
+from trainers.probes.base import Probe
+from trainers.probes.features import FeatureBank, Stored, unit
 
 
 @pytest.fixture
@@ -147,3 +149,21 @@ def test_labels_that_a_probe_cannot_be_fitted_on_are_refused() -> None:
             check_train_labels(names, labels_N, "mine")
     check_train_labels(default_probes(), enough, "mine")
     check_train_labels(("infonce", "neighbours"), one_of_each, "mine")
+
+
+def test_a_metric_name_that_mlflow_refuses_is_refused_when_registered() -> None:
+    text = "recall@5 | share | 0 to 1 | higher\n    of five\n"
+    with pytest.raises(ValueError, match=r"recall@5.*has '@'"):
+        Probe(recall, metrics=text)
+
+
+def test_a_metric_name_that_mlflow_refuses_is_refused_when_yielded(
+    monkeypatch: pytest.MonkeyPatch, whole: FeatureBank
+) -> None:
+    monkeypatch.setitem(PROBES, "mine", Probe(recall))
+    with pytest.raises(ValueError, match="probe `mine`: metric name `recall@5`"):
+        run_probes(("mine",), whole, "test")
+
+
+def recall(bank: FeatureBank) -> Iterator[tuple[str, float]]:
+    yield "recall@5", 0.5
