@@ -156,6 +156,7 @@ def test_of_several_teachers_it_takes_the_one_asked_for(bank, make, tmp_path):
     assert beside.teacher == result.teacher != together.teacher  # one root for both
 
 
+@pytest.mark.thorough
 def test_interrupted_it_gives_the_same_metrics(done, bank, tmp_path):
     config, _, result, _ = done
 

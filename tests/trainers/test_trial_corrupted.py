@@ -112,6 +112,7 @@ def test_every_group_at_every_size(side: int, view: str, tmp_path) -> None:
     assert np.isfinite(waves).all()
 
 
+@pytest.mark.thorough
 def test_seen_corruptions_are_reported_apart(tmp_path) -> None:
     bank = built(tmp_path / "bank", arms=("fog:3", "contrast:2"), views=2)
     arms = ("fog:1", "contrast:1")

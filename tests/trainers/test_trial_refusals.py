@@ -81,6 +81,7 @@ def test_an_arm_that_another_version_drew_is_refused(bank, make):
         resolve(make(), bank, other)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_from_other_shards_is_refused(done, bank, make, tmp_path):
     config, _, result, _ = done
 

@@ -91,6 +91,7 @@ def test_packed_floats_come_back_and_damage_is_refused(refused) -> None:
     refused(lambda: unpack_floats(packed["shape"], packed["float32"], "m.json"), "finite")
 
 
+@pytest.mark.thorough
 def test_prompts_of_a_file_through_the_commands(tmp_path: Path, capsys) -> None:
     """Class embeddings are of the file's prompts, which the manifest holds; images' are not."""
     file = tmp_path / "prompts.txt"
