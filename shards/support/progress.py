@@ -34,7 +34,7 @@ class Progress:
         return self
 
     def resume_at(self, done: float) -> None:
-        """Set what an earlier process had done, which does not count for the rate."""
+        """Set the part that an earlier process did; it is left out of the rate."""
         self.first = self.done = done
 
     def update(self, done: float, note: str = "") -> None:
@@ -43,7 +43,7 @@ class Progress:
         self.tick()
 
     def tick(self) -> None:
-        """Print if the last output is old enough. Cheap: call it as often as you like."""
+        """Print if the last output is old enough. It is cheap, so call it after every step."""
         now = time.monotonic()
         if now - self.shown >= (0.2 if self.live else self.every):
             self._print(now - self.start)

@@ -146,7 +146,7 @@ def state(location: str) -> list[str | int] | None:
 
 
 def exists(location: str) -> bool:
-    """Whether there is a file or folder. Raises: OSError where the store cannot be asked."""
+    """Whether there is a file or folder. Raises: OSError where the store does not answer."""
     if is_local(location):
         return local_path(location).exists()
     fs, path = _remote(location)
@@ -217,7 +217,7 @@ def write_folder(location: str, files: dict[str, bytes]) -> None:
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    # rename(2) does not replace a folder that holds files, so the old one is moved aside first.
+    # rename(2) does not replace a folder that holds files, so the old one is first moved aside.
     old = temporary.with_suffix(".old")
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
