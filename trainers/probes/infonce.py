@@ -54,14 +54,20 @@ def infonce(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     yield "infonce/bound/reverse", float(np.log(len(x_ND))) - full.reverse_loss
     yield "infonce/retrieval1", full.hits
     yield "infonce/retrieval1/reverse", full.reverse_hits
-    yield from _beside_the_cone(bank, float(np.log(len(x_ND))) - full.loss)
+    yield from _corrected_for_the_cone(bank, float(np.log(len(x_ND))) - full.loss)
 
 
-def _beside_the_cone(bank: FeatureBank, bound: float) -> Iterator[tuple[str, float]]:
-    """What the bound says once the width of the cone that embeddings lie in is allowed for."""
+def _corrected_for_the_cone(bank: FeatureBank, bound: float) -> Iterator[tuple[str, float]]:
+    """The bound and retrieval, corrected for how narrow the cone of the embeddings is.
+
+    In a narrow cone all cosines are close to 1, so that even a perfect student has a low bound at a
+    fixed temperature. The three corrections: divide by the bound of the teacher against itself,
+    choose the temperature on train images, and subtract the mean of the train embeddings.
+    bound: infonce/bound of the student, in nats.
+    """
     x_ND, y_ND, nats = bank.test_ND, bank.teacher_ND, float(np.log(len(bank.test_ND)))
-    own = nats - float(losses_by_temperature(y_ND, y_ND, (TEMPERATURE,))[0])
-    yield "infonce/bound/teacher_share", bound / own if own > 0 else NAN
+    teacher_bound = nats - float(losses_by_temperature(y_ND, y_ND, (TEMPERATURE,))[0])
+    yield "infonce/bound/teacher_share", bound / teacher_bound if teacher_bound > 0 else NAN
     temperature = tuned_temperature(bank.train_ND, bank.teacher_train_ND, bank.seed)
     tuned = nats - float(losses_by_temperature(x_ND, y_ND, (temperature,))[0])
     yield "infonce/tuned/temperature", temperature

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -66,7 +67,9 @@ def ridge_accuracy(
     labels_NC = np.eye(len(named_C))[column_N]
     offset_C = labels_NC.mean(axis=0)
     penalised_DD = gram_DD + penalty * np.eye(len(gram_DD))
-    weights_DC: NDArray[np.float64] = np.linalg.solve(penalised_DD, x_ND.T @ (labels_NC - offset_C))
+    weights_DC = cast(
+        "NDArray[np.float64]", np.linalg.solve(penalised_DD, x_ND.T @ (labels_NC - offset_C))
+    )
     best_N = ((test_ND - mean_D) @ weights_DC + offset_C).argmax(axis=1)
     return float((named_C[best_N] == test_labels_N).mean())
 

@@ -167,7 +167,7 @@ def test_results_of_something_else_are_skipped_and_named(run):
         ({"student_sha256": "0"}, "other weights"),
         ({"source": "0"}, "other images"),
         ({"probe": "infonce"}, "content is that of infonce-v"),
-        ({"values": good["values"] | {"version": 0}}, "holds linear-v0.json"),
+        ({"values": good["values"] | {"version": 0}}, "content is that of linear-v0.json"),
         ({"format": "probe-result/0"}, "probe-result/0"),
     ):
         file.write_text(json.dumps(good | change))
