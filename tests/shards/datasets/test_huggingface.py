@@ -172,3 +172,16 @@ def test_without_network_one_line(monkeypatch: pytest.MonkeyPatch, refused) -> N
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     refused(lambda: open_dataset("hf:a/b"), "hf:a/b", "Couldn't reach", "HF_HUB_OFFLINE=1")
+
+
+def test_splits_that_are_not_used_are_named(tmp_path: Path, capsys) -> None:
+    unlabelled = table(range(4), labels=[-1] * 4)
+    spec = save(
+        tmp_path / "data",
+        train=table(range(8)),
+        test=unlabelled,
+        validation=table(range(8, 12)),
+    )
+    open_dataset(spec)
+    err = capsys.readouterr().err
+    assert f"dataset {spec}: rows of split test left out: 4 (first `row 0`)" in err
