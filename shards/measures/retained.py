@@ -98,7 +98,8 @@ def retained_variance(train: Moments, test: Moments, width: int) -> Retained:
 def predicted_eigenvalues(student: Moments, slopes_DK: Matrix) -> Vector:
     """Eigenvalues (K,) of the covariance of the prediction B'x, largest first, none negative."""
     covariance_KK = slopes_DK.T @ (student.m2_DD / student.count) @ slopes_DK
-    eigenvalues_K: Vector = np.linalg.eigvalsh((covariance_KK + covariance_KK.T) / 2)[::-1]
+    eigenvalues_K = np.linalg.eigvalsh((covariance_KK + covariance_KK.T) / 2)[::-1]
+    eigenvalues_K = eigenvalues_K.astype(np.float64)
     return np.where(eigenvalues_K > EPS * max(float(eigenvalues_K[0]), 0.0), eigenvalues_K, 0.0)
 
 

@@ -71,7 +71,7 @@ def parse(argument: str) -> ClipName:
 
 def _check_text_library(argument: str, name: str) -> None:
     """Raises: ValueError where a model's text tower needs `transformers`, which is an extra."""
-    text = open_clip.get_model_config(name)["text_cfg"]
+    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
     needed = "hf_model_name" in text or "hf_tokenizer_name" in text
     if needed and importlib.util.find_spec("transformers") is None:
         raise ValueError(

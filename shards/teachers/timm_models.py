@@ -19,6 +19,8 @@ from shards.teachers.frozen import FrozenTeacher
 from shards.teachers.preprocess import Preprocess
 
 RANDOM = "none"
+# Of a pretrained tag: what its weights were trained with, beside the architecture.
+SETTINGS = ("mean", "std", "interpolation", "crop_pct", "input_size")
 # What timm calls an architecture's conversion of other authors' checkpoints, in its module.
 CONVERSIONS = ("checkpoint_filter_fn", "_checkpoint_filter_fn", "_filter_fn")
 
@@ -116,7 +118,7 @@ def _check_tag(spec: str, name: str) -> None:
     by_settings: dict[tuple[Any, ...], str] = {}
     for tagged in timm.list_pretrained(f"{name}.*"):
         config = timm.get_pretrained_cfg(tagged)
-        key = (config.mean, config.std, config.interpolation, config.crop_pct, config.input_size)
+        key = tuple(getattr(config, field) for field in SETTINGS)
         by_settings.setdefault(key, tagged)
     if len(by_settings) > 1:
         choices = ", ".join(f"timm:{tagged}:PATH" for tagged in by_settings.values())
