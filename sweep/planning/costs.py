@@ -76,13 +76,21 @@ def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float
     torch.set_num_threads(threads)
     try:
         model = build_student(student, dim, side, 0).to(memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(model.parameters())
+        # Adam by hand: the first use of torch.optim loads torch.compile, which takes seconds and
+        # leaves a folder in the temporary directory.
+        moments = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()]
         images_BCHW = torch.zeros(batch, 3, side, side)
 
         def step() -> None:
-            optimizer.zero_grad()
             model(images_BCHW).square().mean().backward()
-            optimizer.step()
+            with torch.no_grad():
+                for parameter, mean, square in moments:
+                    gradient = parameter.grad
+                    assert gradient is not None
+                    mean.lerp_(gradient, 0.1)
+                    square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+                    parameter.addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
+                    parameter.grad = None
 
         return _seconds_of(step) / batch
     finally:
