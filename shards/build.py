@@ -1,4 +1,4 @@
-"""Compute a bank: the teachers' embeddings of every image and its augmented views, as shards.
+"""Build a bank: the teachers' embeddings of every image and its augmented views, as shards.
 
     python -m shards.build --dataset digits --teacher embedded --arm noise:0.1 --views 4 --out bank
     python -m shards.build --dataset cifar10 --teacher open_clip:ViT-B-32:openai \\
@@ -6,8 +6,8 @@
     python -m shards.build --dataset folder:photos --image-size 32 --train-samples 2000 \\
         --test-samples 500 --teacher open_clip:ViT-B-32:none --out bank --dry-run
 
-Both splits always hold the clean view. The same command again continues a build that was
-interrupted, and does nothing when the bank is complete.
+Both splits always contain the clean view. Run the same command again to continue an interrupted
+build; it does nothing when the bank is complete.
 """
 
 from __future__ import annotations
@@ -36,8 +36,14 @@ def _parser() -> CommandParser:
     epilog += "\n".join(f"  {spec:28s} {meaning}" for spec, meaning in arms)
     parser = make_parser("shards.build", __doc__, epilog)
     add = parser.add_argument
-    add("--dataset", metavar="SPEC", help="digits, cifar10, folder:DIR, wds:PATTERN, ...")
-    add("--teacher", action="append", metavar="SPEC", dest="teachers", help="may be repeated")
+    add("--dataset", metavar="SPEC", help="data set: digits, cifar10, folder:DIR, ...")
+    add(
+        "--teacher",
+        action="append",
+        metavar="SPEC",
+        dest="teachers",
+        help="model to embed with: embedded, open_clip:NAME:TAG, timm:NAME, ...; may be repeated",
+    )
     add(
         "--arm",
         action="append",
@@ -45,7 +51,7 @@ def _parser() -> CommandParser:
         dest="arms",
         help="augmentation of the training images; may be repeated",
     )
-    add("--views", type=int, metavar="K", help="views of each training arm (default 1)")
+    add("--views", type=int, metavar="K", help="augmented views per training arm (default 1)")
     add(
         "--test-arm",
         action="append",
@@ -53,40 +59,79 @@ def _parser() -> CommandParser:
         dest="test_arms",
         help="augmentation of the test images; may be repeated",
     )
-    add("--test-views", type=int, metavar="K", help="views of each test arm (default 1)")
+    add("--test-views", type=int, metavar="K", help="augmented views per test arm (default 1)")
     add(
         "--teacher-robustness",
         nargs="*",
         metavar="SPEC",
-        help="measure the teachers under these arms, over --test-views draws, and store the "
-        f"figures in the manifest (default: {' '.join(DEFAULT)})",
+        help="measure the teachers' accuracy, cosine to clean and rank under these arms, averaged "
+        "over --test-views random draws, and store the results in the manifest; without SPEC: "
+        f"{' '.join(DEFAULT)}",
     )
-    add("--image-size", type=int, metavar="S", help="pixels a side of the stored images")
-    add("--train-samples", type=int, metavar="N", help="a class-balanced subset (default: all)")
-    add("--test-samples", type=int, metavar="N", help="a class-balanced subset (default: all)")
-    add("--templates", metavar="FILE", help="prompts, one a line, with {} for the class")
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="of the teachers' arithmetic")
-    add("--seed", type=int, help="of all random augmentation parameters (default 0)")
-    add("--batch", type=int, help="batch size of the teachers (default 256)")
-    add("--shard-samples", type=int, help="samples in a shard (default 1000)")
-    add("--request", help=argparse.SUPPRESS)  # a whole Request as JSON: how a sweep calls this
-    add("--out", required=True, metavar="DIR-OR-URL", help="where the bank is written")
-    add("--device", help="cpu or cuda (default: cuda where there is one)")
-    add("--dry-run", action="store_true", help="print bytes, seconds and money; write nothing")
-    add("--gpu-price", type=float, metavar="PER_HOUR", help="of one GPU, for --dry-run")
+    add(
+        "--image-size",
+        type=int,
+        metavar="S",
+        help="side of the stored images in pixels (default: the data set's)",
+    )
+    add(
+        "--train-samples",
+        type=int,
+        metavar="N",
+        help="size of a class-balanced subset of the training images (default: all)",
+    )
+    add(
+        "--test-samples",
+        type=int,
+        metavar="N",
+        help="size of a class-balanced subset of the test images (default: all)",
+    )
+    add(
+        "--templates",
+        metavar="FILE",
+        help="prompts for the class embeddings, one per line, with {} for the class "
+        "(default: the data set's standard prompts)",
+    )
+    add(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="of the teachers' forward passes; auto (the default) chooses the fastest whose "
+        "embeddings agree with fp32",
+    )
+    add("--seed", type=int, metavar="N", help="of all random augmentations (default 0)")
+    add("--batch", type=int, metavar="N", help="batch size of the teachers (default 256)")
+    add("--shard-samples", type=int, metavar="N", help="samples per shard (default 1000)")
+    # A whole Request as JSON, with which a sweep calls this command.
+    add("--request", help=argparse.SUPPRESS)
+    add("--out", required=True, metavar="DIR-OR-URL", help="folder or URL to write the bank to")
+    add("--device", help="cpu or cuda (default: cuda if available)")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the bank's size and the time and cost of building it; write nothing",
+    )
+    add("--gpu-price", type=float, metavar="PER_HOUR", help="price of a GPU hour, for --dry-run")
     add(
         "--ray",
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="compute on a Ray cluster (default ADDRESS: one started on this machine)",
+        help="compute on the Ray cluster at ADDRESS; without ADDRESS, on this machine's cores or "
+        "GPUs with a Ray cluster started for the build",
     )
-    add("--workers", type=int, metavar="N", help="with --ray: parallel copies of the teachers")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="with --ray: number of workers, each with a copy of the teachers on one core or GPU "
+        "(default: as many as fit)",
+    )
     return parser
 
 
 @command
 def main(argv: list[str]) -> int:
+    """Run the command with the arguments `argv`; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
     request = _request(parser, options)
@@ -97,7 +142,8 @@ def main(argv: list[str]) -> int:
         print_cost(request, options.out, device, options.gpu_price, spread)
         return 0
     if options.ray:
-        # Imported where it is needed: Ray takes a second to import and most builds do without.
+        # Imported only when needed, because Ray takes a second to import and most builds run
+        # without it.
         from shards.building.ray_workers import build_on_ray
 
         manifest = build_on_ray(request, options.out, address, options.workers, options.device)
@@ -108,6 +154,7 @@ def main(argv: list[str]) -> int:
 
 
 def _request(parser: CommandParser, options: argparse.Namespace) -> Request:
+    # Options that were not given stay out, so that the defaults of Request apply.
     fields = {k: v for k, v in vars(options).items() if k in Request.model_fields and v is not None}
     if options.teacher_robustness == []:
         fields["teacher_robustness"] = DEFAULT
@@ -125,7 +172,7 @@ def _print_result(manifest: Manifest, out: str) -> None:
     print(f"{out}: {len(manifest.shards)} shards, {total:,} bytes, {PLAN} and {MANIFEST}")
     if manifest.robustness:
         arms, draws = manifest.robustness.arms, manifest.robustness.draws
-        print(f"teachers measured under {len(arms)} arms, {draws} draws each")
+        print(f"robustness of the teachers: {len(arms)} arms, {draws} draws each")
     for name in ("images/s", "teacher alone, images/s"):
         if name in manifest.created:
             print(f"{name}: {manifest.created[name]}")

@@ -1,13 +1,13 @@
-"""Write a bank as ordinary WebDataset shards, one sample per member name, for other tools.
+"""Export a bank as ordinary WebDataset shards, for tools that expect one file per sample.
 
     python -m shards.export bank --out bank-wds
     python -m shards.export s3://bucket/bank --out s3://bucket/wds --split train
 
-Each sample is NNNNNNNNN.png, .cls, .json (key, label, class, and which views belong to which arm),
-.params.npy (V, P), and for each teacher T .embedding.T.npy (V, D) and .norm.T.npy (V,), in
-train-000000.tar, train-000001.tar, ... The same bank gives the same bytes. classnames.txt is
-written last: where it exists, the export is complete. The data set `wds:OUT/{split}-*.tar` reads
-it back.
+The files train-000000.tar, train-000001.tar, ... contain for each sample NNNNNNNNN.png, .cls (the
+label), .json (key, label, class, and the range of views of each arm), .params.npy (V, P), and for
+each teacher T .embedding.T.npy (V, D) and .norm.T.npy (V,), over V views with P parameters. The
+same bank gives the same bytes. classnames.txt is written last: if it exists, the export is
+complete. `--dataset wds:OUT/{split}-*.tar` reads an export back.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ def export(
     shard_samples: int = 1000,
     image: str = "png",
 ) -> dict[str, int]:
-    """Write the bank at `location` into the empty or new folder `out`; returns samples by split.
+    """Export the bank at `location` to the empty or new folder `out`; returns samples by split.
 
-    Holds one shard of the bank and one of the export in memory. Raises: ValueError when the bank
-    is incomplete or `out` is not empty; OSError.
+    shard_samples: samples per tar file. image: a key of IMAGES. One shard of the bank and one of
+    the export are in memory at a time.
+    Raises: ValueError where the bank is incomplete or `out` is not empty; OSError.
     """
     manifest = load_manifest(location)
     existing = storage.names(out)
     if existing:
         raise ValueError(
-            f"--out {out}: not empty (holds {existing[0]}); choose another folder or delete it"
+            f"--out {out}: not empty (contains {existing[0]}); choose another folder or delete it"
         )
     if shard_samples < 1:
         raise ValueError(f"--shard-samples: {shard_samples}; expected 1 or more")
@@ -75,7 +76,7 @@ def _samples(
     location: str, manifest: Manifest, split: str, suffix: str, encode: Encoder
 ) -> Iterator[Sample]:
     """The samples of a split in order; the image under `suffix`, encoded by `encode`."""
-    arms = [
+    arms: list[dict[str, object]] = [
         {"arm": arm.arm, "start": arm.start, "stop": arm.stop, "columns": arm.columns}
         for arm in manifest.plan.arms[split]
     ]
@@ -88,6 +89,7 @@ def _samples(
 def _besides_image(
     shard: Shard, row: int, classes: tuple[str, ...], arms: list[dict[str, object]]
 ) -> Sample:
+    """All members of a sample except its image."""
     label = int(shard.arrays["label"][row])
     about = {"key": shard.keys[row], "label": label, "class": classes[label], "arms": arms}
     columns = [name for name in shard.arrays if name not in ("image", "label")]
@@ -99,7 +101,7 @@ def _besides_image(
 
 
 def _tar(samples: Iterator[Sample], first: int, most: int) -> tuple[bytes, int]:
-    """The next `most` samples at most, numbered from `first`: (bytes of a tar, how many)."""
+    """(A tar file of up to `most` of the next samples, numbered from `first`; their number)."""
     buffer, count = io.BytesIO(), 0
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in itertools.islice(samples, most):
@@ -123,18 +125,31 @@ def _npy(array: Array) -> bytes:
     return buffer.getvalue()
 
 
+# --image: (suffix, encoder).
 IMAGES: dict[str, tuple[str, Encoder]] = {"png": ("png", _png), "npy": ("image.npy", _npy)}
 
 
 @command
 def main(argv: list[str]) -> int:
+    """Run the command with the arguments `argv`; returns the exit status."""
     parser = make_parser("shards.export", __doc__)
     add = parser.add_argument
-    add("bank", metavar="DIR-OR-URL", help="a finished bank")
-    add("--out", required=True, metavar="DIR-OR-URL", help="an empty or new folder")
-    add("--split", choices=SPLITS, help="export this split alone (default: all)")
-    add("--shard-samples", type=int, default=1000, metavar="N", help="default 1000")
-    add("--image", choices=tuple(IMAGES), default="png", help="default png; npy is uncompressed")
+    add("bank", metavar="DIR-OR-URL", help="a complete bank")
+    add("--out", required=True, metavar="DIR-OR-URL", help="empty or new folder to write to")
+    add("--split", choices=SPLITS, help="export only this split (default: all)")
+    add(
+        "--shard-samples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="samples per tar file (default 1000)",
+    )
+    add(
+        "--image",
+        choices=tuple(IMAGES),
+        default="png",
+        help="format of the images: png (default), or npy, uncompressed arrays",
+    )
     options = parser.parse_args(argv)
     splits = (options.split,) if options.split else SPLITS
     counts = export(options.bank, options.out, splits, options.shard_samples, options.image)

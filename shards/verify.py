@@ -4,10 +4,12 @@
     python -m shards.verify s3://bucket/cifar10
     python -m shards.verify bank --live 100
 
-Checked are members, shapes, keys, unit vectors, drawn augmentation parameters and class embeddings.
---live N also runs the teachers again, on all views of N samples and on the prompts of every class:
-each embedding must have a cosine of at least 0.99999 to the stored one. It compares the data set
-too, where that is on this machine. Exit status: 0 when all checks pass, 1 when one fails.
+The content checks cover members, shapes, keys, unit length of embeddings, augmentation parameters
+and class embeddings. --live N also runs the teachers again, on all views of N samples and on the
+prompts of every class: each embedding must have a cosine of at least 0.99999 to the stored one. If
+the data set is available on this machine, its images are compared with the bank too.
+
+Exit status: 0 if all checks pass, 1 if one fails.
 """
 
 from __future__ import annotations
@@ -27,28 +29,35 @@ from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from shards.teachers.prompts import unpack_floats
 
-SHOWN = 5  # failures printed for each check
-NEEDED = {"accuracy", "cosine", "rank"}  # figures that every teacher must have under every arm
+SHOWN = 5  # failures printed per check
+# Figures that every teacher must have under every arm; accuracy_sd exists for several draws only.
+NEEDED = {"accuracy", "cosine", "rank"}
 
 
 def check_draws(manifest: Manifest, shard: Shard) -> None:
-    """Raises: ValueError unless the stored parameters are those drawn for (seed, key, view)."""
+    """Check that the stored augmentation parameters are those of (arm, seed, key, view).
+
+    Raises: ValueError naming the shard and the arm where they are not.
+    """
     for record in manifest.plan.arms[shard.record.split]:
         arm = make_arm(record.arm)
         drawn = arm.draw(manifest.plan.seed, shard.keys, record.stop - record.start)
         stored = shard.arrays["params"][:, record.start : record.stop, : len(record.columns)]
         if record.columns != arm.columns or not np.array_equal(drawn, stored):
             raise ValueError(
-                f"shard {shard.record.name}: parameters of arm {record.arm} are not those that "
-                f"seed {manifest.plan.seed} draws; another version built it, build again"
+                f"shard {shard.record.name}: parameters of arm {record.arm} are not those "
+                f"of seed {manifest.plan.seed}; another version built it, build it again"
             )
 
 
 def check_texts(manifest: Manifest) -> None:
-    """Raises: ValueError unless each teacher has one finite unit vector (D,) for every class."""
-    count, have = len(manifest.plan.teachers), len(manifest.class_embeddings)
-    if have != count:
-        raise ValueError(f"class embeddings of {have} teachers for {count}; build again")
+    """Check that each CLIP teacher has one finite unit vector (D,) per class.
+
+    Raises: ValueError naming the teacher and the class where it does not.
+    """
+    count, stored = len(manifest.plan.teachers), len(manifest.class_embeddings)
+    if stored != count:
+        raise ValueError(f"class embeddings of {stored} teachers for {count}; build it again")
     for teacher, packed in zip(manifest.plan.teachers, manifest.class_embeddings, strict=True):
         if packed is None:
             continue
@@ -64,27 +73,34 @@ def check_texts(manifest: Manifest) -> None:
 
 
 def check_robustness(manifest: Manifest) -> None:
-    """Raises: ValueError unless all teachers have figures, under the same canonical arms."""
+    """Check that all teachers have all figures under the same arms, in canonical spelling.
+
+    Raises: ValueError naming the teacher or arm where they do not.
+    """
     found = manifest.robustness
     assert found is not None
     count = len(manifest.plan.teachers)
     if (len(found.teachers), len(found.clean)) != (count, count):
-        raise ValueError(f"figures of {len(found.teachers)} teachers for {count}; build again")
+        raise ValueError(f"figures of {len(found.teachers)} teachers for {count}; build it again")
     for arm in found.arms:
         if make_arm(arm).spec != arm:
-            raise ValueError(f"arm `{arm}` is spelled `{make_arm(arm).spec}`; build again")
+            raise ValueError(
+                f"arm `{arm}` should be written `{make_arm(arm).spec}`; build it again"
+            )
     for teacher, figures in zip(manifest.plan.teachers, found.teachers, strict=True):
         if tuple(figures) != found.arms:
-            raise ValueError(f"teacher {teacher.spec} has figures of other arms; build again")
+            raise ValueError(f"teacher {teacher.spec} has figures of other arms; build it again")
         bad = [arm for arm, values in figures.items() if set(values) - {"accuracy_sd"} != NEEDED]
         if bad:
             raise ValueError(f"teacher {teacher.spec}, arm `{bad[0]}`: figures are missing")
 
 
 def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
-    """Read and check the whole bank, also what was verified before. Failures are in the result.
+    """Read and check the whole bank, including shards that this machine has verified before.
 
-    Raises: ValueError where there is no readable manifest.
+    live: number of samples to embed again on `device`, 0 for none. Failures are collected in the
+    result.
+    Raises: ValueError where the bank has no readable manifest.
     """
     manifest = load_manifest(location)
     verdict = Verdict(manifest, {"shards": [], "keys": [], "draws": []})
@@ -92,7 +108,7 @@ def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
     if manifest.robustness:
         verdict.attempt("robustness", lambda: check_robustness(manifest))
         arms, draws = len(manifest.robustness.arms), manifest.robustness.draws
-        verdict.notes["robustness"] = f"figures of the teachers under {arms} arms, {draws} draws"
+        verdict.notes["robustness"] = f"teachers under {arms} arms, {draws} draws each"
     replay = Replay(location, manifest, live, device, verdict) if live else None
     with Progress("verify", len(manifest.shards)) as bar:
         for split in SPLITS:
@@ -126,7 +142,7 @@ def _verify_shard(
 
 
 def describe(verdict: Verdict) -> Grid:
-    """A table of the bank's contents and the outcome of each check."""
+    """A table for the terminal: the bank's contents and the outcome of each check."""
     manifest = verdict.manifest
     grid = Grid(title=f"bank {manifest.identity[:16]}", show_header=False)
     grid.add_column(no_wrap=True)
@@ -145,7 +161,7 @@ def describe(verdict: Verdict) -> Grid:
     total = sum(shard.bytes for shard in manifest.shards)
     verdict.notes["shards"] = f"{len(manifest.shards)}, {total:,} bytes"
     grid.add_section()
-    grid.add_row("manifest", "ok, its checksum agrees")
+    grid.add_row("manifest", "ok, its checksum matches")
     for check, failures in verdict.failures.items():
         note = f" ({verdict.notes[check]})" if check in verdict.notes else ""
         lines = "\n".join(failures[:SHOWN]) + ("\n..." if len(failures) > SHOWN else "")
@@ -158,11 +174,20 @@ def describe(verdict: Verdict) -> Grid:
 
 @command
 def main(argv: list[str]) -> int:
+    """Run the command with the arguments `argv`; returns the exit status."""
     parser = make_parser("shards.verify", __doc__)
-    parser.add_argument("location", metavar="DIR-OR-URL", help="a finished bank")
-    parser.add_argument("--live", type=int, default=0, metavar="N", help="samples to embed again")
+    parser.add_argument("location", metavar="DIR-OR-URL", help="a complete bank")
+    parser.add_argument(
+        "--live",
+        type=int,
+        default=0,
+        metavar="N",
+        help="embed N stored samples again with the teachers and compare (default: none)",
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, help="cpu or cuda, for --live")
+    parser.add_argument(
+        "--device", default=device, help="cpu or cuda, for --live (default: cuda if available)"
+    )
     options = parser.parse_args(argv)
     if options.live < 0:
         raise ValueError(f"--live: {options.live}; expected 0 or more samples")

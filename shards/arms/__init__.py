@@ -1,10 +1,11 @@
-"""ARMS: augmentations with stored parameters: teacher and student see the same image.
+"""ARMS: augmentations whose parameters are stored, so teacher and student see the same image.
 
-An arm is a short list of operations. `draw` gives each (sample, view) its parameters from a
-counter (seed, key, view), on the CPU, as integers; the shards store them. `pixels` applies stored
-parameters to a batch of uint8 images in integer arithmetic, with the same bits on every device;
-`normalised` does the part of an arm that acts after a network's normalisation. Teacher and student
-call this same code.
+An arm, named as in "treatment arm", is one augmentation that teachers or students are given: a
+short list of operations. `Arm.draw` computes the random parameters of each (sample, view) as
+integers, on the CPU, from a counter-based generator keyed by (seed, key, view); the shards store
+them. `Arm.pixels` applies stored parameters to a batch of uint8 images in integer arithmetic, with
+bit-identical results on every device; `Arm.normalised` applies the part of an arm that acts after
+the normalisation by mean and standard deviation. Teacher and student call the same code.
 
 An arm is named by `NAME[:OPTION[:OPTION]]`, e.g. `noise:0.1`. A new arm is one entry of ARMS, made
 by `shards.arms.base.arm_entry` (or any function from a spec to an `Arm`).
@@ -52,7 +53,7 @@ ARMS: Table[Entry] = Table(
         ),
         "noise_normalised": arm_entry(
             "noise_normalised",
-            "noise (default 0.1) after normalisation, unclipped (paper)",
+            "noise of SIGMA (default 0.1) after normalisation, unclipped (paper)",
             lambda sigma: (NormalisedNoise(sigma),),
             Option("sigma", 0.1, 0, 10),
             metric="noise/paper/{sigma}",
@@ -60,7 +61,7 @@ ARMS: Table[Entry] = Table(
         ),
         "noise_denoise": arm_entry(
             "noise_denoise",
-            "noise (default 0.1) for the student, clean for the teacher",
+            "noise of SIGMA (default 0.1) for the student, the clean image for the teacher",
             lambda sigma: (PixelNoise(sigma),),
             SIGMA,
             record=lambda sigma: {**PIXEL, "teacher_sees": "clean"},
@@ -75,14 +76,14 @@ ARMS: Table[Entry] = Table(
         ),
         "color_jitter": arm_entry(
             "color_jitter",
-            "colour factors 1 +- STRENGTH (default 0.4), hue STRENGTH/4 turns",
+            "brightness, contrast, saturation within 1 +- STRENGTH (default 0.4); hue too",
             lambda strength: (ColorJitter(strength),),
             Option("strength", 0.4, 0, 1),
             record=lambda strength: {"hue": strength / 4, "unit": "factors; hue in turns"},
         ),
         "random_resized_crop": arm_entry(
             "random_resized_crop",
-            "a crop of that share (default 0.25) of the area or more, resized to the image's size",
+            "a crop of at least LEAST_AREA (default 0.25) of the area, resized back",
             lambda least_area: (RandomResizedCrop(least_area),),
             Option("least_area", 0.25, 0, 1, above=True),
             record=lambda least_area: {
@@ -97,16 +98,16 @@ ARMS: Table[Entry] = Table(
 
 
 def describe_arms() -> list[tuple[str, str]]:
-    """Every arm's spelling, such as `noise[:SIGMA]`, and what it does, in one line each.
-
-    Both come from the first line of its entry's docstring, `SPELLING: WHAT`; a line without a
-    spelling describes the entry's plain name.
-    """
+    """(spec syntax, such as `noise[:SIGMA]`, one-line description) of every arm, for `--help`."""
     return described(ARMS)
 
 
 def described(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, str]]:
-    """(Spelling, what it does) of each entry of a table, from the entries' docstrings."""
+    """(spec syntax, one-line description) of each entry of a table.
+
+    Both come from the first line of the entry's docstring, `SYNTAX: DESCRIPTION`. A line without
+    this form is taken as the description, and the entry's name as the syntax.
+    """
     lines = {
         name: (entry.__doc__ or "").strip().partition("\n")[0] for name, entry in table.items()
     }
@@ -118,7 +119,7 @@ def described(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, str
 
 
 def make_arm(spec: str) -> Arm:
-    """`NAME[:OPTION...]` -> the arm, with its canonical spec (`noise` -> `noise:0.1`).
+    """The arm that a spec `NAME[:OPTION...]` names; `Arm.spec` is canonical (`noise:0.1`).
 
     Raises: ValueError for an unknown name or an option out of range.
     """
@@ -127,10 +128,14 @@ def make_arm(spec: str) -> Arm:
 
 
 def view_of(epoch: int, offsets_N: torch.Tensor, views: int) -> torch.Tensor:
-    """The view of each sample that `epoch` (from 0) trains on: (epoch + offset) mod views."""
+    """The view of each sample in `epoch` (from 0): (epoch + offset) mod views, int64 (N,)."""
     return (epoch + offsets_N) % views
 
 
 def view_offsets(keys: tuple[str, ...], views: int) -> torch.Tensor:
-    """A fixed offset of each key in [0, views), int64 (N,), so that not all start with view 0."""
+    """A fixed pseudo-random offset in [0, views) for each key, int64 (N,).
+
+    Without offsets the first epoch would train on view 0 of all samples, the second on view 1, and
+    so on; with them each epoch mixes all views.
+    """
     return torch.tensor([(key_id(key) >> 8) % views for key in keys], dtype=torch.int64)

@@ -1,5 +1,5 @@
 """`Arm`: a named list of operations whose random parameters are a pure function of
-(arm, seed, key, view); and `arm_entry`, which makes an entry of ARMS from its options."""
+(arm, seed, key, view); and `arm_entry`, which defines an entry of ARMS by its options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shards.support.rng import hash64, key_id
 
 Options = dict[str, str | float | int | bool]
 # An entry of ARMS: (the whole spec, the part after the first colon) -> Arm. The first line of its
-# docstring is its documentation, `SPELLING: WHAT IT DOES`.
+# docstring, `SYNTAX: DESCRIPTION`, is what `--help` prints.
 Entry = Callable[[str, str], "Arm"]
 
 
@@ -23,9 +23,10 @@ Entry = Callable[[str, str], "Arm"]
 class Arm:
     """A named list of operations.
 
-    spec: canonical spelling, which names the arm in shards and configs. metric: the arm's part of
-    a metric's name, `noise/pixel/0.1` in `test/noise/pixel/0.1/accuracy`. options: what a manifest
-    records about it. denoise: the teacher sees the clean image, whatever the student sees.
+    spec: canonical spec, which identifies the arm in shards and configs. metric: the arm's part of
+    a metric's name, `noise/pixel/0.1` in `test/noise/pixel/0.1/accuracy`. options: what a bank's
+    manifest records about the arm. denoise: the teacher is given the clean image and only the
+    student the augmented one.
     """
 
     spec: str
@@ -41,7 +42,7 @@ class Arm:
 
     @property
     def test_only(self) -> bool:
-        """Whether it can be applied to test images only."""
+        """Whether the arm exists for test images only."""
         return False
 
     @property
@@ -50,19 +51,21 @@ class Arm:
         return bool(self.columns)
 
     def views(self, requested: int) -> int:
-        """The number of distinct views: `requested`, or 1 where all would be the same."""
+        """The number of views to store: `requested`, or 1 where all would be identical."""
         return requested if self.stochastic else 1
 
     def draw(self, seed: int, keys: tuple[str, ...], views: int) -> np.ndarray:
         """Random parameters, int64 (N, views, columns): a pure function of (arm, seed, key, view).
 
-        A counter-based generator needs no state, so any worker can draw any view of any sample.
+        A counter-based generator has no state, so any worker can draw any view of any sample and
+        the result does not depend on how the work is divided.
         """
         ids_N11 = np.array([key_id(k) for k in keys], dtype=np.uint64)[:, None, None]
         views_V1 = np.arange(views, dtype=np.uint64)[:, None]
         name = np.uint64(key_id(self.spec))
         index = np.arange(len(self.columns), dtype=np.uint64)
         words_NVC = hash64(name, np.uint64(seed % (1 << 64)), ids_N11, views_V1, index)
+        # The empty first part gives an arm without parameters the right shape.
         parts, at = [np.zeros((len(keys), views, 0), dtype=np.int64)], 0
         for op in self.ops:
             take = words_NVC[..., at : at + len(op.columns)]
@@ -73,7 +76,11 @@ class Arm:
     def pixels(
         self, images_BCHW: torch.Tensor, params_BP: torch.Tensor, viewer: Viewer = "student"
     ) -> torch.Tensor:
-        """uint8 (B, C, H, W) and stored parameters (B, P >= columns) -> uint8 (B, C, H, W)."""
+        """Augment uint8 images (B, C, H, W) with their stored parameters (B, P).
+
+        P may exceed the number of `columns`: the arms of a bank share one array of parameters, as
+        wide as the widest arm. Returns uint8 (B, C, H, W), bit-identical on every device.
+        """
         for op, params_BC in self._seen_by(viewer, params_BP):
             images_BCHW = op.pixels(images_BCHW, params_BC)
         return images_BCHW
@@ -85,9 +92,10 @@ class Arm:
         viewer: Viewer = "student",
         nyquist: float = 0.5,
     ) -> torch.Tensor:
-        """The part of the arm that acts after normalisation; for most arms, nothing.
+        """Apply the part of the arm that acts on normalised images, float (B, C, H, W).
 
-        `nyquist`: the images' highest frequency in cycles per pixel of the network's input
+        Most arms have no such part and return the images unchanged. `nyquist`: the highest spatial
+        frequency of the original images, in cycles per pixel of the network's input
         (`Preprocess.nyquist`).
         """
         for op, params_BC in self._seen_by(viewer, params_BP):
@@ -97,7 +105,7 @@ class Arm:
     def _seen_by(
         self, viewer: Viewer, params_BP: torch.Tensor
     ) -> Iterator[tuple[Op, torch.Tensor]]:
-        """The operations that `viewer` sees, each with its columns of the parameters."""
+        """The operations applied for `viewer`, each with its columns of the parameters."""
         at = 0
         for op in () if self.denoise and viewer == "teacher" else self.ops:
             yield op, params_BP[:, at : at + len(op.columns)]
@@ -106,9 +114,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of an arm in its spec: `sigma` in `noise[:SIGMA]`.
+    """One option in an arm's spec, such as `sigma` in `noise[:SIGMA]`.
 
-    It is a number in [low, high], or in (low, high] if `above`; a whole one if `integer`.
+    Its value is a number in [low, high], or in (low, high] if `above`; a whole number if `integer`.
+    `unit` appears in error messages.
     """
 
     name: str
@@ -120,7 +129,10 @@ class Option:
     unit: str = ""
 
     def parse(self, spec: str, text: str) -> float:
-        """Raises: ValueError naming the spec, the text and the valid range."""
+        """The value that `text` spells; the default for an empty text.
+
+        Raises: ValueError naming the spec, the text and the valid range.
+        """
         if self.integer:
             return self._whole(spec, text)
         return number(spec, text, self.default, self.low, self.high, self.above, self.name)
@@ -148,23 +160,24 @@ def arm_entry(
     record: Callable[..., Options] = lambda *values: {},
     denoise: bool = False,
 ) -> Entry:
-    """An entry of ARMS, complete: spelling, options, operations, metric names, documentation.
+    """Define an entry of ARMS: its options, operations, metric names and documentation.
 
         ARMS["cutout"] = arm_entry(
             "cutout", "a black square of SIZE pixels (default 8)", lambda size: (Cutout(size),),
             Option("size", 8, 1, 64, integer=True, unit="pixels"),
         )  # cutout, cutout:8 and cutout:12; values are named test/cutout/8/accuracy
 
-    `ops` and `record` are called with the options' values. `record` adds to what a manifest records
-    about the arm, which is every option's value. `metric` is the arm's part of a metric's name,
-    with options in braces; by default `NAME/{first}/{second}...`. `denoise`: see `Arm`.
+    `ops` and `record` are called with the options' values. A manifest records the value of every
+    option; `record` returns further facts to record. `metric` is a template of the arm's part of a
+    metric's name, with options in braces; by default `NAME/{first}/{second}...`. `denoise`: see
+    `Arm`.
     """
     template = metric or "/".join([name, *(f"{{{option.name}}}" for option in options)])
 
     def entry(spec: str, argument: str) -> Arm:
         if argument and not options:
             raise ValueError(f"arm `{spec}`: `{name}` takes no option")
-        # A surplus colon stays in the last option's text, which is then refused with its range.
+        # Surplus colons stay in the last option's text, whose parser then rejects them.
         texts = argument.split(":", len(options) - 1) if argument else []
         texts += [""] * (len(options) - len(texts))
         pairs = zip(options, texts, strict=True)
@@ -178,10 +191,10 @@ def arm_entry(
             denoise,
         )
 
-    spelling = name
+    syntax = name
     if options:
-        spelling += f"[:{':'.join(option.name.upper() for option in options)}]"
-    entry.__doc__ = f"{spelling}: {summary}"
+        syntax += f"[:{':'.join(option.name.upper() for option in options)}]"
+    entry.__doc__ = f"{syntax}: {summary}"
     return entry
 
 
@@ -194,8 +207,9 @@ def number(
     above: bool = False,
     name: str = "strength",
 ) -> float:
-    """An option's value, rounded to the six significant digits that a canonical spec writes.
+    """Parse an option's value, rounded to the six significant digits of a canonical spec.
 
+    The rounding makes the arm that a spec names and the arm that its canonical spec names the same.
     Raises: ValueError where it is not in [low, high], or in (low, high] if `above`.
     """
     try:
@@ -207,4 +221,4 @@ def number(
         raise ValueError(
             f"arm `{spec}`: {name} `{text}` must be a number in {bracket}{low}, {high}]"
         )
-    return abs(float(f"{value:g}"))  # abs: -0 is 0
+    return abs(float(f"{value:g}"))  # abs turns -0 into 0, which would be a second spelling of it

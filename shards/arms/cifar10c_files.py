@@ -1,7 +1,7 @@
-"""Stored CIFAR-10-C: its own images in the place of the clean test images of CIFAR-10.
+"""Arms that replace CIFAR-10's clean test images by the published images of CIFAR-10-C.
 
 `DISTIL_DATA/CIFAR-10-C/NAME.npy` is uint8 (50000, 32, 32, 3): the 10,000 test images in CIFAR-10's
-order at severity 1, then at 2, ... 5; `labels.npy` has their labels. Nothing is unpickled.
+order at severity 1, then at severities 2 to 5; `labels.npy` has their labels. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -29,64 +29,77 @@ NAMES = (
     *("motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast"),
     *("elastic_transform", "pixelate", "jpeg_compression"),
 )
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # no part of any mean
+# Published beside the 15 of the benchmark, and not part of its mean accuracy.
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 STORED: Table[str] = Table("stored corruption", {name: f"{name}.npy" for name in NAMES + EXTRA})
 
 
-def _place(file: str) -> Path:
+def _path_of(file: str) -> Path:
     return data_root() / "CIFAR-10-C" / file
 
 
 @functools.lru_cache(maxsize=32)
-def _open(place: Path, shape: tuple[int, ...], stamp: int) -> np.ndarray:
-    """A view of the file, checked. `stamp`: when it was changed, so that it is read again."""
+def _open(path: Path, shape: tuple[int, ...], modified_ns: int) -> np.ndarray:
+    """A memory-mapped array, after checking its type and shape.
+
+    `modified_ns`, the file's modification time, is part of the cache's key: a file that was
+    replaced is opened again.
+    """
     try:
-        array = np.load(place, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a broken header makes NumPy's parser raise nearly anything
-        told = str(error).splitlines()[0][:100]
-        raise ValueError(f"{place}: not a readable .npy array ({told})") from None
+        reason = str(error).splitlines()[0][:100]
+        raise ValueError(f"{path}: not a readable .npy array ({reason})") from None
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.shape != shape:
         found = f"{getattr(array, 'dtype', type(array))} of shape {getattr(array, 'shape', '?')}"
-        raise ValueError(f"{place}: {found}; CIFAR-10-C's is uint8 of shape {shape}")
+        raise ValueError(f"{path}: {found}; CIFAR-10-C's is uint8 of shape {shape}")
     return array
 
 
 def _array(file: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Raises: ValueError, one line, where there is no such file or it is another one."""
-    place = _place(file)
+    """Raises: ValueError where the file does not exist or is not CIFAR-10-C's."""
+    path = _path_of(file)
     try:
-        stamp = place.stat().st_mtime_ns
+        modified_ns = path.stat().st_mtime_ns
     except OSError:
         raise ValueError(
-            f"{place}: not there; place CIFAR-10-C's files (zenodo.org/records/2535967) in "
-            f"{place.parent}, or set DISTIL_DATA to the folder that has CIFAR-10-C"
+            f"{path}: no such file; put CIFAR-10-C's files (zenodo.org/records/2535967) in "
+            f"{path.parent}, or set DISTIL_DATA to the folder that contains CIFAR-10-C"
         ) from None
-    return _open(place, shape, stamp)
+    return _open(path, shape, modified_ns)
 
 
 def rows_of(keys: tuple[str, ...], spec: str) -> np.ndarray:
-    """Which test image of CIFAR-10 each key names, int64 (N,). Raises: ValueError."""
+    """The index in CIFAR-10's test split of the image that each key names, int64 (N,).
+
+    Raises: ValueError for a key of another split or data set.
+    """
     found = [KEY.fullmatch(key) for key in keys]
     for key, match in zip(keys, found, strict=True):
         if match is None or int(match[1]) >= COUNT:
             raise ValueError(
-                f"arm `{spec}`: sample `{key}` is no test image of cifar10, the only ones that "
-                "CIFAR-10-C has"
+                f"arm `{spec}`: sample `{key}` is not a test image of cifar10, and CIFAR-10-C has "
+                "no other images"
             )
     return np.array([int(match[1]) for match in found if match], dtype=np.int64)
 
 
 def check_dataset(specs: Iterable[str], dataset: str) -> None:
-    """Raises: ValueError where stored images are asked of another data set than cifar10."""
+    """Raises: ValueError where `specs` has a stored arm and the data set is not cifar10."""
     for spec in specs:
         if spec.startswith("stored:") and dataset != "cifar10":
             raise ValueError(
-                f"arm `{spec}`: CIFAR-10-C holds test images of cifar10, the data set is {dataset}"
+                f"arm `{spec}`: CIFAR-10-C has the test images of cifar10, not those of {dataset}"
             )
 
 
 def check_stored(spec: str, keys: tuple[str, ...], labels_N: np.ndarray) -> None:
-    """Whether the arm's file is there and its labels are those of the samples. ValueError."""
+    """Check that the arm's file exists and that its labels are those of the samples.
+
+    `labels_N`: integers (N,), of the samples that `keys` names. The labels show whether the file
+    has the images in CIFAR-10's order.
+    Raises: ValueError where a file is missing or damaged, or a label differs.
+    """
     op = StoredImages(*_parts(spec))
     _ = op.images
     labels = _array("labels.npy", SHAPE[:1])
@@ -95,13 +108,13 @@ def check_stored(spec: str, keys: tuple[str, ...], labels_N: np.ndarray) -> None
     if bad_N.any():
         key = keys[int(np.argmax(bad_N))]
         raise ValueError(
-            f"{_place('labels.npy')}: another label than sample `{key}` has; these files are not "
-            "CIFAR-10-C, or the data set is not cifar10"
+            f"{_path_of('labels.npy')}: its label of sample `{key}` is not the data set's; these "
+            "files are not CIFAR-10-C, or the data set is not cifar10"
         )
 
 
 def is_extra(spec: str) -> bool:
-    """Whether an arm is one of those beyond the 15 that means are taken over."""
+    """Whether an arm is a corruption beyond the 15 that benchmark means are taken over."""
     return spec.startswith("stored:") and _parts(spec)[0] in EXTRA
 
 
@@ -112,7 +125,7 @@ def _parts(spec: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class StoredImages(Op):
-    """The stored picture of the sample's row at one severity."""
+    """Replaces each image by the stored one of the same row, at one severity."""
 
     name: str = "fog"
     severity: int = 3
@@ -120,7 +133,10 @@ class StoredImages(Op):
 
     @property
     def images(self) -> np.ndarray:
-        """All of the file, uint8 (50000, 32, 32, 3). Raises: ValueError."""
+        """The whole file, memory-mapped: uint8 (50000, 32, 32, 3).
+
+        Raises: ValueError where it is missing or damaged.
+        """
         return _array(STORED[self.name], SHAPE)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
@@ -131,7 +147,7 @@ class StoredImages(Op):
 
 @dataclass(frozen=True)
 class StoredArm(Arm):
-    """An arm whose one parameter is the sample's row in the file, the same in every view."""
+    """An arm whose only parameter is the sample's row in the file, the same in every view."""
 
     @property
     def test_only(self) -> bool:

@@ -1,7 +1,7 @@
-"""Arms that only corrupt: students are measured under them, and may be trained on them.
+"""Arms that are corruptions: students are measured under them, and may be trained on them.
 
-`CORRUPT_ARMS` is part of `shards.arms.ARMS`: CIFAR-10-C's corruptions by severity, stored
-CIFAR-10-C files, noise by band of frequency, low and high pass filters, Fourier basis noise.
+`CORRUPT_ARMS` is part of `shards.arms.ARMS`: CIFAR-10-C's corruptions by severity, the published
+CIFAR-10-C files, band-limited noise, low-pass and high-pass filters, Fourier basis noise.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from shards.arms.frequency import BANDS, BandNoise, FourierNoise, Pass
 from shards.arms.ops import ColorJitter, NormalisedNoise
 from shards.support.registry import split_spec
 
+# Units as manifests record them. They are hashed into a bank's identity: a change of wording would
+# make every existing bank another one.
 SPREAD = "standard deviations of the data"
-SHARE = "shares of the pictures' Nyquist frequency"  # recorded in manifests: not to be reworded
+SHARE = "shares of the pictures' Nyquist frequency"
 REACH = 100  # largest frequency, in multiples of the images' Nyquist frequency
 
 
 def severity_of(spec: str, text: str) -> int:
-    """A CIFAR-10-C severity, 1 to 5; the empty text is 3. Raises: ValueError."""
+    """Parse a CIFAR-10-C severity, 1 to 5; an empty text is the default, 3.
+
+    Raises: ValueError for anything else.
+    """
     if text not in ("", *map(str, SEVERITIES)):
         raise ValueError(f"arm `{spec}`: severity `{text}` must be a whole number from 1 to 5")
     return int(text or 3)
@@ -36,17 +41,17 @@ def _corruption(name: str) -> Entry:
 
     what = name.replace("_", " ")
     if name == "procedural_frost":
-        what = "a computed frost texture in place of photographs"
+        what = "frost with a computed texture instead of photographs"
     entry.__doc__ = f"{name}[:SEVERITY]: CIFAR-10-C's {what}, severity 1 to 5 (default 3)"
     if name == "procedural_frost":
-        entry.__doc__ = f"{name}[:SEVERITY]: {what}, mixed as CIFAR-10-C's frost (default 3)"
+        entry.__doc__ = f"{name}[:SEVERITY]: {what}, severity 1 to 5 (default 3)"
     return entry
 
 
 def _stored(spec: str, argument: str) -> Arm:
-    """stored[:NAME:SEVERITY]: CIFAR-10-C's own images from DISTIL_DATA/CIFAR-10-C (fog:3)"""
+    """stored[:NAME:SEVERITY]: published images in DISTIL_DATA/CIFAR-10-C (default fog:3)"""
     name, strength = split_spec(argument or "fog:3")
-    _ = STORED[name]
+    _ = STORED[name]  # an unknown name raises, with the closest valid one
     severity = severity_of(spec, strength)
     about: Options = {"severity": severity, "unit": "CIFAR-10-C severity, 1 to 5"}
     about["file"] = f"CIFAR-10-C/{name}.npy"
@@ -55,7 +60,7 @@ def _stored(spec: str, argument: str) -> Arm:
 
 
 def _fourier(spec: str, argument: str) -> Arm:
-    """fourier[:DOWN:ACROSS:SIGMA]: one wave of noise, in shares of Nyquist (0.5:0.5:0.5)"""
+    """fourier[:DOWN:ACROSS:SIGMA]: one Fourier basis image as noise (default 0.5:0.5:0.5)"""
     parts = argument.split(":") if argument else ["0.5", "0.5"]
     if len(parts) not in (2, 3):
         raise ValueError(f"arm `{spec}`: write fourier:DOWN:ACROSS or fourier:DOWN:ACROSS:SIGMA")
@@ -79,7 +84,7 @@ CORRUPT_ARMS: dict[str, Entry] = {
     "stored": _stored,
     "band_noise": arm_entry(
         "band_noise",
-        "noise of one of 8 bands of frequency, after normalisation (4:0.1)",
+        "noise in frequency band 1 to 8, after normalisation (default 4:0.1)",
         lambda band, sigma: (BandNoise(band, sigma),),
         Option("band", 4, 1, BANDS, integer=True),
         Option("sigma", 0.1, 0, 10),
@@ -92,14 +97,14 @@ CORRUPT_ARMS: dict[str, Entry] = {
     ),
     "low_pass": arm_entry(
         "low_pass",
-        "frequencies below CUTOFF (default 0.5) times the images' Nyquist frequency",
+        "keep frequencies below CUTOFF (default 0.5) x Nyquist of the images",
         lambda cutoff: (Pass("low", cutoff),),
         Option("cutoff", 0.5, 0, REACH, above=True),
         record=lambda cutoff: {"space": "normalised", "unit": SHARE},
     ),
     "high_pass": arm_entry(
         "high_pass",
-        "frequencies from CUTOFF (default 0.5) times the images' Nyquist frequency on",
+        "keep frequencies of at least CUTOFF (default 0.5) x Nyquist of the images",
         lambda cutoff: (Pass("high", cutoff),),
         Option("cutoff", 0.5, 0, REACH),
         record=lambda cutoff: {"space": "normalised", "unit": SHARE},
@@ -109,10 +114,11 @@ CORRUPT_ARMS: dict[str, Entry] = {
 
 
 def corruptions_in(arm: Arm) -> frozenset[str]:
-    """Names of the corruptions, at any severity, that a student trained on `arm` has seen.
+    """Names of the CIFAR-10-C corruptions that a student trained on `arm` has seen.
 
-    Gaussian noise in pixel or normalised space counts as gaussian_noise, frost as frost whatever
-    its texture; colour jitter includes brightness and contrast.
+    Severity does not matter. Gaussian noise in pixel or normalised space counts as gaussian_noise,
+    procedural_frost as frost; colour jitter includes brightness and contrast. Robustness is
+    reported with and without the corruptions that were seen in training.
     """
     kinds = {type(CORRUPTIONS[n](1)): n.removeprefix("procedural_") for n in CORRUPTIONS}
     kinds[NormalisedNoise] = "gaussian_noise"

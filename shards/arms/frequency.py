@@ -1,12 +1,12 @@
-"""Noise and filters by spatial frequency, after normalisation, at the input's own resolution.
+"""Noise and filters by spatial frequency, after normalisation, at the network's resolution.
 
 A frequency (u, v) has the radius r = sqrt(u^2 + v^2) in cycles per pixel of the input: 0 is the
-mean, 0.5 the highest along an axis, sqrt(0.5) the corner. `nyquist` is the highest frequency that
-the pictures themselves had along an axis: 0.5 where the network sees them at their own
-resolution, 0.5 * 32 / 224 where 32 pixels were enlarged to 224. What lies above it, enlarged
-pictures do not contain (but for what the resampling leaks, and for diagonals up to sqrt(2) of it).
+mean, 0.5 the highest along an axis, sqrt(0.5) the corner. `nyquist` is the highest frequency along
+an axis that the original images can contain: 0.5 where the network sees them at their original
+resolution, 0.5 * 32 / 224 where 32 pixels were enlarged to 224. Enlarged images contain nothing
+above it, except what leaks through the resampling filter and diagonals up to sqrt(2) times it.
 
-Draws are stored integers; transforms are in float64.
+Random parameters are stored integers; Fourier transforms are in float64.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def radii(height: int, width: int) -> torch.Tensor:
 def band_edges(nyquist: float) -> list[float]:
     """Nine radii: bands 1-4 split [0, nyquist) evenly, bands 5-8 split [nyquist, corner].
 
-    Band b holds edges[b - 1] <= r < edges[b]; the last one the corner too. At the pictures' own
-    resolution (nyquist 0.5) bands 5-8 are the diagonals that a square grid has beyond 0.5.
+    Band b contains edges[b - 1] <= r < edges[b]; the last band includes the corner, so its upper
+    edge is infinite. At the images' original resolution (nyquist 0.5) bands 5-8 are the diagonals
+    that a square grid has beyond 0.5.
     """
     half = BANDS // 2
     lower = [nyquist * i / half for i in range(half)]
@@ -46,7 +47,10 @@ def band_edges(nyquist: float) -> list[float]:
 
 
 def band_mask(height: int, width: int, band: int, nyquist: float) -> torch.Tensor:
-    """Which coefficients of `rfft2` are in a band, bool. Raises: ValueError where none is."""
+    """Which coefficients of `rfft2` are in band 1 to 8: bool (H, W // 2 + 1).
+
+    Raises: ValueError where the band is empty at this resolution.
+    """
     edges = band_edges(nyquist)
     r = radii(height, width)
     mask = (r >= edges[band - 1]) & (r < edges[band])
@@ -59,17 +63,19 @@ def band_mask(height: int, width: int, band: int, nyquist: float) -> torch.Tenso
 
 
 def _filtered(x_BCHW: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """What a mask over `rfft2` lets through, float64."""
+    """The image with only the `rfft2` coefficients in `mask` kept, float64, same shape."""
     found = torch.fft.rfft2(x_BCHW.double()) * mask.to(x_BCHW.device)
     return torch.fft.irfft2(found, s=x_BCHW.shape[-2:])
 
 
 @dataclass(frozen=True)
 class BandNoise(Op):
-    """Gaussian noise of one band, of the same energy in every image and band.
+    """Gaussian noise limited to one frequency band, with equal energy in every image and band.
 
-    x + sigma n / sqrt(mean n^2), the mean over the image's pixels and channels, n white noise of
-    which only the band's frequencies are kept.
+        x + sigma n / sqrt(mean n^2)
+
+    n is white noise of which only the band's frequencies are kept; the mean is over the image's
+    pixels and channels. Dividing by it makes bands of different widths comparable.
     """
 
     band: int = 1
@@ -90,9 +96,10 @@ class BandNoise(Op):
 
 @dataclass(frozen=True)
 class Pass(Op):
-    """Only frequencies below (`low`) or from (`high`) `cutoff` times the pictures' Nyquist on.
+    """Low-pass or high-pass filter at `cutoff` times the Nyquist frequency of the images.
 
-    A sharp edge: low + high is the image. `high` takes the mean away.
+    `low` keeps frequencies below the cutoff, `high` the others; the edge is sharp, so the two
+    outputs sum to the image. `high` removes the mean, unless the cutoff is 0.
     """
 
     kind: Literal["low", "high"] = "low"
@@ -117,10 +124,11 @@ def basis(height: int, width: int, down: int, across: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FourierNoise(Op):
-    """x + s sigma U in each channel, U one real Fourier basis image, s a random sign.
+    """x + s sigma U in each channel: U one real Fourier basis image, s a random sign.
 
-    `down` and `across` are fractions of the pictures' Nyquist frequency, rounded to whole cycles
-    across the input; U has mean square 1. Yin et al., NeurIPS 2019.
+    `down` and `across` are the wave's vertical and horizontal frequency as fractions of the Nyquist
+    frequency of the images, rounded to whole cycles over the input; U has mean square 1. Source:
+    Yin et al., "A Fourier perspective on model robustness", NeurIPS 2019.
     """
 
     down: float = 0.5

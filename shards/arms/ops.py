@@ -1,8 +1,9 @@
-"""Operations that arms are made of: what they draw, and what they do to a batch.
+"""Operations that arms are composed of: crops, flips, noise, colour jitter.
 
-Draws are integers from a counter, made on the CPU and stored. `pixels` applies them to uint8
-images with integer arithmetic (or float64 sums that are exact), so every device gives the same
-bits; `normalised` is what happens after a network's normalisation.
+An operation draws integer parameters on the CPU (`draw`), which are stored, and applies stored
+parameters to a batch: `pixels` to uint8 images, in integer arithmetic or exact float64 sums, so
+that results are bit-identical on every device; `normalised` to images that were already normalised
+by mean and standard deviation, in floating point.
 """
 
 from __future__ import annotations
@@ -27,36 +28,48 @@ RATIOS = 4096  # aspect ratios that a random resized crop chooses from
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: its stored columns, and what they do to a batch."""
+    """Base class of operations: draws nothing and changes nothing.
+
+    `columns`: names of the parameters that it draws for each view.
+    """
 
     columns: ClassVar[tuple[str, ...]] = ()
 
     def draw(self, words_NC: np.ndarray) -> np.ndarray:
-        """Uniform 64-bit words (..., columns) -> int64 parameters; the words, if nothing else."""
+        """Parameters, int64 (..., columns), from as many uniform random 64-bit words.
+
+        By default the words themselves, as seeds of further random numbers.
+        """
         return words_NC.view(np.int64)
 
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
-        """uint8 -> uint8, same shape."""
+        """Apply parameters (B, columns) to uint8 images (B, C, H, W): uint8, same shape."""
         return images_BCHW
 
     def normalised(
         self, images_BCHW: torch.Tensor, params_BC: torch.Tensor, nyquist: float = 0.5
     ) -> torch.Tensor:
-        """Float after normalisation -> float, same shape.
+        """Apply parameters (B, columns) to normalised float images: float, same shape.
 
-        `nyquist`: the pictures' own, in cycles per pixel of the input.
+        `nyquist`: see `shards.arms.base.Arm.normalised`.
         """
         return images_BCHW
 
 
 def below(words: np.ndarray, bound: int) -> np.ndarray:
-    """Uniform integers in [0, bound) from the top 32 bits of each word (bias < bound / 2^32)."""
+    """Uniform integers in [0, bound), int64, from the top 32 bits of each uint64 word.
+
+    Multiplying and shifting is faster than rejection sampling, with a bias below bound / 2^32.
+    """
     return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class RandomCrop(Op):
-    """Pad by `pad` black pixels on every side, crop the old size at (top, left) in [0, 2 pad]."""
+    """Pad by `pad` black pixels on every side, then crop the original size at a random offset.
+
+    `top` and `left` are uniform in [0, 2 pad].
+    """
 
     pad: int = 4
     columns: ClassVar[tuple[str, ...]] = ("top", "left")
@@ -77,7 +90,7 @@ class RandomCrop(Op):
 
 @dataclass(frozen=True)
 class HorizontalFlip(Op):
-    """Mirror left to right where `flip` is 1 (probability 1/2)."""
+    """Mirror left to right where `flip` is 1, with probability 1/2."""
 
     columns: ClassVar[tuple[str, ...]] = ("flip",)
 
@@ -101,6 +114,7 @@ class PixelNoise(Op):
         normal = normal.view(images_BCHW.shape)
         scale = round(self.sigma * 255 * (1 << SIGMA_BITS))
         bits = SIGMA_BITS + NORMAL_BITS
+        # Adding half a unit before the shift rounds to the nearest level.
         shift = (normal * scale + (1 << (bits - 1))) >> bits
         return (images_BCHW + shift).clamp_(0, 255).to(torch.uint8)
 
@@ -109,7 +123,7 @@ class PixelNoise(Op):
 class NormalisedNoise(Op):
     """x + sigma * N(0, 1) AFTER normalisation by mean and std, unclipped (the paper's noise).
 
-    The variates are the fixed table's; the sum is in floating point.
+    The normal variates are the same integers on every device; the sum is in floating point.
     """
 
     sigma: float = 0.1
@@ -124,19 +138,19 @@ class NormalisedNoise(Op):
 
 
 def _rounded(fixed: torch.Tensor, bits: int) -> torch.Tensor:
-    """Fixed point with `bits` fractional bits -> the nearest uint8 level, clipped."""
+    """The nearest level in [0, 255] of a fixed-point number with `bits` fractional bits."""
     return ((fixed + (1 << (bits - 1))) >> bits).clamp(0, 255)
 
 
 def luma(levels_BCHW: torch.Tensor) -> torch.Tensor:
-    """(299 R + 587 G + 114 B) / 1000 in Pillow's fixed point, (B, 1, H, W)."""
+    """Luma (299 R + 587 G + 114 B) / 1000 in Pillow's fixed point: levels, (B, 1, H, W)."""
     red, green, blue = levels_BCHW.split(1, dim=1)
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
 
 
 @functools.cache
 def _turns() -> torch.Tensor:
-    """cos and sin of every step of hue in fixed point, int32 (TURN, 2)."""
+    """Cosine and sine of every step of hue with 12 fractional bits, int32 (TURN, 2)."""
     angles = [2 * math.pi * step / TURN for step in range(TURN)]
     pairs = [(round(math.cos(a) * 4096), round(math.sin(a) * 4096)) for a in angles]
     return torch.tensor(pairs, dtype=torch.int32)
@@ -155,13 +169,20 @@ HUE = torch.tensor(
 
 @dataclass(frozen=True)
 class ColorJitter(Op):
-    """Brightness, contrast, saturation by factors in [1 - s, 1 + s]; hue by [-s/4, s/4] of a turn.
+    """Random brightness, contrast and saturation factors and a random hue rotation. RGB only.
 
-    x <- b x; x <- mean(luma) + c (x - mean(luma)); x <- luma + s (x - luma); then the chroma of x
-    turned by the hue, each rounded to uint8 levels and clipped. RGB only. torchvision's
-    ColorJitter(s, s, s, s / 4) with four differences: always in this order, hue is a rotation
-    that keeps luma (W3C hue-rotate) instead of a detour over HSV, all of it is fixed point (12
-    bits; hue in 1/1024 of a turn), and levels are rounded where torchvision cuts fractions off.
+    With strength s, the factors b, c and f are uniform in [1 - s, 1 + s] and the hue is uniform in
+    [-s / 4, s / 4] of a full turn. Applied in this order, each rounded to uint8 levels and clipped:
+
+        x <- b x
+        x <- mean(luma) + c (x - mean(luma))
+        x <- luma + f (x - luma)
+        x <- x with its chroma rotated by the hue
+
+    This is torchvision's ColorJitter(s, s, s, s / 4) with four differences: the order is fixed; hue
+    is a rotation that preserves luma (W3C hue-rotate) and not a change of H in HSV; arithmetic is
+    fixed point with 12 fractional bits (hue in 1/1024 of a turn); and levels are rounded, where
+    torchvision truncates.
     """
 
     strength: float = 0.4
@@ -197,18 +218,19 @@ class ColorJitter(Op):
 
 @functools.cache
 def _ratios() -> torch.Tensor:
-    """Aspect ratios log-uniform in [3/4, 4/3] with 16 fractional bits; entry -1-i inverts i."""
+    """Aspect ratios, log-uniform in [3/4, 4/3], 16 fractional bits; entry -1 - i is 1 / entry i."""
     exponents = [(2 * i + 1) / RATIOS - 1 for i in range(RATIOS)]
     return torch.tensor([round((4 / 3) ** t * 65536) for t in exponents])
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Op):
-    """A crop of area in [`least`, 1] and aspect in [3/4, 4/3], resized to the image's own size.
+    """A random crop, resized to the size of the image with Pillow's bilinear filter.
 
-    Uniform in area, log-uniform in aspect, uniform in position, as torchvision's; where a crop of
-    that area would be wider or higher than the image, the nearest aspect that fits is taken
-    (torchvision draws both again). Sides are rounded to whole pixels. Pillow's bilinear filter.
+    Its area is uniform in [`least`, 1] of the image's, its aspect ratio log-uniform in [3/4, 4/3],
+    its position uniform, as in torchvision. Where a crop of that area and aspect would not fit, the
+    nearest aspect that does is used: torchvision draws both again, which would need an unknown
+    number of random parameters per view. Sides are rounded to whole pixels.
     """
 
     least: float = 0.25
@@ -218,10 +240,11 @@ class RandomResizedCrop(Op):
         return (words_NC >> np.uint64(32)).astype(np.int64)  # fractions of 2^32
 
     def boxes(self, params_BC: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Stored fractions -> (top, left, height, width) in pixels, int64 (B, 4).
+        """(top, left, height, width) of the crops in pixels, int64 (B, 4).
 
-        height = sqrt(a H W / r), width = sqrt(a H W r); or H and a W; or a H and W. Each step in
-        float64 is exact or rounded as IEEE 754 says, so devices agree.
+        With area a and aspect r: height = sqrt(a H W / r), width = sqrt(a H W r); where one of them
+        exceeds the image, H and a W, or a H and W. Each step in float64 is exact or correctly
+        rounded by IEEE 754, so all devices agree.
         """
         least = round(self.least * 65536)
         area_B = least + ((65537 - least) * params_BC[:, 0] >> 32)
@@ -253,7 +276,7 @@ class RandomResizedCrop(Op):
 
 
 def _weights(starts_B: torch.Tensor, lengths_B: torch.Tensor, side: int) -> torch.Tensor:
-    """Matrices that resample pixels `start` to `start + length` to `side`: (B, side, side)."""
+    """Matrices that resample pixels [start, start + length) to `side`: float64 (B, side, side)."""
     out = torch.zeros(len(starts_B), side, side, dtype=torch.float64)
     for i, (start, length) in enumerate(zip(starts_B.tolist(), lengths_B.tolist(), strict=True)):
         out[i, :, start : start + length] = coefficients(length, side, "bilinear")

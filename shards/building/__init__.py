@@ -1,1 +1,1 @@
-"""From a request to a finished bank, on this machine or on Ray."""
+"""Building a bank from a request, on this machine or on a Ray cluster."""

@@ -1,7 +1,7 @@
 """Build a bank: plan it, compute its missing shards, write its manifest last.
 
-What computes the embeddings is a parameter (`shards.building.executor`): this process by default,
-workers on a Ray cluster with `shards.building.ray_workers`.
+An executor computes the embeddings (`shards.building.executor`): this process by default, or
+workers on a Ray cluster (`shards.building.ray_workers`).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def build(
 ) -> Manifest:
     """Build the bank at `out` (a folder or URL), or continue a build that was interrupted.
 
-    A complete bank is left unchanged, except that figures of the teachers' robustness which the
-    request names and the manifest lacks are added.
-    Raises: ValueError where `out` holds another bank; OSError.
+    A complete bank is left unchanged, except that requested figures of the teachers' robustness
+    which its manifest lacks are added. `make_executor` is called only if there is work to do.
+    Raises: ValueError where `out` has another bank, or the request cannot be fulfilled; OSError.
     """
     manifest = _complete(request, out)
     if manifest and not missing_arms(request, manifest):
@@ -62,7 +62,10 @@ def build(
 
 
 def _complete(request: Request, out: str) -> Manifest | None:
-    """The manifest of a complete bank at `out`. Raises: ValueError where it is another bank."""
+    """The manifest of a complete bank at `out`; None if it is not complete.
+
+    Raises: ValueError where it is not the bank of the request, or its source files have changed.
+    """
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = load_manifest(out)
@@ -72,14 +75,15 @@ def _complete(request: Request, out: str) -> Manifest | None:
 
 
 def _interrupted(out: str, device: str) -> Plan | None:
-    """The plan of an unfinished bank. Raises: ValueError where it was made for another device.
+    """The plan of an incomplete bank at `out`; None where there is none.
 
-    Embeddings differ in their last bits between a CPU and a GPU: one bank never mixes them.
+    Raises: ValueError where its shards were computed on another kind of device: embeddings differ
+    in their last bits between a CPU and a GPU, and one bank never mixes them.
     """
     plan, kind = read_plan(out), torch.device(device).type
     if plan is not None and plan.device != kind:
         raise ValueError(
-            f"{out} holds other shards: their device is {plan.device}, this build's is {kind}; "
+            f"{out} has shards that were computed on {plan.device}, this build's device is {kind}; "
             f"continue with --device {plan.device}, or choose another folder"
         )
     return plan
@@ -122,8 +126,8 @@ def _compute(request: Request, executor: Executor, writer: BankWriter) -> dict[s
 def _write(shards: Iterator[tuple[Task, bytes]], writer: BankWriter, bar: Progress) -> None:
     """Write each shard in the background while the next one is computed.
 
-    At most one waits: a shard is tens of megabytes, and a slow disk must slow the build down
-    instead of filling the memory.
+    At most one finished shard waits to be written: shards are tens of megabytes, and a slow disk
+    has to slow down the build instead of filling the memory.
     """
 
     def publish(item: tuple[Task, bytes]) -> Task:
@@ -137,7 +141,7 @@ def _write(shards: Iterator[tuple[Task, bytes]], writer: BankWriter, bar: Progre
 
 
 def _created(device: str, seconds: float) -> dict[str, str]:
-    """How and with which libraries the bank was built, for the manifest."""
+    """Provenance for the manifest: command, device, and versions of libraries."""
     libraries = ("torch", "numpy", "open_clip_torch", "timm", "pillow", "scikit-learn")
     return {
         "command": " ".join(sys.argv),

@@ -1,4 +1,4 @@
-"""Embeddings of one shard: its images through every arm and every teacher, on one device."""
+"""Compute the shards of a bank: every arm and every teacher on each image, on one device."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from shards.teachers import Precision, Teacher, open_teacher
 from shards.teachers.precision import choose_precision
 from shards.teachers.prompts import class_embeddings, pack_floats
 
-CALIBRATION_IMAGES = 32  # on which the precision of a teacher's arithmetic is chosen
+CALIBRATION_IMAGES = 32  # number of images on which a teacher's precision is chosen
 Map = Callable[..., Iterator[Any]]
 
 
 class Stopwatch:
-    """Seconds that the teachers alone took, summed over threads."""
+    """Measures the time spent in the teachers alone, summed over threads."""
 
     def __init__(self, device: str) -> None:
         self._cuda = torch.device(device).type == "cuda"
@@ -40,7 +40,7 @@ class Stopwatch:
         """Run `action` and add its time.
 
         CUDA kernels run asynchronously, so events are recorded on the stream and read at the end:
-        to synchronise after each batch would slow down what is measured.
+        synchronising after each batch would slow down what is being measured.
         """
         if self._cuda:
             pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
@@ -56,7 +56,7 @@ class Stopwatch:
         return result
 
     def seconds(self) -> float:
-        """The sum so far."""
+        """Seconds measured so far; on a GPU this waits for all queued work."""
         if self._events:
             torch.cuda.synchronize()
             self._sum += sum(start.elapsed_time(end) / 1000 for start, end in self._events)
@@ -65,7 +65,7 @@ class Stopwatch:
 
 
 def channels_first(images_NHWC: np.ndarray) -> torch.Tensor:
-    """uint8 (N, H, W, C) -> a copy (N, C, H, W)."""
+    """Copy uint8 images (N, H, W, C) to a contiguous tensor (N, C, H, W)."""
     return torch.from_numpy(images_NHWC.transpose(0, 3, 1, 2).copy())
 
 
@@ -76,10 +76,10 @@ def embed_view(
     params_BP: torch.Tensor,
     timed: Callable[[Callable[[], torch.Tensor]], torch.Tensor] = lambda action: action(),
 ) -> list[torch.Tensor]:
-    """Each teacher's embeddings, float32 (B, D), of uint8 images augmented by `arm`.
+    """Each teacher's embeddings, float32 (B, D), of uint8 images (B, C, H, W) augmented by `arm`.
 
-    `params_BP`: the stored parameters of the augmentation. The teachers' forward passes are called
-    through `timed`.
+    `params_BP`: the augmentation's stored parameters. `timed` calls each teacher's forward pass and
+    returns its result, so that it can measure the time.
     """
     pixels = arm.pixels(images_BCHW, params_BP, viewer="teacher")
     parts = []
@@ -91,9 +91,9 @@ def embed_view(
 
 
 class Embedder:
-    """The executor that computes in this process: a data set and its teachers on one device.
+    """The executor that computes in this process, with all teachers on one device.
 
-    `precisions`: of teachers, where an interrupted build has chosen them already.
+    precisions: by teacher spec, those that an interrupted build has already chosen.
     Raises: ValueError for a device, data set or teacher that cannot be opened.
     """
 
@@ -121,6 +121,7 @@ class Embedder:
 
     @property
     def teacher_seconds(self) -> float:
+        """Seconds in the teachers, divided by the number of threads that run them in parallel."""
         workers = torch.get_num_threads() if self.plan.device == "cpu" else 1
         return self.watch.seconds() / workers
 
@@ -142,7 +143,7 @@ class Embedder:
         return self.dataset.read(task.split, task.start, task.stop)
 
     def shards(self, tasks: list[Task], on_images: OnImages) -> Iterator[tuple[Task, bytes]]:
-        """Each task with its tar file, in order; the next block is read in the background."""
+        """Yield each task with its tar file, in order; reads the next images in the background."""
         with single_core_map(self.device) as each, ThreadPoolExecutor(1) as reader:
             blocks = prefetch(reader, self.read, tasks, depth=1)
             for task, block in zip(tasks, blocks, strict=True):
@@ -152,6 +153,7 @@ class Embedder:
     def columns(self, split: str, block: Block, each: Map, on_images: OnImages) -> Columns:
         """A shard's arrays by name: image, label, params, and embedding.I and norm.I of teacher I.
 
+        `each`: a parallel map over batches; `on_images` reports progress.
         Raises: ValueError naming sample and arm where an embedding is not finite or is 0.
         """
         records = self.plan.arms[split]
@@ -195,11 +197,11 @@ class Embedder:
             params_BP = params_NVP[at, view].to(self.device)
             return embed_view(self.teachers, arm, images_BCHW, params_BP, self.watch.time)
 
-        results = []
+        results: list[tuple[tuple[Arm, int, int], list[torch.Tensor]]] = []
         for job, parts in zip(jobs, each(one, jobs), strict=True):
             results.append((job, parts))
             on_images(sum(len(part) for part in parts))
-        # Copies from a GPU wait for its queue, so they are made when all batches are queued.
+        # A copy from a GPU waits for all work queued before it, so all batches are queued first.
         for (arm, view, start), parts in results:
             rows = slice(start, start + len(parts[0]))
             for i, raw_BD in enumerate(parts):
@@ -207,7 +209,7 @@ class Embedder:
                 columns[f"embedding.{i}"][rows, view] = unit_BD
                 columns[f"norm.{i}"][rows, view] = norm_B
         for record in records:
-            if not needs_teacher(record):  # the teacher's image is the clean one, which is view 0
+            if not needs_teacher(record):  # the teacher sees the clean image, which is view 0
                 for i in range(len(self.teachers)):
                     for name in (f"embedding.{i}", f"norm.{i}"):
                         at = slice(record.start, record.stop)
@@ -215,13 +217,13 @@ class Embedder:
 
     @functools.cached_property
     def _test_blocks(self) -> list[Block]:
-        """The test split, in memory: every corrupted view needs all of it."""
+        """All test images, kept in memory because every corrupted view needs them."""
         return [self.read(task) for task in tasks_of(self.plan) if task.split == "test"]
 
     def corrupted(
         self, views: list[CorruptedView], on_images: OnImages
     ) -> Iterator[tuple[CorruptedView, Columns]]:
-        """Each view with `embedding.I` of teacher I as a shard would store it: float16 (N, D)."""
+        """Yield each view with `embedding.I` of teacher I, float16 (N, D) as a shard stores it."""
         with single_core_map(self.device) as each:
             for view in views:
                 parts = [self._corrupt(block, view, each, on_images) for block in self._test_blocks]
@@ -255,7 +257,10 @@ class Embedder:
     def _unit(
         self, raw_BD: np.ndarray, keys: tuple[str, ...], arm: Arm, teacher: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings -> (unit vectors (B, D), their norms (B,))."""
+        """Normalise embeddings: (unit vectors (B, D), norms (B,)).
+
+        Raises: ValueError naming the sample, where one is not finite or 0.
+        """
         norm_B = np.linalg.norm(raw_BD, axis=1)
         good_B = np.isfinite(raw_BD).all(axis=1) & (norm_B > 0)
         if not good_B.all():

@@ -1,4 +1,4 @@
-"""The cost of a bank: bytes and images exactly, seconds from a calibration of two seconds."""
+"""The cost of a bank: bytes and images by counting, seconds from a two-second calibration."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from shards.teachers.precision import LEAST_SPEEDUP, matmul_speedup
 from shards.teachers.preprocess import CPU_BATCH
 
 CALIBRATION_SECONDS = 2.0
-TAR_OVERHEAD = 20_000  # bytes of headers, padding and end marker in a tar file
-# (train images, test images, pixels a side, classes) of data sets that need not be opened for it.
+TAR_OVERHEAD = 20_000  # bytes of headers, padding and end marker per tar file
+# (train images, test images, side in pixels, classes): an estimate must not download a data set.
 KNOWN_COUNTS = {
     "digits": (1438, 359, 32, 10),
     "cifar10": (50_000, 10_000, 32, 10),
@@ -39,7 +39,7 @@ KNOWN_COUNTS = {
 
 @dataclass(frozen=True)
 class Spread:
-    """A Ray cluster to build on; `address` None is one started on this machine."""
+    """The Ray cluster of a build; `address` None: one that is started on this machine."""
 
     address: str | None
     workers: int | None
@@ -47,7 +47,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Size:
-    """Counts of a data set: images, pixels a side, classes."""
+    """The size of a data set: images per split, side in pixels, classes."""
 
     train: int
     test: int
@@ -69,10 +69,10 @@ class DatasetFields(Protocol):
 
 
 def size_of(fields: DatasetFields) -> Size:
-    """The size of a data set or subset. Built-in data sets are known without a download.
+    """The size of a data set or subset, without a download for the built-in ones.
 
-    Raises: ValueError for a data set that cannot be opened, a subset larger than it, and train
-        images that no linear probe can be fitted on.
+    Raises: ValueError for a data set that cannot be opened, a subset larger than it, or too few
+        train images to fit a linear probe on.
     """
     if fields.dataset in KNOWN_COUNTS:
         train, test, side, classes = KNOWN_COUNTS[fields.dataset]
@@ -86,7 +86,7 @@ def size_of(fields: DatasetFields) -> Size:
         ("test_samples", fields.test_samples, test),
     ):
         if count is not None and count > limit:
-            raise ValueError(f"{name}: {count} is more than the {limit} that {fields.dataset} has")
+            raise ValueError(f"{name}: {count} exceeds the {limit} images of {fields.dataset}")
     if fields.train_samples is not None and fields.train_samples <= classes:
         raise ValueError(
             f"train_samples: {fields.train_samples} of dataset {fields.dataset} are at most one of "
@@ -101,7 +101,10 @@ def size_of(fields: DatasetFields) -> Size:
 
 
 def bank_bytes(request: Request) -> int:
-    """Bytes of a bank: each image, and of each view parameters, fp16 embeddings and fp32 norms."""
+    """The size of a bank's shards in bytes, estimated before anything is downloaded or opened.
+
+    Each image, and for each view its parameters, fp16 embeddings and fp32 norms.
+    """
     size = size_of(request)
     dims = [embedding_dim(spec) for spec in request.teachers]
     records = {split: request.arm_records(split) for split in ("train", "test")}
@@ -111,7 +114,7 @@ def bank_bytes(request: Request) -> int:
 
 
 def plan_bytes(plan: Plan) -> int:
-    """`bank_bytes` of a plan."""
+    """The size of a planned bank's shards in bytes; see `bank_bytes`."""
     dims = [teacher.dim for teacher in plan.teachers]
     counts, side = plan.dataset.counts, plan.dataset.image_size
     return _bytes(counts, side, dims, plan.arms, plan.shard_samples)
@@ -135,7 +138,7 @@ def _bytes(
 
 
 def bank_passes(request: Request) -> int:
-    """Images that each teacher has to embed: all views of both splits, and the robustness draws."""
+    """Images that each teacher embeds: all views of both splits, and draws for robustness."""
     size = size_of(request)
     counts = {"train": size.train, "test": size.test}
     views = [make_arm(spec).views(request.test_views) for spec in request.teacher_robustness]
@@ -146,7 +149,8 @@ def bank_passes(request: Request) -> int:
 
 def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
     """The teacher's architecture with random weights: its speed does not depend on them."""
-    logging.disable(logging.WARNING)  # open_clip and timm warn of random weights
+    # The warnings of random weights, in the log and on stderr, would confuse the user here.
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return open_teacher(untrained(spec), device, precision)
@@ -161,7 +165,10 @@ def teacher_seconds(
     precision: Precision = "fp32",
     seconds: float = CALIBRATION_SECONDS,
 ) -> float:
-    """Seconds per image of `side` pixels for preprocessing and teacher, on this machine."""
+    """Seconds per image for preprocessing and forward pass, on all cores or one GPU.
+
+    side: of the stored images in pixels. seconds: duration of the measurement.
+    """
     teacher = _untrained(spec, device, precision)
     batch = CPU_BATCH if torch.device(device).type == "cpu" else 256
     images_BCHW = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
@@ -178,14 +185,18 @@ def teacher_seconds(
 
 
 def _round(device: str) -> Iterator[int]:
-    """One item for every worker thread."""
+    """One item per worker thread."""
     return itertools.islice(itertools.count(), torch.get_num_threads() if device == "cpu" else 1)
 
 
 def print_cost(
     request: Request, out: str, device: str, price: float | None, spread: Spread | None = None
 ) -> None:
-    """Print what a build would cost (`--dry-run`); nothing is written."""
+    """Print the size, time and cost of a build (`--dry-run`); writes nothing.
+
+    price: of one GPU hour, in any currency; None to leave the cost out.
+    Raises: ValueError for a device, data set or teacher that does not exist.
+    """
     check_device(device)
     size, passes = size_of(request), bank_passes(request)
     needed = bank_bytes(request)
@@ -194,7 +205,7 @@ def print_cost(
         arms = [f"{r.arm} x{r.stop - r.start}" for r in request.arm_records(split)]
         print(f"views of a {split} image: {', '.join(arms)}")
     if request.teacher_robustness:
-        print(f"teachers under {len(request.teacher_robustness)} arms, stored as figures")
+        print(f"robustness of the teachers: measured under {len(request.teacher_robustness)} arms")
     print(f"bytes: {needed:,}{_free(out, needed)}")
     total = sum(
         _print_throughput(spec, request, size.side, device, passes) for spec in request.teachers
@@ -204,9 +215,10 @@ def print_cost(
 
 
 def _print_throughput(spec: str, request: Request, side: int, device: str, passes: int) -> float:
-    """Print a teacher's throughput; returns seconds for all passes.
+    """Print a teacher's throughput; returns the seconds for all images.
 
-    What `--precision auto` would choose depends on the real weights, which are not loaded here.
+    The precision that `--precision auto` will choose depends on the real weights, which are not
+    loaded for an estimate, so the usual choice is assumed.
     """
     on_cpu, auto = torch.device(device).type == "cpu", request.precision == "auto"
     precision = request.precision
@@ -220,24 +232,23 @@ def _print_throughput(spec: str, request: Request, side: int, device: str, passe
     if auto and on_cpu and matmul_speedup() >= LEAST_SPEEDUP:
         half = teacher_seconds(spec, side, device, "bf16")
         print(
-            f"{spec}: {1 / half:,.1f} images/s in bf16, if the build chooses it, "
+            f"{spec}: {1 / half:,.1f} images/s if the build chooses bf16, "
             f"about {clock(half * passes)}"
         )
     return each * passes
 
 
 def _print_total(total: float, device: str, price: float | None, spread: Spread | None) -> None:
-    """Print time and money. `total`: seconds of teacher work on this machine.
+    """Print time and cost. `total`: seconds of teacher work on this machine.
 
-    A Ray worker has one GPU, or one core of a CPU; the cluster's are assumed to be as fast as this
-    machine's.
+    A Ray worker has one GPU or one CPU core, which is assumed to be as fast as this machine's.
     """
     on_cpu = torch.device(device).type == "cpu"
     local = torch.get_num_threads() if on_cpu else 1
     workers, where = local, f"this machine's {device}"
     if spread and (spread.address or spread.workers):
         workers = spread.workers or 1
-        if spread.address is None:  # a Ray of this machine has no more than the machine
+        if spread.address is None:  # a cluster on this machine has no more cores or GPUs than it
             workers = min(workers, local if on_cpu else torch.cuda.device_count())
         unit = "one core" if on_cpu else "one GPU"
         where = f"{workers} Ray workers, each {unit} like this machine's"
@@ -247,13 +258,13 @@ def _print_total(total: float, device: str, price: float | None, spread: Spread 
     if price is None:
         return
     if on_cpu:
-        print("money: unknown, because a CPU was timed; --gpu-price needs a GPU and --device cuda")
+        print("cost: unknown, because a CPU was timed; --gpu-price needs a GPU and --device cuda")
     else:
-        print(f"money: {total / 3600 * price:,.2f} at {price:g} per GPU hour")
+        print(f"cost: {total / 3600 * price:,.2f} at {price:g} per GPU hour")
 
 
 def _free(out: str, needed: int) -> str:
-    """Free bytes on the disk of `out`, as a remark; nothing for an object store."""
+    """A remark on the free space on the disk of `out`; empty for an object store."""
     if not storage.is_local(out):
         return ""
     folder = Path(storage.local_path(out)).absolute()

@@ -1,4 +1,4 @@
-"""What a build asks of whatever computes its embeddings: this process, or workers on Ray."""
+"""The interface between a build and what computes its embeddings: this process, or Ray workers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from shards.building.request import Request
 from shards.teachers import Precision
 
 Columns = dict[str, np.ndarray]
-OnImages = Callable[[int], None]  # called with a number of images that a teacher has just embedded
+# Reports progress: called with the number of images that were embedded since the last call.
+OnImages = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A shard to compute: samples `start` to `stop` of `split`."""
+    """One shard to compute: samples [start, stop) of a split."""
 
     split: str
     index: int
@@ -28,14 +29,14 @@ class Task:
 
 @dataclass(frozen=True)
 class CorruptedView:
-    """One view of every test image under an arm, which need not be one of the bank's arms."""
+    """One view of all test images under an arm, which need not be one of the bank's arms."""
 
     arm: str
     view: int
 
 
 def tasks_of(plan: Plan) -> list[Task]:
-    """Every shard of a bank, split by split, in the order of its samples."""
+    """All shards of a bank, split by split, in the order of their samples."""
     step = plan.shard_samples
     return [
         Task(split, index, start, min(start + step, plan.dataset.counts[split]))
@@ -45,24 +46,29 @@ def tasks_of(plan: Plan) -> list[Task]:
 
 
 class Executor(Protocol):
-    """Computes shards of one bank. `plan` is the bank's plan, made from the opened data set and
-    teachers."""
+    """Computes the shards of one bank.
+
+    plan: the bank's plan, made from the opened data set and teachers.
+    """
 
     plan: Plan
 
     @property
     def teacher_seconds(self) -> float:
-        """Wall-clock seconds that the teachers alone took, all workers in parallel; 0: unknown."""
+        """Wall-clock seconds spent in the teachers, with all workers in parallel; 0 if unknown."""
         ...
 
     def shards(self, tasks: list[Task], on_images: OnImages) -> Iterator[tuple[Task, bytes]]:
-        """Each task with the bytes of its tar file, in any order."""
+        """Yield each task with the bytes of its tar file, in any order."""
         ...
 
     def corrupted(
         self, views: list[CorruptedView], on_images: OnImages
     ) -> Iterator[tuple[CorruptedView, Columns]]:
-        """Each view with `embedding.I` of teacher I, float16 unit vectors (N, D), in any order."""
+        """Yield each view with `embedding.I` of teacher I, unit vectors float16 (N, D).
+
+        In any order.
+        """
         ...
 
     def class_embeddings(self) -> tuple[Packed | None, ...]:
@@ -70,6 +76,6 @@ class Executor(Protocol):
         ...
 
 
-# Makes an executor from (request, device, {teacher spec: precision}). The precisions are those that
-# an interrupted build has already chosen, so that its other shards are computed in the same ones.
+# Creates an executor from (request, device, {teacher spec: precision}). The precisions are those
+# that an interrupted build chose, so that the remaining shards are computed in the same ones.
 MakeExecutor = Callable[[Request, str, dict[str, Precision]], Executor]

@@ -1,8 +1,8 @@
-"""A bank computed on a Ray cluster: one copy of the teachers per GPU, or per CPU core.
+"""Build a bank on a Ray cluster, with one copy of the teachers per GPU or CPU core.
 
-The driver writes the shards as they arrive. Each shard is computed as one process would compute
-it, so the bytes are the same. Workers read the data set themselves: a folder must be visible on
-every node.
+The driver writes the shards as they arrive. Each shard is computed exactly as a single process
+computes it, so its bytes are the same. Workers read the data set themselves, so a folder of images
+must be visible on every node.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from shards.support.command import one_line
 from shards.teachers import Precision
 
 QUEUE_DEPTH = 2  # tasks submitted to a worker at a time, so that it never waits for the driver
-RETRIES = 3  # restarts of a worker that died, and retries of the task that it was computing
-START_ATTEMPTS = 2  # of a Ray on this machine
+RETRIES = 3  # restarts of a worker that died, and retries of the task it was running
+START_ATTEMPTS = 2  # attempts to start a Ray cluster on this machine
 OBJECT_STORE = 512 * 1024 * 1024  # bytes; what does not fit spills to disk
 
 
@@ -44,13 +44,15 @@ def connected(
     store: int = OBJECT_STORE,
     logs: Path | None = None,
 ) -> Iterator[None]:
-    """Connect to the Ray cluster at `address`; None starts one on this machine for the while.
+    """Connect to the Ray cluster at `address`; with None, start one on this machine.
 
-    The files of a local cluster are deleted when it ends. `owner` names whom it works for: files
-    that a killed process of the same owner left behind are deleted too. `logs` is a folder for
-    Ray's logs where it does not start.
+    A local cluster stops, and its temporary files are deleted, at the end of the `with` block.
+    owner: any text that identifies the work, such as its output folder. Temporary files left by a
+    killed process with the same owner are deleted first. cpus: cores of a local cluster (default:
+    all). store: size of its object store in bytes. logs: folder to which Ray's logs are copied if
+    it does not start.
 
-    Raises: ValueError where nothing answers at `address`, or the local Ray does not start.
+    Raises: ValueError where nothing answers at `address`, or the local cluster does not start.
     """
     if address is not None:
         check_address(address)
@@ -107,10 +109,10 @@ def _start_local(prefix: str, cpus: int, store: int, logs: Path | None) -> str:
 
 
 class Worker:
-    """One copy of the teachers, in an actor.
+    """A Ray actor with one copy of the teachers.
 
-    Every call carries the precisions that the first worker chose: Ray may restart an actor, whose
-    own choice could then be another one, and the bytes would differ.
+    Every call passes the precisions that the first worker chose. An actor that Ray restarts, or one
+    on another node, might choose differently, and the bank's bytes would depend on it.
     """
 
     def __init__(self, request: str, device: str) -> None:
@@ -118,8 +120,11 @@ class Worker:
         self._opened: Embedder | None = None
 
     def _embedder(self, precisions: dict[str, Precision]) -> Embedder:
-        """Opened by the first call: to Ray, an exception in `__init__` is the actor's death, which
-        it would retry, and the driver would not see the exception itself."""
+        """The data set and teachers, opened by the first call.
+
+        They are not opened in `__init__`, because Ray treats an exception there as the death of the
+        actor: it would retry, and the driver would not receive the exception.
+        """
         self._opened = self._opened or Embedder(*self._arguments, precisions)
         return self._opened
 
@@ -128,15 +133,16 @@ class Worker:
         return self._embedder(precisions).plan.model_dump_json()
 
     def class_embeddings(self, precisions: dict[str, Precision]) -> tuple[Packed | None, ...]:
-        """As `Executor.class_embeddings`."""
+        """See `Executor.class_embeddings`."""
         return self._embedder(precisions).class_embeddings()
 
     def shard(
         self, precisions: dict[str, Precision], task: Task, identity: str
     ) -> tuple[bytes, float]:
-        """The shard's tar file, and the seconds that the teachers alone took for it.
+        """(The shard's tar file, seconds spent in the teachers).
 
-        Raises: ValueError where this node's data or weights are not those of plan `identity`.
+        Raises: ValueError where this node's images or weights are not those of the plan with hash
+        `identity`.
         """
         embedder = self._checked(precisions, identity)
         before = embedder.teacher_seconds
@@ -146,7 +152,7 @@ class Worker:
     def corrupted(
         self, precisions: dict[str, Precision], view: CorruptedView, identity: str
     ) -> Columns:
-        """One view of the test images under an arm. Raises: as `shard`."""
+        """The teachers' embeddings of one view of the test images. Raises: as `shard`."""
         embedder = self._checked(precisions, identity)
         ((_, columns),) = embedder.corrupted([view], lambda images: None)
         return columns
@@ -164,7 +170,7 @@ class Worker:
 class RayExecutor:
     """The executor that computes on the connected Ray cluster.
 
-    `workers`: how many copies of the teachers; None for as many as the cluster has room for.
+    workers: number of copies of the teachers; None for as many as the cluster has GPUs or cores.
     """
 
     def __init__(
@@ -191,15 +197,15 @@ class RayExecutor:
 
     @property
     def teacher_seconds(self) -> float:
-        """The mean over the workers that computed shards."""
+        """Seconds spent in the teachers, as a mean over the workers that computed shards."""
         return self._seconds / max(1, len(self._used))
 
     def class_embeddings(self) -> tuple[Packed | None, ...]:
-        """Computed by the first worker."""
+        """See `Executor.class_embeddings`; the first worker computes them."""
         return _get(self._first.class_embeddings.remote(self._precisions))
 
     def shards(self, tasks: list[Task], on_images: OnImages) -> Iterator[tuple[Task, bytes]]:
-        """Each task with its tar file, in order of completion."""
+        """Yield each task with its tar file, in order of completion."""
         for task, (data, seconds) in self._spread(tasks, "shard"):
             self._seconds += seconds
             views = self._request.teacher_views(task.split)
@@ -209,20 +215,21 @@ class RayExecutor:
     def corrupted(
         self, views: list[CorruptedView], on_images: OnImages
     ) -> Iterator[tuple[CorruptedView, Columns]]:
-        """Each view with the teachers' embeddings, in order of completion."""
+        """Yield each view with the teachers' embeddings, in order of completion."""
         for view, columns in self._spread(views, "corrupted"):
             on_images(sum(map(len, columns.values())))
             yield view, columns
 
     def _spread(self, tasks: list[Any], method: str) -> Iterator[tuple[Any, Any]]:
-        """Call `method` of some worker with each task; yields (task, result) as they complete."""
-        # Counted now that the first worker runs: an autoscaling cluster has grown for it.
+        """Distribute calls of `method` over the workers; yields (task, result) as they complete."""
+        # The resources are counted after the first worker has started, because an autoscaling
+        # cluster may have no GPU before.
         unit = "GPU" if self._gpu else "CPU"
         workers = self._workers or max(1, int(ray.cluster_resources().get(unit, 0)))
         others = [self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)]
         waiting, left = deque(tasks), len(tasks)
-        # A worker gets its first tasks when it has answered a first call (task None). One that
-        # still waits for room on the cluster would otherwise hold back the tasks it was given.
+        # A worker gets tasks only after it has answered a first call (task None): one that Ray
+        # cannot schedule yet would block the tasks that were submitted to it.
         pending: dict[Any, tuple[Any, Any]] = {}
         for worker in (self._first, *others):
             pending[worker.plan.remote(self._precisions)] = (worker, None)
@@ -248,7 +255,10 @@ class RayExecutor:
 
 
 def _get(reference: Any) -> Any:
-    """Raises: the worker's own exception; RuntimeError where a worker died once too often."""
+    """The result of a remote call.
+
+    Raises: the exception that the worker raised; RuntimeError where its retries are used up.
+    """
     try:
         return ray.get(reference)
     except RayTaskError as error:
@@ -264,7 +274,10 @@ def build_on_ray(
     workers: int | None = None,
     device: str | None = None,
 ) -> Manifest:
-    """`build` on the Ray cluster at `address` (None: one started on this machine)."""
+    """Build a bank on the Ray cluster at `address` (None: one started on this machine).
+
+    workers, device: see `build_on_connected_ray`. Raises: as `build`.
+    """
     with connected(address, out):
         return build_on_connected_ray(request, out, workers, device)
 
@@ -272,10 +285,11 @@ def build_on_ray(
 def build_on_connected_ray(
     request: Request, out: str, workers: int | None = None, device: str | None = None
 ) -> Manifest:
-    """`build` on the Ray cluster that this process is connected to.
+    """Build a bank on the Ray cluster that this process is connected to.
 
-    `device` None: cuda where the cluster has a GPU at this moment. A cluster that starts GPU nodes
-    only on demand needs `device="cuda"`.
+    workers: number of copies of the teachers; None for as many as fit. device: None for cuda if the
+    cluster has a GPU now; a cluster that starts GPU nodes on demand needs `device="cuda"`.
+    Raises: as `build`.
     """
     device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) else "cpu")
 

@@ -1,4 +1,4 @@
-"""Verification of a bank against the live teachers and the data set that it was made from."""
+"""Verify a bank by computing embeddings again and comparing the data set (`--live`)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from shards.support.threads import check_device
 from shards.teachers import Teacher, open_teacher
 from shards.teachers.prompts import class_embeddings, unpack_floats
 
-LEAST_COSINE = 0.99999  # fp16 storage costs less than 1e-6
+# Smallest accepted cosine between stored and new embeddings; storage in fp16 costs less than 1e-6.
+LEAST_COSINE = 0.99999
 
 
 @dataclass
 class Verdict:
-    """The outcome of a verification, by the names of the checks, in the order they are made.
+    """The outcome of a verification; all dictionaries are keyed by the name of the check.
 
-    failures: what is wrong; an empty list for a check that passed. notes: what to print about one.
-    unchecked: checks that could not be made, and why.
+    failures: messages, in the order of the checks; an empty list for a check that passed. notes:
+    details to print. unchecked: reasons why checks could not be made.
     """
 
     manifest: Manifest
-    failures: dict[str, list[str]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    unchecked: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    notes: dict[str, str] = field(default_factory=dict[str, str])
+    unchecked: dict[str, str] = field(default_factory=dict[str, str])
 
     def attempt(self, check: str, action: Callable[[], object]) -> None:
-        """Run `action`; its ValueError or OSError is a failure of `check`."""
+        """Run `action`, and record a ValueError or OSError as a failure of `check`."""
         failures = self.failures.setdefault(check, [])
         try:
             action()
@@ -46,15 +47,18 @@ class Verdict:
 
     @property
     def good(self) -> bool:
+        """Whether no check failed."""
         return not any(self.failures.values())
 
 
 class Replay:
-    """Computes `count` stored samples again with the live teachers, and compares.
+    """Embeds `count` stored samples again and compares them with the stored embeddings.
 
     The samples are chosen by a hash of the bank's identity, so they are spread over all shards and
-    the same at each run. Class embeddings are computed again too, and the data set's identity is
-    compared as a whole. Call `check` with each shard, then `finish`. Outcomes go to `verdict`.
+    are the same in every run. The class embeddings are computed again too, and the data set's
+    identity is compared if it is available. Call `check` with each shard, then `finish`; outcomes
+    are recorded in `verdict`.
+    Raises: ValueError where a teacher cannot be opened or its weights are not the bank's.
     """
 
     def __init__(
@@ -80,14 +84,15 @@ class Replay:
         if is_readable(spec):
             verdict.attempt("data set", lambda: check_images(manifest, location))
         else:
-            verdict.unchecked["data set"] = f"{spec} is not on this machine"
+            verdict.unchecked["data set"] = f"{spec} is not available on this machine"
 
     def _open(self, record: TeacherRecord) -> Teacher:
         teacher = open_teacher(record.spec, self.device, record.precision)
         if teacher.weights_sha256 != record.weights_sha256:
             raise ValueError(
-                f"teacher {record.spec}: the weights here have sha256 "
-                f"{teacher.weights_sha256[:16]}..., the bank's {record.weights_sha256[:16]}..."
+                f"teacher {record.spec}: the weights on this machine have sha256 "
+                f"{teacher.weights_sha256[:16]}..., those of the bank "
+                f"{record.weights_sha256[:16]}...; use the same weights"
             )
         return teacher
 
@@ -115,18 +120,18 @@ class Replay:
                         )
 
     def finish(self) -> None:
-        """A sample that could not be computed again is a failure."""
+        """Record a failure if some chosen samples were in shards that could not be read."""
         if self.samples < self.wanted:
             self.failures.append(
-                f"{self.samples} of {self.wanted} samples were computed again; the others are in "
+                f"{self.samples} of {self.wanted} samples were embedded again; the others are in "
                 "shards that cannot be read"
             )
 
     def check(self, shard: Shard) -> None:
-        """Every view of the chosen samples of a shard, in batches no larger than the build's.
+        """Embed every view of a shard's chosen samples again, in batches up to the build's size.
 
-        A teacher may round differently in a smaller batch: on a CPU by less than 1e-6 of a
-        cosine, in bf16 too, which is far below what LEAST_COSINE allows.
+        A teacher may round differently in a smaller batch. On a CPU this changes a cosine by less
+        than 1e-6, also in bf16, which is far below what LEAST_COSINE allows.
         """
         rows = self.rows[shard.record.name]
         for start in range(0, len(rows), self.step):
@@ -137,10 +142,10 @@ class Replay:
         params_BVP = torch.from_numpy(shard.arrays["params"][rows]).to(self.device)
         for record in self.verdict.manifest.plan.arms[shard.record.split]:
             for view in range(record.start, record.stop):
-                again = embed_view(
+                embeddings = embed_view(
                     self.teachers, make_arm(record.arm), images_BCHW, params_BVP[:, view]
                 )
-                for i, raw_BD in enumerate(again):
+                for i, raw_BD in enumerate(embeddings):
                     stored_BD = shard.arrays[f"embedding.{i}"][rows, view]
                     name = f"teacher {self.teachers[i].spec}, arm {record.arm}, view "
                     name += str(view - record.start)

@@ -1,4 +1,4 @@
-"""A request for a bank, and the plan that it becomes with an opened data set and teachers."""
+"""What a user requests of a bank, and the plan that the opened data set and teachers make of it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from shards.teachers.prompts import templates_for
 
 
 class Request(StrictModel):
-    """What a bank shall hold. Arms and groups of arms become canonical specs of arms.
+    """The requested contents of a bank. Validation turns arms and groups into canonical specs.
 
-    dataset, teachers, arms, test_arms: specs of entries of DATASETS, TEACHERS and ARMS.
-    views, test_views: views of each image under each arm whose parameters are random.
-    teacher_robustness: arms under which the teachers are measured, over `test_views` draws; only
-        the figures are stored, in the manifest, and nothing else of the bank changes.
-    image_size: pixels a side of the stored images; None for the data set's own size.
+    dataset, teachers, arms, test_arms: specs of entries of DATASETS, TEACHERS and ARMS (or GROUPS).
+    views, test_views: augmented views of each image per random arm.
+    teacher_robustness: arms under which the teachers are measured, over `test_views` draws. Only
+        the figures are stored, in the manifest; the rest of the bank does not depend on it.
+    image_size: side of the stored images in pixels; None for the data set's.
     train_samples, test_samples: sizes of class-balanced subsets; None for all images.
-    templates: prompts of the class embeddings; None for the data set's standard set.
-    precision: of the teachers' arithmetic; `auto` is decided once, when the bank is planned.
-    seed: of every random parameter of an augmentation.
-    batch: images in a teacher's batch; shard_samples: samples in a shard.
+    templates: prompts of the class embeddings; None for the data set's standard prompts.
+    precision: of the teachers' forward passes; `auto` is decided once, when the bank is planned.
+    seed: of all random augmentation parameters.
+    batch: images per batch of a teacher. shard_samples: samples per shard.
     """
 
     dataset: str
@@ -54,13 +54,13 @@ class Request(StrictModel):
     def _training_arms(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
         for spec in specs:
             if make_arm(spec).test_only:
-                raise ValueError(f"arms: `{spec}` has test images only; name it in test_arms")
+                raise ValueError(f"arms: `{spec}` exists for test images only; use it in test_arms")
         return cls._canonical(specs)
 
     @field_validator("test_arms", "teacher_robustness")
     @classmethod
     def _canonical(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
-        """Each arm once, in canonical spelling, without `clean`, which every bank holds anyway."""
+        """Each arm once, in canonical spelling, without `clean`, which every bank contains."""
         return tuple(spec for spec in expand_arms(specs) if spec != "clean")
 
     @model_validator(mode="after")
@@ -74,11 +74,15 @@ class Request(StrictModel):
         return tuple(dict.fromkeys(specs))
 
     def arm_records(self, split: str) -> tuple[ArmRecord, ...]:
-        """The clean view first, then `views` views of each arm (one where all are the same)."""
+        """The arms of a split with their ranges of views: first the clean view, then each arm's.
+
+        An arm without random parameters has one view, since all of them would be identical.
+        """
         specs, views = (
             (self.arms, self.views) if split == "train" else (self.test_arms, self.test_views)
         )
-        records, at = [], 0
+        records: list[ArmRecord] = []
+        at = 0
         for spec, count in [("clean", 1), *((s, views) for s in specs)]:
             arm = make_arm(spec)
             stop = at + arm.views(count)
@@ -95,30 +99,33 @@ class Request(StrictModel):
         return tuple(records)
 
     def teacher_views(self, split: str) -> int:
-        """Views of a split that each teacher has to embed; the others copy the clean view's."""
+        """Views per image of a split that each teacher embeds; others reuse the clean embedding."""
         counts = [r.stop - r.start for r in self.arm_records(split) if needs_teacher(r)]
         return sum(counts)
 
     def arguments(self, out: str) -> list[str]:
-        """The arguments with which `python -m shards.build` builds this at `out`."""
+        """The arguments of `python -m shards.build` that build this request at `out`."""
         return ["--request", self.model_dump_json(), "--out", out]
 
 
 def needs_teacher(record: ArmRecord) -> bool:
-    """Whether an arm's views need a teacher pass: not where the teacher sees the clean image."""
+    """Whether teachers have to embed an arm's views: not if they are given the clean image."""
     return not make_arm(record.arm).denoise
 
 
 def images_at_once(batch: int, device: str) -> int:
-    """The batch size that a worker of a build really uses: on a CPU at most CPU_BATCH.
+    """The batch size that a build really uses: on a CPU at most CPU_BATCH.
 
-    A teacher may round differently in a batch of another size, so the plan records it.
+    The plan records it, because a teacher may round differently in a batch of another size.
     """
     return min(batch, CPU_BATCH) if torch.device(device).type == "cpu" else batch
 
 
 def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], device: str) -> Plan:
-    """The plan of a bank: the request, and what the opened data set and teachers add to it."""
+    """The plan of a bank: the request, with the facts of the opened data set and teachers.
+
+    The plan determines every byte of the shards, and its hash is the bank's identity.
+    """
     return Plan(
         dataset=DatasetRecord(
             spec=dataset.spec,
@@ -152,7 +159,10 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
 
 
 def check_matches(request: Request, manifest: Manifest, location: str) -> None:
-    """Raises: ValueError naming the first field in which the bank differs from the request."""
+    """Check that the complete bank at `location` is what the request would build.
+
+    Raises: ValueError naming the first field that differs, with both values.
+    """
     plan = manifest.plan
     stored = {
         "dataset": plan.dataset.spec,
@@ -181,11 +191,11 @@ def check_matches(request: Request, manifest: Manifest, location: str) -> None:
     for field, value in stored.items():
         if value != requested[field]:
             raise ValueError(
-                f"{location} holds a bank with {field} = {value!r}, the request has "
+                f"{location} has a bank with {field} = {value!r}, the request has "
                 f"{requested[field]!r}; choose another folder"
             )
 
 
 def _views(records: tuple[ArmRecord, ...]) -> str:
-    """`clean x1, noise:0.1 x4`."""
+    """Arms and their numbers of views as text: `clean x1, noise:0.1 x4`."""
     return ", ".join(f"{record.arm} x{record.stop - record.start}" for record in records)

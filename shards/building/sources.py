@@ -1,4 +1,4 @@
-"""Whether the files that a bank was made from still hold the same: local weights and images."""
+"""Check that a bank's local source files, weights and images, are still those it was built from."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shards.teachers import local_weights_sha256
 
 
 def check_sources(manifest: Manifest, location: str) -> None:
-    """Compare local checkpoints and local images with the bank at `location`.
+    """Compare local checkpoints and local images with the manifest of the bank at `location`.
 
-    Nothing is downloaded; what is not on this machine is skipped.
-    Raises: ValueError with both fingerprints where weights or images were replaced.
+    Nothing is downloaded; files that are not on this machine are skipped.
+    Raises: ValueError with both hashes where weights or images were replaced.
     """
     for teacher in manifest.plan.teachers:
         found = local_weights_sha256(teacher.spec)
@@ -33,7 +33,10 @@ def check_sources(manifest: Manifest, location: str) -> None:
 
 
 def check_images(manifest: Manifest, location: str) -> None:
-    """Raises: ValueError with both identities where the data set changed; as `open_dataset`."""
+    """Compare the data set with the manifest of the bank at `location`.
+
+    Raises: ValueError with both identities where the data set has changed; as `open_dataset`.
+    """
     data = manifest.plan.dataset
     found = _identity(data, data.image_size)
     if found != data.identity and _identity_without_size(data) != data.identity:
@@ -48,9 +51,10 @@ def _identity(data: DatasetRecord, image_size: int | None) -> str:
 
 
 def _identity_without_size(data: DatasetRecord) -> str | None:
-    """The identity when no size is requested; for some data sets it is another one than with it.
+    """The data set's identity without a requested size; for some data sets it differs.
 
-    The manifest records the size of the images, not whether the request named one.
+    Both are tried, because the manifest records the size of the images but not whether it was
+    requested.
     """
     with contextlib.suppress(ValueError):
         return _identity(data, None)
@@ -58,7 +62,7 @@ def _identity_without_size(data: DatasetRecord) -> str | None:
 
 
 def is_readable(spec: str) -> bool:
-    """Whether a data set can be read without first copying it to this machine."""
+    """Whether a data set can be read on this machine without downloading it first."""
     name, argument = split_spec(spec)
     if name in ("cifar10", "cifar100"):
         return is_present(name, data_root())
@@ -67,7 +71,7 @@ def is_readable(spec: str) -> bool:
 
 
 def _is_local(spec: str) -> bool:
-    """Whether a data set consists of the user's own files, and they are on this machine."""
+    """Whether a data set consists of the user's files and they are on this machine."""
     name, argument = split_spec(spec)
     if name == "wds" and storage.is_local(argument):
         before = re.split(r"[{*?\[]", argument)[0]

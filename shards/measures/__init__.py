@@ -1,1 +1,1 @@
-"""Pure functions of (N, D) arrays: what an embedding space is like. No file format, no model."""
+"""Measures of embedding spaces: pure functions of (N, D) arrays. No file format, no model."""

@@ -1,7 +1,7 @@
-"""What corruption of the images does to their embeddings, in four figures.
+"""Robustness of embeddings to corruptions of the images, in four figures.
 
 Teachers are measured when a bank is built and students by the robustness probe, both with these
-functions, so the figures of the two have the same names and the same meaning.
+functions, so their figures have the same names and can be compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAMES = ("accuracy", "accuracy_sd", "cosine", "rank")
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of a corruption of every test image. See `figures_of` for units and ranges."""
+    """Figures of one random draw of a corruption of all test images; see `figures_of`."""
 
     accuracy: float
     cosine: float
@@ -32,9 +32,9 @@ class Draw:
 def measure_draw(
     x_ND: Embeddings, clean_ND: Embeddings, accuracy: Callable[[Embeddings], float]
 ) -> Draw:
-    """Figures of corrupted unit embeddings (N, D), given the clean ones of the same images.
+    """Measure corrupted unit embeddings (N, D), given the clean ones of the same images.
 
-    `accuracy`: of a classifier that was fitted on clean train embeddings.
+    accuracy: computes the accuracy of a classifier that was fitted on clean train embeddings.
     Raises: ValueError for fewer than 2 images or values that are not finite.
     """
     cosine = mean_cosine(x_ND, clean_ND, order="rows")

@@ -1,7 +1,7 @@
 """Contrastive measures: InfoNCE and retrieval of student against teacher, uniformity, alignment.
 
-Every InfoNCE has temperature 0.1 unless another is given. Sums are float64. Matrices of all pairs,
-N x N, are never held whole: they are made CHUNK rows at a time. Embeddings are unit vectors (N, D).
+The temperature of InfoNCE is 0.1 by default. Sums are float64. N x N matrices of all pairs are
+computed CHUNK rows at a time and never held as a whole. Embeddings are unit vectors (N, D).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shards.measures.resampling import permutation
 BATCH, TEMPERATURE = 64, 0.1
 CHUNK = 512
 TEMPERATURES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # tried by tuned_temperature
-TUNING = 2000  # samples that a temperature is chosen on: the choice moves little with more
+TUNING = 2000  # samples that a temperature is chosen on; more samples hardly change the choice
 NAN = float("nan")
 
 
@@ -52,8 +52,10 @@ def _pairs(x_ND: Rows, y_ND: Rows) -> tuple[Matrix, Matrix]:
 def batch_infonce(x_BD: Rows, y_BD: Rows, temperature: float = TEMPERATURE) -> float:
     """InfoNCE of one batch: mean_i [ln sum_j exp(x_i . y_j / t) - x_i . y_i / t].
 
-    Unit: nats. Range: [0, inf); lower is better; about ln B where x says nothing about y. Swap the
-    arguments for the other direction. Source: van den Oord et al., arXiv 1807.03748.
+    Unit: nats. Range: [0, inf); lower is better; about ln B where x carries no information about y.
+    Swap the arguments for the other direction.
+    Raises: ValueError for different shapes, no sample, or values that are not finite.
+    Source: van den Oord et al., arXiv 1807.03748.
     """
     x_wide, y_wide = _pairs(x_BD, y_BD)
     logits_BB: Matrix = x_wide @ y_wide.T / temperature
@@ -61,7 +63,7 @@ def batch_infonce(x_BD: Rows, y_BD: Rows, temperature: float = TEMPERATURE) -> f
 
 
 def paper_infonce(x_ND: Rows, y_ND: Rows) -> float:
-    """The paper's: mean of `batch_infonce` over consecutive batches of 64.
+    """InfoNCE as in arXiv 2603.06698: mean of `batch_infonce` over consecutive batches of 64.
 
     The last short batch has the same weight as the others, as in the paper's code.
     """
@@ -77,9 +79,10 @@ def paper_log_batch(count: int) -> float:
 
 @dataclass(frozen=True)
 class Contrast:
-    """InfoNCE (nats, lower is better) and retrieval@1 (in [0, 1], higher is better) over all N.
+    """InfoNCE in nats (lower is better) and retrieval@1 in [0, 1] (higher is better) over all N.
 
-    From x to y (x_i is compared with all y_j), and the reverse from y to x.
+    loss, hits: from x to y, where each x_i is compared with all y_j. reverse_loss, reverse_hits:
+    from y to x.
     """
 
     loss: float
@@ -91,50 +94,52 @@ class Contrast:
 def full_infonce(x_ND: Rows, y_ND: Rows, temperature: float = TEMPERATURE) -> Contrast:
     """InfoNCE with all N samples in one batch, and how often the nearest y_j of x_i is y_i.
 
-    Both directions come from one pass over chunks of rows: the sums by column are carried along as
-    a running maximum and a running sum of exponentials. Of equally near ones the first counts.
+    Both directions are computed in one pass over chunks of rows: the sums over columns are updated
+    as a running maximum and a running sum of exponentials. Ties go to the first sample.
+    Raises: as `batch_infonce`.
     """
     x_wide, y_wide = _pairs(x_ND, y_ND)
     count = len(x_wide)
-    own_N, loss, hits = np.zeros(count), 0.0, 0
+    positive_N, loss, hits = np.zeros(count), 0.0, 0
     top_N, summed_N = np.full(count, -np.inf), np.zeros(count)
     best_N = np.zeros(count, dtype=np.int64)
     for start in range(0, count, CHUNK):
         logits_BN: Matrix = x_wide[start : start + CHUNK] @ y_wide.T / temperature
-        own = np.arange(start, start + len(logits_BN))
-        own_N[own] = logits_BN[own - start, own]
-        loss += float((_logsumexp(logits_BN) - own_N[own]).sum())
-        hits += int((logits_BN.argmax(axis=1) == own).sum())
+        rows_B = np.arange(start, start + len(logits_BN))
+        positive_N[rows_B] = logits_BN[rows_B - start, rows_B]
+        loss += float((_logsumexp(logits_BN) - positive_N[rows_B]).sum())
+        hits += int((logits_BN.argmax(axis=1) == rows_B).sum())
         highest_N: Vector = logits_BN.max(axis=0)
         best_N = np.where(highest_N > top_N, start + logits_BN.argmax(axis=0), best_N)
         higher_N = np.maximum(highest_N, top_N)
         summed_N = summed_N * np.exp(top_N - higher_N)
         summed_N += np.exp(logits_BN - higher_N).sum(axis=0)
         top_N = higher_N
-    reverse = float((np.log(summed_N) + top_N - own_N).mean())
+    reverse = float((np.log(summed_N) + top_N - positive_N).mean())
     reverse_hits = float((best_N == np.arange(count)).mean())
     return Contrast(loss / count, reverse, hits / count, reverse_hits)
 
 
 def losses_by_temperature(x_ND: Rows, y_ND: Rows, temperatures: Sequence[float]) -> Vector:
-    """InfoNCE of x against y, all N in one batch, at each temperature (T,): one pass over pairs."""
+    """InfoNCE from x to y with all N samples in one batch, at each of T temperatures: nats (T,)."""
     x_wide, y_wide = _pairs(x_ND, y_ND)
     summed_T = np.zeros(len(temperatures))
     for start in range(0, len(x_wide), CHUNK):
         cosine_BN: Matrix = x_wide[start : start + CHUNK] @ y_wide.T
-        own_B = cosine_BN[np.arange(len(cosine_BN)), start + np.arange(len(cosine_BN))]
+        positive_B = cosine_BN[np.arange(len(cosine_BN)), start + np.arange(len(cosine_BN))]
         for i, temperature in enumerate(temperatures):
             logits_BN = cosine_BN / temperature
-            summed_T[i] += float((_logsumexp(logits_BN) - own_B / temperature).sum())
+            summed_T[i] += float((_logsumexp(logits_BN) - positive_B / temperature).sum())
     return summed_T / len(x_wide)
 
 
 def tuned_temperature(x_ND: Rows, y_ND: Rows, seed: int) -> float:
     """The temperature of TEMPERATURES at which InfoNCE is lowest, on at most TUNING samples.
 
-    At a fixed temperature the bound measures the width of the cone that embeddings lie in: a
-    perfect student at a mean cosine of 0, 0.5, 0.8 and 0.9 has 7.4, 4.6, 1.9 and 0.9 of 7.6 nats at
-    0.1. Give train embeddings: a temperature chosen on test would make the bound too high.
+    At a fixed temperature, the bound on mutual information mostly measures how narrow the cone is
+    in which the embeddings lie: at 0.1, a perfect student whose embeddings have a mean cosine of 0,
+    0.5, 0.8 and 0.9 reaches 7.4, 4.6, 1.9 and 0.9 of 7.6 nats. Pass train embeddings: a temperature
+    chosen on test images would make the bound too high.
     """
     chosen = permutation(len(x_ND), seed)[:TUNING]
     losses_T = losses_by_temperature(x_ND[chosen], y_ND[chosen], TEMPERATURES)
@@ -142,14 +147,16 @@ def tuned_temperature(x_ND: Rows, y_ND: Rows, seed: int) -> float:
 
 
 def centred_retrieval(x_ND: Rows, y_ND: Rows, x_mean_D: Vector, y_mean_D: Vector) -> float:
-    """Share of samples whose nearest y, by cosine about the two means, is that of the same sample.
+    """Retrieval@1 by the cosine of centred embeddings: how often the nearest y_j of x_i is y_i.
 
-    In [0, 1], higher is better; the width of the cone does not matter. Give the means of train.
+    In [0, 1], higher is better. Subtracting the means, which should be those of train, makes the
+    result independent of the width of the cone.
     """
     return full_infonce(_about(x_ND, x_mean_D), _about(y_ND, y_mean_D)).hits
 
 
 def _about(x_ND: Rows, mean_D: Vector) -> Matrix:
+    """Rows minus a mean, divided by their norm; a row that equals the mean stays 0."""
     off_ND = wide(x_ND) - mean_D
     norm_N1 = np.linalg.norm(off_ND, axis=1, keepdims=True)
     return off_ND / np.where(norm_N1 > 0, norm_N1, 1)
@@ -159,11 +166,12 @@ def _about(x_ND: Rows, mean_D: Vector) -> Matrix:
 
 
 def uniformities(x_ND: Rows) -> tuple[float, float]:
-    """(`uniformity`, `uniformity_with_self`) from one pass over the pairs."""
+    """(`uniformity`, `uniformity_with_self`), computed in one pass over the pairs."""
     x_wide = _finite(x_ND)
     total, count = 0.0, len(x_wide)
     square_N: Vector = (x_wide**2).sum(axis=1)
-    # The kernel is symmetric: each chunk is compared with itself and with what follows, twice.
+    # The kernel is symmetric, so each chunk is compared with itself and with the rows that follow
+    # it, and the latter part counts twice.
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
         inner_BN: Matrix = x_wide[start:stop] @ x_wide[start:].T
@@ -174,7 +182,7 @@ def uniformities(x_ND: Rows) -> tuple[float, float]:
         total += among + 2 * float(kernel_BN[:, size:].sum())
     distinct = total / (count * (count - 1)) if count > 1 else NAN
     both = np.array([distinct, (total + count) / count**2])
-    with np.errstate(divide="ignore"):  # so far apart that the kernel underflows: -inf
+    with np.errstate(divide="ignore"):  # the kernel underflows for distant rows: ln 0 is -inf
         without, with_self = np.log(both)
     return float(without), float(with_self)
 
@@ -189,12 +197,12 @@ def uniformity(x_ND: Rows) -> float:
 
 
 def uniformity_with_self(x_ND: Rows) -> float:
-    """The same mean over all pairs, i = j included, which bounds it from below by -ln N."""
+    """`uniformity` over all pairs including i = j, whose terms bound it from below by -ln N."""
     return uniformities(x_ND)[1]
 
 
 def paper_uniformity(x_ND: Rows) -> float:
-    """The paper's: `uniformity_with_self` within batches of 64, mean over batches.
+    """Uniformity as in arXiv 2603.06698: mean of `uniformity_with_self` over batches of 64.
 
     The pairs i = j dominate it: with 64 samples it cannot fall below -ln 64 = -4.2.
     """
@@ -203,7 +211,10 @@ def paper_uniformity(x_ND: Rows) -> float:
 
 
 def paper_uniformity_distinct(x_ND: Rows) -> float:
-    """The same without the pairs i = j; a last batch of a single sample has none and is skipped."""
+    """`paper_uniformity` without the pairs i = j; NaN for a single sample.
+
+    A last batch of one sample has no other pairs and is skipped.
+    """
     batches = [x_ND[start : start + BATCH] for start in range(0, len(x_ND), BATCH)]
     values = [uniformity(x_BD) for x_BD in batches if len(x_BD) > 1]
     return float(np.mean(values)) if values else NAN

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification: no parameters to fit, no scale, no optimiser.
+"""Weighted k-nearest-neighbour classification: no fitted parameters, no effect of scale.
 
     score of class c = sum over the k nearest train samples i of class c of exp(cos_i / 0.07)
 
@@ -28,10 +28,10 @@ def _directions(x_ND: NDArray[Any], centre_D: NDArray[Any] | float) -> Tensor:
 
 
 def _nearest(cosine_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their columns; of equal values those with the lowest column.
+    """(The k largest values of each row, their columns); ties go to the lowest column.
 
-    `topk` may return any of equal values, and which ones depends on the device. Rows where the k-th
-    and the next value are equal are therefore sorted by a stable sort, which is slower.
+    `topk` breaks ties differently on different devices. Rows whose k-th and next value are equal
+    are therefore sorted again by a stable sort, which is slower.
     """
     count = cosine_BN.shape[1]
     more_BK, at_BK = cosine_BN.topk(min(k + 1, count), dim=1)
@@ -54,11 +54,11 @@ def neighbour_labels(
     temperature: float = TEMPERATURE,
     centre_D: NDArray[Any] | None = None,
 ) -> Labels:
-    """Predicted class of each test row, int64 (N,); the smallest of classes with equal scores.
+    """The predicted class of each test row, int64 (N,); ties go to the smallest class.
 
-    Cosines are float32, about `centre_D` (the origin unless given). Of train samples equally near
-    the first counts; with k above their number all of train votes. At most ENTRIES cosines are held
-    at a time.
+    Cosines are float32, between rows minus `centre_D` (default: 0). Equally near train samples are
+    taken in their order; a k above their number means all of them. At most ENTRIES cosines are in
+    memory at a time.
     Raises: ValueError for k < 1, temperature <= 0, no train sample, NaN, widths that differ.
     """
     _check(train_ND, train_labels_N, test_ND, k, temperature)

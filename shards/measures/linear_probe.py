@@ -1,15 +1,15 @@
-"""A linear classifier on frozen embeddings, as two protocols fit it.
+"""Linear classifiers on frozen embeddings (linear probes), by two protocols.
 
-`paper`: C = 1 on unit vectors, train cut to whole batches of 64, because arXiv 2603.06698 drops
-the last short batch (49,984 of CIFAR-10's 50,000 samples remain). In a narrow cone C = 1
-regularises strongly, and the more so the narrower the cone, so its accuracy mixes what is linearly
-readable with the scale of the embeddings.
+`paper`: C = 1 on unit vectors, with train cut to whole batches of 64, because arXiv 2603.06698
+drops the last short batch (49,984 of CIFAR-10's 50,000 samples remain). The narrower the cone of
+the embeddings, the more strongly C = 1 regularises, so this accuracy mixes linear separability with
+the scale of the embeddings.
 
-`standard`: embeddings are centred by train's mean and divided by one number, train's root mean
-square, so that shifts, scales and rotations change nothing; C is the best of a grid on a held-out
-tenth of train, and the classifier is then fitted on all of train.
+`standard`: embeddings are centred by the mean of train and divided by one number, the root mean
+square of train, so that shifts, scales and rotations change nothing; C is the best of a grid on a
+held-out tenth of train, and the classifier is then fitted on all of train.
 
-C multiplies the SUM of the losses, as in scikit-learn: it means nothing without N.
+C multiplies the SUM of the losses, as in scikit-learn, so equal C at different N do not compare.
 """
 
 from __future__ import annotations
@@ -27,27 +27,29 @@ from shards.support.rng import hash64
 
 Labels = NDArray[np.int64]
 
-PAPER_BATCH = 64  # the paper's, whatever a trial's batch size is: one protocol for all students
+PAPER_BATCH = 64  # fixed, so that the protocol does not depend on a trial's batch size
 GRID = tuple(10.0**power for power in range(-6, 2))
 GRID_TOL = 1e-5  # at 1e-4, scikit-learn's default, neighbouring values of the grid look alike
 HELD_OUT = 0.1
 
 
 class Predicts(Protocol):
-    """Anything that turns embeddings (N, D) into classes (N,)."""
+    """A fitted classifier."""
 
-    def predict(self, x_ND: NDArray[np.float32]) -> Labels: ...
+    def predict(self, x_ND: NDArray[np.float32]) -> Labels:
+        """Classes, int64 (N,), of embeddings (N, D)."""
+        ...
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A fitted softmax classifier with NumPy in and out; tensors of any device are taken too."""
+    """A fitted softmax classifier that accepts NumPy arrays and tensors on any device."""
 
     model: SoftmaxModel
 
     @property
     def gradient_norm(self) -> float:
-        """Largest absolute entry of the gradient of the objective over C N, as scikit-learn's."""
+        """Largest absolute entry of the gradient of objective / (C N), as in scikit-learn."""
         return self.model.gradient_norm
 
     def predict(self, x_ND: Rows) -> Labels:
@@ -62,19 +64,19 @@ def _tensor(x_ND: Rows) -> torch.Tensor:
 
 
 def _softmax_c(C: float, labels_N: Labels) -> float:
-    """scikit-learn's C as `fit_softmax` takes it.
+    """The C of `fit_softmax` that is equivalent to scikit-learn's C.
 
     With two classes scikit-learn fits one weight vector, the difference of our two, which makes its
-    penalty half as strong as ours at the same C.
+    penalty twice as strong as ours at the same C.
     """
     return C / 2 if len(np.unique(labels_N)) == 2 else C
 
 
 def fit(x_ND: Rows, labels_N: Labels, C: float = 1.0, tol: float = TOL) -> Classifier:
-    """The classifier that scikit-learn's LogisticRegression(C=C) converges to as its tol goes to 0.
+    """Fit the classifier that scikit-learn's LogisticRegression(C=C) converges to as tol goes to 0.
 
-    Features (N, D) of any float type, used as they are; tensors are fitted on their device. Classes
-    without a sample are never predicted.
+    x_ND: features of any float type, used without scaling; tensors are fitted on their device.
+    Classes without a sample are never predicted.
     Raises: ValueError, see `shards.measures.logistic.fit_softmax`.
     """
     labels = torch.from_numpy(np.asarray(labels_N, dtype=np.int64))  # pyright: ignore[reportUnknownMemberType]
@@ -91,12 +93,12 @@ def accuracy(model: Predicts, x_ND: NDArray[np.float32], labels_N: Labels) -> fl
 
 
 def whole_batches(count: int) -> int:
-    """How many of `count` samples fill batches of 64; `count` itself where it is below 64."""
+    """`count` rounded down to a multiple of 64; unchanged if it is below 64."""
     return count // PAPER_BATCH * PAPER_BATCH or count
 
 
 def fit_paper(x_ND: Rows, labels_N: Labels) -> Classifier:
-    """The paper's protocol on unit vectors (N, D): C = 1, without the last short batch of 64."""
+    """Fit by the paper's protocol: C = 1 on unit vectors (N, D), without the last short batch."""
     count = whole_batches(len(x_ND))
     return fit(x_ND[:count], labels_N[:count])
 
@@ -106,10 +108,10 @@ def fit_paper(x_ND: Rows, labels_N: Labels) -> Classifier:
 
 @dataclass(frozen=True)
 class Standardiser:
-    """x -> (x - mean) / rms with train's mean (D,) and one root mean square over all entries.
+    """x -> (x - mean) / rms with the mean (D,) of train and one root mean square over all entries.
 
-    One number, and not one per dimension: dividing each dimension by its own deviation would undo
-    the very anisotropy that is being studied, and would not be invariant to rotations.
+    It is one number and not one per dimension: dividing each dimension by its standard deviation
+    would remove the anisotropy that is being studied, and would not be invariant to rotations.
     """
 
     mean_D: NDArray[np.float64]
@@ -117,7 +119,7 @@ class Standardiser:
 
     @classmethod
     def of(cls, x_ND: NDArray[np.floating]) -> Standardiser:
-        """From train embeddings; where nothing varies the divisor is 1."""
+        """Fit to train embeddings (N, D); the divisor is 1 where they do not vary."""
         mean_D: NDArray[np.float64] = x_ND.mean(axis=0, dtype=np.float64)
         square = np.mean([float(np.square(row_D - mean_D).mean()) for row_D in x_ND])
         return cls(mean_D, float(np.sqrt(square)) or 1.0)
@@ -127,10 +129,10 @@ class Standardiser:
 
 
 def held_out(labels_N: Labels, seed: int, share: float = HELD_OUT) -> NDArray[np.bool_]:
-    """Which samples choose C: bool (N,), `share` of each class, at least one where it has two.
+    """Which samples are held out to choose C: bool (N,).
 
-    A pure function of seed and labels: of each class, the samples whose hash of (seed, index in the
-    shards' order) is smallest.
+    `share` of each class, but at least one of a class with two samples or more. A pure function of
+    seed and labels: in each class, the samples with the smallest hash of (seed, index).
     """
     words_N = hash64(seed, np.arange(len(labels_N), dtype=np.uint64))
     held_N = np.zeros(len(labels_N), dtype=np.bool_)
@@ -144,14 +146,16 @@ def held_out(labels_N: Labels, seed: int, share: float = HELD_OUT) -> NDArray[np
 def choose_c(
     x_ND: NDArray[np.float32], labels_N: Labels, seed: int, grid: tuple[float, ...] = GRID
 ) -> float:
-    """The C of `grid` with the best accuracy on the held-out samples; the smallest of equals.
+    """The C of `grid` with the best accuracy on the held-out samples; ties go to the smallest C.
 
-    Each fit starts from that of the C before it, which is close to it.
+    Each fit starts from the solution for the previous C, which is close to it.
     Raises: ValueError where no class has two samples; see `fit`.
     """
     held_N = held_out(labels_N, seed)
     if not held_N.any():
-        raise ValueError("choosing C needs a class with two samples in train; got one of each")
+        raise ValueError(
+            "choosing C needs a class with two samples in train; every class has one sample"
+        )
     fitted_N = labels_N[~held_N]
     labels = torch.from_numpy(fitted_N)  # pyright: ignore[reportUnknownMemberType]
     problem = SoftmaxProblem(_tensor(x_ND[~held_N]), labels, int(labels_N.max()) + 1)
@@ -166,19 +170,22 @@ def choose_c(
 
 @dataclass(frozen=True)
 class StandardClassifier:
-    """The classifier of the standard protocol, the scaling of its inputs, and the C it chose."""
+    """A classifier of the standard protocol, with the scaling of its inputs and the chosen C."""
 
     standardise: Standardiser
     model: Classifier
     C: float
 
     def predict(self, x_ND: NDArray[np.floating]) -> Labels:
-        """The class with the largest logit of embeddings as they are, int64 (N,)."""
+        """The class with the largest logit, int64 (N,), of embeddings that are not yet scaled."""
         return self.model.predict(self.standardise(x_ND))
 
 
 def fit_standard(x_ND: NDArray[np.float32], labels_N: Labels, seed: int) -> StandardClassifier:
-    """The standard protocol on train embeddings (N, D); `seed` decides which tenth chooses C."""
+    """Fit by the standard protocol on train embeddings (N, D).
+
+    `seed` determines the held-out tenth that chooses C. Raises: ValueError, see `choose_c`, `fit`.
+    """
     standardise = Standardiser.of(x_ND)
     scaled_ND = standardise(x_ND)
     C = choose_c(scaled_ND, labels_N, seed)

@@ -5,10 +5,11 @@
     minimise  C * sum_n -log softmax(W x_n + b)[y_n]  +  |W|^2 / 2        (b is not penalised)
 
 This is scikit-learn's objective (LogisticRegression, lbfgs, three classes or more). With two
-classes scikit-learn fits one weight vector, the difference of our two, which makes its penalty half
-as strong: its C is 2 C here. The gradient norm is scikit-learn's too: the largest absolute entry of
-the gradient by W and b of the objective divided by C N, which is what its `tol` bounds. The solver
-is in `shards.measures.newton`; benchmarks/linear_probe.py compares it with others.
+classes scikit-learn fits one weight vector, the difference of our two, which makes its penalty
+twice as strong: its C corresponds to C / 2 here. The gradient norm is also scikit-learn's: the
+largest absolute entry of the gradient, with respect to W and b, of the objective divided by C N,
+which is what its `tol` bounds. The solver is in `shards.measures.newton`, and
+benchmarks/linear_probe.py compares it with others.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from shards.measures.newton import CentredFeatures, NewtonCG
 from shards.support.threads import single_core_map
 
 TOL = 1e-7
-STEPS = 200  # Newton steps at most
+STEPS = 200  # maximum number of Newton steps
 
 
 @dataclass(frozen=True)
 class SoftmaxModel:
-    """A classifier with logits W x + b, and how well it solves the problem.
+    """A classifier with logits W x + b, and how accurately it solves the problem.
 
     weight_CD, bias_C: float64, on the features' device. A class without a sample has weight 0 and
         bias -inf, so it is never predicted. The other biases sum to 0.
@@ -48,7 +49,10 @@ class SoftmaxModel:
 
     @torch.no_grad()
     def logits(self, x_ND: Any) -> Tensor:
-        """Logits float64 (N, C) of rows (N, D), array or tensor, on the model's device."""
+        """Logits, float64 (N, C), of an array or tensor (N, D), on the model's device.
+
+        Raises: ValueError for another shape.
+        """
         rows_ND = torch.as_tensor(x_ND).to(self.weight_CD.device)
         if rows_ND.ndim != 2 or rows_ND.shape[1] != self.weight_CD.shape[1]:
             wanted = f"(N, {self.weight_CD.shape[1]})"
@@ -57,19 +61,19 @@ class SoftmaxModel:
         return torch.cat(parts) + self.bias_C
 
     def predict(self, x_ND: Any) -> Tensor:
-        """The class with the largest logit, the first of equals: int64 (N,)."""
+        """The class with the largest logit, int64 (N,); ties go to the first class."""
         return self.logits(x_ND).argmax(dim=1)
 
 
 def fit_softmax(
     x_ND: Tensor, labels_N: Tensor, classes: int, C: float = 1.0, tol: float = TOL
 ) -> SoftmaxModel:
-    """The optimum for float features (N, D) and integer labels (N,) in [0, classes).
+    """Solve for float features (N, D) and integer labels (N,) in [0, classes).
 
-    Computed on the features' device, which must support float64; the result is the same bits for
+    Computed on the features' device, which must support float64; the result is bit-identical for
     any number of threads. Memory: six float32 matrices (N, classes), and a float32 copy of the
-    features unless they are float32 and their mean is close to 0 for their variance. N < D, D = 1
-    and constant features are allowed.
+    features unless they are float32 and their mean is small relative to their variance. N < D,
+    D = 1 and constant features are allowed.
     Raises: ValueError for shapes, labels, NaN, fewer than two classes present, C or tol <= 0.
     """
     return SoftmaxProblem(x_ND, labels_N, classes).solve(C, tol)
@@ -91,15 +95,21 @@ def _check(x_ND: Tensor, labels_N: Tensor, classes: int) -> None:
 
 @contextlib.contextmanager
 def _one_core(device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`single_core_map`, and one core for this thread: no bit depends on the number of threads."""
+    """`single_core_map`, with this thread on one core too.
+
+    Sums inside a tensor operation then never depend on the number of threads.
+    """
     with torch.no_grad(), single_core_map(str(device)) as each:
         if device.type == "cpu":
-            torch.set_num_threads(1)  # single_core_map puts it back
+            torch.set_num_threads(1)  # single_core_map restores it at the end
         yield each
 
 
 class SoftmaxProblem:
-    """One data set, to be solved for several C: what does not depend on C is computed once."""
+    """One data set to be solved for several C; quantities that do not depend on C are shared.
+
+    Raises: see `fit_softmax`.
+    """
 
     def __init__(self, x_ND: Tensor, labels_N: Tensor, classes: int) -> None:
         _check(x_ND, labels_N, classes)
@@ -118,9 +128,10 @@ class SoftmaxProblem:
         start: SoftmaxModel | None = None,
         steps: int = STEPS,
     ) -> SoftmaxModel:
-        """The optimum for this C; `start`: a solution to start from, such as that of another C.
+        """Solve for one C. `start`: an initial solution, such as that of another C.
 
-        Large problems are solved to tol / 2 in float32 first, and finished in float64.
+        Large problems are first solved to tol / 2 in float32 and then finished in float64.
+        Raises: ValueError for C or tol <= 0.
         """
         for name, value in (("C", C), ("tol", tol)):
             if not (math.isfinite(value) and value > 0):
@@ -136,9 +147,9 @@ class SoftmaxProblem:
         return self._model(theta, norm, done + more, norm <= tol)
 
     def _parameters(self, start: SoftmaxModel | None) -> Tensor:
-        """theta (K, D + 1), the bias last, for centred features and the K classes present.
+        """Initial theta (K, D + 1), bias last, for centred features and the K classes present.
 
-        Without a start: weights 0 and the log frequencies of the classes, the optimum for C = 0.
+        By default weights 0 and the logarithms of the class frequencies: the optimum for C = 0.
         """
         if start is None:
             weight_KD = self.prior_K.new_zeros(len(self.prior_K), len(self.rows.centre_D))
@@ -148,6 +159,7 @@ class SoftmaxProblem:
         return torch.cat([weight_KD, bias_K[:, None]], dim=1)
 
     def _model(self, theta: Tensor, norm: float, steps: int, converged: bool) -> SoftmaxModel:
+        """The model for features that are not centred, with all classes."""
         weight_KD = theta[:, :-1]
         bias_K = theta[:, -1] - weight_KD @ self.rows.centre_D.double()
         weight_CD = theta.new_zeros(self.classes, weight_KD.shape[1])

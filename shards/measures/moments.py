@@ -1,8 +1,8 @@
-"""Mean and centred second moments of rows, in float64: small states that can be merged.
+"""Mean and centred second moments of rows in float64: small states that can be merged.
 
-The state of N rows of D columns has 1 + D + D^2 numbers, whatever N is, and covariances, spectra,
-CKA and ridge regressions follow from it without the rows. Rows may be of any float type, NumPy or
-torch, on any device; they are converted to float64 in blocks, so memory does not depend on N.
+The state of N rows with D columns has 1 + D + D^2 numbers for any N, and covariances, spectra, CKA
+and ridge regressions follow from it without the rows. Rows may be NumPy arrays or tensors of any
+float type on any device; they are converted to float64 in blocks, so memory does not depend on N.
 
 Source: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
 variances", 1979.
@@ -22,19 +22,19 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Rows = NDArray[Any] | torch.Tensor
 
-BLOCK = 2048  # rows at a time
+BLOCK = 2048  # rows converted at a time
 EPS = float(np.finfo(np.float64).eps)
 
 
 def wide(rows: Rows) -> Matrix:
-    """Rows as a float64 NumPy array on the host."""
+    """An array or tensor as a float64 NumPy array in host memory."""
     if isinstance(rows, torch.Tensor):
         rows = rows.detach().cpu().to(torch.float64).numpy()
     return np.asarray(rows, dtype=np.float64)
 
 
 def blocks(x_ND: Rows) -> Iterator[Matrix]:
-    """Consecutive rows as float64, at most BLOCK at a time."""
+    """Yield consecutive blocks of at most BLOCK rows as float64."""
     for start in range(0, len(x_ND), BLOCK):
         yield wide(x_ND[start : start + BLOCK])
 
@@ -49,14 +49,16 @@ class Moments:
 
     @classmethod
     def of(cls, *sets: Rows) -> Moments:
-        """Moments of one set of rows, or joint ones of several: (N, D), (N, E) give D + E columns.
+        """Moments of one set of rows (N, D), or joint moments of several.
+
+        Sets (N, D) and (N, E) of the same samples give moments with D + E columns.
 
         Raises: ValueError where a set is not (N, D) with N, D > 0, lengths differ, or a number is
         not finite or so large that its square is not.
         """
         shapes = [tuple(x.shape) for x in sets]
         if any(len(shape) != 2 or 0 in shape for shape in shapes):
-            raise ValueError(f"embeddings must be rows (N, D), neither of them 0; got {shapes}")
+            raise ValueError(f"embeddings must be rows (N, D) with N, D > 0; got {shapes}")
         if len({shape[0] for shape in shapes}) != 1:
             raise ValueError(f"sets of embeddings differ in length: {shapes}; give the same rows")
         width = sum(shape[1] for shape in shapes)
@@ -79,7 +81,7 @@ class Moments:
         return cls(len(rows_BD), mean_D, m2_DD)
 
     def merge(self, other: Moments) -> Moments:
-        """Moments of both sets of rows together; the order of merging changes rounding only."""
+        """Moments of both sets of rows together; the order of merging only affects rounding."""
         if self.mean_D.shape != other.mean_D.shape:
             widths = f"{len(self.mean_D)} and {len(other.mean_D)}"
             raise ValueError(f"moments of widths {widths} cannot be merged; give equal widths")
@@ -92,7 +94,7 @@ class Moments:
         return Moments(count, mean_D, self.m2_DD + other.m2_DD + weight * np.outer(gap_D, gap_D))
 
     def part(self, start: int, stop: int) -> Moments:
-        """Moments of the columns `start` to `stop` alone."""
+        """Moments of the columns [start, stop) only."""
         columns = slice(start, stop)
         return Moments(self.count, self.mean_D[columns], self.m2_DD[columns, columns])
 
@@ -113,9 +115,9 @@ class Moments:
 
     @property
     def noise(self) -> float:
-        """The largest singular value of the rows that may be nothing but rounding.
+        """The size up to which a singular value of the rows may be caused by rounding alone.
 
-        eps * max(N, D) * |X|_F, as in NumPy's convention for matrix ranks.
+        eps * max(N, D) * |X|_F, NumPy's convention for matrix ranks.
         """
         norm = float(np.sqrt(self.square * self.count))
         return EPS * max(self.count, len(self.mean_D)) * norm
@@ -123,9 +125,9 @@ class Moments:
     def eigenvalues(self) -> Vector:
         """Eigenvalues of the covariance m2 / N, float64 (D,), descending, none negative.
 
-        Those below eps * D * trace, which rounding of the sums may have produced, are set to 0: as
-        singular values that is anything below about 3e-7 of the largest (D = 512). Where the rows
-        are available, `spectrum.centred_eigenvalues` resolves those as well.
+        Values below eps * D * trace, which rounding of the sums may have produced, are set to 0. In
+        terms of singular values this is anything below about 3e-7 of the largest (D = 512). If the
+        rows are available, `spectrum.centred_eigenvalues` resolves these values too.
         """
         values_D: Vector = np.linalg.eigvalsh(self.m2_DD)[::-1].astype(np.float64)
         floor = max(EPS * len(values_D) * float(np.trace(self.m2_DD)), self.noise**2)

@@ -3,9 +3,9 @@
 """Truncated Newton-CG for multinomial logistic regression (`shards.measures.logistic`).
 
 Each Newton step solves H d = -g approximately by preconditioned conjugate gradients, which need
-products of the Hessian with a vector only: one pass over the features, and no (K D)^2 matrix. The
-inner solve ends at a tolerance relative to the gradient (a forcing term), because an exact step far
-from the optimum is wasted.
+only products of the Hessian with a vector: one pass over the features, and no (K D)^2 matrix. The
+inner solve ends at a tolerance relative to the gradient (a forcing term), because an exact solution
+is of no use far from the optimum.
 
 Preconditioner: the Kronecker product A x S plus ridge * I, with S the second moment (D, D) of the
 centred features and A (K, K) the mean over samples of diag(p) - p p^T. Where all samples have the
@@ -41,23 +41,25 @@ Task = Callable[[slice], tuple[Tensor, ...]]
 SMALL = 1 << 20  # entries of the features up to which everything is computed in float64
 CHUNK = {"cpu": 1 << 19}  # entries of a chunk, to fit a CPU's cache; other devices: 1 << 26
 SAMPLE = 16  # rows per feature from which the second moment is estimated
-# Float32 rows are centred in the arithmetic while their mean is no further from 0 than this, as
-# squared distance over variance; beyond, cancellation would cost too many digits.
+# Float32 rows are not copied but centred within the computation, as long as the squared norm of
+# their mean is at most this multiple of their variance. Above it, cancellation costs too many
+# digits.
 FAR = 100
 SLABS = 16  # groups of chunks; each has one partial sum, and may run on its own core
 FORCING = 0.05  # conjugate gradients end at this share of the gradient, or just below tol
-PRODUCTS = 200  # Hessian products per Newton step, at most
+PRODUCTS = 200  # maximum number of Hessian products per Newton step
 SAFE = 0.3  # a full step that changes no difference of two logits by more needs no line search
 SLOPE = 0.3  # a line search ends at this share of the first slope
-STALLS = 3  # so many full steps in a row that do not halve the gradient: rounding is reached
+STALLS = 3  # after so many full steps that do not halve the gradient, rounding is the limit
 
 
 class CentredFeatures:
     """Centred features (N, D) in chunks, their labels in [0, K), and their second moment.
 
-    values_D, axes_DD: eigenvalues and eigenvectors of the second moment. The bias makes up for the
-    centring exactly. Float32 features are not copied: their mean (`shift_D`) is subtracted in the
-    arithmetic, unless that would cost digits. Other large features are copied, centred, to float32.
+    values_D, axes_DD: eigenvalues and eigenvectors of the second moment. The bias compensates for
+    the centring exactly. Float32 features are not copied: their mean (`shift_D`) is subtracted
+    within the computation, unless cancellation would cost digits. Other large features are copied
+    to centred float32.
     Raises: ValueError for NaN or infinity.
     """
 

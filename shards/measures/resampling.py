@@ -1,9 +1,10 @@
-"""How far a figure would move with other test images: intervals of accuracies and of ranks.
+"""Confidence intervals of accuracies and ranks with respect to the sample of test images.
 
-Accuracies: a bootstrap over images. Its indices are a pure function of (N, seed), so two students
-are resampled alike, and the interval of their difference is a paired one. Ranks: never a bootstrap,
-whose repeated images lower the rank so far that the interval can exclude its own estimate; a
-delete-d jackknife instead. Both describe other images of the same kind, not other training seeds.
+Accuracies use a bootstrap over images. Its indices are a pure function of (N, seed), so two
+students are resampled in the same way and the interval of their difference is a paired one. Ranks
+use a delete-d jackknife and not a bootstrap, whose repeated images lower the rank so much that the
+interval can exclude the estimate. Both describe variation over test images, not over training
+seeds.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from shards.measures.moments import Moments, Rows, Vector
 from shards.measures.spectrum import RANKS, centred_eigenvalues, rank_from_eigenvalues
 from shards.support.rng import hash64
 
-RESAMPLES, AT_ONCE = 2000, 50
-GROUPS = 32  # of the jackknife
-SIZES = (100, 200, 360, 1000, 2000, 5000, 10_000)  # common N at which ranks are given
-SUBSETS = 8  # of each size, at most
-LEVEL = 0.95
+RESAMPLES, AT_ONCE = 2000, 50  # bootstrap resamples: in all, and held in memory at a time
+GROUPS = 32  # number of groups of the jackknife
+SIZES = (100, 200, 360, 1000, 2000, 5000, 10_000)  # N at which ranks of all students are reported
+SUBSETS = 8  # maximum number of subsets of each size
+LEVEL = 0.95  # confidence level
 NAN = float("nan")
 Indices = NDArray[np.int64]
 
@@ -36,9 +37,9 @@ Indices = NDArray[np.int64]
 
 
 def bootstrap_indices(count: int, seed: int, start: int, stop: int) -> Indices:
-    """Resamples `start` to `stop` of range(count), drawn with replacement: (stop - start, count).
+    """Bootstrap resamples [start, stop) of range(count): int64 (stop - start, count).
 
-    A pure function of its arguments on every device: each 64-bit hash of (seed, count, resample,
+    A pure function of its arguments on every machine: each 64-bit hash of (seed, count, resample,
     counter) gives two indices, its 32-bit halves scaled to [0, count).
     """
     resample_R1 = np.arange(start, stop, dtype=np.uint64)[:, None]
@@ -49,7 +50,7 @@ def bootstrap_indices(count: int, seed: int, start: int, stop: int) -> Indices:
 
 
 def bootstrap_means(values_N: Vector, seed: int) -> Vector:
-    """Means of `values_N` (N,) over RESAMPLES resamples: (R,)."""
+    """The means of values (N,) over RESAMPLES bootstrap resamples: (R,)."""
     parts = [
         values_N[bootstrap_indices(len(values_N), seed, start, start + AT_ONCE)].mean(axis=1)
         for start in range(0, RESAMPLES, AT_ONCE)
@@ -60,12 +61,13 @@ def bootstrap_means(values_N: Vector, seed: int) -> Vector:
 def mean_interval(
     values_N: NDArray[np.floating] | NDArray[np.bool_], seed: int, level: float = LEVEL
 ) -> tuple[float, float]:
-    """(low, high) of the mean of `values_N`, such as 0 or 1 for wrong and right images.
+    """The bootstrap interval (low, high) of a mean, in the unit of the values.
 
-    The bias-corrected and accelerated bootstrap (BCa; Efron, JASA 1987), in the unit of the values.
-    For two students on the same images pass the differences of their values: the pairs then stay
-    together. Where all values are the same, the interval is that value.
-    Raises: ValueError for no value or one that is not finite.
+    values_N: for example 1 for each correctly classified image and 0 for the others. The bootstrap
+    is bias-corrected and accelerated (BCa; Efron, JASA 1987). To compare two students on the same
+    images, pass the differences of their values, which makes the interval a paired one. If all
+    values are equal, so are both ends.
+    Raises: ValueError for no values, or values that are not finite.
     """
     wide_N = np.asarray(values_N, dtype=np.float64)
     if wide_N.ndim != 1 or not len(wide_N) or not np.isfinite(wide_N).all():
@@ -86,7 +88,8 @@ def _corrected(tails_2: Vector, values_N: Vector, means_R: Vector) -> Vector:
     off_N = values_N - values_N.mean()
     acceleration = float((off_N**3).sum() / (6 * (off_N**2).sum() ** 1.5))
     mean = values_N.mean()
-    # Means of few distinct values repeat: those equal to the estimate count half on each side.
+    # Resampled means of few distinct values repeat, so many of them equal the estimate up to
+    # rounding. They count half as below it and half as above it.
     near = 1e-12 * np.abs(values_N).max()
     below = float((means_R < mean - near).mean() + (np.abs(means_R - mean) <= near).mean() / 2)
     edge = 0.5 / len(means_R)
@@ -96,11 +99,12 @@ def _corrected(tails_2: Vector, values_N: Vector, means_R: Vector) -> Vector:
 
 
 def proportion_interval(correct_N: NDArray[np.bool_], level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of an accuracy, in [0, 1]: (low, high).
+    """Wilson's score interval (low, high) of an accuracy, in [0, 1].
 
-    Near 0 and 1, where most accuracies of digits lie, a bootstrap of the images covers far too
-    rarely: at an accuracy of 0.999 and N = 359, two samples in three have no error at all, and
-    their bootstrap interval is a point (BCa covered 30 %). Source: Wilson, JASA 1927; by SciPy.
+    A bootstrap has far too low a coverage near 0 and 1, where most accuracies on digits lie: at an
+    accuracy of 0.999 and N = 359, two test sets in three have no error at all, so that their
+    bootstrap interval is a single point (BCa covered 30 %). Source: Wilson, JASA 1927; computed by
+    SciPy.
     """
     # Here and not above: importing scipy.stats takes half a second. It has no type stubs.
     from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
@@ -114,23 +118,22 @@ def proportion_interval(correct_N: NDArray[np.bool_], level: float = LEVEL) -> t
 
 
 def permutation(count: int, seed: int) -> Indices:
-    """An order of range(count): a pure function of (count, seed)."""
+    """A random permutation of range(count), int64 (count,): a pure function of (count, seed)."""
     return np.argsort(hash64(seed, count, np.arange(count, dtype=np.uint64)), kind="stable")
 
 
 def rank_intervals(x_ND: Rows, seed: int, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-    """{rank: (low, high)} for each of `spectrum.RANKS` at this N, from a delete-d jackknife.
+    """Intervals {rank: (low, high)} of each of `spectrum.RANKS`, from a delete-d jackknife.
 
     Images are divided into G = min(32, N) groups of d = N / G; each group is left out in turn. With
-    h the logarithm of the rank (the entropy) and h_g that without group g,
+    the logarithm h of the rank (an entropy) and its value h_g without group g,
 
         error^2 = (G - 1) / G sum_g (h_g - mean h)^2,     interval = rank * exp(+- t_{G-1} error),
 
-    which always contains the estimate. It is about the expected rank at this N, not at infinite N.
-    For the rank of Roy and Vetterli it is about twice too wide where N < D: there leaving out d
-    images also takes d directions away.
-    Duplicated images are not independent: remove them first. (NaN, NaN) for fewer than 3 images or
-    where without some group nothing varies.
+    which always contains the estimate. It is an interval of the expected rank at this N, not at
+    infinite N. For the rank of Roy and Vetterli it is about twice too wide where N < D, because
+    leaving out d images then also removes d directions. Duplicated images are not independent:
+    remove them first. (NaN, NaN) for fewer than 3 images, or if without some group nothing varies.
     Sources: Wu, Annals of Statistics 1986; Shao & Wu, Annals of Statistics 1989.
     """
     count = len(x_ND)
@@ -159,10 +162,10 @@ def rank_intervals(x_ND: Rows, seed: int, level: float = LEVEL) -> dict[str, tup
 def jackknife_factors(
     x_ND: Rows, seed: int, logarithm: Callable[[Moments], float], level: float = LEVEL
 ) -> tuple[float, float]:
-    """(exp(-t error), exp(t error)): factors of an interval of exp(logarithm(moments of x)).
+    """The interval of any positive measure of moments, as factors (exp(-t error), exp(t error)).
 
-    The delete-d jackknife of `rank_intervals`, of any positive figure that follows from moments.
-    (NaN, NaN) for fewer than 3 images, or where the figure is undefined without some group.
+    `logarithm` computes the measure's logarithm. By the delete-d jackknife of `rank_intervals`.
+    (NaN, NaN) for fewer than 3 images, or if the measure is undefined without some group.
     """
     groups = min(GROUPS, len(x_ND))
     if groups < 3:
@@ -177,10 +180,10 @@ def jackknife_factors(
 def _leaving_one_out(
     x_ND: Rows, parts: list[Indices], outside: Moments | None = None
 ) -> Iterator[Moments]:
-    """Moments of `outside` and all parts but one, for each part in turn.
+    """Yield the moments of all parts but one (and of `outside`), for each part in turn.
 
-    By recursive halves, G log G merges in all. Subtracting a part from the moments of the whole
-    would take fewer, but leaves nothing but rounding where that part holds most of the variance.
+    Recursive halving takes G log G merges. Subtracting each part from the moments of the whole
+    would take fewer, but leaves only rounding error if the part has most of the variance.
     """
     if outside is not None and len(parts) == 1:
         yield outside
@@ -192,10 +195,11 @@ def _leaving_one_out(
 
 
 def rank_curve(x_ND: Rows, seed: int) -> list[tuple[int, float]]:
-    """[(n, effective rank of n images)] for each n of SIZES below N, and for N itself.
+    """Effective rank as a function of the number of images: [(n, rank)].
 
-    Each is the mean over up to 8 disjoint subsets drawn without replacement, the same for every
-    student, so that ranks of test sets of different sizes can be compared at a common n.
+    For each n of SIZES below N, and for N. Each rank is the mean over up to SUBSETS disjoint random
+    subsets, which are the same for every student. Ranks depend on the number of images, so test
+    sets of different sizes have to be compared at a common n.
     """
     count = len(x_ND)
     order_N = permutation(count, seed)

@@ -1,12 +1,12 @@
-"""How much of the teacher a student's embeddings retain, and the rank that shrinkage alone gives.
+"""The share of the teacher's variance that a student retains, and the rank due to shrinkage alone.
 
-A regressor that cannot see a component of its target predicts that component's mean, so its output
-loses rank without any collapse. What of a lost rank is such shrinkage? The best linear prediction
-of the teacher from the student, t^ = B'x, is what a student would output that had regressed to the
-mean and done nothing else; the effective rank of the covariance of t^ is the null that the
-student's own rank is held against. (Not the rank of the diagonal lambda_j R^2_j in the teacher's
-axes: that is larger wherever the axes of the prediction are not the teacher's, 20.6 against 6.9 for
-a Bayes-optimal student of 8 random projections.)
+A regressor without information about a component of its target predicts the component's mean, so
+its output loses rank without any collapse. How much of a lost rank is such shrinkage? The best
+linear prediction of the teacher from the student, t^ = B'x, is the output of a student that
+regresses to the mean and does nothing else; the effective rank of the covariance of t^ is the null
+value that the student's rank is compared with. (The rank of the diagonal lambda_j R^2_j in the
+teacher's axes would not do: it is larger wherever the axes of the prediction differ from the
+teacher's, 20.6 against 6.9 for a Bayes-optimal student of 8 random projections.)
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from shards.measures.spectrum import centred_eigenvalues, rank_from_eigenvalues
 
 # Penalties tried, as multiples of the mean eigenvalue of the student's train covariance.
 PENALTIES: Vector = np.logspace(-10, 4, 57)
-# Effective degrees of freedom per train sample, at most: as they approach N the criterion divides
-# a residual near 0 by a number near 0, and picks penalties at random.
+# Maximum effective degrees of freedom per train sample: as they approach N, the criterion divides
+# a residual near 0 by a number near 0, and the chosen penalty is arbitrary.
 FREEDOM = 0.9
-# Below this share of the teacher's variance a student predicts next to nothing, and the rank of its
-# prediction is that of noise: a student that is independent of its teacher retains 0.0002.
+# Below this retained share of the teacher's variance, the rank of the prediction is that of noise.
+# For comparison, a student that is independent of its teacher retains 0.0002.
 LEAST_SHARE = 0.01
-# Train samples per student dimension below which the ratio is not given.
+# Train samples per student dimension below which the ratio is undefined.
 LEAST_SAMPLES = 2
 
 
 @dataclass(frozen=True)
 class Retained:
-    """Of each teacher component (K,), largest variance first: variance, R^2, chosen penalty.
+    """The regression from a student to each of the teacher's K principal components.
 
-    slopes_DK: of the ridge regression to the teacher's components on train; predicted_K:
-    eigenvalues of the covariance of its prediction on test, B' Sigma_xx B, largest first.
+    variance_K, r2_K, penalty_K: of each component, largest variance first. slopes_DK: of the ridge
+    regression on train. predicted_K: eigenvalues of the covariance of its prediction on test,
+    B' Sigma_xx B, largest first.
     """
 
     variance_K: Vector
@@ -62,8 +63,8 @@ def retained_variance(train: Moments, test: Moments, width: int) -> Retained:
     """Ridge regression from a student (the first `width` columns) to its teacher's components.
 
     `train`, `test`: joint moments of student and teacher columns. The components are those of the
-    teacher on test. Each has a penalty of its own, chosen by generalised cross-validation on train
-    (Golub, Heath & Wahba, Technometrics 1979), and is fitted on train;
+    teacher on test. The penalty of each is chosen by generalised cross-validation on train (Golub,
+    Heath & Wahba, Technometrics 1979), and the regression is fitted on train;
 
         R^2 = 1 - squared error / squared deviation from the test mean,     on test.
 
@@ -83,12 +84,12 @@ def retained_variance(train: Moments, test: Moments, width: int) -> Retained:
     gap_M = test.mean_D - train.mean_D
     offset_K: Vector = gap_M[width:] @ basis_EK - gap_M[:width] @ slopes_DK
     total_K = variance_K * test.count
-    # The sum over test of (target - prediction)^2, both centred by the means of train: a part about
-    # the means of test, and the squared difference of the two means.
+    # The sum over test of (target - prediction)^2, both centred by the means of train, is the sum
+    # of squares about the means of test plus N times the squared difference of the two means.
     error_K = total_K + (slopes_DK * (second_DK - 2 * cross_DK)).sum(axis=0)
     error_K = np.maximum(error_K, 0.0) + test.count * offset_K**2
-    # The prediction whose rank is taken is fitted in the teacher's axes on train: nothing of the
-    # test images is in its slopes, so a jackknife over them varies the rank alone.
+    # The prediction whose rank is measured uses the teacher's axes on train: its slopes then do not
+    # depend on the test images, and a jackknife over these images varies nothing but the rank.
     train_axes_EK = components(train.part(width, len(train.mean_D)))[1]
     fitted_DK, _ = _ridge(train, width, train_axes_EK)
     predicted_K = predicted_eigenvalues(test.part(0, width), fitted_DK)
@@ -107,9 +108,10 @@ def predicted_eigenvalues(student: Moments, slopes_DK: Matrix) -> Vector:
 class RankRatio:
     """A student's effective rank over that of its best prediction of the teacher, with an interval.
 
-    ratio: near 1 where the student only shrinks what it cannot see, or drops directions whole;
-    well below 1 where it squeezes directions that it still resolves (collapse); above 1 where its
-    embeddings vary in ways that say nothing of the teacher. low, high: 95 %.
+    ratio: near 1 if the student only shrinks directions that it cannot predict, or drops them
+    entirely; well below 1 if it compresses directions that it can still predict (collapse); above 1
+    if its embeddings vary in ways that carry no information about the teacher. low, high: 95 %
+    interval.
     """
 
     ratio: float
@@ -123,12 +125,12 @@ UNDEFINED = RankRatio(float("nan"), float("nan"), float("nan"))
 def rank_ratio(
     found: Retained, x_ND: Rows, train_count: int, seed: int, level: float = LEVEL
 ) -> RankRatio:
-    """The student's effective rank on test, x_ND, over the effective rank of its prediction.
+    """The student's effective rank on test (x_ND), divided by that of its prediction.
 
-    The interval is a delete-d jackknife over test images of the ratio's logarithm, as in
-    `resampling.rank_intervals`: about other test images, given the fitted slopes. Undefined (NaN)
-    below LEAST_SHARE of retained variance, where the prediction is noise, and below LEAST_SAMPLES
-    train samples a dimension, where its estimated covariance is biased upwards.
+    The interval is a delete-d jackknife of the ratio's logarithm over test images, as in
+    `resampling.rank_intervals`, for fixed slopes. Undefined (NaN) below LEAST_SHARE of retained
+    variance, where the prediction is noise, and below LEAST_SAMPLES train samples per dimension,
+    where its estimated covariance is biased upwards.
     """
     if not found.share >= LEAST_SHARE or train_count < LEAST_SAMPLES * x_ND.shape[1]:
         return UNDEFINED
@@ -149,8 +151,8 @@ def rank_ratio(
 def _ridge(train: Moments, width: int, basis_EK: Matrix) -> tuple[Matrix, Vector]:
     """Slopes (D, K) and the relative penalty of each component, by generalised cross-validation.
 
-    With the eigenvalues of the student's second moment, residuals and degrees of freedom of all
-    penalties follow from one decomposition. Suffix A: penalties.
+    One eigendecomposition of the student's second moment gives the residuals and degrees of freedom
+    of all penalties. Suffix A: penalties.
     """
     count = train.count
     eigen = np.linalg.eigh(train.m2_DD[:width, :width])

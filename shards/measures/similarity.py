@@ -1,6 +1,6 @@
-"""How one embedding space relates to another: shared subspaces, CKA, cosine.
+"""Similarity of two embedding spaces: subspace alignment, CKA, cosine.
 
-N samples; D and E dimensions of the two spaces, in the same order of samples.
+Both have the same N samples in the same order, with D and E dimensions.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def subspace_alignment(student: Moments, teacher: Moments) -> Vector:
 
         share_k = sum_{j <= k} u_j^T C_student u_j / tr C_student
 
-    (K,) in [0, 1], never falling; 1 at k = D. It ends at K, the rank of the teacher's covariance,
-    since beyond it there are no directions that are the teacher's. [NaN] where widths differ or one
-    of the two does not vary. Source: arXiv 2603.06698, fig. 1.
+    Returns (K,) in [0, 1], non-decreasing; 1 at k = D. K is the rank of the teacher's covariance,
+    beyond which the teacher has no further directions. [NaN] if widths differ or one of the two
+    does not vary. Source: arXiv 2603.06698, fig. 1.
     """
     _, basis_DK = components(teacher)
     if student.mean_D.shape != teacher.mean_D.shape or basis_DK.shape[1] == 0:
@@ -50,9 +50,9 @@ def debiased_cka(x_ND: Rows, y_NE: Rows, both: Moments | None = None) -> float:
         h(x, y) = |X^T Y|_F^2 - N / (N - 2) sum_i |x_i|^2 |y_i|^2
                   + |X|_F^2 |Y|_F^2 / ((N - 1)(N - 2)),     rows centred.
 
-    At most 1 in expectation; about 0, at times below, for independent sets; higher is more alike.
-    Rotations, shifts and scales change nothing. NaN for N < 4 or where one set does not vary.
-    `both`: the joint moments of x and y, to save a pass where they are available.
+    At most 1 in expectation; about 0, sometimes below, for independent sets; higher is more
+    similar. Invariant to rotations, shifts and scales. NaN for N < 4 or if one set does not vary.
+    `both`: the joint moments of x and y, which saves a pass over the rows if available.
     Sources: Kornblith et al., ICML 2019; Song et al., JMLR 2012.
     """
     state = both or Moments.of(x_ND, y_NE)
@@ -78,9 +78,9 @@ def debiased_cka(x_ND: Rows, y_NE: Rows, both: Moments | None = None) -> float:
 def mean_cosine(x_ND: Rows, y_ND: Rows, order: Literal["blocks", "rows"] = "blocks") -> float:
     """Mean of x_i . y_i over unit vectors of the same samples, in [-1, 1]; higher is closer.
 
-    NaN where widths differ. `order` is how float64 terms are added: all of a block at once, or the
-    dimensions of each row first. It changes no more than the last bit, but results that were stored
-    with either order must be found again bit by bit.
+    NaN if widths differ. `order` is the order of the float64 sum: over all entries of a block, or
+    first over the dimensions of each row. It changes at most the last bit, but stored results that
+    were computed in either order must remain reproducible bit for bit.
     """
     if x_ND.shape != y_ND.shape:
         return NAN

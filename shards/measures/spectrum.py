@@ -1,9 +1,8 @@
 """How many dimensions an embedding space uses, from the eigenvalues of its covariance.
 
-All measures but RankMe take the eigenvalues of the *centred* covariance, so shifting, rotating or
-repeating the embeddings changes nothing. They are not independent of the sample size: N samples
-span at most N - 1 centred dimensions, and ranks are biased downwards for small N. Compare ranks of
-equal N only.
+All measures but RankMe use the eigenvalues of the *centred* covariance, so shifting, rotating or
+repeating the embeddings changes nothing. They depend on the sample size: N samples span at most
+N - 1 centred dimensions, and ranks are biased downwards for small N. Compare ranks of equal N only.
 
 Shapes: N samples, D embedding dimensions, K <= D. Everything is computed in float64.
 """
@@ -20,7 +19,8 @@ from shards.measures.moments import Matrix, Moments, Rows, Vector, blocks, wide
 # An eigenvalue of a Gram matrix carries an error of about eps = 2e-16 of the largest eigenvalue, so
 # one below this share of the largest has lost half of its digits and is computed again.
 IMPRECISE = 1e-8
-# Where projecting on the small directions and subtracting the large ones cost equally much.
+# The share of small directions at which projecting on them costs as much as subtracting the
+# projection on the large ones.
 MOSTLY_SMALL = 0.74
 ALPHA_FIRST, ALPHA_LAST = 4, 100  # the power law is fitted to these eigenvalues, counted from 1
 
@@ -31,11 +31,11 @@ ALPHA_FIRST, ALPHA_LAST = 4, 100  # the power law is fitted to these eigenvalues
 def centred_eigenvalues(x_ND: Rows, moments: Moments | None = None) -> Vector:
     """Eigenvalues of the centred covariance C = (1/N) sum_n (x_n - mean)(x_n - mean)^T.
 
-    Returns float64 (D,), descending, none negative. They are as exact as the squared singular
+    Returns float64 (D,), descending, none negative. They are as accurate as the squared singular
     values of the centred rows, although no N x D copy is decomposed when N > D: eigenvalues that
-    the D x D matrix cannot resolve (below 1e-8 of the largest) are computed from a second pass over
-    the rows. Whatever float64 rounding alone may have produced is set to 0, by NumPy's convention
-    for matrix ranks. `moments`: those of `x_ND`, to save a pass where they are available.
+    the D x D matrix cannot resolve (below 1e-8 of the largest) are computed in a second pass over
+    the rows. Values that float64 rounding alone may have produced are set to 0, by NumPy's
+    convention for matrix ranks. `moments`: those of `x_ND`, which saves a pass if available.
 
     Raises: ValueError for fewer than 2 samples or values that are not finite.
     """
@@ -57,9 +57,9 @@ def uncentred_eigenvalues(x_ND: Rows, moments: Moments | None = None) -> Vector:
 def _squared_singular_values(x_ND: Rows, centre_D: Vector, gram_DD: Matrix, noise: float) -> Vector:
     """Squared singular values of x - centre: (D,), descending; those up to noise^2 become 0.
 
-    `gram_DD` is (x - centre)^T (x - centre). It resolves its eigenvalues up to eps of the largest,
-    which is singular values up to sqrt(eps) only. The rows are therefore projected on the span of
-    the small eigenvectors, where a second Gram matrix resolves them up to eps of the largest
+    `gram_DD` is (x - centre)^T (x - centre). It resolves eigenvalues down to eps of the largest,
+    and thus singular values only down to sqrt(eps). The rows are therefore projected on the span of
+    the small eigenvectors, where a second Gram matrix resolves them down to eps of the largest
     eigenvalue *in that span*.
     """
     count, width = x_ND.shape
@@ -80,9 +80,9 @@ def _small_squares(
 ) -> Vector:
     """The `small` smallest squared singular values, ascending, from a second pass over the rows.
 
-    The rows are projected on the span of the smallest eigenvectors; where that span is most of the
-    space it is cheaper to subtract the projection on the others. A block of rows whose share in the
-    span is no more than rounding (noise^2 over all blocks) could not change a value and is skipped.
+    The rows are projected on the span of the smallest eigenvectors; if that span is most of the
+    space, it is cheaper to subtract the projection on the others. A block of rows whose component
+    in the span is only rounding (noise^2 over all blocks) cannot change a value and is skipped.
     """
     basis_DD: Matrix = np.linalg.eigh(gram_DD)[1]
     small_DK, large_DK = basis_DD[:, :small], basis_DD[:, small:]
@@ -104,7 +104,7 @@ def _small_squares(
 
 
 def variance_shares(values_D: Vector) -> Vector:
-    """p = lambda / sum lambda: (D,) in [0, 1], summing to 1; all 0 where nothing varies."""
+    """p = lambda / sum lambda: (D,) in [0, 1] with sum 1; all 0 if nothing varies."""
     total = values_D.sum()
     return values_D / total if total > 0 else np.zeros_like(values_D)
 
@@ -133,7 +133,8 @@ def effective_rank(x_ND: Rows) -> float:
 def paper_rank(values_D: Vector) -> float:
     """exp(-sum_d p_d ln(p_d + 1e-10)) over all D: effective rank as the paper's code computes it.
 
-    The constant matters in about the sixth digit at D = 512, so the value has a name of its own.
+    The constant changes about the sixth digit at D = 512, so the value has a separate name. Unit
+    and range: as `rank_from_eigenvalues`.
     """
     p_D = variance_shares(values_D)
     return float(np.exp(-(p_D * np.log(p_D + 1e-10)).sum())) if p_D.any() else 0.0
@@ -165,8 +166,8 @@ def rankme(x_ND: Rows, moments: Moments | None = None) -> float:
 def participation_ratio(values_D: Vector) -> float:
     """tr(C)^2 / tr(C^2) = (sum lambda)^2 / sum lambda^2.
 
-    Unit: dimensions. Range: [1, min(N - 1, D)], 0 where nothing varies. It weighs the largest
-    eigenvalues more than the effective rank does and is never above it.
+    Unit: dimensions. Range: [1, min(N - 1, D)], 0 where nothing varies. It gives more weight to the
+    largest eigenvalues than the effective rank does and never exceeds it.
     """
     square = float((variance_shares(values_D) ** 2).sum())
     return 1 / square if square > 0 else 0.0
@@ -175,9 +176,9 @@ def participation_ratio(values_D: Vector) -> float:
 def alpha(values_D: Vector, floor: float = 0.0) -> tuple[float, float]:
     """Decay of the spectrum: minus the slope of ln lambda_k on ln k for k = 4 to 100, and its R^2.
 
-    Least squares with weights 1 / k. (NaN, NaN) where eigenvalue 100 does not exist or is not above
-    `floor`, the variance that the embeddings' own precision may have produced. 1 is the decay of
-    responses to natural images in visual cortex; higher: faster decay, fewer dimensions.
+    Least squares with weights 1 / k. (NaN, NaN) if eigenvalue 100 does not exist or does not exceed
+    `floor`, the variance that rounding of the stored embeddings may have produced. 1 is the decay
+    of responses to natural images in visual cortex; higher: faster decay, fewer dimensions.
     Source: alpha-ReQ, Agrawal et al., NeurIPS 2022.
     """
     if len(values_D) < ALPHA_LAST or not values_D[ALPHA_LAST - 1] > floor:
@@ -195,20 +196,20 @@ def alpha(values_D: Vector, floor: float = 0.0) -> tuple[float, float]:
 
 
 def cumulative(values_D: Vector) -> Vector:
-    """Share of the variance in the first k components, k = 1 to D: (D,), rising to 1."""
+    """The share of the variance in the first k components, k = 1 to D: (D,), increasing to 1."""
     return np.cumsum(variance_shares(values_D))
 
 
 def dims_for(values_D: Vector, share: float) -> int:
-    """The smallest k whose first k components hold `share` of the variance; 0 without variance."""
+    """The smallest k whose first k components have `share` of the variance; 0 without variance."""
     cumulative_D = cumulative(values_D)
     if cumulative_D[-1] == 0:
         return 0
-    # The tolerance keeps rounding of the running sum from adding a component.
+    # Without the tolerance, rounding of the cumulative sum could add a component.
     return int(np.searchsorted(cumulative_D, share - 1e-12) + 1)
 
 
-# The ranks that are reported everywhere: of a whole test set, inside classes, with intervals.
+# The ranks that are reported for whole test sets, within classes, and with intervals.
 RANKS: dict[str, Callable[[Vector], float]] = {
     "effective": rank_from_eigenvalues,
     "roy_vetterli": roy_vetterli_rank,
@@ -217,12 +218,11 @@ RANKS: dict[str, Callable[[Vector], float]] = {
 
 
 def within_classes(x_ND: Rows, labels_N: NDArray[np.int64]) -> tuple[dict[str, float], float]:
-    """({rank: mean over classes of each of RANKS}, share of the variance inside classes).
+    """({rank: mean over classes of each of RANKS}, share of the variance within classes).
 
-    The share is sum_n |x_n - mean of its class|^2 / sum_n |x_n - mean|^2, in [0, 1]. Classes of a
-    single sample have no spectrum and do not count for the ranks; NaN where no class has two
-    samples. A class has fewer samples than the whole set, so its rank is comparable to that of
-    other sets with as many samples per class only.
+    The share is sum_n |x_n - mean of its class|^2 / sum_n |x_n - mean|^2, in [0, 1]. Classes with a
+    single sample have no spectrum and are left out of the mean ranks, which are NaN if no class has
+    two samples. Compare these ranks only between sets with as many samples per class.
     """
     found: list[list[float]] = []
     inside = 0.0

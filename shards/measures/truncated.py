@@ -1,7 +1,7 @@
-"""Rank as a cause: classification from the first k principal components alone.
+"""Whether low rank limits accuracy: classification from the first k principal components.
 
-If accuracy holds until k is far below the rank of the embeddings, their low rank is not what costs
-accuracy.
+If accuracy does not fall until k is far below the rank of the embeddings, their low rank is not the
+cause of a low accuracy.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from shards.measures.similarity import components
 
 
 def dims(width: int) -> list[int]:
-    """The k that are tried: 1, 2, 4, ... below `width`, and `width`."""
+    """The numbers of components to evaluate: 1, 2, 4, ... below `width`, and `width`."""
     return [*(2**i for i in range(width.bit_length()) if 2**i < width), width]
 
 
 def truncated_accuracies(
     train_ND: Rows, train_labels_N: Labels, test_ND: Rows, test_labels_N: Labels
 ) -> Iterator[tuple[int, float, float]]:
-    """(k, accuracy of a refitted classifier, accuracy of the full classifier), k = 1, 2, 4, ..., D.
+    """Yield (k, accuracy of a refitted, accuracy of the full classifier) for k = 1, 2, 4, ..., D.
 
-    Features are the coordinates along the first k principal components of train, centred by train's
-    mean and divided by one number, train's root mean square, so that rotations, shifts and scales
+    Features are coordinates along the first k principal components of train, centred by the mean of
+    train and divided by one number, its root mean square, so that rotations, shifts and scales
     change nothing. The refitted classifier is trained on k coordinates. The full classifier is
     trained on all of them, and the other coordinates of the test embeddings are set to 0. Beyond
-    the rank of train's covariance nothing remains to be truncated and the values stay the same.
+    the rank of the covariance of train there is nothing to truncate and the values stay the same.
 
-    Accuracies are in [0, 1], higher is better; the share of the commonest class where train does
+    Accuracies are in [0, 1], higher is better; the share of the most frequent class if train does
     not vary. Classifiers have C = 1.
     Raises: ValueError where train has one class.
     """

@@ -26,14 +26,14 @@ def _directions(x_ND: NDArray[Any], centre_D: NDArray[Any] | float) -> Matrix:
 def zero_shot_labels(
     x_ND: NDArray[Any], text_CD: NDArray[Any], centre_D: NDArray[Any] | None = None
 ) -> Labels:
-    """argmax_c cos(x_n, text_c), the first of equals: int64 (N,).
+    """argmax_c cos(x_n, text_c), int64 (N,); ties go to the first class.
 
     With `centre_D` the cosine is between x - centre_D and text - mean(text).
     Raises: ValueError where the widths differ or a number is not finite.
     """
     if x_ND.ndim != 2 or text_CD.ndim != 2 or x_ND.shape[1] != text_CD.shape[1]:
         shapes = f"{x_ND.shape} and {text_CD.shape}"
-        raise ValueError(f"embeddings and class embeddings must be as wide; got {shapes}")
+        raise ValueError(f"embeddings and class embeddings must be equally wide; got {shapes}")
     if not (np.isfinite(x_ND).all() and np.isfinite(text_CD).all()):
         raise ValueError("embeddings and class embeddings must be finite; got NaN or infinity")
     if centre_D is None:

@@ -5,16 +5,17 @@
 
 A teacher is named by a spec:
 
-    embedded              the tiny CLIP that ships with the package
-    open_clip:NAME:TAG    any model and tag that open_clip lists
-    open_clip:NAME:TAG@PATH        a local checkpoint, opened with the settings of a tag;
-                          open_clip:NAME:PATH where all tags of the model agree in these
-    open_clip:local-dir:PATH       a folder that open_clip saved: its config, weights, tokenizer
-    open_clip:hf-hub:OWNER/NAME    the same from the Hugging Face hub
-    timm:NAME             any pretrained model with pooled features; timm:NAME:PATH for a checkpoint
+    embedded                     the tiny CLIP that ships with the package
+    open_clip:NAME:TAG           any model and pretrained tag that open_clip lists
+    open_clip:NAME:TAG@PATH      a local checkpoint, with the activation and preprocessing of a tag
+    open_clip:NAME:PATH          a local checkpoint, where all tags of the model agree in these
+    open_clip:local-dir:PATH     a folder that open_clip saved: config, weights, tokenizer
+    open_clip:hf-hub:OWNER/NAME  such a folder on the Hugging Face hub
+    timm:NAME                    any pretrained timm model with pooled features
+    timm:NAME:PATH               a local checkpoint of it
 
-`none` as TAG or PATH gives random weights. Another one is an entry in TEACHERS that returns a
-`Teacher`.
+`none` as TAG or PATH gives random weights, for trials of the pipeline without a download. A new
+kind of teacher is an entry in TEACHERS that returns a `Teacher`.
 """
 
 from __future__ import annotations
@@ -50,10 +51,12 @@ __all__ = [
 
 
 class Teacher(Protocol):
-    """What the build needs of a teacher.
+    """The interface of every teacher.
 
-    `weights_sha256` is taken over the weights actually loaded, before they were cast to
-    `precision`; `has_text` says whether `embed_text` works.
+    spec: the spec it was opened by. dim: width D of its embeddings. parameters: number of them.
+    preprocess: from uint8 images to its input. weights_sha256: of the weights as loaded, before any
+    cast. precision: in which it computes. has_text: whether `embed_text` works. tag: the pretrained
+    tag whose settings a local checkpoint was opened with, else None.
     """
 
     spec: str
@@ -66,15 +69,18 @@ class Teacher(Protocol):
     tag: str | None
 
     def cast(self, precision: Precision) -> None:
-        """Compute in another precision from now on."""
+        """Convert the weights: compute in `precision` from now on."""
         ...
 
     def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised floats (B, 3, size, size) -> float32 embeddings (B, D), not unit length."""
+        """Embed normalised images (B, 3, size, size): float32 (B, D), not of unit length."""
         ...
 
     def embed_text(self, texts: list[str]) -> torch.Tensor:
-        """Texts -> float32 embeddings (len(texts), D), not unit length."""
+        """Embed texts: float32 (len(texts), D), not of unit length.
+
+        Raises: ValueError for a teacher without a text tower.
+        """
         ...
 
 
@@ -108,12 +114,16 @@ TEACHERS: Table[Callable[[str, str], Teacher]] = Table(
 
 
 def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") -> Teacher:
-    """Load a teacher, frozen, in evaluation mode. Raises: ValueError naming what would be right."""
+    """Load a teacher, frozen and in evaluation mode, on `device`.
+
+    Raises: ValueError for an unknown spec, or weights that cannot be loaded.
+    """
     name, argument = split_spec(spec)
     file = _checkpoint(spec)
     state = storage.state(file) if file else None
     teacher = TEACHERS[name](argument, device)
     if file:
+        # Stored so that `local_weights_sha256` need not load the same file again.
         cached(_note(spec, file), state, lambda: teacher.weights_sha256)
     if precision != "fp32":
         teacher.cast(precision)
@@ -121,9 +131,10 @@ def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") 
 
 
 def local_weights_sha256(spec: str) -> str | None:
-    """Of what a teacher's local checkpoint holds now; None for a teacher without one here.
+    """The sha256 of the weights in a teacher's local checkpoint, as the file is now.
 
-    It is loaded only where this machine has not yet done so since the file was changed.
+    None for a teacher without a local checkpoint. The result is cached on disk until the file
+    changes, because loading a large model takes long.
     """
     file = _checkpoint(spec)
     if file is None:
@@ -133,7 +144,7 @@ def local_weights_sha256(spec: str) -> str | None:
 
 
 def _checkpoint(spec: str) -> str | None:
-    """The local checkpoint that a spec names (`NAME:PATH` or `NAME:TAG@PATH`), if it does."""
+    """The local checkpoint of a spec `NAME:PATH` or `NAME:TAG@PATH`; None for any other."""
     name, argument = split_spec(spec)
     rest = argument.partition(":")[2]
     if name in ("open_clip", "timm"):
@@ -148,19 +159,20 @@ def _note(spec: str, file: str) -> str:
 
 
 def text_tower(teacher: Teacher) -> TextTower:
-    """The text half of a teacher that open_clip builds. Raises: ValueError for any other."""
+    """The text tower of a CLIP teacher. Raises: ValueError for a teacher without one."""
     from shards.teachers.clip import ClipTeacher
 
     if not isinstance(teacher, ClipTeacher):
         raise ValueError(
-            f"teacher `{teacher.spec}` has no text tower; `embedded` and open_clip:NAME:TAG have"
+            f"teacher `{teacher.spec}` has no text tower; use `embedded` or open_clip:NAME:TAG"
         )
     return teacher.text_tower()
 
 
 def check_teacher(spec: str) -> str | None:
-    """Resolve a spec without loading weights; what would have to be downloaded, or None.
+    """Check a spec without loading weights.
 
+    Returns a description of what would have to be downloaded, or None where nothing would.
     Raises: ValueError for an unknown teacher, model or tag.
     """
     name, argument = split_spec(spec)
@@ -190,16 +202,17 @@ def untrained(spec: str) -> str:
 
 
 def embedding_dim(spec: str) -> int:
-    """Width of a teacher's embeddings, from its configuration alone."""
+    """The width D of a teacher's embeddings, without loading its weights."""
     return _configured(spec)[0]
 
 
 def input_size(spec: str) -> int:
-    """Pixels a side of a teacher's input, from its configuration alone."""
+    """The side of a teacher's square input in pixels, without loading its weights."""
     return _configured(spec)[1]
 
 
 def _configured(spec: str) -> tuple[int, int]:
+    """(width of the embeddings, side of the input in pixels)."""
     name, argument = split_spec(spec)
     TEACHERS[name]
     if name == "timm":

@@ -1,10 +1,10 @@
-"""Tensors of a local checkpoint, read without executing anything that is in it.
+"""Read the tensors of a local checkpoint without executing any code in it.
 
-People's checkpoints are safetensors, zip archives of `torch.save` with an optimizer, NumPy scalars
-or an argparse.Namespace beside the weights, TorchScript archives (OpenAI's CLIP), or files of
-torch before 1.6. `torch.load(weights_only=True)` refuses several of these and `torch.jit.load`
-would run the archive's code. Here a restricted unpickler rebuilds tensors, containers and numbers;
-every other object becomes an inert placeholder, and no code of the file is ever called.
+Checkpoints in use are safetensors files, zip archives of `torch.save` with an optimizer, NumPy
+scalars or an argparse.Namespace beside the weights, TorchScript archives (OpenAI's CLIP), and files
+written by torch before 1.6. `torch.load(weights_only=True)` rejects several of these, and
+`torch.jit.load` would run the archive's code. This module has a restricted unpickler, which
+rebuilds tensors, containers and numbers and replaces every other object by an inert placeholder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 
-# Where training scripts keep the weights; averaged ones (EMA) first, as timm chooses.
+# Keys under which training scripts save the weights; averaged ones (EMA) first, as timm prefers.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# What DistributedDataParallel and torch.compile put before every name, in either order.
+# Prefixes that DistributedDataParallel and torch.compile add to every name, in either order.
 PREFIXES = ("module.", "_orig_mod.")
-# Buffers that only OpenAI's TorchScript archives of CLIP hold; they are no weights.
+# Buffers that only OpenAI's TorchScript archives of CLIP contain: they identify such an archive,
+# and are not weights.
 OPENAI_BUFFERS = ("input_resolution", "context_length", "vocab_size")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -44,37 +45,40 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: by name, without wrappers' prefixes; openai: an archive as OpenAI publishes CLIP."""
+    """tensors: by name, without wrappers' prefixes; openai: whether OpenAI published the file."""
 
     tensors: dict[str, torch.Tensor]
     openai: bool
 
 
 def read_checkpoint(path: str) -> Checkpoint:
-    """The weights in a file, whatever wraps them, on the CPU, in the file's own dtypes.
+    """Read the weights of a checkpoint file, on the CPU, in the dtypes of the file.
 
-    Raises: ValueError naming the file and what it is, where it holds no weights by name; OSError.
+    Raises: ValueError naming the file where it is damaged or has no named tensors; OSError.
     """
     with open(path, "rb") as stream:
         start = stream.read(64)
     if not start:
         raise ValueError(f"{path}: an empty file; expected a checkpoint")
     if start.startswith(LFS_POINTER):
-        raise ValueError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` there")
+        raise ValueError(
+            f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in its repository"
+        )
     try:
         content = _read(path, start)
     except OSError:
         raise
-    except Exception as error:  # damaged files make each reader raise errors of its own
+    except Exception as error:  # each reader raises different errors for damaged files
         detail = ESCAPES.sub("", str(error)).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{path}: not a readable checkpoint ({detail[0][:160]})") from None
     tensors = _unwrap(content)
     if not tensors:
         raise ValueError(
-            f"{path}: holds {_described(content)}, no tensors by name; save `model.state_dict()`"
+            f"{path}: contains {_described(content)} and no named tensors; save "
+            "`model.state_dict()`"
         )
     openai = all(name in tensors for name in OPENAI_BUFFERS)
-    # Contiguous and apart: safetensors stores no views, and tied weights are views of each other.
+    # Contiguous copies: tied weights are views of the same storage, which safetensors rejects.
     tensors = {name: t.clone().contiguous() for name, t in tensors.items()}
     if openai:
         tensors = {name: t for name, t in tensors.items() if name not in OPENAI_BUFFERS}
@@ -89,12 +93,12 @@ def _read(path: str, start: bytes) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    # The format of torch before 1.6; its own reader for weights executes nothing either.
+    # The format of torch before 1.6, for which torch's own safe reader is enough.
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unwrap(content: Any) -> dict[str, torch.Tensor]:
-    """Named tensors inside training scripts' dictionaries, without prefixes of wrappers."""
+    """The named tensors inside the dictionaries of training scripts, without wrappers' prefixes."""
     for wrapper in WRAPPERS:
         inner = content.get(wrapper) if isinstance(content, Mapping) else None
         if isinstance(inner, Mapping) and any(isinstance(v, torch.Tensor) for v in inner.values()):
@@ -114,6 +118,7 @@ def _unwrap(content: Any) -> dict[str, torch.Tensor]:
 
 
 def _described(content: Any) -> str:
+    """What a file without named tensors contains, for an error message."""
     if isinstance(content, Mapping):
         return f"a dictionary of {', '.join(map(str, list(content)[:5])) or 'nothing'}"
     if isinstance(content, _Placeholder):
@@ -122,9 +127,10 @@ def _described(content: Any) -> str:
 
 
 def mismatch(error: Exception, model: str) -> str:
-    """torch's report of tensors that do not fit, in one line: the first of each kind and how many.
+    """Summarise an error of `load_state_dict` in one line.
 
-    `error`: the RuntimeError of `load_state_dict`; any other error gives its first line.
+    It names the first missing, unexpected and misshapen tensor and counts the others, where torch
+    lists all of them over hundreds of lines. Of any other error the first line is returned.
     """
     text = ESCAPES.sub("", str(error))
     parts: list[str] = []
@@ -138,9 +144,9 @@ def mismatch(error: Exception, model: str) -> str:
             parts.append(f"{kind} {names[0]}{more}")
     shapes = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", text, re.S)
     if shapes:
-        name, there, wanted = shapes[0]
+        name, stored, needed = shapes[0]
         more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
-        parts.append(f"{name} has shape {there}, the model needs {wanted}{more}")
+        parts.append(f"{name} has shape {stored}, the model needs {needed}{more}")
     if not parts:
         first = text.strip().splitlines() or [type(error).__name__]
         return first[0] if isinstance(error, ValueError) else f"{first[0][:200]} (loading {model})"
@@ -151,7 +157,7 @@ def mismatch(error: Exception, model: str) -> str:
 
 
 class _Placeholder:
-    """Any object that is no tensor, container or number: takes every call and does nothing."""
+    """Stands for any object that is not a tensor, container or number; every call does nothing."""
 
     described = "unknown"
 
@@ -170,7 +176,7 @@ class _Placeholder:
 
 
 class _ScriptModule:
-    """A module of a TorchScript archive: its attributes by name, no code."""
+    """A module of a TorchScript archive: its attributes by name, without its code."""
 
     def __setstate__(self, state: Any) -> None:
         self.attributes: dict[str, Any] = dict(state) if isinstance(state, Mapping) else {}
@@ -188,12 +194,15 @@ class _ScriptModule:
 def _rebuild_tensor(
     storage: torch.Tensor, offset: int, size: Any, stride: Any, *rest: Any
 ) -> torch.Tensor:
-    """torch._utils._rebuild_tensor_v2 on a flat tensor; torch refuses what reaches outside it."""
+    """As torch._utils._rebuild_tensor_v2, on a flat tensor.
+
+    `as_strided` raises where a damaged file's offset or sizes reach outside the storage.
+    """
     return storage.as_strided(tuple(size), tuple(stride), int(offset)).clone()
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds tensors, OrderedDicts and script modules; all else becomes a placeholder."""
+    """Builds tensors, OrderedDicts and script modules; every other class is a placeholder."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str, name: str) -> None:
         super().__init__(archive.open(f"{root}{name}.pkl"))
@@ -216,7 +225,10 @@ class _Unpickler(pickle.Unpickler):
         return type(f"_{name}", (_Placeholder,), {"described": f"{module}.{name}"})
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
-        """("storage", dtype, key, device, count): a flat tensor over one member of the archive."""
+        """The flat tensor of one member of the archive.
+
+        `pid`: ("storage", dtype, key, device, count), as `torch.save` writes it.
+        """
         _, dtype, key, _, count = pid
         if key not in self._storages:
             data = bytearray(self._archive.read(f"{self._root}data/{key}"))

@@ -1,4 +1,4 @@
-"""Teachers that open_clip builds: registered or found models, and the embedded tiny CLIP."""
+"""Teachers that open_clip builds: its registered models, saved ones, and the embedded tiny CLIP."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ EMBEDDED = "embedded"
 
 
 class TextTower(nn.Module):
-    """The text half of an open_clip model with its tokenizer, called as open_clip's is.
+    """The text tower of an open_clip model and its tokenizer, with open_clip's interface.
 
-    `architecture` (a name that open_clip registers or finds, or `embedded`) and `quick_gelu` are
-    what `build_text` needs, beside the weights (`clip.state_dict()`), to make it again.
+    `architecture` (the model's name in open_clip, or `embedded`), `quick_gelu` and the weights
+    (`clip.state_dict()`) are all that `build_text` needs to rebuild it.
     """
 
     def __init__(self, clip: nn.Module, tokenizer: Any, architecture: str, quick_gelu: bool):
@@ -48,28 +48,31 @@ class TextTower(nn.Module):
         self.architecture, self.quick_gelu = architecture, quick_gelu
 
     def encode_text(self, text_TL: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        """Tokens (T, L), as `tokenizer` gives them, -> embeddings (T, D)."""
+        """Embed token ids (T, L) from `tokenizer`: (T, D), of unit length if `normalize`."""
         return self.clip.encode_text(text_TL, normalize=normalize)  # pyright: ignore[reportCallIssue]
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """ln of the factor by which the teacher multiplies cosines, a scalar."""
+        """The natural logarithm of the factor that multiplies cosines, a scalar."""
         return self.clip.logit_scale  # pyright: ignore[reportReturnType]
 
     @property
     def logit_bias(self) -> nn.Parameter | None:
-        """What a SigLIP teacher adds to them, a scalar; None for CLIP."""
+        """The bias that SigLIP adds to the scaled cosines, a scalar; None for CLIP."""
         return getattr(self.clip, "logit_bias", None)
 
 
 def _text_half(model: nn.Module) -> nn.Module:
-    """A copy without the image tower and without a captioning decoder."""
+    """A copy of a model without its image tower and without a captioning decoder.
+
+    The memo of `deepcopy` replaces them before they are copied, so their weights never are.
+    """
     left_out = [m for n in ("visual", "text_decoder") if (m := getattr(model, n, None)) is not None]
     return copy.deepcopy(model, {id(module): nn.Identity() for module in left_out})
 
 
 class ClipTeacher(FrozenTeacher):
-    """Any open_clip model; embeddings are the image tower's output."""
+    """A teacher from any open_clip model; its embeddings are the image tower's output."""
 
     has_text = True
 
@@ -86,7 +89,7 @@ class ClipTeacher(FrozenTeacher):
         super().__init__(spec, model, preprocess, device)
 
     def text_tower(self) -> TextTower:
-        """A copy of the text half, on the same device, in the precision of this moment."""
+        """A copy of the text tower, on the same device, in the current precision."""
         known = self.spec == EMBEDDED
         name = EMBEDDED if known else parse(self.spec.removeprefix("open_clip:")).model
         return TextTower(_text_half(self._model), self._tokenizer, name, self._quick_gelu)
@@ -96,12 +99,12 @@ class ClipTeacher(FrozenTeacher):
 
     @torch.inference_mode()
     def embed_text(self, texts: list[str]) -> torch.Tensor:
-        """Texts -> float32 (len(texts), D), not unit length."""
+        """Embed texts: float32 (len(texts), D), not of unit length."""
         return self._model.encode_text(self._tokenizer(texts).to(self._device)).float()
 
 
 def _square(size: int | list[int] | tuple[int, ...], spec: str) -> int:
-    """Raises: ValueError for an input that is not square."""
+    """The side of a square input in pixels. Raises: ValueError for one that is not square."""
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) > 1:
         raise ValueError(
@@ -123,17 +126,17 @@ def _preprocess(config: dict[str, Any], spec: str) -> Preprocess:
 
 
 def open_registered(argument: str, device: str) -> FrozenTeacher:
-    """A model that open_clip registers or finds, see `clip_names.parse`.
+    """Open the teacher `open_clip:ARGUMENT`; see `clip_names.parse` for the argument.
 
-    Random weights (`none`) are drawn from a fixed seed, with a warning on stderr.
-    Raises: ValueError, one line with what is wrong and what would be right.
+    Random weights (`none`) come from a fixed seed, with a warning on stderr.
+    Raises: ValueError for an unknown name, or weights that are missing or do not fit.
     """
     name = parse(argument)
     spec = f"open_clip:{argument}"
     if name.tag == RANDOM:
         print(
-            f"WARNING: teacher {spec} has RANDOM weights: good for trying the mechanics, "
-            "meaningless as a teacher",
+            f"WARNING: teacher {spec} has RANDOM weights: enough to test the pipeline, "
+            "but its embeddings mean nothing",
             file=sys.stderr,
         )
     if name.file:
@@ -142,7 +145,7 @@ def open_registered(argument: str, device: str) -> FrozenTeacher:
     try:
         model = _create(name.model, name.tag if name.tag != RANDOM else "", quick_gelu, name.tag)
         tokenizer = open_clip.get_tokenizer(name.model)
-    except Exception as error:  # a checkpoint of other people's can provoke nearly anything
+    except Exception as error:  # an unknown checkpoint can make open_clip raise nearly anything
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         missing = missing_download(argument)
         first = f"no {missing} ({first})" if missing else first
@@ -159,10 +162,10 @@ def _registered(name: ClipName) -> bool:
 
 
 def _create(model: str, weights: str, quick_gelu: bool, tag: str) -> Any:
-    """open_clip's create_model with weights from a tag or a file, or drawn from a fixed seed.
+    """open_clip's create_model, with weights from a tag or file, or random from a fixed seed.
 
-    open_clip only warns where a tag was trained with QuickGELU and the model is built without it,
-    so the activation is forced.
+    The activation is forced, because open_clip only warns where a tag was trained with QuickGELU
+    and the model is built without it, and the embeddings would be wrong.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -178,11 +181,11 @@ def _create(model: str, weights: str, quick_gelu: bool, tag: str) -> Any:
 
 
 def _open_file(argument: str, name: ClipName, device: str) -> FrozenTeacher:
-    """A local checkpoint with the activation and preprocessing of its tag.
+    """Open a local checkpoint with the activation and preprocessing of its tag.
 
-    The tensors are read here, without executing what else the file holds, and handed to open_clip
-    as safetensors: its own conversions (other authors' names, position embeddings of another
-    length) apply as they would to a download.
+    The tensors are read without executing code in the file, and passed to open_clip as safetensors.
+    Its conversions (other authors' parameter names, position embeddings of another length) then
+    apply as they would to a download.
     """
     spec = f"open_clip:{argument}"
     openai = False
@@ -198,7 +201,7 @@ def _open_file(argument: str, name: ClipName, device: str) -> FrozenTeacher:
             quick_gelu = settings is not None and settings.quick_gelu
             model = _create(name.model, source, quick_gelu, tag)
             tokenizer = open_clip.get_tokenizer(name.model)
-        except Exception as error:  # open_clip's conversions assert on what they do not know
+        except Exception as error:  # open_clip's conversions have asserts for unknown files
             text = mismatch(error, name.model)
             prefix = "" if text.startswith("teacher ") else f"teacher `{spec}`: "
             raise ValueError(prefix + text) from None
@@ -218,7 +221,8 @@ def _embedded_files() -> tuple[dict[str, Any], str]:
 
 
 def _embedded_model(config: dict[str, Any]) -> tuple[nn.Module, Any]:
-    """(the embedded CLIP with random weights, its tokenizer)."""
+    """(The embedded CLIP with random weights, its tokenizer)."""
+    # Without the fork, the random initialisation would advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
         model = open_clip.CLIP(
             embed_dim=config["embed_dim"],
@@ -240,15 +244,16 @@ def open_embedded(device: str) -> FrozenTeacher:
 
 
 def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tensor]) -> TextTower:
-    """The text tower of an architecture with the given weights, on the CPU, frozen.
+    """Rebuild a text tower from its weights, on the CPU, frozen; see `TextTower`.
 
-    Raises: ValueError for an unknown architecture or weights of another one.
+    Raises: ValueError for an unknown architecture, or weights that do not fit it.
     """
     if architecture == EMBEDDED:
         model, tokenizer = _embedded_model(_embedded_files()[0])
     elif architecture in open_clip.list_models() or architecture.startswith(SCHEMAS):
         before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # open_clip's, that the weights are random: not for long
+        # open_clip warns of random weights, which are replaced below.
+        logging.disable(logging.WARNING)
         try:
             with torch.random.fork_rng(devices=[]):
                 model = open_clip.create_model(
@@ -260,7 +265,7 @@ def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tenso
             tokenizer = open_clip.get_tokenizer(architecture)
         except (OSError, ValueError, RuntimeError) as error:
             first = " ".join(str(error).split())[:160]
-            raise ValueError(f"text tower: {architecture} cannot be made: {first}") from None
+            raise ValueError(f"text tower: {architecture} cannot be built: {first}") from None
         finally:
             logging.disable(before)
     else:
@@ -277,21 +282,21 @@ def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tenso
 
 
 def configured_size(spec: str) -> int:
-    """Pixels a side of what the image tower takes, by configuration."""
+    """The side of the image tower's input in pixels, from the model's configuration alone."""
     if spec == EMBEDDED:
         return int(_embedded_files()[0]["preprocess_cfg"]["size"])
     return _square(_configuration(spec).get("vision_cfg", {}).get("image_size", 224), spec)
 
 
 def configured_dim(spec: str) -> int:
-    """Embedding width by configuration, no weights touched."""
+    """The width of the embeddings, from the model's configuration alone."""
     if spec == EMBEDDED:
         return int(_embedded_files()[0]["embed_dim"])
     return int(_configuration(spec)["embed_dim"])
 
 
 def _configuration(spec: str) -> dict[str, Any]:
-    """Raises: ValueError where a folder or the hub gives none."""
+    """open_clip's configuration of a model. Raises: ValueError where there is none."""
     name = parse(spec.removeprefix("open_clip:")).model
     try:
         config = open_clip.get_model_config(name)

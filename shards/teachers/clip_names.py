@@ -1,27 +1,27 @@
-"""Names of teachers that open_clip builds, resolved; what would have to be downloaded for one."""
+"""Specs of open_clip teachers: how they are parsed, and what has to be downloaded for one."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import open_clip
 
 from shards.support.registry import closest
 
 RANDOM = "none"
-SCHEMAS = ("local-dir", "hf-hub")  # open_clip's own: a folder or repository with its config
+SCHEMAS = ("local-dir", "hf-hub")  # open_clip's schemas of a folder or repository with a config
 CONFIG = "open_clip_config.json"
 WEIGHTS = (".safetensors", ".bin", ".pth")
 
 
 class ClipName(NamedTuple):
-    """What `open_clip:ARGUMENT` names.
+    """The parts of a spec `open_clip:ARGUMENT`.
 
-    model: a name that open_clip registers, or `local-dir:PATH`, `hf-hub:OWNER/NAME`; tag: one of
-    its pretrained tags, RANDOM, or "" where none is named; file: a local checkpoint, or "".
+    model: a name that open_clip registers, or `local-dir:PATH`, `hf-hub:OWNER/NAME`. tag: one of
+    its pretrained tags, RANDOM, or "" where the spec has none. file: a local checkpoint, or "".
     """
 
     model: str
@@ -30,9 +30,9 @@ class ClipName(NamedTuple):
 
 
 def parse(argument: str) -> ClipName:
-    """`NAME:TAG`, `NAME:PATH` or `NAME:TAG@PATH`, resolved against open_clip's lists.
+    """Parse `NAME:TAG`, `NAME:PATH` or `NAME:TAG@PATH`, with names from open_clip's lists.
 
-    Also `local-dir:PATH` and `hf-hub:OWNER/NAME`, each perhaps with `:none` behind it.
+    Also `local-dir:PATH` and `hf-hub:OWNER/NAME`, each optionally followed by `:none`.
     Raises: ValueError with close matches, or naming the extra that the model's tokenizer needs.
     """
     name, _, rest = argument.partition(":")
@@ -81,7 +81,7 @@ def _check_text_library(argument: str, name: str) -> None:
 
 
 class TagSettings(NamedTuple):
-    """What a tag's weights were trained with; nothing in a checkpoint's tensors shows it."""
+    """Settings that a tag's weights were trained with, and that its tensors do not reveal."""
 
     quick_gelu: bool
     mean: tuple[float, ...]
@@ -90,8 +90,8 @@ class TagSettings(NamedTuple):
 
 
 def settings_of(model: str, tag: str) -> TagSettings:
-    """A tag's own activation and preprocessing; open_clip's defaults where it names none."""
-    config = open_clip.get_pretrained_cfg(model, tag)
+    """The activation and preprocessing of a tag; open_clip's defaults where the tag has none."""
+    config: Any = open_clip.get_pretrained_cfg(model, tag)
     return TagSettings(
         bool(config.get("quick_gelu", False)),
         tuple(config.get("mean") or open_clip.OPENAI_DATASET_MEAN),
@@ -101,10 +101,10 @@ def settings_of(model: str, tag: str) -> TagSettings:
 
 
 def tag_of_file(argument: str, name: ClipName, openai: bool) -> str:
-    """The tag whose activation and preprocessing a local checkpoint is opened with.
+    """The tag whose activation and preprocessing apply to a local checkpoint.
 
-    The one that is named; else `openai` for an archive that only OpenAI publishes; else any of the
-    model's tags where all of them agree, "" for a model without tags.
+    It is the tag in the spec; else `openai` for an archive that OpenAI published (`openai`); else
+    any of the model's tags if all have the same settings; "" for a model without tags.
     Raises: ValueError with the choices where the tags disagree: the same tensors with another
     activation or normalisation give wrong embeddings without any error.
     """
@@ -131,27 +131,30 @@ def tag_of_file(argument: str, name: ClipName, openai: bool) -> str:
 
 
 def _located(argument: str, schema: str, rest: str) -> ClipName:
-    """A folder must hold what open_clip would do without: it only warns where weights are not."""
-    place = rest.removesuffix(f":{RANDOM}")
+    """Parse `local-dir:PATH` and `hf-hub:OWNER/NAME`.
+
+    A folder without weights is an error, although open_clip only warns and uses random ones.
+    """
+    location = rest.removesuffix(f":{RANDOM}")
     if schema == "local-dir":
-        folder = Path(place)
-        if not place or not (folder / CONFIG).is_file():
+        folder = Path(location)
+        if not location or not (folder / CONFIG).is_file():
             raise ValueError(f"teacher `open_clip:{argument}`: no file {folder / CONFIG}")
-        if place == rest and not any(f.suffix in WEIGHTS for f in folder.iterdir()):
+        if location == rest and not any(f.suffix in WEIGHTS for f in folder.iterdir()):
             raise ValueError(
                 f"teacher `open_clip:{argument}`: no weights in {folder}; expected a file that "
                 f"ends with {', '.join(WEIGHTS)}"
             )
-    elif place.count("/") != 1:
+    elif location.count("/") != 1:
         raise ValueError(
             f"teacher `open_clip:{argument}`: write open_clip:hf-hub:OWNER/NAME, a repository "
             f"with {CONFIG}"
         )
-    return ClipName(f"{schema}:{place}", "" if place == rest else RANDOM, "")
+    return ClipName(f"{schema}:{location}", "" if location == rest else RANDOM, "")
 
 
 def missing_download(argument: str) -> str | None:
-    """A line that says what open_clip would have to download for a teacher, or None."""
+    """A description of what open_clip would have to download for a teacher, or None."""
     name, tag, local = parse(argument)
     if local:
         return None
@@ -160,7 +163,7 @@ def missing_download(argument: str) -> str | None:
         return None if _cached(repository, "") else f"weights from the hub repository {repository}"
     if tag == RANDOM or not open_clip.is_pretrained_cfg(name, tag):
         return None
-    config = open_clip.get_pretrained_cfg(name, tag)
+    config: Any = open_clip.get_pretrained_cfg(name, tag)
     hub = config.get("hf_hub", "")
     if hub:
         repository, file = os.path.split(hub)
@@ -173,7 +176,7 @@ def missing_download(argument: str) -> str | None:
 
 
 def _cached(repository: str, file: str) -> bool:
-    """Whether the hub's cache has the weights; `file` "": under any of open_clip's names."""
+    """Whether the hub's local cache has a file; for `file` "", one of open_clip's usual names."""
     from huggingface_hub import try_to_load_from_cache
 
     names = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]

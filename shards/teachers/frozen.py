@@ -1,4 +1,4 @@
-"""A frozen torch model that embeds: what all teachers made of torch models share."""
+"""`FrozenTeacher`: the base class of teachers that are torch models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """sha256 over every tensor in name order: name, dtype, shape, little-endian bytes."""
+    """Hash a state dictionary: name, dtype, shape and bytes of every tensor, in order of names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -24,10 +24,10 @@ def weights_sha256(state: dict[str, torch.Tensor]) -> str:
 
 
 class FrozenTeacher:
-    """Model, preprocessing and fingerprint; `_encode` is the image tower.
+    """A frozen torch model in evaluation mode; see `shards.teachers.Teacher` for its interface.
 
-    `weights_sha256` is of the weights as they were loaded, before any `cast`; `tag`: the pretrained
-    tag whose activation and preprocessing a local checkpoint was opened with, else None.
+    Subclasses override `_encode` where the image tower is only a part of the model.
+    Raises: ValueError for a model that does not return one vector per image.
     """
 
     has_text = False
@@ -40,12 +40,13 @@ class FrozenTeacher:
         self.precision: Precision = "fp32"
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weights_sha256 = weights_sha256(model.state_dict())
+        # One forward pass shows the width, which not every model's configuration has.
         blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=device)
         out = self.embed(blank)
         if out.dim() != 2:
             raise ValueError(
-                f"teacher `{spec}`: gives {tuple(out.shape[1:])} values an image, not one vector; "
-                "choose a model with pooled features"
+                f"teacher `{spec}`: returns shape {tuple(out.shape[1:])} per image, not one "
+                "vector; choose a model with pooled features"
             )
         self.dim = int(out.shape[1])
 
@@ -53,7 +54,10 @@ class FrozenTeacher:
         return self._model(images_BCHW)
 
     def cast(self, precision: Precision) -> None:
-        """Compute in `precision` from now on. Raises: ValueError for fp16 on a CPU."""
+        """Convert the weights: compute in `precision` from now on.
+
+        Raises: ValueError for fp16 on a CPU, where torch lacks or is slow in many of its kernels.
+        """
         if precision == "fp16" and torch.device(self._device).type == "cpu":
             raise ValueError("precision fp16 needs a GPU; on a CPU choose fp32 or bf16")
         self._model.to(DTYPES[precision])
@@ -61,8 +65,9 @@ class FrozenTeacher:
 
     @torch.inference_mode()
     def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised floats (B, 3, size, size) -> float32 (B, D), not unit length."""
+        """Embed normalised images (B, 3, size, size): float32 (B, D), not of unit length."""
         return self._encode(images_BCHW.to(DTYPES[self.precision])).float()
 
     def embed_text(self, texts: list[str]) -> torch.Tensor:
+        """Raises: ValueError, since only CLIP teachers have a text tower."""
         raise ValueError(f"teacher `{self.spec}` has no text tower")

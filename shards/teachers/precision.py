@@ -1,4 +1,4 @@
-"""In which precision a teacher computes: chosen once, when a bank is planned."""
+"""The precision of a teacher's forward pass (`--precision auto`), chosen when a bank is planned."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from shards.support.threads import single_core_map, single_core_pool
 from shards.teachers import Precision, Teacher, open_teacher
 
-LEAST_COSINE = 0.9999  # to fp32, for every image of the calibration
-LEAST_SPEEDUP = 1.2  # on a CPU; less is not worth the bits
-SECONDS = 0.5  # of measuring, each
+LEAST_COSINE = 0.9999  # between the embeddings in a precision and in fp32, for every image
+LEAST_SPEEDUP = 1.2  # on a CPU; a smaller gain does not justify the lost digits
+SECONDS = 0.5  # duration of each measurement
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, how many times as fast as fp32 it was, and the least cosine to fp32."""
+    """The chosen precision, its speed relative to fp32, and its smallest cosine to fp32."""
 
     precision: Precision
     speedup: float = 1.0
@@ -25,13 +25,14 @@ class Choice:
 
 
 def choose_precision(spec: str, device: str, images_BCHW: torch.Tensor) -> Choice:
-    """bf16 (then, on a GPU, fp16) where its embeddings agree with fp32's; on a CPU if faster too.
+    """Choose bf16, or (on a GPU) fp16, if its embeddings agree with those of fp32; else fp32.
 
-    `images_BCHW`: uint8 samples of the data set. One model is in memory at a time.
+    On a CPU it must also be at least LEAST_SPEEDUP times as fast. `images_BCHW`: uint8 samples of
+    the data set, (B, 3, H, W). Only one copy of the model is in memory at a time.
     """
     on_cpu = torch.device(device).type == "cpu"
     if on_cpu and matmul_speedup() < LEAST_SPEEDUP:
-        return Choice("fp32")  # no use loading the teacher: this CPU has no fast bf16
+        return Choice("fp32")  # this CPU has no fast bf16, so the teacher need not be loaded
     teacher = open_teacher(spec, device)
     inputs = teacher.preprocess(images_BCHW.to(device))
     reference_BD, pace = _measure(teacher, inputs, device)
@@ -43,21 +44,24 @@ def choose_precision(spec: str, device: str, images_BCHW: torch.Tensor) -> Choic
         if cosine >= LEAST_COSINE and (not on_cpu or choice.speedup >= LEAST_SPEEDUP):
             return choice
         if precision != "fp16" and not on_cpu:
-            del teacher  # before its successor is loaded
-            teacher = open_teacher(spec, device)  # a cast loses bits that the next would miss
+            # A cast loses digits, so the next precision needs the original weights again. The
+            # old copy is freed first, so that two never share the memory.
+            del teacher
+            teacher = open_teacher(spec, device)
     return Choice("fp32")
 
 
 def matmul_speedup() -> float:
-    """How many times as fast as float32 a core of this CPU multiplies matrices in bfloat16."""
+    """The speed of bfloat16 matrix products on one core of this CPU, relative to float32."""
     with single_core_pool(1) as pool:
         slow, fast = pool.map(_matmul_seconds, (torch.float32, torch.bfloat16))
     return slow / fast
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:
-    x, rounds = torch.ones(256, 256, dtype=dtype), []
-    torch.mm(x, x)
+    x = torch.ones(256, 256, dtype=dtype)
+    rounds: list[float] = []
+    torch.mm(x, x)  # warm-up: the first call selects a kernel
     for _ in range(10):
         start = time.thread_time()
         torch.mm(x, x)
@@ -66,9 +70,10 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
 
 
 def _measure(teacher: Teacher, inputs: torch.Tensor, device: str) -> tuple[torch.Tensor, float]:
-    """Embeddings float64, and seconds of a pass as the build does it: one core each on a CPU.
+    """(Embeddings, float64 on the CPU; seconds of the fastest forward pass).
 
-    There it is the core's own time: what other programs take from it says nothing of bf16.
+    The pass runs as in a build: on a CPU one batch per core at the same time. CPU time is measured
+    then and not wall-clock time, which would include the load from other programs.
     """
     on_cpu = torch.device(device).type == "cpu"
     clock = time.thread_time if on_cpu else time.perf_counter
@@ -83,7 +88,8 @@ def _measure(teacher: Teacher, inputs: torch.Tensor, device: str) -> tuple[torch
     found_BD = teacher.embed(inputs).double().cpu()
     with single_core_map(device) as each:
         workers = torch.get_num_threads() if on_cpu else 1
-        start, rounds = time.perf_counter(), []
+        start = time.perf_counter()
+        rounds: list[float] = []
         while time.perf_counter() - start < SECONDS or not rounds:
             rounds += each(one, range(workers))
         return found_BD, min(rounds)

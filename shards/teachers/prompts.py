@@ -1,4 +1,4 @@
-"""Class prompts: what a teacher's text tower makes of the names of the classes."""
+"""Class prompts, and the class embeddings that a teacher's text tower computes from them."""
 
 from __future__ import annotations
 
@@ -42,42 +42,44 @@ TEMPLATES = {"digits": DIGITS, "cifar10": CIFAR, "cifar100": CIFAR}
 
 
 def templates_for(dataset: str) -> tuple[str, ...]:
-    """The prompts of a data set, or generic ones."""
+    """The standard prompts of a data set given by its spec; generic ones for an unknown one."""
     return TEMPLATES.get(split_spec(dataset)[0], GENERIC)
 
 
 def load_templates(path: str) -> tuple[str, ...]:
-    """One prompt a line, `{}` once in each; empty lines are passed over.
+    """Read prompts from a text file: one per line, with `{}` for the class; empty lines skipped.
 
-    Raises: ValueError naming the line; OSError.
+    Raises: ValueError naming the first line without exactly one `{}`, or an empty file; OSError.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    templates = []
+    templates: list[str] = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
             continue
         if text.count("{}") != 1 or text.count("{") != 1 or text.count("}") != 1:
             raise ValueError(
-                f"{path}: line {number}: `{text[:80]}` must hold {{}} once, where the class goes"
+                f"{path}: line {number}: `{text[:80]}` must contain {{}} once, for the class"
             )
         templates.append(text)
     if not templates:
-        raise ValueError(f"{path}: no prompt in it; write one a line, e.g. a photo of a {{}}.")
+        raise ValueError(f"{path}: no prompts; write one per line, e.g. a photo of a {{}}.")
     return tuple(dict.fromkeys(templates))
 
 
 def class_embeddings(
     teacher: Teacher, classes: tuple[str, ...], templates: tuple[str, ...]
 ) -> np.ndarray:
-    """Zero-shot weights, float32 (C, D): mean over prompts of unit text embeddings, made unit.
+    """The weights of a zero-shot classifier, float32 (C, D), rows of unit length.
 
-    Underscores in class names are written as spaces. Radford et al., ICML 2021, section 3.1.
+    Each row is the mean over the prompts of unit text embeddings, normalised again. Underscores in
+    class names become spaces. Source: Radford et al., ICML 2021, section 3.1.
+    Raises: ValueError for a teacher without a text tower.
     """
-    rows = []
+    rows: list[np.ndarray] = []
     for name in classes:
         texts = [template.format(name.replace("_", " ")) for template in templates]
         text_TD = teacher.embed_text(texts).cpu().double().numpy()
@@ -87,21 +89,24 @@ def class_embeddings(
 
 
 def pack_floats(array: np.ndarray) -> dict[str, Any]:
-    """float32 array -> {"shape", "float32"}: little-endian bytes in base64."""
+    """Pack an array for JSON: {"shape", "float32": little-endian bytes in base64}."""
     data = np.ascontiguousarray(array, dtype="<f4").tobytes()
     return {"shape": tuple(array.shape), "float32": base64.b64encode(data).decode()}
 
 
-def unpack_floats(shape: tuple[int, ...], text: str, place: str) -> np.ndarray:
-    """What `pack_floats` packed. Raises: ValueError where bytes and shape differ, or NaN."""
+def unpack_floats(shape: tuple[int, ...], text: str, where: str) -> np.ndarray:
+    """The float32 array that `pack_floats` packed.
+
+    Raises: ValueError, naming `where`, if bytes and shape disagree or a value is not finite.
+    """
     expected = 4 * math.prod(shape)
     try:
         data = base64.b64decode(text, validate=True) if len(text) <= 2 * expected + 4 else b""
     except binascii.Error:
         data = b""
     if min(shape, default=0) < 1 or len(data) != expected:
-        raise ValueError(f"{place}: not {expected:,} bytes of float32 for shape {shape}")
+        raise ValueError(f"{where}: not {expected:,} bytes of float32 for shape {shape}")
     array = np.frombuffer(data, dtype="<f4").reshape(shape)
     if not np.isfinite(array).all():
-        raise ValueError(f"{place}: not finite")
+        raise ValueError(f"{where}: not finite")
     return array

@@ -1,4 +1,4 @@
-"""Teachers that timm builds: any model with pooled features, DINOv2 among them."""
+"""Teachers from timm: any model with pooled features, such as DINOv2."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from shards.teachers.frozen import FrozenTeacher
 from shards.teachers.preprocess import Preprocess
 
 RANDOM = "none"
-# Of a pretrained tag: what its weights were trained with, beside the architecture.
+# The settings of a pretrained tag that its tensors do not reveal.
 SETTINGS = ("mean", "std", "interpolation", "crop_pct", "input_size")
-# What timm calls an architecture's conversion of other authors' checkpoints, in its module.
+# Names in timm's modules of the function that converts other authors' checkpoints.
 CONVERSIONS = ("checkpoint_filter_fn", "_checkpoint_filter_fn", "_filter_fn")
 
 
 def _parse(argument: str) -> tuple[str, str]:
-    """`NAME[:none|PATH]` -> (NAME, "" or none or PATH), the name resolved against timm's list."""
+    """(NAME, "" or `none` or PATH) of `NAME[:none|PATH]`.
+
+    Raises: ValueError for a name that timm does not list, or a file that does not exist.
+    """
     name, _, source = argument.partition(":")
     if not name:
         raise ValueError(
@@ -70,11 +73,12 @@ def _preprocess(model: Any, spec: str) -> Preprocess:
 
 
 def _load_checkpoint(name: str, path: str, model: Any) -> None:
-    """Load a local checkpoint as timm would load a download, executing nothing in it.
+    """Load a local checkpoint as timm loads a download, but without executing code in it.
 
     Parameters of the classifier that `num_classes=0` removes, and the mask token of masked image
-    modelling, are left out; other authors' names and position embeddings of another length go
-    through the architecture's own conversion. Raises: ValueError, RuntimeError; OSError.
+    modelling, are dropped. timm's conversion for the architecture handles other authors' parameter
+    names and position embeddings of another length.
+    Raises: ValueError, RuntimeError where the tensors do not fit; OSError.
     """
     state: dict[str, torch.Tensor] = dict(read_checkpoint(path).tensors)
     wanted = model.state_dict()
@@ -91,7 +95,9 @@ def _load_checkpoint(name: str, path: str, model: Any) -> None:
     plain = kept(state)
     convert = next((f for n in CONVERSIONS if (f := getattr(_module(model), n, None))), None)
     if not fits(plain) and convert is not None:
-        with contextlib.suppress(Exception):  # made for known files: unknown ones break it anyhow
+        # The conversion expects files of known authors and may fail in any way on another one,
+        # for which load_state_dict then reports what does not fit.
+        with contextlib.suppress(Exception):
             converted = kept(convert(state, model))
             plain = converted if fits(converted) else plain
     model.load_state_dict(plain, strict=True)
@@ -102,7 +108,7 @@ def _module(model: Any) -> Any:
 
 
 def _whole_model(name: str) -> dict[str, torch.Tensor]:
-    """Names and shapes of the model with its classifier; no memory is used."""
+    """The state dictionary of the model with its classifier, on the meta device (no memory)."""
     with torch.device("meta"):
         return timm.create_model(name, pretrained=False).state_dict()
 
@@ -130,13 +136,17 @@ def _check_tag(spec: str, name: str) -> None:
 
 
 def open_timm(argument: str, device: str) -> FrozenTeacher:
-    """`NAME[:none|PATH]`. Random weights are drawn from a fixed seed, with a warning."""
+    """Open the teacher `timm:ARGUMENT`, with the argument `NAME[:none|PATH]`.
+
+    Random weights (`none`) come from a fixed seed, with a warning on stderr.
+    Raises: ValueError for an unknown name, or weights that are missing or do not fit.
+    """
     name, source = _parse(argument)
     spec = f"timm:{argument}"
     if source == RANDOM:
         print(
-            f"WARNING: teacher {spec} has RANDOM weights: good for trying the mechanics, "
-            "meaningless as a teacher",
+            f"WARNING: teacher {spec} has RANDOM weights: enough to test the pipeline, "
+            "but its embeddings mean nothing",
             file=sys.stderr,
         )
     local = source not in ("", RANDOM)
@@ -148,7 +158,7 @@ def open_timm(argument: str, device: str) -> FrozenTeacher:
             model = timm.create_model(name, pretrained=not source, num_classes=0)
         if local:
             _load_checkpoint(name, source, model)
-    except Exception as error:  # a checkpoint of other people's can provoke nearly anything
+    except Exception as error:  # an unknown checkpoint can make timm raise nearly anything
         if local:
             raise ValueError(f"teacher `{spec}`: {mismatch(error, name)}") from None
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -162,7 +172,7 @@ def open_timm(argument: str, device: str) -> FrozenTeacher:
 
 
 def missing_download(argument: str) -> str | None:
-    """A line that says what timm would have to download for `NAME`, or None."""
+    """A description of what timm would have to download for a teacher, or None."""
     name, source = _parse(argument)
     if source:
         return None
@@ -180,7 +190,7 @@ def missing_download(argument: str) -> str | None:
 
 @functools.lru_cache(maxsize=32)
 def configured(argument: str) -> tuple[int, int]:
-    """(embedding width, pixels a side of the input), from the architecture alone."""
+    """(Width of the embeddings, side of the input in pixels), from the architecture alone."""
     name, _ = _parse(argument)
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False, num_classes=0).eval()

@@ -227,7 +227,7 @@ def test_a_cut_archive_and_a_pickled_module_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.pt"
     torch.save(torch.nn.Linear(2, 2), file)
     with pytest.raises(
-        ValueError, match=r"Linear, no tensors by name; save `model.state_dict\(\)`"
+        ValueError, match=r"Linear and no named tensors; save `model.state_dict\(\)`"
     ):
         read_checkpoint(str(file))
     torch.save({"w": torch.randn(1000)}, file)

@@ -104,7 +104,7 @@ def test_the_export_command_counts_samples_and_refuses_a_full_folder(
     assert "100%" in printed.err
     assert len(storage.names(out)) == 4
     again = failing([str(bank), "--out", out], capsys)
-    assert again.startswith(f"error: --out {out}: not empty (holds classnames.txt)")
+    assert again.startswith(f"error: --out {out}: not empty (contains classnames.txt)")
 
 
 def test_one_line_errors(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def test_adapting_to_something_else_is_another_trial() -> None:
     [
         ({"test_arms": ["cifar10"]}, "did you mean `cifar10c`?"),
         ({"test_arms": ["fog:9"]}, "severity `9` must be a whole number from 1 to 5"),
-        ({"test_arms": ["stored:fog:1"]}, "cifar10, the data set is digits"),
+        ({"test_arms": ["stored:fog:1"]}, "not those of digits"),
         ({"adapt_arms": ["stored:fog:1"]}, "has test images only"),
         ({"arm": "stored:fog:1"}, "has test images only"),
         ({"adapt_arms": ["nois"]}, "did you mean `noise`?"),

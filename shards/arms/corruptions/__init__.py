@@ -1,16 +1,17 @@
-"""CORRUPTIONS: those of CIFAR-10-C at five severities, for pictures of any size.
+"""CORRUPTIONS: the corruptions of CIFAR-10-C at five severities, for images of any size.
 
-Definitions and severities are those of the script that made CIFAR-10-C (Hendrycks & Dietterich,
-ICLR 2019; `make_cifar_c.py`), with its constants for 32 pixels. For other sizes, lengths in pixels
-grow with the shorter side and are never less than at 32 pixels (`scale_of`); what is relative to
-the picture (zooms, fog, elastic displacements, pixelation) stays so. Differences, all on purpose:
+Definitions and severities are those of the script that generated CIFAR-10-C (Hendrycks &
+Dietterich, ICLR 2019; `make_cifar_c.py`), with its constants for 32 pixels. For other sizes,
+lengths in pixels grow with the shorter side and are never less than at 32 pixels (`scale_of`);
+what is relative to the image (zooms, fog, elastic displacements, pixelation) stays relative.
+Intended differences from the script:
 
-- draws come from stored integers, and all arithmetic is exact (integers, or integers in float64),
-  so that every device gives the same bits;
-- results are rounded to uint8 levels where the script cuts fractions off;
-- frost overlays photographs, which cannot be shipped: `procedural_frost` overlays a made texture
-  with the same weights, under its own name. The real thing is read from stored files
-  (`shards.arms.cifar10c_files`).
+- random numbers are derived from stored integers, and all arithmetic is exact (integers, or
+  integers in float64), so that results are bit-identical on every device;
+- results are rounded to uint8 levels, where the script truncates;
+- the script's frost overlays photographs, which cannot be redistributed. `procedural_frost`
+  overlays a computed texture with the same weights, under a name of its own. The published frost
+  images are read from files (`shards.arms.cifar10c_files`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What corruptions share: a severity, and draws that are seeds of integer streams."""
+"""Base class of the corruptions: a severity, and random parameters that are seeds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from shards.arms.ops import Op
 
 @dataclass(frozen=True)
 class Corruption(Op):
-    """An operation on uint8 pixels at one of five severities, 1 (mild) to 5.
+    """An operation on uint8 images at one of five severities, 1 (mild) to 5 (strong).
 
-    `constants` are the published ones; `columns` are seeds, whole words of the generator.
+    `constants`: the published constants, one entry per severity. `columns`: seeds of the random
+    numbers that each image needs, unless a subclass overrides `draw`.
     """
 
     severity: int = 3
@@ -20,4 +21,5 @@ class Corruption(Op):
 
     @property
     def constant(self) -> Any:
+        """The entry of `constants` for this severity."""
         return self.constants[self.severity - 1]

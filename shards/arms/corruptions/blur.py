@@ -1,4 +1,4 @@
-"""Blurs: out of focus, behind glass, in motion, while zooming."""
+"""Blurs: defocus, frosted glass, motion, zoom."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from shards.arms.corruptions.exact import (
 from shards.arms.ops import below
 from shards.support.rng import uniform_fixed
 
-ANGLES = 4096  # directions that a motion chooses from
+ANGLES = 4096  # directions that a motion blur is drawn from
 
 
 @functools.lru_cache(maxsize=64)
 def _disk(radius: float, softness: float) -> Taps:
-    """A disk of that radius, smoothed by a 3 x 3 Gaussian (5 x 5 from radius 8 on)."""
+    """A disk of radius `radius`, smoothed by a 3 x 3 Gaussian (5 x 5 above radius 8)."""
     reach = max(8, math.floor(radius))
     at = np.arange(-reach, reach + 1)
     disk = (at[:, None] ** 2 + at**2 <= radius**2).astype(np.float64)
@@ -47,9 +47,9 @@ def _disk(radius: float, softness: float) -> Taps:
 
 @dataclass(frozen=True)
 class DefocusBlur(Corruption):
-    """The mean over a soft disk; constants are (radius, softness) in pixels.
+    """Convolution with a smoothed disk; constants are (radius, softness) in pixels.
 
-    The softness anti-aliases the disk and keeps its size in pixels.
+    The softness anti-aliases the disk's edge, so unlike the radius it does not grow with the image.
     """
 
     constants = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
@@ -62,12 +62,15 @@ class DefocusBlur(Corruption):
 
 @dataclass(frozen=True)
 class GlassBlur(Corruption):
-    """A Gaussian blur, `rounds` of pixels taken from up to `reach` pixels away, the blur again.
+    """A Gaussian blur, then `rounds` of random local pixel displacements, then the blur again.
 
-    Constants are (sigma, reach, rounds). Offsets are uniform in [-reach, reach) by row and
-    column, for pixels reach + 1 and more from the upper left and reach from the lower right edge.
-    The published script means to swap pixels one after the other; NumPy's views make it a copy,
-    and with offsets of -1 and 0 it copies what no earlier step has changed: this, at 32 pixels.
+    Constants are (sigma, reach, rounds). In each round a pixel is replaced by the one at a random
+    offset, uniform in [-reach, reach) by row and column. Pixels closer than reach + 1 to the upper
+    or left edge, or closer than reach to the lower or right edge, stay.
+
+    The published script intends to swap pixels one after the other, but because NumPy slices are
+    views it copies them; and as its offsets at 32 pixels are -1 and 0, it only copies pixels that
+    it has not changed yet. Displacing all pixels at once is therefore what it really computes.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("glass_seed",)
@@ -101,10 +104,10 @@ def _inside(at: torch.Tensor, reach: int, size: int) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _motion(radius: float, sigma: float, low: float, high: float) -> tuple[list[int], torch.Tensor]:
-    """Weights of the steps of a motion, and their (row, column) for every angle (ANGLES, K, 2).
+    """A motion blur's K weights, and the (row, column) offset of each, int64 (ANGLES, K, 2).
 
-    ImageMagick's: half a Gaussian over 2 ceil(radius) + 1 steps of a pixel along the angle, which
-    lies in [low, high] degrees.
+    As in ImageMagick: half a Gaussian over 2 ceil(radius) + 1 steps of one pixel along the angle.
+    The angles divide [low, high] degrees evenly.
     """
     steps = np.arange(2 * math.ceil(radius) + 1)
     fixed = weights(np.exp(-(steps**2) / (2 * sigma**2)))
@@ -120,7 +123,11 @@ def moved(
     blur: tuple[float, float],
     turn: tuple[float, float],
 ) -> torch.Tensor:
-    """Motion blur by (radius, sigma) along angle_B (of ANGLES in `turn`); uint8 -> uint8."""
+    """Motion blur of uint8 images (B, C, H, W); returns uint8 of the same shape.
+
+    blur: (radius, sigma) in pixels. turn: (lowest, highest) angle in degrees. angle_B: int64 (B,)
+    in [0, ANGLES), the step between the two.
+    """
     taps, table = _motion(*blur, *turn)
     batch, _, height, width = images_BCHW.shape
     device = images_BCHW.device
@@ -154,7 +161,7 @@ class MotionBlur(Corruption):
 
 @dataclass(frozen=True)
 class ZoomBlur(Corruption):
-    """The mean of the picture and of its zooms by 1, 1.01, ... up to the constant."""
+    """The mean of the image and of its zooms by 1, 1.01, ... up to the constant."""
 
     constants = (1.06, 1.11, 1.16, 1.21, 1.26)
 

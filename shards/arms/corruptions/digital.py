@@ -26,7 +26,7 @@ from shards.support.rng import uniform_fixed
 
 @dataclass(frozen=True)
 class Contrast(Corruption):
-    """mean + c (x - mean), the mean of each channel of the picture."""
+    """mean + c (x - mean), with the mean of each channel of the image."""
 
     constants = (0.75, 0.5, 0.4, 0.3, 0.15)
 
@@ -51,12 +51,11 @@ def _smoothing(side: int, sigma: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ElasticTransform(Corruption):
-    """A random affine map, then smooth random displacements; sampled linearly each time.
+    """A random affine map, then smooth random displacements, each with bilinear sampling.
 
-    The affine map moves three points around the centre by up to c side (edges mirrored).
-    Displacements are uniform in [-1, 1], smoothed by a Gaussian of b side and multiplied by
-    a side (edges reflected). Constants (a, b, c) are shares of the shorter side. Positions are
-    rounded to 1/256 pixel.
+    Constants (a, b, c) are multiples of the shorter side. The affine map moves three points around
+    the centre by up to c (mirrored edges). Displacements are uniform in [-1, 1], smoothed by a
+    Gaussian of sigma b and multiplied by a (reflected edges). Positions are rounded to 1/256 pixel.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("affine_seed", "down_seed", "right_seed")
@@ -69,14 +68,18 @@ class ElasticTransform(Corruption):
     )
 
     def _affine(self, seeds_B: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Where (column, row, 1) comes from, in 2^-16 pixels: int64 (B, 2, 3)."""
+        """Matrices from an output's (column, row, 1) to its source position, int64 (B, 2, 3).
+
+        In units of 2^-16 pixels.
+        """
         side = min(height, width)
         reach = max(1, side // 3)
         around = np.array([[1, 1], [1, -1], [-1, -1]]) * reach
         old_32 = around + np.array([width // 2, height // 2])
         drawn_B6 = (2 * uniform_fixed(seeds_B.cpu(), 6) - 65535).numpy() / 65536
         new_B32 = old_32 + drawn_B6.reshape(-1, 3, 2) * (self.constant[2] * side)
-        # The map takes the corner to the corner and the two edges from it to those edges.
+        # Three pairs of points define the map: one point goes to its partner, and the two edge
+        # vectors that meet in it to their partners, which gives a 2 x 2 system for the linear part.
         edge_B22 = np.stack([new_B32[:, 0] - new_B32[:, 1], new_B32[:, 1] - new_B32[:, 2]], 2)
         (a, b), (c, d) = edge_B22.transpose(1, 2, 0)
         inverse_B22 = np.array([[d, -b], [-c, a]]).transpose(2, 0, 1)
@@ -113,7 +116,7 @@ class ElasticTransform(Corruption):
 
 
 def _box(levels_BCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Pillow's box filter, bit for bit: along rows, rounded, then along columns; float64."""
+    """Resize with Pillow's box filter, bit for bit: rows, rounding, then columns; float64."""
     half = 0.5
     if levels_BCHW.shape[3] != width:
         across = coefficients(levels_BCHW.shape[3], width, "box").to(levels_BCHW.device)
@@ -126,7 +129,7 @@ def _box(levels_BCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Pixelate(Corruption):
-    """Made smaller to a share c of each side and large again, by Pillow's box filter."""
+    """Downsampling to c times each side and upsampling again, both with Pillow's box filter."""
 
     constants = (0.95, 0.9, 0.85, 0.75, 0.65)
 
@@ -139,9 +142,10 @@ class Pixelate(Corruption):
 
 @dataclass(frozen=True)
 class Jpeg(Corruption):
-    """Encoded as JPEG by Pillow at quality c (chroma halved, as is its default) and decoded.
+    """JPEG compression at quality c by Pillow, with its default chroma subsampling.
 
-    On the CPU, image by image: bits are those of the libjpeg that Pillow has.
+    It runs on the CPU, one image at a time. Its bits depend on the libjpeg that Pillow was built
+    with, unlike those of all other corruptions.
     """
 
     constants = (80, 65, 58, 50, 40)

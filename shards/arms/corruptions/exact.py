@@ -1,7 +1,8 @@
-"""Filters in exact arithmetic: integers held in float64, so that no order of sums matters.
+"""Image filters in exact arithmetic: integers in float64, so the order of sums does not matter.
 
-Every sum stays below 2^53 and weights are integers of `BITS` fractional bits: all devices and all
-batch sizes give the same bits.
+Weights are integers with `BITS` fractional bits and every sum stays below 2^53, where float64
+represents integers exactly. Results are therefore bit-identical on every device and for every
+batch size.
 """
 
 from __future__ import annotations
@@ -14,42 +15,48 @@ import numpy as np
 import torch
 
 BITS = 16  # fractional bits of weights
-CACHE, MEMORY = 1 << 17, 1 << 25  # numbers held at once on a CPU, elsewhere
+# Numbers of an intermediate result held at once: on a CPU it should fit in the cache, on a GPU in
+# memory.
+CACHE, MEMORY = 1 << 17, 1 << 25
 ONE = 1 << BITS
 Taps = list[tuple[int, int, int]]  # (rows down, columns right, weight)
 
 
 def scale_of(height: int, width: int) -> float:
-    """What lengths for 32 pixels are multiplied by: shorter side / 32, at least 1."""
+    """The factor from lengths published for 32 pixels: shorter side / 32, at least 1."""
     return max(1.0, min(height, width) / 32)
 
 
 def to_levels(total: torch.Tensor, unit: int | torch.Tensor) -> torch.Tensor:
-    """Integers in units of 1 / `unit` of a level -> the nearest uint8 level, clipped."""
+    """Fixed-point levels, integers in units of 1 / `unit`, to the nearest uint8 level, clipped."""
     return (total / unit).add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
 
 
 def rounded(total: torch.Tensor, unit: int) -> torch.Tensor:
-    """The nearest integer of total / unit, in float64."""
+    """total / unit, rounded to the nearest integer, in float64."""
     return (total / unit).add_(0.5).floor_()
 
 
 def weights(raw: np.ndarray) -> np.ndarray:
-    """Non-negative reals -> integers of the same shape and proportions whose sum is 2^BITS."""
+    """Normalise non-negative numbers to integers of the same shape whose sum is 2^BITS."""
     fixed = np.round(raw / raw.sum() * ONE).astype(np.int64)
+    # The largest weight takes the rounding error, so that a constant image stays exactly constant.
     fixed.flat[int(np.argmax(fixed))] += ONE - fixed.sum()
     return fixed
 
 
 def gaussian(sigma: float, reach: int) -> np.ndarray:
-    """Integer weights of a Gaussian at -reach, ..., reach; the point itself where sigma is 0."""
+    """Integer weights of a Gaussian at -reach, ..., reach; a single weight where sigma is 0."""
     if sigma <= 0 or reach == 0:
         return np.array([ONE], dtype=np.int64)
     return weights(np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2))
 
 
 def mirror(index: torch.Tensor, size: int) -> torch.Tensor:
-    """dcb|abcd|cba: reflected about the outermost pixels (OpenCV's BORDER_REFLECT_101)."""
+    """Edges dcb|abcd|cba: reflected about the outermost pixels (OpenCV's BORDER_REFLECT_101).
+
+    Maps indices outside [0, size) to indices inside, like the other edge functions below.
+    """
     if size == 1:
         return torch.zeros_like(index)
     folded = index % (2 * size - 2)
@@ -57,13 +64,13 @@ def mirror(index: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def symmetric(index: torch.Tensor, size: int) -> torch.Tensor:
-    """cba|abcd|dcb: reflected about the edges (SciPy's `reflect`)."""
+    """Edges cba|abcd|dcb: reflected about the image's border (SciPy's `reflect`)."""
     folded = index % (2 * size)
     return torch.minimum(folded, 2 * size - 1 - folded)
 
 
 def nearest(index: torch.Tensor, size: int) -> torch.Tensor:
-    """aaa|abcd|ddd: the outermost pixel goes on."""
+    """Edges aaa|abcd|ddd: the outermost pixel is repeated."""
     return index.clamp(0, size - 1)
 
 
@@ -71,7 +78,10 @@ Edge = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def correlate(images_BCHW: torch.Tensor, taps: Taps, edge: Edge) -> torch.Tensor:
-    """sum of weight * image[row + down, column + right], float64 (B, C, H, W) in 2^-BITS."""
+    """Correlation: the sum over taps of weight * image[row + down, column + right].
+
+    Returns float64 integers (B, C, H, W) in units of 2^-BITS; `edge` extends the image.
+    """
     height, width = images_BCHW.shape[-2:]
     pad = max(max(abs(down), abs(right)) for down, right, _ in taps)
     device = images_BCHW.device
@@ -86,7 +96,10 @@ def correlate(images_BCHW: torch.Tensor, taps: Taps, edge: Edge) -> torch.Tensor
 
 
 def separable(images_BCHW: torch.Tensor, kernel: np.ndarray, edge: Edge) -> torch.Tensor:
-    """A symmetric kernel along columns, then along rows; values in units of 2^-(2 BITS)."""
+    """Filter with a symmetric 1-D kernel along columns, then along rows.
+
+    Returns float64 integers (B, C, H, W) in units of 2^-(2 BITS).
+    """
     reach = len(kernel) // 2
     if reach == 0:
         return images_BCHW.double() * (ONE * ONE)
@@ -97,10 +110,10 @@ def separable(images_BCHW: torch.Tensor, kernel: np.ndarray, edge: Edge) -> torc
 
 @functools.lru_cache(maxsize=256)
 def zoom_matrix(size: int, zoom: float) -> torch.Tensor:
-    """A clipped zoom along one axis: integers in 2^-12, float64 (size, size).
+    """The matrix of a centred zoom along one axis, float64 (size, size), in units of 2^-12.
 
-    The middle ceil(size / zoom) pixels are stretched linearly to round(that * zoom), end to end
-    (`scipy.ndimage.zoom`, order 1), and the middle `size` of those are kept.
+    The middle ceil(size / zoom) pixels are enlarged by linear interpolation, with the end pixels at
+    the ends (`scipy.ndimage.zoom`, order 1), and the middle `size` pixels of the result are kept.
     """
     inner = math.ceil(size / zoom)
     outer = round(inner * zoom)
@@ -115,7 +128,11 @@ def zoom_matrix(size: int, zoom: float) -> torch.Tensor:
 
 
 def sum_of_zooms(images_BCHW: torch.Tensor, zooms: list[float]) -> torch.Tensor:
-    """float64 integers (B, C, H, W) -> the sum of the picture's zooms, in 2^-24."""
+    """The sum of an image's zooms: float64 integers (B, C, H, W), in units of 2^-24.
+
+    `images_BCHW`: integers in float64. The batch is processed in pieces that keep the intermediate
+    result, one copy of the rows per zoom, small.
+    """
     height, width = images_BCHW.shape[-2:]
     device, count = images_BCHW.device, len(zooms)
     down, across = (
@@ -136,7 +153,10 @@ def sum_of_zooms(images_BCHW: torch.Tensor, zooms: list[float]) -> torch.Tensor:
 def bilinear(
     images_BCHW: torch.Tensor, rows_BHW: torch.Tensor, cols_BHW: torch.Tensor, edge: Edge
 ) -> torch.Tensor:
-    """Samples at (row, column) in 2^-8 pixels, int64 -> float64 (B, C, H, W), times 2^16."""
+    """Bilinear sampling at (row, column), given as int64 in units of 2^-8 pixels.
+
+    Returns float64 integers (B, C, H, W) in units of 2^-16; `edge` extends the image.
+    """
     height, width = images_BCHW.shape[-2:]
     index_B = torch.arange(len(images_BCHW), device=images_BCHW.device)[:, None, None]
     out = torch.zeros(images_BCHW.shape, dtype=torch.float64, device=images_BCHW.device)

@@ -1,4 +1,4 @@
-"""Noise whose strength hangs on the pixel: shot noise and impulses."""
+"""Noise that depends on the pixel's value or replaces it: shot noise and impulse noise."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from shards.support.rng import uniform_fixed
 
 @functools.cache
 def _poisson(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse Poisson distribution of every level, to be searched.
+    """Tables for sampling Poisson counts by inversion, for every level at once.
 
-    Level l has mean rate * l / 255. Boundaries int64 (256 * K,), ascending: entry l * K + k is
-    2^32 (l + P(count <= k)), the last of each level 2^32 (l + 1). And the level that each count
-    becomes, uint8 (K,): 255 count / rate, rounded and clipped.
+    Level l has mean rate * l / 255. Returns (bounds, levels). bounds, int64 (256 * K,), ascending:
+    entry l * K + k is 2^32 (l + P(count <= k)), and the last entry of each level 2^32 (l + 1), so
+    one binary search finds the count of a (level, uniform number). levels, uint8 (K,): the level
+    255 count / rate of each count, rounded and clipped.
     """
     from scipy.stats import poisson
 
@@ -40,7 +41,7 @@ def _poisson_on(rate: int, device: torch.device) -> tuple[torch.Tensor, torch.Te
 
 @dataclass(frozen=True)
 class ShotNoise(Corruption):
-    """Poisson(c x) / c with x in [0, 1], from 65,536 equally likely quantiles."""
+    """Shot noise Poisson(c x) / c, x in [0, 1], drawn from 65,536 equally likely quantiles."""
 
     columns: ClassVar[tuple[str, ...]] = ("noise_seed",)
     constants = (500, 250, 100, 75, 50)
@@ -48,6 +49,7 @@ class ShotNoise(Corruption):
     def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
         bounds, levels = _poisson_on(self.constant, images_BCHW.device)
         share = uniform_fixed(params_BC[:, 0], images_BCHW.shape[1:].numel())
+        # The middle of each of the 65,536 intervals, in units of 2^-32.
         share = (2 * share + 1 << 15).view(images_BCHW.shape)
         level = images_BCHW.long()
         count = torch.searchsorted(bounds, (level << 32) + share, right=True)
@@ -56,7 +58,10 @@ class ShotNoise(Corruption):
 
 @dataclass(frozen=True)
 class ImpulseNoise(Corruption):
-    """A share c of all values (of pixel and channel) becomes 0 or 255, each as likely."""
+    """Salt-and-pepper noise: a share c of all values becomes 0 or 255 with equal probability.
+
+    Each channel of a pixel is replaced independently.
+    """
 
     columns: ClassVar[tuple[str, ...]] = ("noise_seed",)
     constants = (0.01, 0.02, 0.03, 0.05, 0.07)

@@ -1,4 +1,4 @@
-"""Weather and light: snow, frost (a made texture), fog, brightness."""
+"""Weather and light: snow, frost (with a computed texture), fog, brightness."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from shards.arms.corruptions.exact import BITS, ONE, rounded, scale_of, sum_of_z
 from shards.arms.ops import below
 from shards.support.rng import NORMAL_BITS, normal_fixed, uniform_fixed
 
-LUMA = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 in 2^-16
+LUMA = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 in units of 2^-16
 
 
 def plasma(seeds_B: torch.Tensor, side: int, decay: float) -> torch.Tensor:
-    """Diamond-square clouds on a torus: float64 integers (B, S, S) from 0 to 2^16.
+    """Plasma fractals by the diamond-square algorithm: float64 integers (B, S, S) in [0, 2^16].
 
-    S is the power of 2 that is at least `side`. Each point is the mean of four neighbours plus a
-    uniform number in [-w^2, w^2], with w = 100 at first and divided by `decay` at each scale; then
-    the map is stretched to its least and greatest value.
+    S is the smallest power of 2 that is at least `side` (and 2); edges wrap around. Each point is
+    the mean of four neighbours plus a uniform random number in [-w^2, w^2], with w = 100 at the
+    coarsest scale, divided by `decay` at each finer one. The result is then rescaled to [0, 2^16].
+    seeds_B: int64 (B,).
     """
     size = max(2, 1 << (side - 1).bit_length())
     draws = 2 * uniform_fixed(seeds_B, size * size) - 65535
@@ -30,7 +31,7 @@ def plasma(seeds_B: torch.Tensor, side: int, decay: float) -> torch.Tensor:
     used, step, wibble = 0, size, 100.0
 
     def mean(total: torch.Tensor) -> torch.Tensor:
-        """Of a sum of four, and the next random numbers; in 2^-16."""
+        """A quarter of the sum of four neighbours, plus the next random numbers."""
         nonlocal used
         count = total.shape[1:].numel()
         noise = draws[:, used : used + count].reshape(total.shape).double()
@@ -57,7 +58,10 @@ def plasma(seeds_B: torch.Tensor, side: int, decay: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Fog(Corruption):
-    """(x + c p) max(x) / (max(x) + c), p a plasma in [0, 1]; constants are (c, decay)."""
+    """(x + c p) max(x) / (max(x) + c), p a plasma fractal in [0, 1] and max(x) over the image.
+
+    Constants are (c, decay of the fractal).
+    """
 
     columns: ClassVar[tuple[str, ...]] = ("fog_seed",)
     constants = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
@@ -75,10 +79,10 @@ class Fog(Corruption):
 
 @dataclass(frozen=True)
 class ProceduralFrost(Corruption):
-    """a x + b f, NOT CIFAR-10-C's frost: f is a made texture in the place of its photographs.
+    """a x + b f with a computed texture f. NOT CIFAR-10-C's frost, whose f is a photograph.
 
-    f: bright ridges (1 - |2 p - 1|)^4 of a plasma p with decay 1.8 on grey, from 64 to 255,
-    bluish as ice is (red 0.92, green 0.97). Constants (a, b) are CIFAR-10-C's.
+    f has bright ridges (1 - |2 p - 1|)^4 of a plasma fractal p with decay 1.8, scaled to levels 64
+    to 255 and tinted blue (red x 0.92, green x 0.97). Constants (a, b) are CIFAR-10-C's.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("frost_seed",)
@@ -98,10 +102,12 @@ class ProceduralFrost(Corruption):
 
 @dataclass(frozen=True)
 class Snow(Corruption):
-    """A whitened picture under flakes: Gaussian noise, zoomed, cut off and blurred as in motion.
+    """A whitened image with snowflakes: Gaussian noise, zoomed, thresholded and motion-blurred.
 
-    x <- a x + (1 - a) max(x, 1.5 grey + 0.5); x <- x + flakes + flakes turned by 180 degrees.
-    Constants: mean and sigma of the noise, zoom, threshold, radius and sigma of the motion (at
+        x <- a x + (1 - a) max(x, 1.5 grey + 0.5)
+        x <- x + flakes + flakes rotated by 180 degrees
+
+    Constants: mean and sigma of the noise, zoom, threshold, radius and sigma of the motion blur (at
     -135 to -45 degrees), a.
     """
 
@@ -119,7 +125,7 @@ class Snow(Corruption):
         return np.concatenate([seeds, below(words_NC[..., 1:], ANGLES)], axis=-1)
 
     def _flakes(self, params_BC: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """uint8 (B, 1, H, W)."""
+        """The layer of snowflakes, uint8 (B, 1, H, W)."""
         mean, sigma, zoom, threshold, radius, spread, _ = self.constant
         scale = scale_of(height, width)
         normal = normal_fixed(params_BC[:, 0].contiguous(), height * width)
@@ -143,7 +149,7 @@ class Snow(Corruption):
 
 @dataclass(frozen=True)
 class Brightness(Corruption):
-    """c more of V in HSV, clipped at 1: every channel times (V + c) / V; black becomes grey c."""
+    """V of HSV raised by c, clipped at 1: every channel times (V + c) / V; black becomes grey c."""
 
     constants = (0.05, 0.1, 0.15, 0.2, 0.3)
 

@@ -1,16 +1,17 @@
-"""Trains the embedded teacher: a tiny CLIP of scikit-learn's digits, captioned by this script.
+"""Train the embedded teacher: a tiny CLIP of scikit-learn's digits, captioned by this script.
 
     python -m shards.teachers.embedded.train --out DIR   # config.json, weights.safetensors, CARD.md
 
-A step shows B digits twice, each view with its own geometry, light and noise, and its own caption
-("a bold handwritten three leaning right"), whose attributes are measured on the view. Two losses:
+Each step uses two augmented views of each of B digits, with a caption for each view such as "a bold
+handwritten three leaning right", whose attributes are measured on the view. The loss is the sum of
 
     captions   CLIP's symmetric cross-entropy over 2B views x 2B captions. Every caption that is
-               true of a view is a positive, with equal weight: ties are not false negatives.
-    instances  NT-Xent (SimCLR): a view finds the other view of its digit among 2B - 1 others.
+               true of a view is a positive, with equal weight, so none is a false negative.
+    instances  NT-Xent (SimCLR): a view identifies the other view of its digit among 2B - 1 views.
 
-Nothing in the loss names rank, covariance or correlation. Only the train split is used. The
-card's figures are those of the stored fp16 weights (`shards.teachers.embedded.measure`).
+No term of the loss contains rank, covariance or correlation, which are what trials measure. Only
+the train split is used. The figures in CARD.md are those of the stored fp16 weights
+(`shards.teachers.embedded.measure`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ from shards.support.command import command, make_parser
 from shards.teachers.embedded.measure import FOLDER, build, card, measure, normalise
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# Attributes in measure()'s order: (low word, high word), first adjectives, then clauses.
+# Attributes in the order of `measure_ink`, as (word for a low value, word for a high value).
 ADJECTIVES = (("thin", "bold"), ("narrow", "wide"), ("small", "large"))
 CLAUSES = (
     ("leaning left", "leaning right"),
@@ -52,17 +54,17 @@ TEMPLATES = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """`temperature` is the instances' (fixed); the captions' is CLIP's learned logit_scale."""
+    """Hyperparameters. `temperature` is NT-Xent's; that of the captions is learned, as in CLIP."""
 
     seed: int = 0
     steps: int = 1500
     batch: int = 256  # digits; twice as many views
     rate: float = 1e-3
-    warmup: int = 100  # steps, then a cosine to zero
-    decay: float = 0.05  # matrices only
+    warmup: int = 100  # steps of linear warm-up, followed by cosine decay to zero
+    decay: float = 0.05  # weight decay, of matrices only
     temperature: float = 0.1
-    mention: float = 0.4  # probability that an attribute that holds is in the caption
-    noise: float = 0.25  # half of the views get Gaussian noise of sigma U(0, noise)
+    mention: float = 0.4  # probability that a true attribute is in the caption
+    noise: float = 0.25  # half of the views get Gaussian noise with sigma uniform in [0, noise]
     threads: int = 2
 
 
@@ -71,12 +73,15 @@ def _uniform(low: float, high: float, size: int, rng: torch.Generator) -> torch.
 
 
 def move(grey_B1HW: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Rotation to 12 degrees, shear to 0.2, scales 0.85 to 1.15, shifts to 4 of 32 pixels."""
+    """A random affine map of images (B, 1, H, W).
+
+    Rotation up to 12 degrees, shear up to 0.2, scales 0.85 to 1.15, shifts up to 4 of 32 pixels.
+    """
     count = len(grey_B1HW)
     angle = _uniform(-math.pi / 15, math.pi / 15, count, rng)
     shear = _uniform(-0.2, 0.2, count, rng)
     wide, high = (_uniform(0.85, 1.15, count, rng) for _ in "xy")
-    right, down = (_uniform(-0.25, 0.25, count, rng) for _ in "xy")  # 1 is half the picture
+    right, down = (_uniform(-0.25, 0.25, count, rng) for _ in "xy")  # 1 is half the image
     cos, sin = angle.cos(), angle.sin()
     rows = [cos / wide, (shear * cos - sin) / high, right, sin / wide, (shear * sin + cos) / high]
     theta_B23 = torch.stack([*rows, down], dim=1).view(count, 2, 3)
@@ -85,7 +90,10 @@ def move(grey_B1HW: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def shade(grey_B1HW: torch.Tensor, noise: float, rng: torch.Generator) -> torch.Tensor:
-    """Blur (every third view), contrast, brightness, noise (half); (B, 3, H, W), clipped."""
+    """Random blur (of a third), contrast, brightness and noise (of half), clipped to [0, 1].
+
+    From (B, 1, H, W) to (B, 3, H, W): the noise differs between the colour channels.
+    """
     count, side = len(grey_B1HW), grey_B1HW.shape[-1]
     sigma_B1 = _uniform(0.4, 1.4, count, rng)[:, None]
     taps_B5 = torch.exp(-(torch.arange(-2, 3) ** 2) / (2 * sigma_B1**2))
@@ -103,7 +111,7 @@ def shade(grey_B1HW: torch.Tensor, noise: float, rng: torch.Generator) -> torch.
 
 
 def measure_ink(grey_B1HW: torch.Tensor) -> torch.Tensor:
-    """Boldness, width, size, lean, x and y of the ink from its moments: (B, 6)."""
+    """Boldness, width, size, slant, x and y of the ink, computed from its moments: (B, 6)."""
     ink_BHW = grey_B1HW[:, 0]
     side = ink_BHW.shape[-1]
     axis = torch.linspace(-1, 1, side)
@@ -120,10 +128,13 @@ def measure_ink(grey_B1HW: torch.Tensor) -> torch.Tensor:
     return torch.stack(columns, dim=1)
 
 
-def caption(label: int, says: list[int], rng: np.random.Generator) -> str:
-    """`says` holds -1 (low word), 0 (not mentioned) or 1 (high word) per attribute."""
-    pairs = ADJECTIVES + CLAUSES
-    words = [pair[value > 0] if value else "" for pair, value in zip(pairs, says, strict=True)]
+def caption(label: int, attributes: list[int], rng: np.random.Generator) -> str:
+    """A random caption of a digit.
+
+    attributes: for each attribute -1 (its low word), 0 (not mentioned) or 1 (its high word).
+    """
+    pairs = zip(ADJECTIVES + CLAUSES, attributes, strict=True)
+    words = [pair[value > 0] if value else "" for pair, value in pairs]
     adjectives = "".join(f"{word} " for word in words[: len(ADJECTIVES)] if word)
     clauses = "".join(f" {word}" for word in words[len(ADJECTIVES) :] if word)
     name = WORDS[label] if rng.random() < 0.7 else str(label)
@@ -134,7 +145,10 @@ def caption(label: int, says: list[int], rng: np.random.Generator) -> str:
 def caption_loss(
     image_ND: torch.Tensor, text_ND: torch.Tensor, scale: torch.Tensor, is_true_NN: torch.Tensor
 ) -> torch.Tensor:
-    """Symmetric cross-entropy; is_true[i, j]: caption j holds for view i. Least: 0 + entropy."""
+    """CLIP's symmetric cross-entropy with several positives, in nats.
+
+    is_true_NN[i, j]: whether caption j is true of view i. Its minimum is the targets' entropy.
+    """
     logits_NN = scale * image_ND @ text_ND.T
     targets = is_true_NN.float()
     to_text = F.cross_entropy(logits_NN, targets / targets.sum(dim=1, keepdim=True))
@@ -143,17 +157,20 @@ def caption_loss(
 
 
 def instance_loss(image_ND: torch.Tensor, temperature: float) -> torch.Tensor:
-    """NT-Xent; rows i and i + N/2 are two views of one digit."""
+    """NT-Xent in nats; rows i and i + N / 2 are two views of the same digit."""
     count = len(image_ND)
     logits_NN = (image_ND @ image_ND.T / temperature).masked_fill(torch.eye(count).bool(), -1e4)
     return F.cross_entropy(logits_NN, torch.arange(count).roll(count // 2))
 
 
 class Trainer:
-    """Everything random hangs on `recipe.seed`: torch's global state for the initial weights, one
-    generator for pixels, one for captions and order."""
+    """The training loop of the embedded teacher.
 
-    def __init__(self, recipe: Recipe, config: dict) -> None:
+    All randomness derives from `recipe.seed`: torch's global generator for the initial weights, one
+    generator for pixels, and one for captions and the order of the samples.
+    """
+
+    def __init__(self, recipe: Recipe, config: dict[str, Any]) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.config, self.model = recipe, config, build(config)
         self.pixels = torch.Generator().manual_seed(recipe.seed + 1)
@@ -165,11 +182,15 @@ class Trainer:
         self.labels_N = torch.from_numpy(block.labels_N)
         views = torch.cat([move(self.grey_N1HW, self.pixels) for _ in range(4)])
         self.bounds_2A = measure_ink(views).quantile(torch.tensor([0.3, 0.7]), dim=0)
-        self._forget_unused_words()
+        self._zero_unused_tokens()
         self.optimizer = self._optimizer()
 
-    def _forget_unused_words(self) -> None:
-        """Zero rows for tokens in no caption: an unknown word says nothing (and packs well)."""
+    def _zero_unused_tokens(self) -> None:
+        """Set the embeddings of tokens that no caption contains to 0.
+
+        They are never trained: random values would make unknown words change an embedding, and
+        would not compress.
+        """
         texts = [w for pair in ADJECTIVES + CLAUSES for w in pair] + list(WORDS)
         texts += [str(digit) for digit in range(10)]
         texts += [t.format(adjectives="", name="", clauses="") for t in TEMPLATES]
@@ -179,7 +200,7 @@ class Trainer:
         table.zero_()[used] = rows
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        groups: dict[bool, list] = {True: [], False: []}
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
         for name, weight in self.model.named_parameters():
             groups[weight.ndim >= 2 and "embedding" not in name].append(weight)
         parts = [
@@ -189,22 +210,25 @@ class Trainer:
         return torch.optim.AdamW(parts, lr=self.recipe.rate, betas=(0.9, 0.98))
 
     def batch(self, index_B: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Digits -> views (2B, 3, H, W), tokens (2B, L), and which caption is true of which."""
+        """Two views of each digit of the train split that `index_B` selects.
+
+        Returns (views (2B, 3, H, W), tokens (2B, L), which caption is true of which view (2B, 2B)).
+        """
         index = torch.from_numpy(np.concatenate([index_B, index_B]))
         moved = move(self.grey_N1HW[index], self.pixels)
         labels_V = self.labels_N[index]
         ink_VA = measure_ink(moved)
         holds_VA = (ink_VA > self.bounds_2A[1]).long() - (ink_VA < self.bounds_2A[0]).long()
         mentioned = self.texts.random(holds_VA.shape) < self.recipe.mention
-        says_VA = holds_VA * torch.from_numpy(mentioned)
-        pairs = zip(labels_V.tolist(), says_VA.tolist(), strict=True)
-        tokens_VL = self.tokenizer([caption(label, says, self.texts) for label, says in pairs])
-        fits_VVA = (says_VA[None] == 0) | (says_VA[None] == holds_VA[:, None])
+        captioned_VA = holds_VA * torch.from_numpy(mentioned)
+        pairs = zip(labels_V.tolist(), captioned_VA.tolist(), strict=True)
+        tokens_VL = self.tokenizer([caption(label, row, self.texts) for label, row in pairs])
+        fits_VVA = (captioned_VA[None] == 0) | (captioned_VA[None] == holds_VA[:, None])
         is_true_VV = fits_VVA.all(dim=2) & (labels_V[:, None] == labels_V[None])
         return shade(moved, self.recipe.noise, self.pixels), tokens_VL, is_true_VV
 
     def step(self, number: int, index_B: np.ndarray) -> tuple[float, float]:
-        """One update; returns (caption loss, instance loss)."""
+        """One optimiser step, number `number` from 0; returns (caption loss, instance loss)."""
         recipe, model = self.recipe, self.model
         views, tokens, is_true = self.batch(index_B)
         done = (number - recipe.warmup) / (recipe.steps - recipe.warmup)
@@ -225,7 +249,10 @@ class Trainer:
         return captions.item(), instances.item()
 
     def run(self, every: int = 50) -> None:
-        """All steps; an epoch is a shuffle of the train split, cut to whole batches."""
+        """Train for all steps; each epoch shuffles the train split and drops its last short batch.
+
+        every: steps between lines of progress.
+        """
         recipe, order = self.recipe, np.zeros(0, dtype=np.int64)
         start, chance = time.monotonic(), math.log(2 * recipe.batch)
         self.model.train()
@@ -245,8 +272,8 @@ class Trainer:
         self.model.eval()
 
 
-def write(model: torch.nn.Module, config: dict, folder: Path) -> None:
-    """fp16 weights, the config and the card of their measured figures."""
+def write(model: torch.nn.Module, config: dict[str, Any], folder: Path) -> None:
+    """Write the weights in fp16, the configuration, and the card with their measured figures."""
     folder.mkdir(parents=True, exist_ok=True)
     halves = {name: w.detach().half().contiguous() for name, w in model.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(save(halves))
@@ -258,8 +285,12 @@ def write(model: torch.nn.Module, config: dict, folder: Path) -> None:
 def main(argv: list[str]) -> int:
     parser = make_parser("shards.teachers.embedded.train", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument(
+        "--steps", type=int, default=Recipe.steps, help="optimiser steps (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=Recipe.seed, help="of all random numbers (default %(default)s)"
+    )
     options = parser.parse_args(argv)
     recipe = Recipe(seed=options.seed, steps=options.steps)
     if recipe.steps <= recipe.warmup:

@@ -53,7 +53,7 @@ def test_groups_expand_to_their_arms() -> None:
     ("spec", "parts"),
     [
         ("cifar10", ("unknown arm `cifar10`", "did you mean `cifar10c`")),
-        ("cifar10c:3", ("cifar10c:3", "takes no strength")),
+        ("cifar10c:3", ("cifar10c:3", "takes no option")),
         ("fourier_map:0", ("from 1 to 32",)),
         ("fourier_map:x", ("from 1 to 32",)),
         ("bands:red", ("[0, 10]",)),

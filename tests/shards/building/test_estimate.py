@@ -84,7 +84,7 @@ def test_a_dry_run_tells_bytes_and_seconds_no_money_of_a_cpu_and_writes_nothing(
     passes = 1438 * 5 + 359  # the views of noise_denoise are copies of the clean one
     assert f"{passes:,} images of 32 px" in text
     assert re.search(r"^seconds: [\d,]+, about [\d:]+, on this machine's cpu$", text, re.M)
-    assert "money: unknown, because a CPU was timed" in text
+    assert "cost: unknown, because a CPU was timed" in text
     assert not (tmp_path / "x").exists()
 
 
@@ -96,7 +96,7 @@ def test_money_is_that_of_all_gpus_and_time_is_shared(capsys) -> None:
     assert lines[2].startswith("seconds: 7,200, about 2:00:00, on 1 Ray workers, each one GPU")
     assert "--workers N sets" in lines[2]
     assert lines[4].startswith("seconds: 1,800, about 30:00, on 4 Ray workers")
-    assert lines[1::2] == ["money: 6.00 at 3 per GPU hour"] * 3
+    assert lines[1::2] == ["cost: 6.00 at 3 per GPU hour"] * 3
 
 
 @pytest.mark.parametrize(("workers", "seconds"), [(None, 100), (1, 200), (2, 100), (8, 100)])

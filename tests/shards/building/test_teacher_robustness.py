@@ -216,7 +216,7 @@ def test_the_build_command_measures_robustness(tmp_path, capsys) -> None:
     assert found.teachers[0]["noise:0"]["cosine"] == pytest.approx(1, abs=1e-6)
     with pytest.raises(SystemExit):
         main([*line, "--dry-run"])
-    assert "teachers under 97 arms, stored as figures" in capsys.readouterr().out
+    assert "measured under 97 arms" in capsys.readouterr().out
 
 
 def test_passes_count_the_test_images_of_every_draw(request_3) -> None:

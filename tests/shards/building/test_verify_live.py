@@ -171,7 +171,7 @@ def test_class_embeddings_that_are_no_unit_vectors_fail(spoil, part: str, copy: 
     assert part in line
     reseal(copy, class_embeddings=[])
     verdict = verify(str(copy))
-    assert verdict.failures["texts"] == ["class embeddings of 0 teachers for 1; build again"]
+    assert verdict.failures["texts"] == ["class embeddings of 0 teachers for 1; build it again"]
     describe(verdict)
 
 
@@ -184,7 +184,7 @@ def test_class_embeddings_of_other_prompts_fail_live(copy: Path) -> None:
     assert [line.partition(",")[0] for line in lines] == ["class `two`", "class `five`"]
     reseal(copy, class_embeddings=[None])
     assert verify(str(copy), live=1).failures["live"] == [
-        "teacher embedded has a text tower, the bank no class embeddings"
+        "teacher embedded has a text tower, but the bank has no class embeddings of it"
     ]
 
 
@@ -199,7 +199,7 @@ def test_other_images_under_the_same_name_fail_live(copy: Path) -> None:
     reseal(copy, plan=plan)
     verdict = verify(str(copy), live=1)
     assert verdict.good
-    assert verdict.unchecked == {"data set": "folder:/nowhere is not on this machine"}
+    assert verdict.unchecked == {"data set": "folder:/nowhere is not available on this machine"}
 
 
 def test_nothing_replayed_is_no_success(copy: Path) -> None:
@@ -208,7 +208,7 @@ def test_nothing_replayed_is_no_success(copy: Path) -> None:
     verdict = verify(str(copy), live=30)
     assert len(verdict.failures["shards"]) == 4
     (line,) = verdict.failures["live"]
-    assert line.startswith("0 of 30 samples were computed again")
+    assert line.startswith("0 of 30 samples were embedded again")
 
 
 def test_a_teacher_that_says_nothing_is_the_least_cosine(copy: Path, monkeypatch) -> None:

@@ -94,7 +94,7 @@ def test_eigenvalues_from_the_state_alone_hide_their_own_rounding():
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        ([np.ones(4)], r"must be rows \(N, D\), neither of them 0; got \[\(4,\)\]"),
+        ([np.ones(4)], r"must be rows \(N, D\) with N, D > 0; got \[\(4,\)\]"),
         ([np.ones((0, 4))], r"got \[\(0, 4\)\]"),
         ([np.ones((4, 0))], r"got \[\(4, 0\)\]"),
         ([np.ones((4, 2)), np.ones((3, 2))], "differ in length"),
