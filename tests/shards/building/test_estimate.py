@@ -88,7 +88,7 @@ def test_a_dry_run_tells_bytes_and_seconds_no_money_of_a_cpu_and_writes_nothing(
     assert not (tmp_path / "x").exists()
 
 
-def test_money_is_that_of_all_gpus_and_time_is_shared(capsys) -> None:
+def test_cost_is_that_of_all_gpus_and_time_is_shared(capsys) -> None:
     for spread in (None, Spread("auto", None), Spread("auto", 4)):
         _print_total(7200.0, "cuda", 3.0, spread)
     lines = capsys.readouterr().out.splitlines()
@@ -108,18 +108,18 @@ def test_a_ray_started_here_has_the_cores_of_this_machine(
     assert capsys.readouterr().out.startswith(f"seconds: {seconds},")
 
 
-def test_both_paces_are_told_where_bf16_may_be_chosen(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_both_rates_are_printed_where_bf16_may_be_chosen(tmp_path: Path, capsys, monkeypatch) -> None:
     quick = functools.partial(teacher_seconds, seconds=0.1)
     monkeypatch.setattr("shards.building.estimate.teacher_seconds", quick)
     request = Request(dataset="digits", teachers=("embedded",))
-    for speedup, told in ((2.0, 1), (1.1, 0)):
+    for speedup, lines in ((2.0, 1), (1.1, 0)):
         monkeypatch.setattr(
             "shards.building.estimate.matmul_speedup", lambda speedup=speedup: speedup
         )
         print_cost(request, str(tmp_path / "x"), "cpu", None)
         text = capsys.readouterr().out
         assert "(fp32 on cpu)" in text
-        assert text.count("in bf16, if the build") == told
+        assert text.count("chooses bf16") == lines
     print_cost(request.model_copy(update={"precision": "bf16"}), str(tmp_path / "x"), "cpu", None)
     assert "(bf16 on cpu)" in capsys.readouterr().out
 
