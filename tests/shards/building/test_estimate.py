@@ -108,7 +108,7 @@ def test_a_ray_started_here_has_the_cores_of_this_machine(
     assert capsys.readouterr().out.startswith(f"seconds: {seconds},")
 
 
-def test_both_rates_are_printed_where_bf16_may_be_chosen(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_both_rates_are_printed_where_bf16_is_possible(tmp_path: Path, capsys, monkeypatch) -> None:
     quick = functools.partial(teacher_seconds, seconds=0.1)
     monkeypatch.setattr("shards.building.estimate.teacher_seconds", quick)
     request = Request(dataset="digits", teachers=("embedded",))

@@ -183,9 +183,8 @@ def test_class_embeddings_of_other_prompts_fail_live(copy: Path) -> None:
     lines = verify(str(copy), live=1).failures["live"]
     assert [line.partition(",")[0] for line in lines] == ["class `two`", "class `five`"]
     reseal(copy, class_embeddings=[None])
-    assert verify(str(copy), live=1).failures["live"] == [
-        "teacher embedded has a text tower, but the bank has no class embeddings of it"
-    ]
+    (line,) = verify(str(copy), live=1).failures["live"]
+    assert line.startswith("teacher embedded has a text tower")
 
 
 def test_other_images_under_the_same_name_fail_live(copy: Path) -> None:
