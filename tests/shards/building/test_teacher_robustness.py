@@ -208,7 +208,7 @@ def test_the_build_command_measures_robustness(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*line, "noise_pixel", "low_pass:0.5"])
     assert ended.value.code == 0
-    assert "measured under 10 arms, 1 draws" in capsys.readouterr().out
+    assert "10 arms, 1 draw" in capsys.readouterr().out
     found = load_manifest(out).robustness
     assert found
     assert found.arms == (*expand_arms(["noise_pixel"]), "low_pass:0.5")
