@@ -149,8 +149,9 @@ def test_a_failing_trial_and_a_gang_beside_it(tools: Any, tmp_path: Path) -> Non
         (["--cpus", "9999"], ["--cpus", "9999", str(os.cpu_count())]),
         (["--cpus", "1", "--set", "threads=7"], ["7 CPU", "there are 1"]),
         (
-            ["--set", "engine=ddp", "--set", "ranks=900", "--set", "batch_size=900"],
-            ["900 CPU", f"there are {os.cpu_count()}"],
+            # 200 train images: as many ranks as a batch of two images each allows.
+            ["--set", "engine=ddp", "--set", "ranks=100", "--set", "batch_size=200"],
+            ["100 CPU", f"there are {os.cpu_count()}"],
         ),
         (["--gpus-per-trial", "99"], ["99 GPU"]),
         (["--cpus", "0"], ["--cpus", "at least 1"]),
