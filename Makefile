@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+# Processes that the fast tests are shared among; each takes up to 2 GB of memory.
+WORKERS ?= 2
 # What takes long: real Ray, several ranks, object stores, killed processes, more cases of a fact.
 FAST := not gpu and not slow and not thorough and not ray and not ranks and not store and not faults and not cluster
 export RAY_USAGE_STATS_ENABLED := 0
@@ -17,7 +19,7 @@ demo: $(STAMP)  ## real digits, a real tiny CLIP, 18 students: a table, a report
 	$(BIN)/python -m sweep.run --grid demo
 
 test: $(DEV)  ## the fast tests: no Ray, no ranks, nothing killed
-	$(BIN)/python -m pytest -m "$(FAST)"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "$(FAST)"
 
 test-all: $(DEV)  ## every test that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"

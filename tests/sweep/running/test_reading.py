@@ -1,4 +1,4 @@
-"""`--reading` says how trials read their bank; what they find does not hang on it."""
+"""`--reading` says how trials read their bank; it changes no result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def results(folder: Path) -> dict[str, dict]:
     found = {}
     for file in folder.glob("trials/*/result.json"):
         value = json.loads(file.read_text())
-        found[file.parent.name] = {k: value[k] for k in ("metrics", "teacher", "student", "source")}
+        found[file.parent.name] = {name: value[name] for name in ("probes", "student", "source")}
     return found
 
 
