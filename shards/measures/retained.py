@@ -78,7 +78,9 @@ def retained_variance(train: Moments, test: Moments, width: int) -> Retained:
         )
     teacher = test.part(width, len(test.mean_D))
     variance_K, basis_EK = components(teacher)
-    slopes_DK, penalty_K = _ridge(train, width, basis_EK)
+    # One decomposition serves both regressions.
+    spectrum = np.linalg.eigh(train.m2_DD[:width, :width])
+    slopes_DK, penalty_K = _ridge(train, spectrum, basis_EK)
     cross_DK: Matrix = test.m2_DD[:width, width:] @ basis_EK
     second_DK: Matrix = test.m2_DD[:width, :width] @ slopes_DK
     gap_M = test.mean_D - train.mean_D
@@ -91,7 +93,7 @@ def retained_variance(train: Moments, test: Moments, width: int) -> Retained:
     # The prediction whose rank is measured uses the teacher's axes on train: its slopes then do not
     # depend on the test images, and a jackknife over these images varies nothing but the rank.
     train_axes_EK = components(train.part(width, len(train.mean_D)))[1]
-    fitted_DK, _ = _ridge(train, width, train_axes_EK)
+    fitted_DK, _ = _ridge(train, spectrum, train_axes_EK)
     predicted_K = predicted_eigenvalues(test.part(0, width), fitted_DK)
     return Retained(variance_K, 1 - error_K / total_K, penalty_K, fitted_DK, predicted_K)
 
@@ -148,16 +150,18 @@ def rank_ratio(
     return RankRatio(rank / null, rank / null * low, rank / null * high)
 
 
-def _ridge(train: Moments, width: int, basis_EK: Matrix) -> tuple[Matrix, Vector]:
+def _ridge(
+    train: Moments, spectrum: tuple[Matrix, Matrix], basis_EK: Matrix
+) -> tuple[Matrix, Vector]:
     """Slopes (D, K) and the relative penalty of each component, by generalised cross-validation.
 
-    One eigendecomposition of the student's second moment gives the residuals and degrees of freedom
-    of all penalties. Suffix A: penalties.
+    `spectrum`: eigenvalues (D,) and eigenvectors (D, D) of the student's second moment; they give
+    the residuals and degrees of freedom of all penalties. Suffix A: penalties.
     """
     count = train.count
-    eigen = np.linalg.eigh(train.m2_DD[:width, :width])
-    values_D: Vector = np.maximum(eigen[0], 0.0)
-    vectors_DD: Matrix = eigen[1]
+    values_D: Vector = np.maximum(spectrum[0], 0.0)
+    vectors_DD: Matrix = spectrum[1]
+    width = len(values_D)
     cross_DK: Matrix = vectors_DD.T @ (train.m2_DD[:width, width:] @ basis_EK)
     spread_K: Vector = np.einsum("ek,ek->k", basis_EK, train.m2_DD[width:, width:] @ basis_EK)
     mean = float(values_D.mean())

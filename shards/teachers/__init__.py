@@ -41,6 +41,7 @@ __all__ = [
     "Teacher",
     "check_teacher",
     "embedding_dim",
+    "has_random_weights",
     "input_size",
     "local_weights_sha256",
     "open_teacher",
@@ -188,6 +189,11 @@ def check_teacher(spec: str) -> str | None:
 
         return missing_download(argument)
     return None
+
+
+def has_random_weights(spec: str) -> bool:
+    """Whether a spec names a teacher that was never trained: `none` as its tag or file."""
+    return spec.endswith(":none")
 
 
 def untrained(spec: str) -> str:

@@ -79,7 +79,7 @@ def read_checkpoint(path: str) -> Checkpoint:
         )
     openai = all(name in tensors for name in OPENAI_BUFFERS)
     # Contiguous copies: tied weights are views of the same storage, which safetensors rejects.
-    tensors = {name: t.clone().contiguous() for name, t in tensors.items()}
+    tensors = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     if openai:
         tensors = {name: t for name, t in tensors.items() if name not in OPENAI_BUFFERS}
     return Checkpoint(tensors, openai)
@@ -198,7 +198,7 @@ def _rebuild_tensor(
 
     `as_strided` raises where a damaged file's offset or sizes reach outside the storage.
     """
-    return storage.as_strided(tuple(size), tuple(stride), int(offset)).clone()
+    return storage.as_strided(tuple(size), tuple(stride), int(offset))
 
 
 class _Unpickler(pickle.Unpickler):

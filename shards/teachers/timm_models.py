@@ -80,7 +80,7 @@ def _load_checkpoint(name: str, path: str, model: Any) -> None:
     names and position embeddings of another length.
     Raises: ValueError, RuntimeError where the tensors do not fit; OSError.
     """
-    state: dict[str, torch.Tensor] = dict(read_checkpoint(path).tensors)
+    state: dict[str, torch.Tensor] = read_checkpoint(path).tensors
     wanted = model.state_dict()
     left_out = set(_whole_model(name)) - set(wanted) | {"mask_token"}
 

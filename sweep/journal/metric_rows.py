@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from shards.teachers import has_random_weights
 from sweep.journal.events import (
     EpochEvent,
     Event,
@@ -64,7 +65,7 @@ def tags_of(event: Event) -> dict[str, str]:
     if isinstance(event, ResultEvent):
         tags |= _result_tags(event.record)
     config = config_of(event)
-    if config is not None and str(config.get("teacher")).endswith(":none"):
+    if config is not None and has_random_weights(str(config.get("teacher"))):
         tags[RANDOM_WEIGHTS] = "true"
     for probe, version in _versions(event).items():
         tags[f"probe.{probe}.version"] = version

@@ -1,7 +1,7 @@
 """grid.json: which grids a run folder holds the trials of.
 
 The trials of two grids in one folder would be compared with each other in one report, which is
-seldom what was meant. So a second grid is refused unless `--add` is given. Grids are told apart by
+seldom what was meant. So a second grid is refused unless `--add` is given. Grids are identified by
 name: one that has grown, or that the command line changes with `--set` or `--seeds`, is the same.
 """
 

@@ -19,6 +19,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from shards.teachers import has_random_weights
 from trainers.results.record import Cost, Data, TrialResult
 
 REPLICATE = "seed"  # the one field of a configuration that may differ inside a group
@@ -246,7 +247,7 @@ def short(stat: Stat | None, scale: float, digits: int, n: int | None = None) ->
 def random_teachers(results: Iterable[TrialResult]) -> list[str]:
     """Teachers whose weights were drawn at random (`none` in the place of a tag or a file)."""
     specs = dict.fromkeys(str(result.config["teacher"]) for result in results)
-    return [spec for spec in specs if spec.endswith(":none")]
+    return [spec for spec in specs if has_random_weights(spec)]
 
 
 def random_teachers_warning(results: Iterable[TrialResult]) -> str:

@@ -85,7 +85,7 @@ def trainable(space: dict[str, Any]) -> None:
 
     An exception of the trial is its outcome: it is reported and not retried, since it would occur
     again. RuntimeError makes Tune retry: it is raised where a rank died or stopped responding,
-    and where the node asked it to leave. The next attempt resumes from the newest checkpoint.
+    and where its node ended it by SIGTERM. The next attempt resumes from the newest checkpoint.
     """
     job = space["job"]
     config = make_config(job["config"])
