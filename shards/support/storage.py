@@ -61,7 +61,7 @@ def join(location: str, *parts: str) -> str:
     return "/".join([location.rstrip("/"), *parts])
 
 
-def _remote(location: str) -> tuple[Any, str]:
+def file_system(location: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path in it."""
     try:
         return fsspec.core.url_to_fs(location)
@@ -78,7 +78,7 @@ def read(location: str) -> bytes:
     def attempt() -> bytes:
         if is_local(location):
             return local_path(location).read_bytes()
-        fs, path = _remote(location)
+        fs, path = file_system(location)
         return fs.cat_file(path)
 
     return retried(location, attempt)
@@ -98,7 +98,7 @@ def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         if is_local(location):
             with local_path(location).open("rb") as stream:
                 return [os.pread(stream.fileno(), b - a, a) for a, b in ranges]
-        fs, path = _remote(location)
+        fs, path = file_system(location)
         starts, stops = merged_ranges(ranges)
         blocks = fs.cat_ranges([path] * len(starts), starts, stops, on_error="raise")
         parts = []
@@ -126,7 +126,7 @@ def open_stream(location: str) -> IO[bytes]:
     """A seekable stream for one pass. Do the whole pass inside `shards.support.retry.retried`."""
     if is_local(location):
         return local_path(location).open("rb")
-    fs, path = _remote(location)
+    fs, path = file_system(location)
     return fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
 
 
@@ -139,7 +139,7 @@ def state(location: str) -> list[str | int] | None:
     if is_local(location):
         found = local_path(location).stat()
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-    fs, path = _remote(location)
+    fs, path = file_system(location)
     info = retried(location, lambda: fs.info(path))
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     return [info["size"], str(tag)] if tag else None
@@ -149,7 +149,7 @@ def exists(location: str) -> bool:
     """Whether there is a file or folder. Raises: OSError where the store does not answer."""
     if is_local(location):
         return local_path(location).exists()
-    fs, path = _remote(location)
+    fs, path = file_system(location)
     fs.invalidate_cache()  # fsspec remembers listings; another process may have written since
     return retried(location, lambda: fs.exists(path))
 
@@ -159,11 +159,12 @@ def names(location: str) -> list[str]:
     if is_local(location):
         path = local_path(location)
         return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
-    fs, path = _remote(location)
+    fs, path = file_system(location)
     fs.invalidate_cache()
-    if not retried(location, lambda: fs.exists(path)):
+    try:
+        found = retried(location, lambda: fs.ls(path, detail=False))
+    except FileNotFoundError:
         return []
-    found = retried(location, lambda: fs.ls(path, detail=False))
     return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in found)
 
 
@@ -171,19 +172,22 @@ def glob(pattern: str) -> list[str]:
     """Sorted locations that match `*`, `?`, `[...]` and `**`."""
     if is_local(pattern):
         return sorted(local_glob.glob(str(local_path(pattern)), recursive=True))
-    fs, path = _remote(pattern)
+    fs, path = file_system(pattern)
     fs.invalidate_cache()
     return sorted(fs.unstrip_protocol(p) for p in retried(pattern, lambda: fs.glob(path)))
 
 
-def write(location: str, data: bytes) -> None:
+def write(location: str, data: bytes, staging: Path | None = None) -> None:
     """Write `data` to `location` atomically: a reader finds the old file or the new one.
+
+    staging: an existing folder on the same local disk, in which the temporary file is made instead
+    of beside the target. Not used for URLs.
 
     Raises: OSError, with bytes needed and bytes free when the disk is full. The old file is then
     untouched and nothing else is left behind.
     """
     if not is_local(location):
-        fs, path = _remote(location)
+        fs, path = file_system(location)
         try:
             with described_errors(location):
                 fs.pipe_file(path, data)
@@ -194,7 +198,7 @@ def write(location: str, data: bytes) -> None:
         return
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = _temporary(path, staging)
     try:
         _write_synced(temporary, data)
         temporary.rename(path)
@@ -204,11 +208,13 @@ def write(location: str, data: bytes) -> None:
         raise explain_full_disk(error, path, len(data)) from None
 
 
-def write_folder(location: str, files: dict[str, bytes]) -> None:
+def write_folder(location: str, files: dict[str, bytes], staging: Path | None = None) -> None:
     """Write a folder, replacing an old one: a temporary sibling is filled and renamed.
 
     An object store has no rename: there the files are put in order, so give the one that marks the
-    folder as complete, such as a manifest, last. Raises: as `write`.
+    folder as complete, such as a manifest, last.
+
+    staging: as of `write`. The old folder is moved into it as well. Raises: as `write`.
     """
     if not is_local(location):
         for name, data in files.items():
@@ -216,7 +222,7 @@ def write_folder(location: str, files: dict[str, bytes]) -> None:
         return
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = _temporary(path, staging)
     # rename(2) does not replace a folder that holds files, so the old one is first moved aside.
     old = temporary.with_suffix(".old")
     for leftover in (temporary, old):
@@ -238,8 +244,8 @@ def write_folder(location: str, files: dict[str, bytes]) -> None:
         raise explain_full_disk(error, path, sum(map(len, files.values()))) from None
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _temporary(path: Path, staging: Path | None) -> Path:
+    return (staging or path.parent) / f".{path.name}.{os.getpid()}.tmp"
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -278,7 +284,7 @@ def sync_folder(folder: Path) -> None:
 def delete(location: str) -> None:
     """Remove a file, or a folder with everything in it; nothing happens where there is none."""
     if not is_local(location):
-        fs, path = _remote(location)
+        fs, path = file_system(location)
         with described_errors(location):
             if fs.exists(path):
                 fs.rm(path, recursive=True)

@@ -1,0 +1,87 @@
+"""Writes that take place only where nobody else has written, on a disk or an object store.
+
+On a disk a file is created under its name by link(2), which fails where the name is taken. On
+object stores the request carries the condition: If-None-Match, and on S3 If-Match. Google's client
+(gcsfs) has no condition for replacing an object, so there `replace` compares and then writes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from shards.support import storage
+from shards.support.retry import described_errors
+
+ONE_REQUEST = 4 << 30  # bytes; s3fs then sends them by one request, which can carry a condition
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "pre-conditions", "conditionNotMet")
+
+
+class ChangedError(RuntimeError):
+    """Another process has written the file since its version was read."""
+
+
+def create(location: str, data: bytes) -> None:
+    """Write a new file, whole or not at all.
+
+    Raises: FileExistsError where there is one; OSError.
+    """
+    if not storage.is_local(location):
+        _conditional_put(location, data, mode="create")
+        return
+    path = storage.local_path(location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        storage.write(str(temporary), data)
+        os.link(temporary, path)
+        storage.sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def version(location: str) -> str | None:
+    """The entity tag of an object, None where there is none. Raises: OSError."""
+    try:
+        found = storage.state(location)
+    except FileNotFoundError:
+        return None
+    return str(found[1]) if found else ""
+
+
+def replace(location: str, data: bytes, old: str | None) -> None:
+    """Write an object whose `version` is still `old`; None: there is none yet.
+
+    Raises: ChangedError where it is not, unless the object holds `data` already: then another
+    process has written the same, or this one has, and the reply was lost. OSError.
+    """
+    try:
+        if old is None:
+            _conditional_put(location, data, mode="create")
+        elif storage.scheme_of(location) == "s3" and old:
+            _conditional_put(location, data, IfMatch=old, chunksize=ONE_REQUEST)
+        elif version(location) != old:
+            raise FileExistsError(location)
+        else:
+            storage.write(location, data)
+    except FileExistsError:
+        if storage.read(location) != data:
+            raise ChangedError(f"{location}: written by another process meanwhile") from None
+
+
+def _conditional_put(location: str, data: bytes, **condition: Any) -> None:
+    fs, path = storage.file_system(location)
+    with described_errors(location):
+        try:
+            fs.pipe_file(path, data, **condition)
+        except FileExistsError:
+            refused = True
+        except OSError as error:
+            # s3fs has a type of its own for If-None-Match alone.
+            if not any(word in f"{error} {error.__cause__}" for word in REFUSED):
+                raise
+            refused = True
+        else:
+            refused = False
+    if refused:
+        raise FileExistsError(location)
