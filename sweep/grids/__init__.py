@@ -1,8 +1,13 @@
-"""The grids that come with the project, one YAML file each; sweep.planning.grid reads them."""
+"""The grids that come with the project, one YAML file each; sweep.planning.grid reads them.
+
+Beside a grid may lie its claims, NAME.claims.yaml, which sweep.analysis.claims reads.
+"""
 
 from __future__ import annotations
 
 from importlib import resources
+
+CLAIMS = ".claims.yaml"
 
 
 def named_grids() -> dict[str, str]:
@@ -10,9 +15,15 @@ def named_grids() -> dict[str, str]:
     texts = {
         file.name.removesuffix(".yaml"): file.read_text()
         for file in resources.files(__name__).iterdir()
-        if file.name.endswith(".yaml")
+        if file.name.endswith(".yaml") and not file.name.endswith(CLAIMS)
     }
     return dict(sorted(texts.items()))
+
+
+def named_claims(name: str) -> str | None:
+    """The YAML text of the claims that come with a grid; None where it has none."""
+    file = resources.files(__name__) / f"{name}{CLAIMS}"
+    return file.read_text() if file.is_file() else None
 
 
 def summaries() -> dict[str, str]:

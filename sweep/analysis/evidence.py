@@ -1,0 +1,188 @@
+"""What a claim's samples say, before any correction: estimate, interval, p for and against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sweep.analysis import contrasts
+from sweep.analysis.claims import (
+    Claim,
+    Difference,
+    Equivalence,
+    Interaction,
+    Ratio,
+    Superiority,
+    Where,
+)
+from sweep.analysis.contrasts import Contrast
+from sweep.analysis.effects import Effect, effect_size
+from sweep.analysis.samples import Sample, sample_of
+from sweep.analysis.values import UntestableError, Values
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The tested quantity theta of one claim.
+
+    quantity: what theta is: `difference`, `slope` (of ln metric over ln parameters), `ln ratio` or
+    `interaction`. groups: their samples, in the order of `weights`, which make theta their weighted
+    sum of means. bound: what theta is compared with, or the margin around 0 of an equivalence.
+    contrast: by the primary test; None where there is no spread to test with. secondary: by the
+    other test, where it can be made. p_for, p_against: p of the test that would support or refute
+    the claim, uncorrected; NaN without a contrast, p_against 1 where nothing can refute it.
+    n: seeds. floor: the smallest p that flips of the signs of n values can give, 2 / 2^n, or half
+    of that for the one-sided tests of an equivalence; 0 for published values, which have no signs
+    to flip. flips: the exact sign-flip p; None for published values. correlation: of pairs.
+    """
+
+    quantity: str
+    groups: tuple[Sample, ...]
+    weights: tuple[float, ...]
+    bound: float
+    contrast: Contrast | None
+    secondary: Contrast | None
+    p_for: float
+    p_against: float
+    n: int
+    floor: float
+    flips: float | None
+    correlation: float | None
+    effect: Effect | None
+
+    @property
+    def p(self) -> float:
+        """The smaller of the two p: that of the decision the values lean to."""
+        return min(self.p_for, self.p_against)
+
+
+def evidence_of(claim: Claim, values: Values) -> Evidence:
+    """The evidence on one claim. Raises: UntestableError where a sample is missing."""
+    quantity, groups, weights = _samples(claim, values)
+    pairs = _is_paired(claim, values)
+    tests: dict[bool, Callable[..., Contrast | None]] = {
+        True: contrasts.paired,
+        False: contrasts.welch,
+    }
+    primary, other = tests[pairs](groups, weights), tests[not pairs](groups, weights)
+    by_seed = contrasts.seed_values(groups, weights)
+    bound = _bound(claim)
+    n = len(by_seed) or min(sample.n for sample in groups)
+    floor = contrasts.floor_of(n) / (2 if isinstance(claim, Equivalence) else 1)
+    found = Evidence(
+        quantity=quantity,
+        groups=tuple(groups),
+        weights=tuple(weights),
+        bound=bound,
+        contrast=primary,
+        secondary=other,
+        p_for=math.nan,
+        p_against=math.nan,
+        n=n,
+        floor=floor if all(sample.values for sample in groups) else 0.0,
+        flips=None,
+        correlation=contrasts.pair_correlation(*groups) if len(groups) == 2 else None,
+        effect=effect_size(groups[0], groups[1], primary) if primary and len(groups) == 2 else None,
+    )
+    if primary is None:
+        return found
+    p_for, p_against = _p_values(claim, primary, bound)
+    return replace(
+        found, p_for=p_for, p_against=p_against, flips=_flips(claim, by_seed, p_for <= p_against)
+    )
+
+
+# ---- samples and weights ----
+
+
+def _samples(claim: Claim, values: Values) -> tuple[str, list[Sample], list[float]]:
+    if isinstance(claim, Interaction):
+        return "interaction", _within(claim, values), [1.0, -1.0]
+    wheres = claim.groups()
+    groups = [values.sample(where, claim.metric) for where in wheres]
+    if isinstance(claim, Equivalence) and claim.along is not None:
+        sizes = [values.size(where) for where in wheres]
+        if len(set(sizes)) < 2:
+            raise UntestableError("all students have the same number of parameters")
+        return "slope", [logarithm(s) for s in groups], contrasts.slope_weights(sizes)
+    if isinstance(claim, Ratio):
+        return "ln ratio", [logarithm(sample) for sample in groups], [1.0, -1.0]
+    return "difference", groups, [1.0, -1.0]
+
+
+def _within(claim: Interaction, values: Values) -> list[Sample]:
+    """first and second as samples of differences inside each seed."""
+    found: list[Sample] = []
+    for where in (claim.where | claim.first, claim.where | claim.second):
+        own = values.sample(where, claim.metric)
+        if "metric" in claim.minus:
+            other = values.sample(where, str(claim.minus["metric"]))
+        else:
+            other = values.sample(where | claim.minus, claim.metric)
+        if not own.values:
+            raise UntestableError(f"no values of single seeds of {own.label}")
+        inside = contrasts.seed_values([own, other], [1.0, -1.0])
+        if not inside:
+            raise UntestableError(f"{own.label} and {other.label} share no seed")
+        lost = {s: max(own.lost.get(s, 0), other.lost.get(s, 0)) for s in {*own.lost, *other.lost}}
+        found.append(sample_of(inside, own.label, lost))
+    return found
+
+
+def logarithm(sample: Sample) -> Sample:
+    """The sample of ln(x). Of a summary, by the delta method: ln(mean) and sd / mean.
+
+    Raises: UntestableError for a value that is not positive.
+    """
+    if min([*sample.values.values(), sample.mean]) <= 0:
+        raise UntestableError(f"{sample.label}: a logarithm needs positive values")
+    if sample.values:
+        logs = {seed: math.log(value) for seed, value in sample.values.items()}
+        return sample_of(logs, sample.label, sample.lost)
+    sd = None if sample.sd is None else sample.sd / sample.mean
+    return replace(sample, mean=math.log(sample.mean), sd=sd)
+
+
+def _is_paired(claim: Claim, values: Values) -> bool:
+    if claim.test != "auto":
+        return claim.test == "paired"
+    wheres: list[Where] = claim.groups()
+    return values.pairs(wheres)
+
+
+# ---- p values ----
+
+
+def _bound(claim: Claim) -> float:
+    if isinstance(claim, Ratio):
+        return math.log(claim.bound)
+    return 0.0 if isinstance(claim, Difference) else claim.margin
+
+
+def _p_values(claim: Claim, contrast: Contrast, bound: float) -> tuple[float, float]:
+    """(p for, p against) a claim; a decision in either direction is by a valid test of its own."""
+    if isinstance(claim, Equivalence):
+        return contrast.p_inside(bound), contrast.p_outside(bound)
+    both_sides = contrast.p_differs(bound)
+    if isinstance(claim, Difference):
+        return both_sides, contrast.p_inside(claim.margin) if claim.margin else 1.0
+    assert isinstance(claim, Superiority | Ratio | Interaction)
+    return (both_sides, 1.0) if contrast.estimate > bound else (1.0, both_sides)
+
+
+def _flips(claim: Claim, by_seed: dict[int, float], leans_for: bool) -> float | None:
+    """Exact sign-flip p of the decision that the values lean to; None without values by seed."""
+    if not by_seed:
+        return None
+
+    def about(bound: float) -> float:
+        return contrasts.sign_flip_p({seed: value - bound for seed, value in by_seed.items()})
+
+    margin = claim.margin if isinstance(claim, Equivalence | Difference) else None
+    inside = leans_for if isinstance(claim, Equivalence) else not leans_for
+    if margin is None or (isinstance(claim, Difference) and leans_for):
+        return about(_bound(claim))
+    if inside:  # two one-sided tests: half of the two-sided p at the nearer margin
+        return max(about(margin), about(-margin)) / 2
+    return min(about(margin), about(-margin))

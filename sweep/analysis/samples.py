@@ -1,0 +1,62 @@
+"""One group's values over its seeds, or what was published of them: n, mean, standard deviation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A group's values.
+
+    n: how many values. mean: in the unit of the metric. sd: with ddof = 1; None where it is unknown
+    or n = 1. values: {seed: value}; empty where only a summary was published. lost: {status: count}
+    of the group's trials that have no value, such as {"diverged": 1}.
+    """
+
+    label: str
+    n: int
+    mean: float
+    sd: float | None
+    values: Mapping[int, float] = field(default_factory=lambda: {})
+    lost: Mapping[str, int] = field(default_factory=lambda: {})
+
+
+def sample_of(
+    values: Mapping[int, float], label: str = "", lost: Mapping[str, int] | None = None
+) -> Sample:
+    """The sample of {seed: value}: mean = sum x / n, sd = sqrt(sum (x - mean)^2 / (n - 1)).
+
+    Raises: ValueError for no value, or one that is not finite.
+    """
+    numbers_N = np.array(list(values.values()), dtype=np.float64)
+    if not len(numbers_N) or not np.isfinite(numbers_N).all():
+        raise ValueError(f"{label or 'sample'}: expected finite values, at least one; {values}")
+    sd = float(numbers_N.std(ddof=1)) if len(numbers_N) > 1 else None
+    return Sample(label, len(numbers_N), float(numbers_N.mean()), sd, dict(values), lost or {})
+
+
+def published_sample(label: str, n: int, mean: float, sd: float | None, ddof: int) -> Sample:
+    """The sample of a published mean and deviation, converted: sd_1 = sd_ddof sqrt((n-ddof)/(n-1)).
+
+    ddof: of the published deviation, 0 or 1. A deviation of one value is none.
+    """
+    converted = None if sd is None or n < 2 else sd * math.sqrt((n - ddof) / (n - 1))
+    return Sample(label, n, mean, converted)
+
+
+def t_interval(sample: Sample, level: float = 0.95) -> tuple[float, float] | None:
+    """mean +- t(df = n - 1) sd / sqrt(n), in the unit of the metric; None without a deviation.
+
+    It covers the expected value over seeds with probability `level` where values are normal. (A
+    percentile bootstrap of three values covers 74 % instead of 95 %.)
+    """
+    if sample.sd is None:
+        return None
+    half = float(stats.t.ppf((1 + level) / 2, sample.n - 1)) * sample.sd / math.sqrt(sample.n)
+    return sample.mean - half, sample.mean + half
