@@ -32,6 +32,7 @@ from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.support import storage
 from shards.support.command import command, make_parser
+from shards.support.memory import keep_freed_memory
 from shards.support.progress import Progress
 from trainers.canonical import load_config, make_config
 from trainers.config.schema import TrialConfig
@@ -255,6 +256,7 @@ def main(argv: list[str]) -> int:
         help="least time between two checkpoints (default: %(default)g)",
     )
     options = parser.parse_args(argv)
+    keep_freed_memory()
     if options.trial == STANDARD_INPUT:
         config = _config_from(sys.stdin)
     else:

@@ -8,11 +8,8 @@ on Tune's snapshots, and a sweep can be continued without them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import ray
 from ray import tune
 
 from shards.building import ray_workers
+from shards.support.memory import keep_freed_memory, release_memory
 from sweep.environment import set_defaults
 from sweep.running.resources import Resources, bundle
 from trainers.canonical import make_config
@@ -35,7 +33,7 @@ OnEvent = Callable[[str, str, dict[str, Any]], None]  # (trial identity, kind, v
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record: no CSV, JSON, ...
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # or `fit` swallows Ctrl-C and returns as if finished
-    "MALLOC_ARENA_MAX": "2",  # Tune runs each trial in a new thread, which would get its own heap
+    "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a new thread, which would get its own heap
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever `verbose` is
 }
 RETRIES = 3  # of a trial whose process or node died; an exception of its own is not retried
@@ -87,6 +85,7 @@ def trainable(space: dict[str, Any]) -> None:
     again. RuntimeError makes Tune retry: it is raised where a rank died or stopped responding,
     and where its node ended it by SIGTERM. The next attempt resumes from the newest checkpoint.
     """
+    keep_freed_memory()
     job = space["job"]
     config = make_config(job["config"])
 
@@ -105,18 +104,7 @@ def trainable(space: dict[str, Any]) -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         tune.report({"outcome": "failed", "error": f"{type(error).__name__}: {text}"[:1000]})
     finally:
-        release_memory()
-
-
-def release_memory() -> None:
-    """Return freed memory to the system.
-
-    Tune reuses a worker process for the next trial. glibc keeps freed memory for the process, so
-    without this call the process would grow from trial to trial.
-    """
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+        release_memory()  # Tune reuses the process for the next trial, which may need less
 
 
 class _Events(tune.Callback):
