@@ -160,10 +160,13 @@ class Manifest(StrictModel):
 
         Figures are averages over `robustness.draws` draws of each arm. Who reads them needs
         `draws` draws or more; who adds other arms to them (`exactly`) needs that very number,
-        because one number holds for the whole table. Empty where they do not suffice.
+        because one number holds for the whole table. Empty where they do not suffice, or were
+        measured in the order of the shards.
         """
         stored = self.robustness
-        if stored is None or stored.draws < draws or (exactly and stored.draws != draws):
+        if stored is None or stored.order != "keyed" or stored.draws < draws:
+            return tuple({} for _ in self.plan.teachers)
+        if exactly and stored.draws != draws:
             return tuple({} for _ in self.plan.teachers)
         return stored.teachers
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from shards.measures.corruption import NAMES, Figures
 from shards.support.schema import StrictModel
@@ -16,11 +17,19 @@ class TeacherRobustness(StrictModel):
     draws: how many draws of each random corruption the figures are means of.
     clean: accuracy of each teacher's classifier on the clean test images.
     teachers: {arm: {figure: value}} of each; see `shards.measures.corruption.figures_of`.
+    order: in which the train samples were when the last short batch was dropped, see
+        `shards.bank.order`; `file`, which older banks have, is left out of the JSON.
     """
 
     draws: int = Field(ge=1)
     clean: tuple[float, ...]
     teachers: tuple[dict[str, Figures], ...]
+    order: Literal["file", "keyed"] = "file"
+
+    @model_serializer(mode="wrap")
+    def _without_file_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialize(self)
+        return {name: v for name, v in fields.items() if name != "order" or v != "file"}
 
     @field_validator("teachers")
     @classmethod

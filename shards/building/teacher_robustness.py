@@ -6,19 +6,22 @@
 Embeddings under 75 corruptions would be many times as large as the bank, so only four figures per
 corruption are stored, the same that a trial's robustness probe computes for its student: accuracy
 of a softmax classifier with C = 1 fitted on the clean unit vectors of the training split (without
-the last incomplete batch of 64, as in the paper), its standard deviation over draws, cosine to the
-clean embedding, and effective rank. The random parameters are those that the bank would store.
+the last incomplete batch of 64 in keyed order, as `linear/paper` does), its standard deviation over
+draws, cosine to the clean embedding, and effective rank. The random parameters are those that the
+bank would store.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Final
 
 import numpy as np
 
 from shards.arms import make_arm
 from shards.bank.manifest import Manifest
+from shards.bank.order import keyed_order
 from shards.bank.reader import iter_shards
 from shards.bank.robustness import TeacherRobustness
 from shards.bank.writer import damaged, difference, read_json, write_manifest
@@ -30,6 +33,7 @@ from shards.support import storage
 from shards.support.progress import Progress
 
 PARTIAL = "robustness.json"  # draws measured so far; deleted when the manifest has the figures
+ORDER: Final = "keyed"  # of the samples, see TeacherRobustness; a file without it is ignored
 DEFAULT = ("noise_pixel", "noise_paper", "cifar10c", "bands")
 
 
@@ -45,15 +49,24 @@ def _unit_rows(stored_ND: np.ndarray) -> Embeddings:
     return (wide_ND / np.linalg.norm(wide_ND, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _clean(location: str, manifest: Manifest, split: str) -> tuple[np.ndarray, list[Embeddings]]:
-    """(Labels (N,), each teacher's clean unit embeddings (N, D)) of a split."""
+def _clean(
+    location: str, manifest: Manifest, split: str
+) -> tuple[np.ndarray, np.ndarray, list[Embeddings]]:
+    """(Rows in keyed order (N,), labels (N,), each teacher's clean unit embeddings (N, D)).
+
+    Labels and embeddings are in keyed order already; the rows are those of the stored order.
+    """
     labels: list[np.ndarray] = []
+    keys: list[str] = []
     parts: list[list[np.ndarray]] = [[] for _ in manifest.plan.teachers]
     for shard in iter_shards(location, manifest, split):
         labels.append(shard.arrays["label"])
+        keys += shard.keys
         for i, rows in enumerate(parts):
             rows.append(shard.arrays[f"embedding.{i}"][:, 0])
-    return np.concatenate(labels), [_unit_rows(np.concatenate(rows)) for rows in parts]
+    order_N = keyed_order(tuple(keys))
+    embeddings = [_unit_rows(np.concatenate(rows)[order_N]) for rows in parts]
+    return order_N, np.concatenate(labels)[order_N], embeddings
 
 
 class RobustnessProbe:
@@ -63,8 +76,8 @@ class RobustnessProbe:
     """
 
     def __init__(self, location: str, manifest: Manifest) -> None:
-        labels_N, train = _clean(location, manifest, "train")
-        self.labels_N, self.test = _clean(location, manifest, "test")
+        _, labels_N, train = _clean(location, manifest, "train")
+        self.order_N, self.labels_N, self.test = _clean(location, manifest, "test")
         self.classifiers = [fit_paper(rows_ND, labels_N) for rows_ND in train]
 
     def accuracy(self, teacher: int, x_ND: Embeddings) -> float:
@@ -72,8 +85,11 @@ class RobustnessProbe:
         return accuracy(self.classifiers[teacher], x_ND, self.labels_N)
 
     def measure(self, teacher: int, stored_ND: np.ndarray) -> Draw:
-        """The figures of one corrupted view of all test images, float16 unit vectors (N, D)."""
-        x_ND = _unit_rows(stored_ND)
+        """The figures of one corrupted view of all test images, float16 unit vectors (N, D).
+
+        They are in the order in which the images are stored.
+        """
+        x_ND = _unit_rows(stored_ND[self.order_N])
         return measure_draw(x_ND, self.test[teacher], lambda rows: self.accuracy(teacher, rows))
 
 
@@ -91,7 +107,7 @@ class DrawLog:
         if storage.exists(self._path):
             stored = read_json(self._path)
             try:
-                if stored["identity"] == self._identity:
+                if stored["identity"] == self._identity and stored.get("order") == ORDER:
                     self.draws = {
                         key: [Draw(**draw) for draw in row] for key, row in stored["draws"].items()
                     }
@@ -102,7 +118,7 @@ class DrawLog:
         """Store the figures of one view, one Draw per teacher, and write the file."""
         self.draws[f"{view.arm} {view.view}"] = row
         draws = {key: [asdict(draw) for draw in row] for key, row in self.draws.items()}
-        storage.write_json(self._path, {"identity": self._identity, "draws": draws})
+        storage.write_json(self._path, {"identity": self._identity, "order": ORDER, "draws": draws})
 
     def has(self, view: CorruptedView) -> bool:
         """Whether the figures of a view are stored."""
@@ -151,6 +167,7 @@ def add_robustness(
         draws=request.test_views,
         clean=tuple(probe.accuracy(i, rows_ND) for i, rows_ND in enumerate(probe.test)),
         teachers=tuple(figures),
+        order=ORDER,
     )
     manifest = manifest.model_copy(update={"robustness": robustness}).sealed()
     write_manifest(location, manifest)

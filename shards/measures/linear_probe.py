@@ -1,9 +1,10 @@
 """Linear classifiers on frozen embeddings (linear probes), by two protocols.
 
 `paper`: C = 1 on unit vectors, with train cut to whole batches of 64, because arXiv 2603.06698
-drops the last short batch (49,984 of CIFAR-10's 50,000 samples remain). The narrower the cone of
-the embeddings, the more strongly C = 1 regularises, so this accuracy mixes linear separability with
-the scale of the embeddings.
+drops the last short batch (49,984 of CIFAR-10's 50,000 samples remain). Samples must be given in an
+order that is random by class, as `shards.bank.order` makes it: of samples that are sorted by class
+this would drop part of the last one. The narrower the cone of the embeddings, the more strongly
+C = 1 regularises, so this accuracy mixes linear separability with the scale of the embeddings.
 
 `standard`: embeddings are centred by the mean of train and divided by one number, the root mean
 square of train, so that shifts, scales and rotations change nothing; C is the best of a grid on a

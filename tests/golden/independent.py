@@ -2,12 +2,13 @@
 
 Nothing of this project is imported: NumPy, SciPy and scikit-learn only, on raw arrays. x, t are the
 unit embeddings (N, D) of student and teacher on the test images, with `_train` on the train images;
-y, y_train are labels; text (C, D) are the class embeddings.
+y, y_train are labels; text (C, D) are the class embeddings. Rows are in keyed order, see `keyed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 
 import numpy as np
 from scipy.special import logsumexp
@@ -15,6 +16,25 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 Arrays = dict[str, np.ndarray]
+
+
+def keyed(keys):
+    """Rows in the order of a 64-bit hash of their keys, with Python's integers."""
+    mask = (1 << 64) - 1
+
+    def hashed(key):
+        state = 0
+        for word in (
+            0x0D0E12,
+            int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little"),
+        ):
+            state = ((state ^ word) + 0x9E3779B97F4A7C15) & mask
+            state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & mask
+            state = (state ^ (state >> 27)) * 0x94D049BB133111EB & mask
+            state ^= state >> 31
+        return state
+
+    return np.array(sorted(range(len(keys)), key=lambda row: hashed(keys[row])))
 
 
 def unit(x):

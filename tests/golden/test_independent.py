@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden.independent import expected
+from tests.golden.independent import expected, keyed
+from tests.golden.independent import unit as normed
 from trainers.inputs import resolve
 from trainers.probes.feature_banks import student_features
 from trainers.results.folder import trial_folder
@@ -23,13 +24,17 @@ def arrays(bank: str, done) -> dict[str, np.ndarray]:
     """The embeddings that the trial's probes saw, by the stored student."""
     config, root, result, _ = done
     splits = resolve(config, bank).load(torch.device("cpu"), training=False)
+    # Labels and the teacher's embeddings come from the bank itself, in an order computed here.
+    train, test = splits.clean_train, splits.test["clean"]
+    train_N, test_N = keyed(train.keys), keyed(test.keys)
     model = load_student(str(Path(trial_folder(root, config), "student")))
     features = student_features(model, splits, torch.device("cpu"))
     views = [features.subject.embed("test", "noise:0.1", view) for view in range(2)]
     raw = {
         "x": features.test_ND, "x_train": features.train_ND,
-        "t": features.teacher_ND, "t_train": features.teacher_train_ND,
-        "y": features.test_labels_N, "y_train": features.train_labels_N,
+        "t": normed(test.embedding_NVD[test_N, 0].astype(float)),
+        "t_train": normed(train.embedding_NVD[train_N, 0].astype(float)),
+        "y": test.labels_N[test_N], "y_train": train.labels_N[train_N],
         "text": features.text_CD, "raw": features.subject.penultimate("test"),
         "noisy_V": np.stack(views), "C": np.array(result.metrics["test/linear/standard/C"]),
     }  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from shards.bank.order import keyed_order
 from shards.bank.reader import load_manifest
 from trainers.canonical import make_config
 from trainers.config.schema import TrialConfig
@@ -120,7 +121,8 @@ def test_its_features_are_the_best_of_rank_k(bank, make):
     x_ND = projected_features(splits).train_ND.astype(np.float64)
     spread = np.linalg.svd(x_ND, compute_uv=False)
     assert (spread > 1e-5 * spread[0]).sum() == 9  # 8 components and the mean
-    stored_ND = splits.clean_train.embedding_NVD[:, 0].astype(np.float64)
+    order_N = keyed_order(splits.clean_train.keys)
+    stored_ND = splits.clean_train.embedding_NVD[order_N, 0].astype(np.float64)
     best = np.linalg.svd(stored_ND - stored_ND.mean(axis=0))
     share = (best[1][:8] ** 2).sum() / (best[1] ** 2).sum()
     cosine = (x_ND * stored_ND).sum(axis=1)

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from shards.arms import make_arm
+from shards.bank.order import keyed_order
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from shards.building.build import build
@@ -181,7 +182,7 @@ def test_the_saved_student_gives_the_measured_embeddings(done, bank):
     preprocess = manifest.plan.teachers[0].preprocess.native(result.student.image_size)
     data = Data(split, make_arm("clean"), preprocess, torch.device("cpu"))
     x_ND = unit(encode_view(student, data, 0)).astype(np.float64)
-    y_ND = split.embedding_NVD[:, 0].astype(np.float64)
+    y_ND = split.embedding_NVD[keyed_order(split.keys), 0].astype(np.float64)
     y_ND /= np.linalg.norm(y_ND, axis=1, keepdims=True)
     cosine = float(np.mean(np.sum(x_ND * y_ND, axis=1)))
     assert cosine == pytest.approx(result.metrics["test/cosine_to_teacher"], abs=1e-7)

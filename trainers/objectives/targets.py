@@ -93,14 +93,19 @@ class Moments:
         return len(self.mean_D)
 
 
-def raw_rows(embedding_NVD: Column, norm_NV: np.ndarray, rows: slice, view: int = 0) -> Matrix:
+def raw_rows(
+    embedding_NVD: Column, norm_NV: np.ndarray, rows: slice | np.ndarray, view: int = 0
+) -> Matrix:
     """Raw embeddings of one view, unit vectors times their norms: float64 (rows, D)."""
     unit_ND = np.asarray(embedding_NVD[rows, view], dtype=np.float64)
     return unit_ND * norm_NV[rows, view, None].astype(np.float64)
 
 
-def moments_of(split: Split) -> Moments:
-    """The moments of view 0 of a split's raw embeddings, in two passes over chunks, in order.
+def moments_of(split: Split, order_N: np.ndarray | None = None) -> Moments:
+    """The moments of view 0 of a split's raw embeddings, in two passes over chunks.
+
+    Samples are summed in the order of the rows `order_N`, by default as they are stored; the order
+    changes rounding alone.
 
     Two passes, mean first, because E[x^2] - E[x]^2 would lose digits. Raises: ValueError for N < 2.
     """
@@ -108,7 +113,10 @@ def moments_of(split: Split) -> Moments:
     if count < 2:
         raise ValueError(f"its statistics need 2 train samples or more; got {count}")
     total_D, total_DD = np.zeros(dim), np.zeros((dim, dim))
-    chunks = [slice(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
+    chunks: list[slice | np.ndarray] = [
+        slice(at, min(at + CHUNK, count)) if order_N is None else order_N[at : at + CHUNK]
+        for at in range(0, count, CHUNK)
+    ]
     for rows in chunks:
         total_D += raw_rows(split.embedding_NVD, split.norm_NV, rows).sum(axis=0)
     mean_D = total_D / count

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shards.support.registry import Table
 from trainers.probes.base import Probe, check_metric_name
 from trainers.probes.features import FeatureBank
+from trainers.probes.file_order import FILE_ORDER
 from trainers.probes.infonce import INFONCE
 from trainers.probes.intervals import INTERVALS
 from trainers.probes.linear import LINEAR
@@ -38,6 +39,7 @@ PROBES: Table[Probe] = Table(
         "intervals": INTERVALS,
         "retained": RETAINED,
         "truncated": TRUNCATED,
+        "file_order": FILE_ORDER,
     },
 )
 

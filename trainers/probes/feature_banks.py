@@ -6,12 +6,14 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from shards.arms import make_arm
 from shards.bank.manifest import arm_record
+from shards.bank.order import keyed_order
 from shards.bank.splits import Split
 from shards.measures.corruption import Figures
 from trainers.inputs import TrialSplits
@@ -29,7 +31,7 @@ StoredKey = tuple[SplitName, str, int]  # split, arm, view
 
 @torch.inference_mode()
 def encode_view(encode: Callable[[torch.Tensor], torch.Tensor], data: Data, view: int) -> Floats:
-    """One view of every sample through `encode`: float32 (N, F), in the order of the samples."""
+    """One view of every sample through `encode`: float32 (N, F), in keyed order."""
     parts = [encode(images_BCHW).float().cpu() for images_BCHW in data.view(view, BATCH)]
     return torch.cat(parts).numpy()
 
@@ -71,7 +73,7 @@ class StudentSubject:
     def recalibrated(self, arm: str) -> StudentSubject | None:
         """A copy whose BatchNorm statistics are those of the train images under `arm`.
 
-        Running statistics are replaced by their mean over one pass, batch by batch, in order.
+        Running statistics are replaced by their mean over one pass, batch by batch, in keyed order.
         None where the student has no BatchNorm.
         """
         model = copy.deepcopy(self.model).eval()
@@ -133,7 +135,7 @@ def _stored(splits: TrialSplits) -> Iterator[tuple[StoredKey, Split, int]]:
 
 
 def _stored_embeddings(split: Split, view: int) -> Floats:
-    return unit(split.embedding_NVD[:, view])
+    return unit(split.embedding_NVD[keyed_order(split.keys), view])
 
 
 def _feature_bank(
@@ -145,15 +147,17 @@ def _feature_bank(
     """The embeddings of `subject` beside the teacher's; see FeatureBank for its fields."""
     inputs, config = splits.inputs, splits.inputs.config
     train_ND, test_ND = subject.embed("train"), subject.embed("test")
+    train, test = splits.clean_train, splits.test["clean"]
+    train_order_N, test_order_N = keyed_order(train.keys), keyed_order(test.keys)
     assert train_ND is not None
     assert test_ND is not None
     return FeatureBank(
         train_ND=train_ND,
-        train_labels_N=splits.clean_train.labels_N,
+        train_labels_N=train.labels_N[train_order_N],
         test_ND=test_ND,
-        test_labels_N=splits.test["clean"].labels_N,
-        teacher_ND=_stored_embeddings(splits.test["clean"], 0),
-        teacher_train_ND=_stored_embeddings(splits.clean_train, 0),
+        test_labels_N=test.labels_N[test_order_N],
+        teacher_ND=_stored_embeddings(test, 0),
+        teacher_train_ND=_stored_embeddings(train, 0),
         subject=subject,
         text_CD=inputs.class_embeddings_CD,
         classes=inputs.classes,
@@ -163,4 +167,5 @@ def _feature_bank(
         adapt_arms=config.adapt_arms,
         figures=figures or {},
         seed=inputs.manifest.plan.seed,
+        test_file_order_N=np.argsort(test_order_N),
     )

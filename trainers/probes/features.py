@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Subject(Protocol):
-    """What is measured. Embeddings are L2-normalised float32 (N, D), in the order of the split."""
+    """What is measured. Embeddings are L2-normalised float32 (N, D), in keyed order."""
 
     def embed(self, split: SplitName, arm: str = "clean", view: int = 0) -> Floats | None:
         """One view of every sample under an arm; None where it is not stored or computable."""
@@ -43,7 +43,10 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """The input of all probes. Embeddings are L2-normalised float32 (N, D), in the shards' order.
+    """The input of all probes. Embeddings are L2-normalised float32 (N, D).
+
+    Samples are in keyed order (`shards.bank.order`), which does not depend on that of the shards.
+    So a probe may use the first samples, or consecutive batches.
 
     train_ND, train_labels_N, test_ND, test_labels_N: the subject's clean embeddings and labels.
     teacher_ND, teacher_train_ND: the teacher's embeddings of the same test and train images.
@@ -56,6 +59,8 @@ class FeatureBank:
     figures: {arm: figures} that were measured when the shards were built, for arms under which the
         subject cannot be embedded.
     seed: of every random choice that a probe makes.
+    test_file_order_N: the rows of the test images in the order of the data set's files; None where
+        they are in that order already.
     cache: results that several probes need, see `cached`.
     """
 
@@ -74,6 +79,7 @@ class FeatureBank:
     adapt_arms: tuple[str, ...] = ()
     figures: Mapping[str, Figures] = field(default_factory=lambda: {})
     seed: int = 0
+    test_file_order_N: NDArray[np.int64] | None = None
     cache: dict[str, Any] = field(default_factory=lambda: {})
 
     def cached(self, name: str, compute: Callable[[], T]) -> T:

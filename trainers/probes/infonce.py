@@ -78,7 +78,7 @@ def _corrected_for_the_cone(bank: FeatureBank, bound: float) -> Iterator[tuple[s
 
 INFONCE = Probe(
     infonce,
-    revision=2,
+    revision=3,
     default=True,
     metrics="""
 infonce/paper | nats | 0 upwards | lower

@@ -56,7 +56,7 @@ def intervals(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:
 
 INTERVALS = Probe(
     intervals,
-    revision=3,
+    revision=4,
     uses=(LINEAR, SPECTRUM, NEIGHBOURS, ZERO_SHOT),
     class_images=2,  # one of them is held out to choose C
     default=True,

@@ -46,7 +46,7 @@ def linear(bank: FeatureBank) -> Iterator[tuple[str, float]]:
 
 LINEAR = Probe(
     linear,
-    revision=3,
+    revision=4,
     class_images=2,  # one of them is held out to choose C
     default=True,
     metrics="""

@@ -34,6 +34,7 @@ def neighbours(bank: FeatureBank) -> Iterator[tuple[str, float]]:
 
 NEIGHBOURS = Probe(
     neighbours,
+    revision=2,
     default=True,
     metrics="""
 knn/accuracy | share | 0 to 1 | higher

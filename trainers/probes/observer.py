@@ -12,9 +12,10 @@ with (step, model) and returns one row:
     uniformity           log mean exp(-2 |x_i - x_j|^2) over distinct pairs, [-8, 0]
     ridge/accuracy       of a ridge classifier fitted on the train subset, [0, 1]
 
-The subset is `curve_samples` clean images of each split, chosen by the bank's seed, so it is the
-same for every student. A rank depends on the number of images: compare it with the teacher's on
-the same subset (`Observer.teacher`), not with the trial's final rank, which is of all test images.
+The subset is the first `curve_samples` clean images of each split in keyed order
+(`shards.bank.order`), so it is the same for every student. A rank depends on the number of images:
+compare it with the teacher's on the same subset (`Observer.teacher`), not with the trial's final
+rank, which is of all test images.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from torch import nn
 
 from shards.arms import make_arm
+from shards.bank.order import keyed_order
 from shards.bank.splits import Split, take
 from shards.measures.infonce import alignment, uniformity
 from shards.measures.spectrum import (
@@ -41,7 +43,7 @@ from shards.measures.truncated import dims
 from trainers.inputs import TrialSplits
 from trainers.probes.feature_banks import encode_view
 from trainers.probes.features import Floats, unit
-from trainers.training.data import Data, permutation
+from trainers.training.data import Data
 from trainers.training.wrappers import unwrap_student
 
 Row = dict[str, float]
@@ -108,9 +110,9 @@ class Observer:
     def __init__(self, splits: TrialSplits, device: torch.device) -> None:
         inputs, config = splits.inputs, splits.inputs.config
         self.threads = config.threads
-        clean, seed = make_arm("clean"), inputs.manifest.plan.seed
+        clean = make_arm("clean")
         self._train, self._test = (
-            _subset(split, config.curve_samples, seed)
+            _subset(split, config.curve_samples)
             for split in (splits.clean_train, splits.test["clean"])
         )
         self._data = [Data(s, clean, inputs.preprocess, device) for s in (self._train, self._test)]
@@ -143,7 +145,6 @@ class Observer:
         return {name: value for name, value in row.items() if np.isfinite(value)}
 
 
-def _subset(split: Split, samples: int, seed: int) -> Split:
-    """At most `samples` samples of a split, in its order: a pure function of (seed, N)."""
-    chosen_N = permutation(seed, 0, len(split.keys))[:samples].sort().values
-    return take({"clean": split}, chosen_N.numpy())["clean"]
+def _subset(split: Split, samples: int) -> Split:
+    """The first `samples` samples of a split in keyed order; all of a smaller split."""
+    return take({"clean": split}, keyed_order(split.keys)[:samples])["clean"]

@@ -40,7 +40,7 @@ def _of(bank: FeatureBank, train_NF: Floats, test_NF: Floats) -> Retained:
 
 RETAINED = Probe(
     retained,
-    revision=2,
+    revision=3,
     uses=(SPECTRUM,),
     default=True,
     metrics="""

@@ -214,7 +214,7 @@ def frequency(bank: FeatureBank) -> Iterator[tuple[str, Value]]:
 
 ROBUSTNESS = Probe(
     robustness,
-    revision=3,
+    revision=4,
     uses=(LINEAR, SPECTRUM),
     default=True,
     metrics="""

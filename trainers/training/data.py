@@ -1,7 +1,7 @@
 """Training batches from a bank: inputs and targets.
 
-Their order is a pure function of (seed, epoch): it does not depend on prefetching or on the number
-of ranks.
+Their order is a pure function of (seed, epoch) over the samples as the bank stores them: it does
+not depend on prefetching or on the number of ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from shards.arms import Arm, view_of, view_offsets
+from shards.bank.order import keyed_order
 from shards.bank.splits import Column, Split
 from shards.bank.stream import StreamedColumn
 from shards.support.rng import hash64
@@ -113,8 +114,11 @@ class Data:
         yield from self._prefetched(lambda index_B: self.batch(index_B, epoch), parts)
 
     def view(self, view: int, size: int) -> Iterator[torch.Tensor]:
-        """Inputs of one view of every sample, in order, in batches of `size`."""
-        parts = torch.arange(self.count).split(size)
+        """Inputs of one view of every sample, in keyed order, in batches of `size`.
+
+        See `shards.bank.order`.
+        """
+        parts = torch.tensor(keyed_order(self.keys)).split(size)
         yield from self._prefetched(lambda i_B: self.inputs(i_B, torch.full_like(i_B, view)), parts)
 
     def _prefetched(self, make: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:

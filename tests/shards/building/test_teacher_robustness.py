@@ -195,7 +195,9 @@ def test_a_bank_of_other_teachers_or_images_is_refused(measured, request_3, refu
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '{"draws": {"x": [{"y": 1}]}}'])
 def test_a_damaged_half_is_named_with_a_remedy(text: str, bank, tmp_path, refused) -> None:
     manifest = load_manifest(str(bank))
-    text = text.replace('{"draws"', f'{{"identity": "{manifest.identity}", "draws"')
+    text = text.replace(
+        '{"draws"', f'{{"identity": "{manifest.identity}", "order": "keyed", "draws"'
+    )
     (tmp_path / PARTIAL).write_text(text)
     refused(lambda: DrawLog(str(tmp_path), manifest), str(tmp_path / PARTIAL), "delete it")
 

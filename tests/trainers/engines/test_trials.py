@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from shards.arms import make_arm
+from shards.bank.order import keyed_order
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from trainers.engines.launch import PREEMPTED, RankError, free_port
@@ -116,7 +117,9 @@ def embedded(bank, root, config):
     split = load_splits(bank, manifest, "test", ("clean",))["clean"]
     preprocess = manifest.plan.teachers[0].preprocess.native(manifest.plan.dataset.image_size)
     data = Data(split, make_arm("clean"), preprocess, torch.device("cpu"))
-    return unit(encode_view(student, data, 0)), unit(split.embedding_NVD[:, 0])
+    return unit(encode_view(student, data, 0)), unit(
+        split.embedding_NVD[keyed_order(split.keys), 0]
+    )
 
 
 @deepspeed

@@ -7,6 +7,7 @@ from torch import nn
 
 from shards.measures.infonce import uniformity
 from shards.measures.spectrum import effective_rank
+from tests.golden.independent import keyed
 from trainers.inputs import resolve
 from trainers.probes.features import unit
 from trainers.probes.observer import Observer, ridge_accuracy, temporarily_in_eval
@@ -37,7 +38,8 @@ def test_a_row_holds_the_measures_of_the_chosen_images(watching):
     assert set(row) == NAMES
     test = observer._test
     assert len(test.keys) == 40
-    assert list(test.keys) == [k for k in splits.test["clean"].keys if k in set(test.keys)]
+    keys = splits.test["clean"].keys
+    assert list(test.keys) == [keys[row] for row in keyed(keys)][:40]
     images_BCHW = torch.cat(list(observer._data[1].view(0, 100)))
     with torch.no_grad():
         x_ND = unit(student.eval()(images_BCHW).numpy())
