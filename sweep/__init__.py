@@ -1,1 +1,17 @@
-"""Many trials: grids, the schedule, tracking and the report."""
+"""Many trials: grids, the schedule, tracking and the report.
+
+`sweep.load` reads what trials have found, see `sweep.analysis.frame`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    # On demand, for it imports pandas and torch, which no command's --help should wait for.
+    if name == "load":
+        from sweep.analysis.frame import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

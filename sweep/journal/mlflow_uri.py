@@ -35,6 +35,12 @@ def default_uri(folder: Path) -> str:
     return uri
 
 
+def is_tracking_uri(text: str) -> bool:
+    """Whether `text` is the URI of a tracking server or database, and not a folder or store."""
+    scheme = urllib.parse.urlsplit(text).scheme
+    return scheme in ("http", "https", "databricks") or scheme.partition("+")[0] in DATABASES
+
+
 def check_tracking_uri(uri: str) -> None:
     """Raises: ValueError for a URI of which it is clear, without a connection, that it cannot work.
 

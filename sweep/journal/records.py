@@ -6,10 +6,19 @@ one comparison.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweep.journal.events import NAME, FailedEvent, ProbeEvent, ResultEvent, read_events
+from sweep.journal.events import (
+    NAME,
+    Event,
+    FailedEvent,
+    ProbeEvent,
+    ResultEvent,
+    StartEvent,
+    read_events,
+)
 from trainers.results.record import TrialResult, merge
 from trainers.results.reprobed import Reprobed
 
@@ -19,11 +28,15 @@ class Run:
     """Results of one sweep, and the last failure of each trial that has no later result.
 
     notes: what was left out of the results so that every metric is of one version of its probe.
+    starts: the first start of each trial. ended_ms: when each trial's last result or failure was
+    recorded.
     """
 
     results: list[TrialResult]
     failures: list[FailedEvent] = field(default_factory=lambda: [])
     notes: list[str] = field(default_factory=lambda: [])
+    starts: dict[str, StartEvent] = field(default_factory=lambda: {})
+    ended_ms: dict[str, int] = field(default_factory=lambda: {})
 
 
 def read_run(run_dir: str | Path) -> Run:
@@ -37,11 +50,22 @@ def read_run(run_dir: str | Path) -> Run:
     if not path.is_file():
         what = f"no {NAME} in it" if Path(run_dir).is_dir() else "no such folder"
         raise ValueError(f"{run_dir}: {what}; expected a run folder written by `sweep.run`")
+    return run_of(event for _, event in read_events(path))
+
+
+def run_of(events: Iterable[Event]) -> Run:
+    """What events in the order of a journal say together, see `read_run`."""
     results: dict[str, TrialResult] = {}
     failures: dict[str, FailedEvent] = {}
     reprobed: dict[str, list[Reprobed]] = {}
-    for _, event in read_events(path):
-        if isinstance(event, ResultEvent):
+    starts: dict[str, StartEvent] = {}
+    ended_ms: dict[str, int] = {}
+    for event in events:
+        if isinstance(event, ResultEvent | FailedEvent):
+            ended_ms[event.trial] = event.time_ms
+        if isinstance(event, StartEvent):
+            starts.setdefault(event.trial, event)
+        elif isinstance(event, ResultEvent):
             failures.pop(event.trial, None)
             results.pop(event.trial, None)  # so that it takes the last place
             results[event.trial] = event.record
@@ -53,7 +77,7 @@ def read_run(run_dir: str | Path) -> Run:
         for again in measurements if trial in results else []:
             results[trial] = merge(results[trial], again.probe, again.values)
     kept, notes = newest_only(list(results.values()))
-    return Run(kept, list(failures.values()), notes)
+    return Run(kept, list(failures.values()), notes, starts, ended_ms)
 
 
 def newest_only(results: list[TrialResult]) -> tuple[list[TrialResult], list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal.events import FailedEvent, Journal, ProbeEvent, ResultEvent, StartEvent
 from sweep.journal.records import newest_only, read_run
@@ -198,6 +199,17 @@ def test_mlflow_has_the_newer_values_and_their_version(journal: Journal, tmp_pat
     assert found["trial0"].tags["probe.linear.version"] == "1"
     assert found["trial1"].tags["probe.linear.version"] == "2"
     assert found["trial1"].tags["probe.any.version"] == "1"
+
+    study = load(f"{uri}#small")  # read back as a table
+    trials = study.trials.set_index("trial")
+    journal_trials = load(tmp_path).trials.set_index("trial")
+    assert trials.loc["trial1", "test/linear/paper/accuracy"] == 0.7
+    assert trials.loc["trial0", "probe_versions"] == "any 1, linear 1"
+    same = ["status", "seed", "student", "data.test", "student.parameters", "test/alignment"]
+    for name in same:
+        assert list(trials[name].sort_index()) == list(journal_trials[name].sort_index()), name
+    with pytest.raises(ValueError, match=r"expected one experiment.*found: `small`"):
+        load(f"{uri}#other")
 
 
 @pytest.mark.ray
