@@ -14,12 +14,14 @@ Exit status:
     2   bad input: a field, an option, or a bank that does not hold what the trial needs
     3   the loss became NaN or infinite
     4   ended by SIGTERM: the state is saved, and the same command continues
+    5   another process runs this trial
 torchrun reports its own exit status in place of these.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -32,20 +34,30 @@ from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.support import storage
 from shards.support.command import command, make_parser
+from shards.support.lease import Lease, LeaseError
 from shards.support.memory import keep_freed_memory
 from shards.support.progress import Progress
+from shards.support.retry import patiently
 from trainers.canonical import load_config, make_config
 from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES, check_engine, choose_device
 from trainers.engines.base import Engine
-from trainers.engines.launch import PREEMPTED, RankError, launch, rank_of_environment, report_line
+from trainers.engines.launch import (
+    ELSEWHERE,
+    PREEMPTED,
+    RankError,
+    launch,
+    rank_of_environment,
+    report_line,
+)
 from trainers.inputs import TrialInputs, TrialSplits, resolve
 from trainers.objectives import make_objective, needs_second_view
 from trainers.objectives.targets import make_target
 from trainers.probes import check_train_labels
 from trainers.probes.observer import Observer
-from trainers.results.folder import RESULT, finished, tidy, trial_folder
-from trainers.results.measured import measure_trial, store_student, student_to_measure
+from trainers.results.folder import RESULT, STUDENT, finished, tidy, trial_folder
+from trainers.results.lease import Behalf, take_trial
+from trainers.results.measured import measure_trial, student_files, student_to_measure
 from trainers.results.record import TrialResult
 from trainers.results.reprobed import outdated
 from trainers.students import build_student
@@ -69,8 +81,9 @@ def run_trial(
     report: Reporter = lambda values: None,
     *,
     device: str = "auto",
-    save_seconds: float = 30.0,
+    save_seconds: float | None = None,
     reading: str = "auto",
+    behalf: Behalf | None = None,
 ) -> TrialResult | None:
     """Train a student, measure it and store the result, which is also returned.
 
@@ -84,8 +97,9 @@ def run_trial(
         root: path or URL of the folder under which trials/IDENTITY/ is written.
         report: called with a row of values at the end of every epoch, see Reporter.
         device: auto, cpu, cuda or cuda:INDEX.
-        save_seconds: seconds between checkpoints.
+        save_seconds: seconds between checkpoints; None: such that saving takes 2 % of the time.
         reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
+        behalf: on whose behalf the trial runs, see Behalf.
 
     Raises:
         ValueError: where the bank does not hold what the trial needs, or this machine cannot run
@@ -94,6 +108,7 @@ def run_trial(
         RankError: where one rank of several failed.
         PreemptedError: in the main thread after SIGTERM; during training the state is saved
             first.
+        LeaseError: where another process runs the trial, or has taken it over from this one.
         OSError: where a file cannot be read or written.
     """
     inputs = resolve(config, bank)
@@ -104,34 +119,71 @@ def run_trial(
         return stored
     check_engine(config, choose_device(device))
     with PreemptionHandler() as preempted:
+        behalf = behalf or Behalf()
         # An engine with ranks, and this process is none of them: start the ranks and wait.
         if config.engine != "single" and rank_of_environment() is None:
-            options = {"device": device, "save-seconds": str(save_seconds), "reading": reading}
-            return _run_ranks(inputs, root, options, report, preempted)
+            options = {"device": device, "reading": reading}
+            if save_seconds is not None:
+                options["save-seconds"] = str(save_seconds)
+            return _run_ranks(inputs, root, options, report, preempted, behalf)
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
-        splits = inputs.load(chosen, reading)
-        check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)
-        folder = trial_folder(root, config)
-        owner = owner_of(config, inputs.source)
-        checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner)
-        student = trained = None
-        if not has_no_network(config.student):
-            saver = Saver(checkpoints, save_seconds, stop=preempted)
-            with ENGINES[config.engine](chosen) as engine, preempted.deferred():
-                trained = _train(splits, engine, saver, report)
-            if engine.rank > 0:
-                return None
-            chosen = engine.device
-            student = student_to_measure(splits, trained, chosen)
-        with eager(config):
-            result = measure_trial(splits, student, trained, chosen, root)
-        if student is not None:
-            size = inputs.preprocess.size
-            store_student(folder, student, config, inputs.teacher.dim, size)
-        storage.write_json(storage.join(folder, RESULT), result.as_json())
-        tidy(root, config)
-        return result
+        with _lease(root, config, behalf) as lease:
+            # A holder before this one may have finished the trial since it was looked for.
+            if lease is not None and lease.generation > 1:
+                stored = _stored_result(inputs, root)
+            if stored is None:
+                stored = _run(inputs, root, chosen, report, preempted, save_seconds, reading, lease)
+            elif config.ranks > 1:  # the other ranks wait for this one
+                raise LeaseError(f"trial {config.identity} was finished by another process")
+            if lease is not None:
+                tidy(root, config)
+        return stored
+
+
+def _lease(
+    root: str, config: TrialConfig, behalf: Behalf
+) -> contextlib.AbstractContextManager[Lease | None]:
+    """The trial's lease, which its first rank holds; None on the others. Raises: LeaseError."""
+    return contextlib.nullcontext() if rank_of_environment() else take_trial(root, config, behalf)
+
+
+def _run(
+    inputs: TrialInputs,
+    root: str,
+    device: torch.device,
+    report: Reporter,
+    preempted: PreemptionHandler,
+    save_seconds: float | None,
+    reading: str,
+    lease: Lease | None,
+) -> TrialResult | None:
+    """Train, measure and store the trial. Only the first rank, which has the lease, returns it."""
+    config, folder = inputs.config, trial_folder(root, inputs.config)
+    splits = inputs.load(device, reading)
+    check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)
+    owner = owner_of(config, inputs.source)
+    checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner, lease)
+    student = trained = None
+    if not has_no_network(config.student):
+        saver = Saver(checkpoints, save_seconds, stop=preempted)
+        with ENGINES[config.engine](device) as engine, preempted.deferred():
+            trained = _train(splits, engine, saver, report)
+        if lease is None:
+            return None
+        device = engine.device
+        student = student_to_measure(splits, trained, device)
+    assert lease is not None  # a student without a network has one rank
+    with eager(config):
+        result = measure_trial(splits, student, trained, device, root)
+    if student is not None:
+        size = inputs.preprocess.size
+        files = student_files(student, config, inputs.teacher.dim, size)
+        place = storage.join(folder, STUDENT)
+        patiently(place, lambda: lease.publish_folder(place, files))
+    place = storage.join(folder, RESULT)
+    patiently(place, lambda: lease.publish(place, storage.encoded_json(result.as_json())))
+    return result
 
 
 def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) -> Trained:
@@ -190,16 +242,20 @@ def _run_ranks(
     options: dict[str, str],
     report: Reporter,
     preempted: PreemptionHandler,
+    behalf: Behalf,
 ) -> TrialResult:
     """Run the trial as one process for each rank; the first rank writes the result.
 
     The ranks read the trial as one JSON document from standard input.
-    Raises: DivergedError, PreemptedError or RankError, as the first rank that failed ended.
+    Raises: DivergedError, PreemptedError, LeaseError or RankError, as the first rank that failed
+    ended.
     """
     config = inputs.config
     arguments = [STANDARD_INPUT, "--bank", inputs.bank, "--out", root]
     for name, value in options.items():
         arguments += [f"--{name}", value]
+    for gone in (*behalf.gone, behalf.token):
+        arguments += ["--lease", gone]
     try:
         with preempted.deferred():
             document = config.model_dump_json()
@@ -209,6 +265,8 @@ def _run_ranks(
             raise DivergedError(error.message) from None
         if error.code == PREEMPTED:
             raise PreemptedError(error.message) from None
+        if error.code == ELSEWHERE:
+            raise LeaseError(error.message) from None
         raise
     result = finished(root, config)
     if result is None:
@@ -251,10 +309,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--save-seconds",
         type=float,
-        default=30.0,
         metavar="SECONDS",
-        help="least time between two checkpoints (default: %(default)g)",
+        help="least time between two checkpoints (default: such that saving takes at most 2 %% of "
+        "the time)",
     )
+    # For ranks, see Behalf: tokens and holders that are gone, last the token of this sweep.
+    parser.add_argument("--lease", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     keep_freed_memory()
     if options.trial == STANDARD_INPUT:
@@ -266,6 +326,9 @@ def main(argv: list[str]) -> int:
     except PreemptedError as error:
         print(error, file=sys.stderr)
         return PREEMPTED
+    except LeaseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ELSEWHERE
     except (DivergedError, RankError) as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else 1
@@ -290,6 +353,7 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
     started it. `torchrun` starts ranks too, but reads nothing from them; its first rank shows both.
     """
     start = time.monotonic()
+    *gone, token = options.lease or [""]
 
     def run(report: Reporter) -> TrialResult | None:
         return run_trial(
@@ -300,6 +364,7 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             device=options.device,
             save_seconds=options.save_seconds,
             reading=options.reading,
+            behalf=Behalf(token, tuple(gone)),
         )
 
     launched = options.trial == STANDARD_INPUT and rank_of_environment() is not None

@@ -177,7 +177,7 @@ def wait_and_take(
     A holder on this machine whose process runs is alive; of any other the heartbeat must change.
     `notice` is called once before waiting. Raises: HeldError where it is alive; OSError.
     """
-    observer = observer or Observer()
+    observer = observer or Observer(EXPIRES)
     noticed = False
     while True:
         try:
@@ -199,7 +199,10 @@ class Lease:
         generation: larger than that of every earlier holder.
         suffix: for names of objects that each holder writes anew; "" on a disk, where staging
             folders do the same.
+        every: seconds between two heartbeats.
     """
+
+    every: float | None = None  # BEAT
 
     def __init__(self, location: str, generation: int, claim: Claim, staging: Path | None) -> None:
         self.location, self.generation, self.claim = location, generation, claim
@@ -243,7 +246,7 @@ class Lease:
         self.release()
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT):
+        while not self._ended.wait(self.every or BEAT):
             # A heartbeat that cannot be written is missed, and the next one is tried: the lease
             # is lost only if somebody takes it, which `check` sees.
             with contextlib.suppress(OSError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ T = TypeVar("T")
 # Seconds before each further attempt. Together 2.1 s: enough for a dropped connection or a network
 # mount that is being re-established, short enough that a dead disk is reported soon.
 PAUSES = (0.1, 0.4, 1.6)
+PATIENCE = 600.0  # seconds for which a result is offered to an object store that fails
 TRANSIENT = {
     *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.EREMOTEIO),
     *(errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH),
@@ -67,6 +70,31 @@ def retried(location: str, read: Callable[[], T]) -> T:
             f"{location}: could not be read, {len(PAUSES) + 1} attempts failed "
             f"({_text(error)}); {remedy}"
         ) from None
+
+
+def patiently(
+    location: str, write: Callable[[], None], sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """`write()` to an object store, called again after 1, 2, 4, ... 30 s while it fails.
+
+    For what took long to compute, and would be lost with the trial. The first failure is a warning
+    on stderr. Raises: OSError, after PATIENCE seconds of pauses; at once on a disk, and where the
+    bucket does not exist or may not be written.
+    """
+    waited, pause = 0.0, 1.0
+    while True:
+        try:
+            write()
+            return
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            if _scheme(location) not in REMEDIES or waited >= PATIENCE:
+                raise
+            if not waited:
+                print(f"warning: {location}: {_text(error)}; trying again", file=sys.stderr)
+        sleep(pause)
+        waited, pause = waited + pause, min(2 * pause, 30.0)
 
 
 def is_transient(error: BaseException) -> bool:

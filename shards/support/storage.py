@@ -257,7 +257,12 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 def write_json(location: str, value: Any) -> None:
     """Write JSON with sorted keys. Raises: as `write`."""
-    write(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    write(location, encoded_json(value))
+
+
+def encoded_json(value: Any) -> bytes:
+    """The bytes that `write_json` writes."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def explain_full_disk(error: OSError, path: Path, needed: int) -> OSError:

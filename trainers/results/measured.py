@@ -12,14 +12,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shards.support import storage
 from trainers.config.schema import TrialConfig
 from trainers.inputs import TrialSplits, distinct_views
 from trainers.probes import PROBES
 from trainers.probes.feature_banks import StudentSubject, projected_features, student_features
 from trainers.probes.measure import Measured, measure, measure_teacher
 from trainers.probes.observer import Observer
-from trainers.results.folder import STUDENT
 from trainers.results.record import (
     Cost,
     Data,
@@ -153,13 +151,12 @@ def environment_of(device: torch.device, config: TrialConfig) -> Environment:
     )
 
 
-def store_student(folder: str, model: nn.Module, config: TrialConfig, dim: int, size: int) -> None:
-    """Write the student to student/ in the trial's folder, see `trainers.students.files`.
+def student_files(model: nn.Module, config: TrialConfig, dim: int, size: int) -> dict[str, bytes]:
+    """{name: content} of the student's folder, see `trainers.students.files`.
 
     dim: D of its embeddings. size: height and width of its images in pixels.
     """
     with tempfile.TemporaryDirectory() as copy:
         save_student(copy, model, config.student, dim, size)
         # The weights come before student.json, so that a reader never finds only the JSON.
-        files = {f.name: f.read_bytes() for f in sorted(Path(copy).iterdir(), reverse=True)}
-    storage.write_folder(storage.join(folder, STUDENT), files)
+        return {f.name: f.read_bytes() for f in sorted(Path(copy).iterdir(), reverse=True)}

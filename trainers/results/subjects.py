@@ -24,7 +24,7 @@ from trainers.results.record import TrialResult
 from trainers.results.reprobed import FOLDER
 from trainers.students import build_student
 from trainers.students.base import Student
-from trainers.training.checkpoint import ARRAYS, MANIFEST, RECORD, Checkpoints
+from trainers.training.checkpoint import ARRAYS, MANIFEST, RECORD, Checkpoints, step_of
 from trainers.training.wrappers import unwrap_student, wrap_student
 
 
@@ -122,7 +122,7 @@ def of_checkpoint(step_folder: str, bank: str | None) -> Subject:
 
     Raises: ValueError where the checkpoint is damaged or of another format.
     """
-    folder, step = step_folder.rstrip("/").rsplit("/step-", 1)
+    folder, name = step_folder.rstrip("/").rsplit("/", 1)
     owner: dict[str, Any] = read_json(storage.join(step_folder, RECORD)).get("owner") or {}
     if "source" not in owner:
         raise ValueError(f"{step_folder}: not a checkpoint that records its trial")
@@ -131,14 +131,14 @@ def of_checkpoint(step_folder: str, bank: str | None) -> Subject:
     root = trial.rsplit("/", 2)[0]
     inputs = resolve(config, find_bank(config, owner["source"], root, bank))
     dim = inputs.teacher.dim
-    arrays = Checkpoints(folder, owner).load(int(step)).arrays
+    arrays = Checkpoints(folder, owner).load_named(name).arrays
     student = build_student(config.student, dim, inputs.preprocess.size, config.seed)
     model = wrap_student(config, student, dim, len(inputs.classes))
     role = "average/" if any(name.startswith("average/") for name in arrays) else "model/"
     state = {n.removeprefix(role): t for n, t in arrays.items() if n.startswith(role)}
     model.load_state_dict(state, strict=True)
     return Subject(
-        storage.join(trial, FOLDER, f"step-{step}"),
+        storage.join(trial, FOLDER, f"step-{step_of(name):08d}"),
         root,
         inputs,
         unwrap_student(model).eval(),

@@ -5,6 +5,11 @@ A checkpoint is a folder `step-00000123` with safetensors for arrays, JSON for t
 a temporary name, fsynced and renamed. On an object store, which cannot rename, a checkpoint without
 a manifest is treated as damaged.
 
+A trial that holds a lease publishes through it (see `shards.support.lease`), so a process that has
+lost its lease cannot disturb the one that replaced it. On an object store the name then ends in the
+holder's generation, `step-00000123.00000002`, and a later generation counts as newer whatever its
+step: it resumed from what the earlier one had left.
+
 The two newest are kept, and a trial resumes from the newest that verifies. A damaged one is skipped
 with a warning, and the one before it is tried. An intact one of another trial or format is refused,
 because resuming from it would give wrong results without any sign of it.
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +29,14 @@ from safetensors.torch import load, save
 from torch import nn
 
 from shards.support import storage
+from shards.support.lease import Lease
 from trainers.config.schema import TrialConfig
 
 Arrays = dict[str, torch.Tensor]
 FORMAT = "checkpoint/3"
 KEPT = 2
 ARRAYS, RECORD, MANIFEST = "arrays.safetensors", "state.json", "manifest.json"
+NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 
 
 class ForeignError(ValueError):
@@ -80,72 +88,94 @@ def _under(prefix: str, arrays: Arrays) -> Arrays:
 
 
 class Checkpoints:
-    """The checkpoints of one trial. location: their folder or URL. owner: from `owner_of`."""
+    """The checkpoints of one trial.
 
-    def __init__(self, location: str, owner: dict[str, Any]) -> None:
-        self.location = location
+    location: their folder or URL. owner: from `owner_of`. lease: of the trial, where one is held.
+    """
+
+    def __init__(self, location: str, owner: dict[str, Any], lease: Lease | None = None) -> None:
+        self.location, self.lease = location, lease
         # Through JSON, so that it compares equal to a stored one (tuples become lists).
         self.owner: dict[str, Any] = json.loads(json.dumps(owner))
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints in the folder, ascending, valid or not."""
-        found = [n for n in storage.names(self.location) if n.startswith("step-")]
-        return sorted(int(name[5:]) for name in found if name[5:].isdigit())
+        """Steps of the checkpoints in the folder, the oldest first, valid or not."""
+        return [step_of(name) for name in self._names()]
+
+    def _names(self) -> list[str]:
+        found = [name for name in storage.names(self.location) if NAME.fullmatch(name)]
+        return sorted(found, key=_age)
 
     def save(self, state: State) -> None:
         """Write a checkpoint, then delete all but the newest two.
 
         A valid one of the same step is kept: training is deterministic, so it holds the same.
         Checkpoints of later steps are deleted: this run resumed from an earlier one because they
-        were damaged. Raises: OSError, without deleting any.
+        were damaged. Raises: OSError and LostError, without deleting any.
         """
-        if not self._holds(state.step):
-            self._write(state)
-        steps = self.steps()
-        later = [step for step in steps if step > state.step]
-        for step in later + [step for step in steps if step <= state.step][:-KEPT]:
-            storage.delete(self._folder(step))
-        for name in storage.names(self.location):
-            if name.startswith(".step-"):  # left by a process that was killed while saving
-                storage.delete(storage.join(self.location, name))
+        name = f"step-{state.step:08d}{self.lease.suffix if self.lease else ''}"
+        if not self._holds(name):
+            self._write(name, state)
+        # Should this process have lost its lease, those of later generations are not its own.
+        names = [other for other in self._names() if _age(other)[0] <= _age(name)[0]]
+        later = [other for other in names if step_of(other) > state.step]
+        for other in later + [other for other in names if step_of(other) <= state.step][:-KEPT]:
+            self._delete(other)
+        for other in storage.names(self.location):
+            if other.startswith(".step-"):  # left by a process that was killed while saving
+                storage.delete(storage.join(self.location, other))
 
-    def _holds(self, step: int) -> bool:
+    def _holds(self, name: str) -> bool:
         try:
-            return bool(self.load(step))
+            return bool(self.load_named(name))
         except (ValueError, FileNotFoundError):
             return False
 
-    def _write(self, state: State) -> None:
+    def _write(self, name: str, state: State) -> None:
         record = {"format": FORMAT, "owner": self.owner, "step": state.step} | state.values
         files = {ARRAYS: save(state.arrays), RECORD: json.dumps(record).encode()}
-        storage.write_folder(self._folder(state.step), files | {MANIFEST: _manifest(files, FORMAT)})
+        files |= {MANIFEST: _manifest(files, FORMAT)}
+        place = storage.join(self.location, name)
+        if self.lease is None:
+            storage.write_folder(place, files)
+        else:
+            self.lease.publish_folder(place, files)
+
+    def _delete(self, name: str) -> None:
+        place = storage.join(self.location, name)
+        if self.lease is None:
+            storage.delete(place)
+        else:
+            self.lease.discard(place)
 
     def latest(self) -> State | None:
         """The newest valid checkpoint, or None; damaged ones are skipped with a warning.
 
         Raises: ForeignError; OSError where one exists but cannot be read.
         """
-        for step in reversed(self.steps()):
+        for name in reversed(self._names()):
             try:
-                return self.load(step)
+                return self.load_named(name)
             except ForeignError:
                 raise
             except (ValueError, FileNotFoundError) as error:
                 print(f"warning: checkpoint skipped: {error}", file=sys.stderr)
         return None
 
-    def _folder(self, step: int) -> str:
-        return storage.join(self.location, f"step-{step:08d}")
-
     def load(self, step: int) -> State:
-        """The checkpoint of `step`.
+        """The newest checkpoint of `step`. Raises: as `load_named`."""
+        names = [name for name in self._names() if step_of(name) == step]
+        return self.load_named(names[-1] if names else f"step-{step:08d}")
+
+    def load_named(self, name: str) -> State:
+        """The checkpoint in the folder `name`.
 
         Raises:
             ValueError: where it is damaged.
             ForeignError: naming the fields in which it differs from this trial.
             OSError: where it cannot be read.
         """
-        folder = self._folder(step)
+        folder, step = storage.join(self.location, name), step_of(name)
         manifest = storage.read(storage.join(folder, MANIFEST))
         files = {name: storage.read(storage.join(folder, name)) for name in (ARRAYS, RECORD)}
         format_ = _format_of(manifest, files, folder)
@@ -158,6 +188,21 @@ class Checkpoints:
         if differing := _differing(record.pop("owner"), self.owner):
             raise _foreign(folder, differing)
         return State(step, load(files[ARRAYS]), record)
+
+
+def step_of(name: str) -> int:
+    """The step of a checkpoint by its folder's name. Raises: ValueError for another name."""
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"`{name}`: not the name of a checkpoint, such as step-00000123")
+    return int(found[1])
+
+
+def _age(name: str) -> tuple[int, int]:
+    """(generation, step): larger for a newer checkpoint."""
+    found = NAME.fullmatch(name)
+    assert found is not None
+    return int(found[2] or 0), int(found[1])
 
 
 def _foreign(folder: str, differing: list[str]) -> ForeignError:

@@ -8,6 +8,7 @@ holds diverged weights.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from shards.support import storage
 from trainers.config.durations import in_steps
 from trainers.config.schema import TrialConfig
 from trainers.engines.base import Engine
@@ -28,6 +30,11 @@ from trainers.training.rng_state import random_arrays, restore_random, seed_all
 
 CHECK_SECONDS = 0.5  # approximate time between two checks of the losses
 MOST_STEPS = 1024  # most steps between two checks
+SAVING = 0.02  # share of the time that saving checkpoints may take
+LEAST_SECONDS = 1.0  # between two checkpoints, however cheap they are
+RETRY_SECONDS = 30.0  # at most so long after a checkpoint could not be written, another is tried
+# The cost of a checkpoint before one was written: a few system calls, and a slow disk or network.
+FIXED_COST, BYTES_PER_SECOND = 0.03, 1e8
 NAMED = 3  # how many samples of a batch with a non-finite loss a message names
 Row = dict[str, Any]
 Observe = Callable[[int, nn.Module], dict[str, float]]
@@ -53,28 +60,56 @@ class Saver:
     """When a trial saves a checkpoint, and when it stops early.
 
     checkpoints: where they are written.
-    seconds: the least time between two checkpoints.
+    seconds: the least time between two checkpoints; None chooses it such that saving takes at most
+        SAVING of the time: 1 / SAVING times what the last one took or, before the first, what it
+        is expected to take.
     clock: the present time in seconds.
     stop: once it returns true, the trial saves a checkpoint and raises PreemptedError.
     """
 
     checkpoints: Checkpoints
-    seconds: float = 30.0
+    seconds: float | None = None
     clock: Callable[[], float] = time.monotonic
     stop: Callable[[], bool] = lambda: False
     _last: float = field(default=0.0, init=False)
+    _cost: float = field(default=0.0, init=False)  # seconds
 
     def __post_init__(self) -> None:
         self._last = self.clock()
 
-    def due(self) -> bool:
-        """Whether `seconds` have passed since the last checkpoint, or since the start."""
-        return self.clock() - self._last >= self.seconds
+    @property
+    def interval(self) -> float:
+        """Seconds between two checkpoints at present."""
+        return max(LEAST_SECONDS, self._cost / SAVING) if self.seconds is None else self.seconds
 
-    def save(self, state: State) -> None:
-        """Write a checkpoint. Raises: OSError."""
-        self.checkpoints.save(state)
+    def expect(self, size: int) -> None:
+        """Estimate the first checkpoint's cost from its `size` in bytes."""
+        self._cost = FIXED_COST + size / BYTES_PER_SECOND
+
+    def due(self) -> bool:
+        """Whether `interval` has passed since the last checkpoint, or since the start."""
+        return self.clock() - self._last >= self.interval
+
+    def save(self, state: State, began: float | None = None) -> bool:
+        """Write a checkpoint, whose preparation `began` at that time; returns whether it did.
+
+        On an object store a failure is a warning: the trial goes on and saves again later.
+        Raises: OSError on a disk; LostError where another process has taken the trial over.
+        """
+        began, saved = self.clock() if began is None else began, True
+        try:
+            self.checkpoints.save(state)
+        except OSError as error:
+            if storage.is_local(self.checkpoints.location):
+                raise
+            saved = False
+            text = " ".join(str(error).split())
+            print(f"warning: checkpoint of step {state.step} not saved: {text}", file=sys.stderr)
         self._last = self.clock()
+        self._cost = self._last - began
+        if not saved:  # however long it took to fail, the next attempt comes soon
+            self._cost = min(self._cost, RETRY_SECONDS * SAVING)
+        return saved
 
 
 class TrainingState:
@@ -135,6 +170,9 @@ class TrainingState:
             self.epochs, self.observations = saved.values["curve"], saved.values["observed"]
             self._observed_at = self.observations[-1]["step"] if self.observations else None
         self._next_check = self.step + 1
+        # The weights, Adam's two moments of each, and perhaps their average.
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        self.saver.expect(3 * weights)
         self._observe()
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -231,7 +269,7 @@ class TrainingState:
         """
         self._check_finite()
         now = self.saver.clock()
-        seconds = min(CHECK_SECONDS, self.saver.seconds)
+        seconds = min(CHECK_SECONDS, self.saver.interval)
         if now - self._checked_at > seconds:
             self._interval = max(1, self._interval // 2)
         elif now - self._checked_at < seconds / 2:
@@ -241,22 +279,23 @@ class TrainingState:
         # Both decisions of the first rank in one broadcast.
         self._interval, save = divmod(self.engine.broadcast(2 * self._interval + save), 2)
         self._next_check, self._checked_at = self.step + self._interval, now
-        if save:
-            self._save()
+        saved = self._save() if save else False
         if leave:
             self.engine.broadcast(0)  # a barrier: no rank exits before the first one has saved
-            raise PreemptedError(
-                f"state saved at step {self.step}; the same command again continues"
-            )
+            where = f"state saved at step {self.step}" if saved else "its state could not be saved"
+            raise PreemptedError(f"{where}; the same command again continues")
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Whether the state was saved, as the first rank knows; the others take it for granted."""
+        began = self.saver.clock()
         states = self.engine.gather_state(random_arrays(self.engine.device))
         with self.engine.full_weights():
             arrays = capture(self._modules(), states) if self.engine.rank == 0 else {}
         if self.engine.rank == 0:
             arrays["losses"] = self.losses[: self.step % self.per_epoch].cpu().clone()
             values = {"curve": self.epochs, "observed": self.observations}
-            self.saver.save(State(self.step, arrays, values))
+            return self.saver.save(State(self.step, arrays, values), began)
+        return True
 
     def _check_finite(self) -> None:
         with self.engine.watched("the loss"):

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from shards.bank.reader import load_manifest, load_shard
+from shards.support import storage
 from shards.teachers.preprocess import Preprocess
 from trainers import export as command
 from trainers.export import export
 from trainers.exports.formats import EXPORTS, Exported
 from trainers.results.folder import open_stored, read_result, trial_folder
-from trainers.results.measured import store_student
+from trainers.results.measured import student_files
 from trainers.students import build_student
 from trainers.students.files import load_student
 
@@ -53,7 +54,8 @@ def timm_place(make, trial, tmp_path_factory):
     for module in model.modules():  # or a wrong mapping of running statistics would not be seen
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
-    store_student(str(place), model, make(student=TIMM), result.data.dim, size)
+    files = student_files(model, make(student=TIMM), result.data.dim, size)
+    storage.write_folder(str(place / "student"), files)
     return str(place)
 
 
