@@ -21,6 +21,7 @@ from sweep.running.resources import Resources, check_fits
 from sweep.running.schedule import Job, connected, run_jobs
 from sweep.running.watch import Watch
 from trainers.config.schema import TrialConfig
+from trainers.results.folder import begun
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> dict[str, str]:
     tracker = Tracker(sweep.folder, sweep.folder.resolve().name, sweep.tracking_uri)
     watch = Watch(journal, trials, sweep.store)
     try:
-        unfinished = [config for config in trials if not watch.adopt(config)]
+        found = begun(sweep.store)
+        unfinished = [
+            config for config in trials if config.identity not in found or not watch.adopt(config)
+        ]
         tracker.start()
         if unfinished:
             _build_and_train(sweep, unfinished, watch)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sweep.running.placement import Placement
 from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES, check_engine
 
@@ -34,9 +35,9 @@ class Resources:
         return self.cpus or os.cpu_count() or 1
 
 
-def bundle(ranks: int, threads: int, gpus: float) -> dict[str, float]:
-    """What one trial occupies, all on one node; `gpus` are those of each rank."""
-    return {"CPU": float(ranks * threads), "GPU": gpus * ranks}
+def placement_of(config: TrialConfig, gpus: float) -> Placement:
+    """What a trial occupies; `gpus` are those of each rank."""
+    return Placement(config.ranks, float(config.threads), gpus)
 
 
 def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
@@ -63,7 +64,7 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     available = {"CPU": resources.local_cpus(), "GPU": torch.cuda.device_count()}
     each = float(available["GPU"] > 0) if gpus is None else gpus
     for config in trials:
-        for kind, needed in bundle(config.ranks, config.threads, each).items():
+        for kind, needed in placement_of(config, each).total.items():
             if needed > available[kind]:
                 raise ValueError(
                     f"a trial with {config.ranks} ranks needs {needed:g} {kind}s, there are "

@@ -41,6 +41,8 @@ class Watch:
         self.trials = {config.identity: config for config in trials}
         self.weights = {config.identity: trial_weight(config) for config in trials}
         self.planned = {config.identity: max(1, planned_steps(config)) for config in trials}
+        self._done = {config.identity: 0.0 for config in trials}  # weight that is done
+        self._sum = 0.0  # of those, kept up to date: adding up all trials at each event is slow
         self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
@@ -54,12 +56,14 @@ class Watch:
         elif kind == "epoch":
             self.journal.append(StartEvent(trial=trial, config=fields))
             self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
+            self._advance(trial)
             self._epoch(trial, Epoch.model_validate(values))
         elif kind == "finished":
             self.adopt(config)
         elif kind == "failed":
             self.failed[trial] = values["error"]
             self.ended.add(trial)
+            self._advance(trial)
             self.journal.append(FailedEvent(trial=trial, config=fields, error=values["error"]))
         self.show()
 
@@ -72,6 +76,7 @@ class Watch:
         trial = config.identity
         self.ended.add(trial)
         self.failed.pop(trial, None)
+        self._advance(trial)
         self.journal.append(StartEvent(trial=trial, config=result.config))
         for row in result.epochs:
             self._epoch(trial, row)
@@ -98,13 +103,15 @@ class Watch:
             EpochEvent(trial=trial, step=row.step, values=values, time_ms=row.time_ms)
         )
 
+    def _advance(self, trial: str) -> None:
+        share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
+        done = self.weights[trial] * (1.0 if trial in self.ended else TRAINING * share)
+        self._sum += done - self._done[trial]
+        self._done[trial] = done
+
     def done(self) -> float:
-        """How much of `total` is done."""
-        total = 0.0
-        for trial, weight in self.weights.items():
-            share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
-            total += weight * (1.0 if trial in self.ended else TRAINING * share)
-        return total
+        """How much of `total` is done, but for rounding."""
+        return self._sum
 
     def total(self) -> float:
         """The weights of all trials together, see `trial_weight`."""

@@ -36,8 +36,15 @@ def finished(root: str, config: TrialConfig) -> TrialResult | None:
 
     Raises: ValueError for a damaged file; OSError.
     """
-    file = storage.join(trial_folder(root, config), RESULT)
-    return read_result(file) if storage.exists(file) else None
+    try:
+        return read_result(storage.join(trial_folder(root, config), RESULT))
+    except FileNotFoundError:
+        return None
+
+
+def begun(root: str) -> set[str]:
+    """Identities of the trials that have a folder under `root`, by one listing. Raises: OSError."""
+    return set(storage.names(storage.join(root, TRIALS)))
 
 
 def tidy(root: str, config: TrialConfig) -> None:

@@ -10,12 +10,14 @@ import pytest
 
 from sweep.planning.expand import expand
 from sweep.planning.grid import read_grid
-from sweep.running import schedule
+from sweep.running import channel, trial_actor
 from sweep.running.resources import Resources, check_fits
 from trainers.canonical import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
 from trainers.results.folder import read_result
+from trainers.training.preemption import PreemptedError
+from trainers.training.state import DivergedError
 
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 GRID = """\
@@ -90,18 +92,35 @@ def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
     assert results(folder)["ddp"].epochs[-1].epoch == 300
 
 
-@pytest.mark.parametrize(("code", "again"), [(STUCK, True), (-9, True), (1, False)])
-def test_a_rank_that_was_stuck_is_tried_again(monkeypatch, code, again):
+NO_ANSWER = ConnectionError("500")
+ENDS = [
+    (RankError(0, STUCK, "it waited"), "store", "died"),
+    (RankError(0, -9, "it waited"), "store", "died"),
+    (RankError(0, 1, "it waited"), "store", "failed"),
+    (PreemptedError("state saved"), "store", "preempted"),
+    (DivergedError("at step 3"), "store", "failed"),
+    (ValueError("a\nb"), "s3://store", "failed"),
+    (NO_ANSWER, "s3://store", "died"),
+    (NO_ANSWER, "store", "failed"),
+    (FileNotFoundError("no bank"), "s3://store", "failed"),
+]
+
+
+@pytest.mark.parametrize(("error", "store", "outcome"), ENDS)
+def test_what_is_tried_again_and_what_is_an_outcome(monkeypatch, error, store, outcome):
     def run_trial(*arguments, **how):
-        raise RankError(0, code, "it waited")
+        raise error
 
     told = []
-    monkeypatch.setattr(schedule, "run_trial", run_trial)
-    monkeypatch.setattr(schedule.tune, "report", told.append)
-    job = {"config": FIELDS, "bank": "", "store": "", "device": "cpu", "reading": "auto"}
-    with pytest.raises(RuntimeError) if again else contextlib.nullcontext():
-        schedule.trainable({"job": job})
-    assert [row["outcome"] for row in told] == ([] if again else ["failed"])
+    job = {"config": FIELDS, "bank": "", "store": store, "device": "cpu", "reading": "auto"}
+    monkeypatch.setattr(channel, "document", lambda sweep, trial: job)
+    monkeypatch.setattr(trial_actor, "run_trial", run_trial)
+    monkeypatch.setattr(trial_actor.tune, "report", told.append)
+    with contextlib.nullcontext() if outcome == "failed" else pytest.raises(RuntimeError):
+        trial_actor.trainable({"sweep": "s", "trial": "t"})
+    (row,) = told
+    assert row["outcome"] == outcome
+    assert row["error"] == f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @pytest.mark.parametrize("address", [None, "auto"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweep.run import parse_arguments
-from sweep.running import schedule
+from sweep.running import channel, schedule, trial_actor
 from sweep.running.resources import Resources
 from trainers.canonical import make_config
 
@@ -39,12 +39,14 @@ def test_a_streaming_sweep_gives_the_same_trials_the_same_results(swept, tools, 
 def test_the_flag_reaches_the_trial(reading: str, monkeypatch) -> None:
     options = parse_arguments(["--grid", "demo", "--reading", reading])
     seen = []
-    monkeypatch.setattr(schedule.tune, "report", lambda values: None)
-    monkeypatch.setattr(schedule, "run_trial", lambda *place, **how: seen.append(how))
+    monkeypatch.setattr(trial_actor.tune, "report", lambda values: None)
+    monkeypatch.setattr(trial_actor, "run_trial", lambda *place, **how: seen.append(how))
     config = make_config({"dataset": "digits", "teacher": "embedded", "student": "width:1"})
     job = schedule.Job(config, "bank")
     resources = Resources(reading=options.reading)
-    schedule.trainable({"job": schedule.entry_of(job, "store", resources, 0)})
+    document = schedule.document_of(job, "store", resources, 0)
+    monkeypatch.setattr(channel, "document", lambda sweep, trial: document)
+    trial_actor.trainable({"sweep": "s", "trial": config.identity})
     assert seen == [{"device": "cpu", "reading": reading}]
 
 

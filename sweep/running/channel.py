@@ -1,0 +1,40 @@
+"""What a driver tells the workers, through the key-value store of Ray's control process.
+
+Trials' fields are written once for the whole sweep, and read once by every worker process; Tune
+itself is given identities only.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from typing import Any
+
+from ray.experimental import internal_kv
+
+NAMESPACE = "distilsweep"
+
+
+def publish(sweep: str, documents: dict[str, dict[str, Any]]) -> None:
+    """Make {trial identity: JSON document} known to all workers under the name `sweep`."""
+    data = zlib.compress(json.dumps(documents).encode(), level=1)
+    internal_kv._internal_kv_put(f"{sweep}/documents", data, namespace=NAMESPACE)
+
+
+def forget(sweep: str) -> None:
+    """Remove everything that was published under that name."""
+    internal_kv._internal_kv_del(f"{sweep}/", del_by_prefix=True, namespace=NAMESPACE)
+
+
+def document(sweep: str, trial: str) -> dict[str, Any]:
+    """What was published for a trial."""
+    return _documents(sweep)[trial]
+
+
+@functools.lru_cache(maxsize=1)
+def _documents(sweep: str) -> dict[str, dict[str, Any]]:
+    data = internal_kv._internal_kv_get(f"{sweep}/documents", namespace=NAMESPACE)
+    if data is None:
+        raise RuntimeError("the driver of this sweep has ended")
+    return json.loads(zlib.decompress(data))

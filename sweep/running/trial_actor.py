@@ -1,0 +1,72 @@
+"""One trial, as Tune runs it in an actor of its own, which it uses again for the next trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from shards.support import storage
+from shards.support.command import one_line
+from shards.support.memory import keep_freed_memory, release_memory
+from sweep.running import channel
+from trainers.canonical import make_config
+from trainers.engines.launch import RankError
+from trainers.engines.watchdog import STUCK
+from trainers.training.preemption import PreemptedError
+from trainers.trial import run_trial
+
+LONGEST = 1000  # characters of an error
+
+
+def trainable(space: dict[str, Any]) -> None:
+    """One trial. `space` holds its identity, the sweep's name, and its placement.
+
+    What it reports last is its outcome:
+
+    - `finished`: the result is in the store.
+    - `failed`: an exception of the trial itself. It would occur again, so it is not tried again.
+    - `died`: a rank died or stopped responding, or the store of a cluster did not answer. The next
+      attempt goes on from the newest checkpoint.
+    - `preempted`: the trial saved its state, because its machine is taken away.
+    """
+    keep_freed_memory()
+    job = channel.document(space["sweep"], space["trial"])
+    config = make_config(job["config"])
+
+    def report(values: dict[str, Any]) -> None:
+        tune.report(dict(values))
+
+    try:
+        how = {"device": job["device"], "reading": job["reading"]}
+        run_trial(config, job["bank"], job["store"], report, **how)
+        tune.report({"outcome": "finished"})
+    except PreemptedError as error:
+        _leave("preempted", error)
+    except Exception as error:
+        if not _may_work_again(error, job["store"]):
+            tune.report({"outcome": "failed", "error": _described(error)})
+        else:
+            _leave("died", error)
+    finally:
+        release_memory()  # the process is used for the next trial, which may need less
+
+
+def _leave(outcome: str, error: Exception) -> None:
+    """Report the outcome and raise, so that Tune ends this actor: its node may be the reason."""
+    text = _described(error)
+    tune.report({"outcome": outcome, "error": text})
+    raise RuntimeError(text) from None  # Ray cannot pickle a RankError
+
+
+def _may_work_again(error: Exception, store: str) -> bool:
+    """Whether the same trial may end otherwise when it is run once more."""
+    if isinstance(error, RankError):
+        return error.code < 0 or error.code == STUCK
+    lasting = isinstance(error, FileNotFoundError | PermissionError)
+    return isinstance(error, OSError) and not lasting and not storage.is_local(store)
+
+
+def _described(error: Exception) -> str:
+    text = one_line(str(error)) or type(error).__name__
+    return f"{type(error).__name__}: {text}"[:LONGEST]

@@ -1,0 +1,145 @@
+"""Which trial Tune gets next, and which is tried again."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from ray.tune.search import Searcher
+
+from sweep.running.events import Events, TuneCallback
+from sweep.running.placement import Placement
+from sweep.running.waiting import RETRIES, Entry, WaitingTrials
+
+ONE, TWO = Placement(1, 1.0, 0.0), Placement(2, 1.0, 0.0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Tune:
+    """Stands for Tune's trial; and for its calls of the searcher."""
+
+    def __init__(self, waiting: WaitingTrials) -> None:
+        self.waiting, self.count, self.told = waiting, 0, []
+        self.callback = TuneCallback(lambda *event: self.told.append(event), waiting)
+
+    def next(self):
+        self.count += 1
+        config = self.waiting.suggest(str(self.count))
+        return Attempt(str(self.count), config) if isinstance(config, dict) else config
+
+    def start(self, attempt):
+        self.callback.on_trial_start(0, [], attempt)
+
+    def end(self, attempt, outcome="finished", error="why"):
+        if outcome != "killed":
+            result = {"outcome": outcome, "error": error}
+            self.callback.on_trial_result(0, [], attempt, result)
+        bad = outcome not in ("finished", "failed")
+        self.waiting.on_trial_complete(attempt.trial_id, error=bad)
+        if bad:
+            self.callback.on_trial_error(0, [], attempt)
+
+
+class Attempt:
+    def __init__(self, trial_id, config):
+        self.trial_id, self.config = trial_id, config
+
+    def get_error(self):
+        return "its process died"
+
+
+def tune(*entries: tuple[str, Placement], offered=2, concurrent=None) -> tuple[Tune, Clock]:
+    clock = Clock()
+    all_of_them = [Entry(trial, placement) for trial, placement in entries]
+    return Tune(WaitingTrials(all_of_them, "sweep", offered, concurrent, clock)), clock
+
+
+def test_a_placement_never_keeps_another_one_waiting() -> None:
+    driver, _ = tune(*[(f"a{i}", TWO) for i in range(4)], *[(f"b{i}", ONE) for i in range(4)])
+    found = [driver.next() for _ in range(5)]
+    assert found.pop() is None  # two of each wait for room
+    names = [attempt.config["trial"] for attempt in found]
+    assert names == ["a0", "b0", "a1", "b1"]
+    assert Placement.of(found[0].config) == TWO
+    driver.start(found[1])
+    assert driver.next().config["trial"] == "b2"
+    assert driver.next() is None
+    driver.end(found[2])  # without having started
+    assert driver.next().config["trial"] == "a2"
+
+
+def test_it_ends_when_nothing_waits_runs_or_is_to_be_tried_again() -> None:
+    driver, clock = tune(("a", ONE), ("b", ONE), concurrent=1)
+    first = driver.next()
+    assert driver.next() is None
+    driver.start(first)
+    driver.end(first)
+    second = driver.next()
+    driver.end(second, "killed")
+    again = driver.next()  # the first retry is at once
+    assert again.config["trial"] == "b"
+    driver.end(again, "died")
+    assert driver.next() is None  # the second one is later
+    clock.now = 1000.0
+    last = driver.next()
+    driver.end(last)
+    assert driver.next() == Searcher.FINISHED
+    assert driver.told == [
+        ("a", "start", {}), ("a", "finished", {}), ("b", "finished", {}),
+    ]  # fmt: skip
+
+
+def test_after_some_deaths_it_has_failed_for_reasons_each() -> None:
+    driver, clock = tune(("a", ONE), ("b", ONE))
+    for death in range(RETRIES + 1):
+        clock.now += 1000.0
+        attempt = next(a for a in iter(driver.next, None) if a.config["trial"] == "a")
+        driver.end(attempt, "died", f"reason {death}")
+    ((trial, kind, values),) = driver.told
+    assert (trial, kind) == ("a", "failed")
+    assert values["error"] == ("died 4 times: 1. reason 0; 2. reason 1; 3. reason 2; 4. reason 3")
+
+
+def test_a_preempted_trial_is_tried_again_however_often() -> None:
+    driver, _ = tune(("a", ONE))
+    for _ in range(3 * RETRIES):
+        driver.end(driver.next(), "preempted")
+    assert driver.told == []
+    driver.waiting.stop()
+    assert driver.next() == Searcher.FINISHED
+
+
+def test_offering_takes_the_same_time_whatever_the_number_of_trials() -> None:
+    def seconds(count: int) -> float:
+        driver, _ = tune(*[(f"{i}", ONE) for i in range(count)], offered=10)
+        start = time.process_time()
+        for _ in range(500):
+            driver.end(driver.next())
+        return time.process_time() - start
+
+    assert seconds(50_000) < 10 * seconds(1000) + 0.1
+
+
+def test_events_wait_for_no_one_and_keep_their_order() -> None:
+    seen = []
+
+    def slow(trial, kind, values):
+        time.sleep(0.05)
+        seen.append(trial)
+        if trial == "1":
+            raise OSError("no journal")
+
+    events = Events(slow)
+    start = time.monotonic()
+    for trial in "0123":
+        events(trial, "start", {})
+    assert time.monotonic() - start < 0.05
+    with pytest.raises(OSError, match="no journal"):
+        events.close()
+    assert seen == list("0123")
