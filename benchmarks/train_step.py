@@ -1,0 +1,224 @@
+"""A training step against the paper's notebook, and against a bare loop, in one run.
+
+    python benchmarks/train_step.py [224|32] [WIDTH ...]      # 1 2 4 by default
+
+All three train the paper's student on random images of CIFAR's size, batch 64, one thread, cosine
+loss, Adam. Reported are CPU seconds a step (user and system), so that other programs on the
+machine weigh little; the median of the steps measured.
+
+* notebook: arXiv 2603.06698 v1 as its authors published it: each step resizes and normalises the
+  batch with PIL in the main process, runs the frozen ViT-B/32 on it, and trains on its output.
+  Memory layout, precision and allocator are PyTorch's defaults. At 32 pixels, which the paper has
+  not, the student takes the unresized images and the teacher the resized ones.
+* trial: `trainers.training.loop.train` on stored embeddings, in fp32 and, where the CPU has
+  instructions for it, in bf16; with checkpoints, reports and the settings of the commands.
+* bare loop: the same student, optimiser and layout on tensors that are in memory already,
+  normalised: the limit of what a trial can reach in fp32.
+
+Each way runs in a process of its own, for the allocator is a setting of the process. Ends with 1
+where a trial is less than WANTED times as fast as the notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn.functional import cosine_similarity, normalize
+
+from shards.support.memory import keep_freed_memory
+
+BATCH, DIM, NATIVE = 64, 512, 32
+WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
+STEPS = {"notebook": 3, "trial": 5, "trial bf16": 5, "bare": 5}
+STEPS_32 = {"notebook": 3, "trial": 60, "trial bf16": 60, "bare": 60}
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def images(count: int) -> np.ndarray:
+    """uint8 (count, 32, 32, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (count, NATIVE, NATIVE, 3), dtype=np.uint8)
+
+
+def measured(step: Callable[[], None], steps: int) -> float:
+    """Median CPU seconds of `step()` after two that are not counted."""
+    seconds = []
+    for _ in range(steps + 2):
+        start = time.process_time()
+        step()
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds[2:])
+
+
+def notebook(side: int, width: int) -> float:
+    import open_clip
+    from PIL import Image
+
+    teacher, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")
+    teacher.eval()
+    student = paper_student(width)
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    pictures = [Image.fromarray(image) for image in images(BATCH)]
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+
+    def step() -> None:
+        resized = torch.stack([preprocess(picture) for picture in pictures])
+        native = torch.stack(
+            [
+                (torch.from_numpy(np.asarray(picture)).permute(2, 0, 1) / 255 - mean) / std
+                for picture in pictures
+            ]
+        )
+        with torch.no_grad():
+            target = normalize(teacher.encode_image(resized), dim=-1)
+        loss = (
+            1 - cosine_similarity(student(resized if side == 224 else native), target, dim=-1)
+        ).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return measured(step, (STEPS if side == 224 else STEPS_32)["notebook"])
+
+
+def paper_student(width: int) -> torch.nn.Module:
+    """The notebook's network, written as it is there."""
+    nn = torch.nn
+    a, b, c = 16 * width, 32 * width, 64 * width
+    return nn.Sequential(
+        nn.Conv2d(3, a, 3, padding=1), nn.BatchNorm2d(a), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(b, c, 3, padding=1), nn.BatchNorm2d(c), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 4)),
+        nn.Flatten(), nn.Linear(c * 16, 512), nn.ReLU(), nn.Linear(512, DIM),
+    )  # fmt: skip
+
+
+def trial(side: int, width: int, precision: str = "fp32") -> float:
+    from shards.arms import make_arm
+    from shards.bank.splits import Split
+    from shards.teachers.preprocess import Preprocess
+    from trainers.canonical import make_config
+    from trainers.engines.single import Single
+    from trainers.objectives import make_objective
+    from trainers.students import build_student
+    from trainers.training.checkpoint import Checkpoints, owner_of
+    from trainers.training.compile import apply_performance_options
+    from trainers.training.data import Data
+    from trainers.training.loop import train
+    from trainers.training.state import Saver
+
+    keep_freed_memory()
+    count = (STEPS if side == 224 else STEPS_32)["trial"]
+    config = make_config(
+        {
+            "dataset": "digits",
+            "teacher": "embedded",
+            "student": f"width:{width}",
+            "optimizer": "adam",
+            "batch_size": BATCH,
+            "epochs": 3,
+            "precision": precision,
+        }
+    )
+    samples = BATCH * count
+    rng = np.random.default_rng(1)
+    unit = rng.normal(size=(samples, 1, DIM)).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    arm = make_arm("clean")
+    split = Split(
+        keys=tuple(f"{i:08d}" for i in range(samples)),
+        images_NHWC=images(samples),
+        labels_N=np.zeros(samples, np.int64),
+        params_NVP=np.zeros((samples, 1, len(arm.columns)), np.int64),
+        embedding_NVD=unit.astype(np.float16),
+        norm_NV=np.ones((samples, 1), np.float32),
+    )
+    preprocess = Preprocess(size=side, mean=MEAN, std=STD)
+    student = build_student(config.student, DIM, side, 0)
+    device = torch.device("cpu")
+    apply_performance_options(student, config, device, side)
+    data = Data(split, arm, preprocess, device)
+    objective = make_objective(config.objective, config.objective_fields)
+    at: list[float] = []
+
+    def report(values: dict[str, object]) -> None:
+        at.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as folder, Single(device) as engine:
+        saver = Saver(Checkpoints(folder, owner_of(config, "benchmark")))
+        train(
+            config,
+            student,
+            objective,
+            data,
+            engine,
+            saver,
+            lambda _: at.append(time.process_time()),
+        )
+    return (at[2] - at[0]) / 2 / count
+
+
+def bare(side: int, width: int) -> float:
+    from trainers.students import build_student
+
+    keep_freed_memory()
+    student = build_student(f"width:{width}", DIM, side, 0).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    images_BCHW = torch.randn(BATCH, 3, side, side).to(memory_format=torch.channels_last)
+    target = normalize(torch.randn(BATCH, DIM), dim=-1)
+
+    def step() -> None:
+        loss = (1 - cosine_similarity(student(images_BCHW), target, dim=-1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return measured(step, (STEPS if side == 224 else STEPS_32)["bare"])
+
+
+WAYS = {
+    "notebook": notebook,
+    "trial": trial,
+    "trial bf16": lambda side, width: trial(side, width, "bf16"),
+    "bare": bare,
+}
+
+
+def in_a_process(way: str, side: int, width: int) -> float:
+    command = [sys.executable, __file__, "--one", way, str(side), str(width)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] == "--one":
+        torch.set_num_threads(1)
+        print(WAYS[arguments[1]](int(arguments[2]), int(arguments[3])))
+        return 0
+    side = int(arguments[0]) if arguments else 224
+    widths = [int(width) for width in arguments[1:]] or [1, 2, 4]
+    rows = []
+    for width in widths:
+        row = {way: in_a_process(way, side, width) for way in WAYS}
+        best = min(row["trial"], row["trial bf16"])
+        ratio = row["notebook"] / best
+        rows.append({"width": width, **row, "times the notebook": ratio})
+        seconds = ", ".join(f"{way} {value:.3f}" for way, value in row.items())
+        print(
+            f"{side} pixels, width {width}: CPU seconds a step: {seconds}; {ratio:.1f} times the "
+            f"notebook, over the bare loop {row['trial'] / row['bare'] - 1:+.1%}",
+            flush=True,
+        )
+    print(json.dumps(rows))
+    return int(side == 224 and any(r["times the notebook"] < WANTED[r["width"]] for r in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
