@@ -25,6 +25,8 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, TextIO
 
 import torch
@@ -60,6 +62,7 @@ from trainers.results.lease import Behalf, take_trial
 from trainers.results.measured import measure_trial, student_files, student_to_measure
 from trainers.results.record import TrialResult
 from trainers.results.reprobed import outdated
+from trainers.results.trial_journal import TrialJournal, error_line, note_failure
 from trainers.students import build_student
 from trainers.students.teacher_pca import has_no_network
 from trainers.training.checkpoint import Checkpoints, owner_of
@@ -95,7 +98,8 @@ def run_trial(
         config: the trial.
         bank: path or URL of the bank that it reads.
         root: path or URL of the folder under which trials/IDENTITY/ is written.
-        report: called with a row of values at the end of every epoch, see Reporter.
+        report: called with a row of values after every epoch, see Reporter, once the row is in the
+            trial's journal (`trainers.results.trial_journal`).
         device: auto, cpu, cuda or cuda:INDEX.
         save_seconds: seconds between checkpoints; None: such that saving takes 2 % of the time.
         reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
@@ -118,7 +122,8 @@ def run_trial(
             tidy(root, config)
         return stored
     check_engine(config, choose_device(device))
-    with PreemptionHandler() as preempted:
+    failures = _failure_noted(trial_folder(root, config), config)
+    with PreemptionHandler() as preempted, failures:
         behalf = behalf or Behalf()
         # An engine with ranks, and this process is none of them: start the ranks and wait.
         if config.engine != "single" and rank_of_environment() is None:
@@ -160,30 +165,56 @@ def _run(
 ) -> TrialResult | None:
     """Train, measure and store the trial. Only the first rank, which has the lease, returns it."""
     config, folder = inputs.config, trial_folder(root, inputs.config)
-    splits = inputs.load(device, reading)
-    check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)
-    owner = owner_of(config, inputs.source)
-    checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner, lease)
-    student = trained = None
-    if not has_no_network(config.student):
-        saver = Saver(checkpoints, save_seconds, stop=preempted)
-        with ENGINES[config.engine](device) as engine, preempted.deferred():
-            trained = _train(splits, engine, saver, report)
-        if lease is None:
-            return None
-        device = engine.device
-        student = student_to_measure(splits, trained, device)
-    assert lease is not None  # a student without a network has one rank
-    with eager(config):
-        result = measure_trial(splits, student, trained, device, root)
-    if student is not None:
-        size = inputs.preprocess.size
-        files = student_files(student, config, inputs.teacher.dim, size)
-        place = storage.join(folder, STUDENT)
-        patiently(place, lambda: lease.publish_folder(place, files))
-    place = storage.join(folder, RESULT)
-    patiently(place, lambda: lease.publish(place, storage.encoded_json(result.as_json())))
-    return result
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if lease is not None:
+            journal = TrialJournal(folder, config, report, lease.check)
+            stack.callback(journal.leave)
+            journal.start()
+        splits = inputs.load(device, reading)
+        check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)
+        owner = owner_of(config, inputs.source)
+        checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner, lease)
+        student = trained = None
+        if not has_no_network(config.student):
+            saver = Saver(checkpoints, save_seconds, stop=preempted)
+            with ENGINES[config.engine](device) as engine, preempted.deferred():
+                trained = _train(splits, engine, saver, journal.epoch if journal else report)
+            if journal is None:
+                return None
+            patiently(journal.folder, journal.flush)
+            trained = replace(trained, epochs=journal.stamped(trained.epochs))
+            device = engine.device
+            student = student_to_measure(splits, trained, device)
+        assert lease is not None  # a student without a network has one rank
+        assert journal is not None
+        with eager(config):
+            result = measure_trial(splits, student, trained, device, root)
+        if student is not None:
+            size = inputs.preprocess.size
+            files = student_files(student, config, inputs.teacher.dim, size)
+            place = storage.join(folder, STUDENT)
+            patiently(place, lambda: lease.publish_folder(place, files))
+        journal.finished(inputs.bank)
+        patiently(journal.folder, journal.flush)
+        place = storage.join(folder, RESULT)
+        patiently(place, lambda: lease.publish(place, storage.encoded_json(result.as_json())))
+        return result
+
+
+@contextlib.contextmanager
+def _failure_noted(folder: str, config: TrialConfig) -> Iterator[None]:
+    """Note an exception of the body in the trial's journal, in the process that began the trial."""
+    try:
+        yield
+    except (PreemptedError, LeaseError):
+        raise  # the trial goes on: later, or in the process that has taken it over
+    except Exception as error:
+        if not rank_of_environment():
+            # What is raised matters more than a store that does not take the note of it.
+            with contextlib.suppress(OSError, ValueError):
+                note_failure(folder, config, error_line(error))
+        raise
 
 
 def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) -> Trained:

@@ -168,6 +168,21 @@ def names(location: str) -> list[str]:
     return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in found)
 
 
+def below(location: str) -> list[str]:
+    """Sorted paths, relative to `location`, of all files below it, by one listing.
+
+    An object store lists a thousand files a request, however many folders they are in.
+    """
+    if is_local(location):
+        root = local_path(location)
+        found = (Path(folder, name) for folder, _, files in os.walk(root) for name in files)
+        return sorted(str(path.relative_to(root)) for path in found)
+    fs, path = file_system(location)
+    fs.invalidate_cache()
+    prefix = path.rstrip("/") + "/"
+    return sorted(str(p).removeprefix(prefix) for p in retried(location, lambda: fs.find(path)))
+
+
 def glob(pattern: str) -> list[str]:
     """Sorted locations that match `*`, `?`, `[...]` and `**`."""
     if is_local(pattern):

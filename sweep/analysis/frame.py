@@ -158,7 +158,7 @@ def _read(location: str) -> Run:
     if storage.is_local(location):
         folder = storage.local_path(location)
         if (folder / NAME).is_file() or not is_store(location):
-            return read_run(folder)
+            return read_run(folder, arrays=True)
     elif not is_store(location):
         raise ValueError(f"{location}: no trials/ in it; expected the store of a sweep")
     return read_store(location)

@@ -2,13 +2,17 @@
 
     {"event": "start",  "trial": ID, "time_ms": T, "config": {...}}
     {"event": "epoch",  "trial": ID, "time_ms": T, "step": S, "values": {"loss": ...}}
-    {"event": "result", "trial": ID, "time_ms": T, "record": {...}}
+    {"event": "result", "trial": ID, "time_ms": T, "record": {...}, "result": PATH, ...}
     {"event": "failed", "trial": ID, "time_ms": T, "config": {...}, "error": "one line"}
     {"event": "probe",  "trial": ID, "time_ms": T, "step": S, "result": {...}}
 
-Everything else (MLflow, the table, the report) is derived from it. An epoch that a resumed trial
-reports again and a result that is already recorded are not written twice. `probe` is a probe run
-again on a finished trial, see trainers.results.reprobed; each measurement is one event.
+Everything else (MLflow, the table, the report) is derived from it; it is itself derived from the
+trials' own journals and results in the store (`sweep.journal.stored`), from which it can be made
+again. It holds numbers only: arrays stay in the result in the store, which it names.
+
+An epoch that a resumed trial reports again and a result that is already recorded are not written
+twice. `probe` is a probe run again on a finished trial, see trainers.results.reprobed; each
+measurement is one event.
 """
 
 from __future__ import annotations
@@ -57,10 +61,18 @@ class EpochEvent(_Event):
 
 
 class ResultEvent(_Event):
-    """A finished trial. `record` may be of format 1 in a file; it is converted on reading."""
+    """A finished trial.
+
+    record: without arrays, except in journals of earlier versions; it may be of format 1 in a file,
+    and is converted on reading. result: path of the whole result under the store's root, "" in
+    earlier versions. bank: location of the bank that the trial read. commit: of the trial's code.
+    """
 
     event: Literal["result"] = "result"
     record: TrialResult
+    result: str = ""
+    bank: str = ""
+    commit: str = ""
 
     @field_validator("record", mode="before")
     @classmethod
@@ -122,19 +134,27 @@ def read_events(path: Path, start: int = 0) -> Iterator[tuple[int, Event]]:
     if not path.exists():
         return
     with path.open("rb") as stream:
-        before = stream.read(start).count(b"\n")
-        for number, line in enumerate(stream, before + 1):
+        stream.seek(start)
+        for line in stream:
             if not line.endswith(b"\n"):
                 return
-            start += len(line)
             try:
                 event = parse_event(line)
             except ValueError as error:
+                # Lines are counted only now: nobody reads from the start to follow a journal.
+                number = _line_number(path, start)
                 raise ValueError(
                     f"{path}:{number}: {error}; remove that line, `sweep.run` restores it from the "
                     "trial's result"
                 ) from None
+            start += len(line)
             yield start, event
+
+
+def _line_number(path: Path, start: int) -> int:
+    """Of the line that begins at byte `start`."""
+    with path.open("rb") as stream:
+        return stream.read(start).count(b"\n") + 1
 
 
 class Journal:
@@ -161,6 +181,14 @@ class Journal:
         elif isinstance(event, ProbeEvent):
             which = event.result.measurement.key()
         return event.event, event.trial, which
+
+    def has_started(self, trial: str) -> bool:
+        """Whether the trial's start is in the journal."""
+        return ("start", trial, 0) in self._seen
+
+    def has_result(self, trial: str) -> bool:
+        """Whether the trial's result is in the journal."""
+        return ("result", trial, 0) in self._seen
 
     def append(self, event: Event) -> None:
         """Write and fsync. `failed` may repeat; other events are written once."""

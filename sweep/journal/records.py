@@ -7,7 +7,7 @@ one comparison.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sweep.journal.events import (
@@ -19,6 +19,8 @@ from sweep.journal.events import (
     StartEvent,
     read_events,
 )
+from sweep.journal.run_record import read_record
+from sweep.journal.stored import stored_result
 from trainers.results.record import TrialResult, merge
 from trainers.results.reprobed import Reprobed
 
@@ -27,7 +29,8 @@ from trainers.results.reprobed import Reprobed
 class Run:
     """Results of one sweep, and the last failure of each trial that has no later result.
 
-    notes: what was left out of the results so that every metric is of one version of its probe.
+    results: without arrays unless they were asked for, see `with_arrays`. notes: what was left out
+    of the results, so that every metric is of one version of its probe, or could not be read.
     starts: the first start of each trial. ended_ms: when each trial's last result or failure was
     recorded.
     """
@@ -39,9 +42,11 @@ class Run:
     ended_ms: dict[str, int] = field(default_factory=lambda: {})
 
 
-def read_run(run_dir: str | Path) -> Run:
+def read_run(run_dir: str | Path, arrays: bool = False) -> Run:
     """Results and failures of RUN/journal.jsonl, in the order of their last event.
 
+    arrays: whether to read the arrays of every result as well, from the run's store; a note names
+    what could not be read.
     The last result of a trial wins; a failure counts unless a result of that trial follows it.
     Probes that were run again join their trial's result. Raises: ValueError for a missing file,
     and by file and line for a line that is not an event.
@@ -50,7 +55,11 @@ def read_run(run_dir: str | Path) -> Run:
     if not path.is_file():
         what = f"no {NAME} in it" if Path(run_dir).is_dir() else "no such folder"
         raise ValueError(f"{run_dir}: {what}; expected a run folder written by `sweep.run`")
-    return run_of(event for _, event in read_events(path))
+    run = run_of(event for _, event in read_events(path))
+    if not arrays:
+        return run
+    results, missing = _all_with_arrays(store_of(run_dir), run.results)
+    return replace(run, results=results, notes=run.notes + missing)
 
 
 def run_of(events: Iterable[Event]) -> Run:
@@ -78,6 +87,42 @@ def run_of(events: Iterable[Event]) -> Run:
             results[trial] = merge(results[trial], again.probe, again.values)
     kept, notes = newest_only(list(results.values()))
     return Run(kept, list(failures.values()), notes, starts, ended_ms)
+
+
+def _all_with_arrays(store: str, results: list[TrialResult]) -> tuple[list[TrialResult], list[str]]:
+    """The results with their arrays, and a note about those whose arrays could not be read."""
+    found: list[TrialResult] = []
+    errors: list[str] = []
+    for result in results:
+        try:
+            found.append(with_arrays(store, result))
+        except (OSError, ValueError) as error:
+            errors.append(str(error))
+            found.append(result)
+    if not errors:
+        return found, []
+    return found, [f"arrays of {len(errors)} trials could not be read from the store: {errors[-1]}"]
+
+
+def store_of(run_dir: str | Path) -> str:
+    """Path or URL of the run's store: by its run.json, else the folder itself."""
+    record = read_record(Path(run_dir))
+    return record.store_of(Path(run_dir)) if record else str(run_dir)
+
+
+def with_arrays(store: str, result: TrialResult) -> TrialResult:
+    """A result of the journal with the arrays of its probes, read from the store.
+
+    Raises: FileNotFoundError; ValueError; OSError.
+    """
+    if result.arrays:  # a journal of an earlier version
+        return result
+    stored = stored_result(store, result.id).probes
+    probes = dict(result.probes)
+    for name, entry in result.probes.items():
+        if name in stored and stored[name].version == entry.version:
+            probes[name] = entry.model_copy(update={"arrays": stored[name].arrays})
+    return result.replace(probes)
 
 
 def newest_only(results: list[TrialResult]) -> tuple[list[TrialResult], list[str]]:

@@ -89,6 +89,11 @@ def samples_seen(config: TrialConfig) -> int:
     return planned_steps(config) * config.batch_size
 
 
+def training_work(config: TrialConfig) -> float:
+    """Relative cost of a trial's training in multiply-accumulates."""
+    return student_of(config).macs * BACKWARD * samples_seen(config)
+
+
 def trial_weight(config: TrialConfig) -> float:
     """Relative cost of a trial in multiply-accumulates, for the schedule and the progress bar."""
-    return FIXED_MACS + student_of(config).macs * BACKWARD * samples_seen(config)
+    return FIXED_MACS + training_work(config)

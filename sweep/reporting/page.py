@@ -78,7 +78,7 @@ def write_report(
 
 def read_results(run_dir: str | Path) -> Run:
     """The results of a run. Raises: as `read_run`, and ValueError where there is no result."""
-    run = read_run(run_dir)
+    run = read_run(run_dir, arrays=True)
     if not run.results:
         last = f", the last with `{run.failures[-1].error}`" if run.failures else ""
         failed = f"{len(run.failures)} failures{last}"

@@ -13,13 +13,14 @@ from pathlib import Path
 from shards.building.ray_workers import build_on_connected_ray
 from shards.support.progress import Progress
 from sweep.journal.events import Journal
+from sweep.journal.run_record import open_record, record_sweep
 from sweep.journal.tracking import Tracker
 from sweep.planning.banks import BankJob, build_bank, plan_banks
 from sweep.planning.costs import guess
 from sweep.planning.sizes import trial_weight
 from sweep.running.resources import Resources, check_fits
 from sweep.running.schedule import Job, connected, run_jobs
-from sweep.running.watch import Watch
+from sweep.running.watch import Watch, planned_trials
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
 
@@ -50,6 +51,8 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> dict[str, str]:
     Raises: ValueError for trials that cannot be placed and for a bank that cannot be built,
         OSError where the journal cannot be written.
     """
+    record = open_record(sweep.folder, sweep.store, sweep.folder.resolve().name)
+    record_sweep(sweep.store, record, planned_trials(trials))
     journal = Journal(sweep.folder)
     tracker = Tracker(sweep.folder, sweep.folder.resolve().name, sweep.tracking_uri)
     watch = Watch(journal, trials, sweep.store)

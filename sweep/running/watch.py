@@ -6,21 +6,26 @@ import sys
 from typing import Any
 
 from shards.support.progress import Progress
-from sweep.journal.events import (
-    EpochEvent,
-    FailedEvent,
-    Journal,
-    ProbeEvent,
-    ResultEvent,
-    StartEvent,
-)
-from sweep.planning.sizes import planned_steps, trial_weight
+from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent
+from sweep.journal.run_record import PlannedTrial
+from sweep.journal.stored import probe_events, result_events
+from sweep.planning.sizes import planned_steps, training_work, trial_weight
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished, tidy, trial_folder
-from trainers.results.record import Epoch, TrialResult, additions
-from trainers.results.reprobed import read_reprobed
+from trainers.results.record import Epoch
+from trainers.results.trial_journal import note_failure, read_rows
 
 TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
+
+
+def planned_trials(trials: list[TrialConfig]) -> dict[str, PlannedTrial]:
+    """{identity: what the trial costs}."""
+    return {
+        config.identity: PlannedTrial(
+            steps=planned_steps(config), work=training_work(config), weight=trial_weight(config)
+        )
+        for config in trials
+    }
 
 
 class Watch:
@@ -50,21 +55,22 @@ class Watch:
 
     def __call__(self, trial: str, kind: str, values: dict[str, Any]) -> None:
         config = self.trials[trial]
-        fields = config.model_dump(mode="json")
         if kind == "start":
-            self.journal.append(StartEvent(trial=trial, config=fields))
+            self._started(config)
         elif kind == "epoch":
-            self.journal.append(StartEvent(trial=trial, config=fields))
+            self._started(config)
             self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
             self._advance(trial)
             self._epoch(trial, Epoch.model_validate(values))
         elif kind == "finished":
             self.adopt(config)
         elif kind == "failed":
-            self.failed[trial] = values["error"]
+            error, fields = values["error"], config.model_dump(mode="json")
+            self.failed[trial] = error
             self.ended.add(trial)
             self._advance(trial)
-            self.journal.append(FailedEvent(trial=trial, config=fields, error=values["error"]))
+            self.journal.append(FailedEvent(trial=trial, config=fields, error=error))
+            note_failure(trial_folder(self.store, config), config, error)
         self.show()
 
     def adopt(self, config: TrialConfig) -> bool:
@@ -77,25 +83,21 @@ class Watch:
         self.ended.add(trial)
         self.failed.pop(trial, None)
         self._advance(trial)
-        self.journal.append(StartEvent(trial=trial, config=result.config))
-        for row in result.epochs:
-            self._epoch(trial, row)
-        self.journal.append(ResultEvent(trial=trial, record=result))
-        self._adopt_probes(config, result)
-        return True
-
-    def _adopt_probes(self, config: TrialConfig, result: TrialResult) -> None:
-        """Take probes that were run again since; files that do not belong are named on stderr."""
-        reprobed, skipped = read_reprobed(trial_folder(self.store, config), result)
-        for again in reprobed:
-            # Only what is new: a value that is in MLflow already would become a second row there.
-            new = additions(result, again.probe, again.values)
-            if not new.is_empty():
-                event = again.model_copy(update={"values": new})
-                step = result.last_step
-                self.journal.append(ProbeEvent(trial=config.identity, step=step, result=event))
+        skipped: list[str] = []
+        if not self.journal.has_result(trial):
+            rows = read_rows(trial_folder(self.store, config))
+            for event in result_events(trial, result, rows):
+                self.journal.append(event)
+        for event in probe_events(self.store, trial, result, skipped):
+            self.journal.append(event)
         for line in skipped:
             print(f"warning: skipped: {line}", file=sys.stderr)
+        return True
+
+    def _started(self, config: TrialConfig) -> None:
+        if not self.journal.has_started(config.identity):
+            fields = config.model_dump(mode="json")
+            self.journal.append(StartEvent(trial=config.identity, config=fields))
 
     def _epoch(self, trial: str, row: Epoch) -> None:
         values = {"loss": row.loss, "epoch": row.epoch}

@@ -104,6 +104,10 @@ class ProbeResult(Part):
     arrays: dict[str, list[float]]
     undefined: list[str]
 
+    def without_arrays(self) -> ProbeResult:
+        """A copy that holds numbers only."""
+        return self.model_copy(update={"arrays": {}})
+
     def is_empty(self) -> bool:
         """Whether it holds no value and no name of an undefined one."""
         return not (self.metrics or self.teacher or self.arrays or self.undefined)
@@ -207,6 +211,10 @@ class TrialResult(Part):
         fields: dict[str, Any] = {name: getattr(self, name) for name in TrialResult.model_fields}
         fields["probes"] = probes
         return TrialResult(**fields)
+
+    def without_arrays(self) -> TrialResult:
+        """A copy that holds numbers only, which is a tenth of the size."""
+        return self.replace({name: e.without_arrays() for name, e in self.probes.items()})
 
     def as_json(self) -> dict[str, Any]:
         """What result.json holds."""

@@ -1,0 +1,169 @@
+"""How long a sweep still takes: what is left, dealt out to as many trials at a time as run now.
+
+Dividing what is left by the rate so far counts the start of the sweep into the rate, and takes the
+last trials to share a machine that they leave idle. So the seconds of a trial are estimated from
+those that have run, and the rest of the schedule is played through.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+REUSED = 0.5  # seconds before training in a process that has run a trial, until one was seen
+MEASURING = 0.1  # seconds of measuring for each of training, until one was seen
+SEEN = 200  # newest trials of which seconds are taken; the machine may have become slower
+
+
+@dataclass
+class Timing:
+    """One trial as far as it is known.
+
+    Attributes:
+        work: relative cost of its training; trials with twice the work train twice as long.
+        steps: optimiser steps in all.
+        done: steps so far.
+        started, trained, ended: seconds on one clock at which it began, made its newest known
+            step, and ended; None for what has not happened.
+        first: (step, seconds) of the first known step of this attempt. The rate is counted from
+            there, since what comes before is reading data and, in a process's first trial, imports.
+        failed: whether it ended without a result.
+        fresh: whether it is the first of its process, which imports libraries and fills caches.
+    """
+
+    work: float
+    steps: int
+    done: int = 0
+    started: float | None = None
+    first: tuple[int, float] | None = None
+    trained: float | None = None
+    ended: float | None = None
+    failed: bool = False
+    fresh: bool = False
+
+    def step(self, done: int, now: float) -> None:
+        """Note that `done` steps were made by `now`."""
+        if self.first is None:
+            self.first = (done, now)
+        self.done, self.trained = max(self.done, done), now
+
+    def restart(self, now: float) -> None:
+        """Note that an attempt began."""
+        self.started, self.first, self.trained, self.ended = now, None, None, None
+        self.failed = False
+
+    @property
+    def running(self) -> bool:
+        return self.started is not None and self.ended is None
+
+    @property
+    def waiting(self) -> bool:
+        return self.started is None and self.ended is None
+
+    def seconds_a_step(self) -> float | None:
+        """None before two rows of this attempt are known."""
+        if self.first is None or self.trained is None or self.done <= self.first[0]:
+            return None
+        return (self.trained - self.first[1]) / (self.done - self.first[0])
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Seconds of a trial: for each unit of work, before its training, and after it.
+
+    after: None until a trial has ended.
+    """
+
+    unit: float
+    before: float
+    after: float | None
+
+    def after_training(self, trial: Timing) -> float:
+        return MEASURING * trial.work * self.unit if self.after is None else self.after
+
+    def of(self, trial: Timing) -> float:
+        return self.before + trial.work * self.unit + self.after_training(trial)
+
+
+def remaining_seconds(trials: Sequence[Timing], now: float, slots: int = 0) -> float | None:
+    """Seconds until the last of the trials ends; None before enough has been seen.
+
+    slots: trials at a time, if known; otherwise as many as run now.
+    """
+    waiting = [trial for trial in trials if trial.waiting]
+    running = [trial for trial in trials if trial.running]
+    if not waiting and not running:
+        return 0.0
+    costs = _costs(trials)
+    if costs is None:
+        return None
+    free = sorted(_left(trial, costs, now) for trial in running)
+    free += [0.0] * (max(slots, len(running), 1) - len(free))
+    heapq.heapify(free)
+    end = max(free)
+    for trial in sorted(waiting, key=lambda trial: trial.work, reverse=True):
+        until = heapq.heappop(free) + costs.of(trial)
+        heapq.heappush(free, until)
+        end = max(end, until)
+    return end
+
+
+def _left(trial: Timing, costs: _Costs, now: float) -> float:
+    """Seconds that a running trial still takes."""
+    assert trial.started is not None
+    pace = trial.seconds_a_step()
+    if pace is None:
+        pace = trial.work * costs.unit / max(1, trial.steps)
+    training = (trial.steps - trial.done) * pace + costs.after_training(trial)
+    if trial.trained is None:
+        return max(0.0, trial.started + costs.before + training - now)
+    return max(0.0, trial.trained + training - now)
+
+
+def _costs(trials: Iterable[Timing]) -> _Costs | None:
+    """Medians over the newest trials that have run to their end, and those that run.
+
+    Of trials that are fresh only the rate of training is taken, where others are known.
+    """
+    timed = [t for t in trials if t.started is not None and not t.failed]
+    ended = sorted((t for t in timed if t.ended is not None), key=lambda t: t.ended or 0.0)[-SEEN:]
+    seen = [*ended, *(t for t in timed if t.ended is None and t.trained is not None)]
+    if not seen:
+        return None
+    units = [unit for t in seen if (unit := _unit(t)) is not None]
+    if units:
+        unit = median(units)
+        before = [_before(t, unit) for t in seen if t.first is not None and not t.fresh]
+    else:  # one row a trial: what comes before it cannot be told from training
+        usual = [_until_row(t) / max(t.work, 1e-9) for t in seen if not t.fresh]
+        if not usual:
+            return None
+        unit, before = median(usual), [0.0]
+    usual = [t for t in ended if not t.fresh] or ended
+    after = [(t.ended or 0.0) - max(t.trained or 0.0, t.started or 0.0) for t in usual]
+    return _Costs(unit, median(before or [REUSED]), median(after) if after else None)
+
+
+def _until_row(trial: Timing) -> float:
+    """Seconds that training took altogether, by the newest row; 0 without one."""
+    if trial.trained is None or trial.started is None or not trial.done:
+        return 0.0
+    return (trial.trained - trial.started) * trial.steps / trial.done
+
+
+def _unit(trial: Timing) -> float | None:
+    """Seconds a unit of work."""
+    pace = trial.seconds_a_step()
+    if pace is None or trial.work <= 0:
+        return None
+    return pace * trial.steps / trial.work
+
+
+def _before(trial: Timing, unit: float) -> float:
+    """Seconds from the start of a trial to its first step."""
+    assert trial.started is not None
+    assert trial.first is not None
+    step, at = trial.first
+    return max(0.0, at - trial.started - unit * trial.work * step / max(1, trial.steps))
