@@ -37,10 +37,13 @@ SECTIONS = {
         "teacher": "teacher, as for `shards.build`",
         "arm": "augmentation or corruption of the train images",
         "views": "stored views of each train image; an arm without randomness has one",
-        "data_seed": "seed of every augmentation parameter",
+        "data_seed": "seed of every draw of views and test noise; `per_seed`: the trial's `seed`, "
+        "so that a spread over seeds includes the draws, at the cost of a bank for each seed",
         "teacher_sha256": "what the hash of the teacher's weights must begin with",
         "teacher_dim": "what the dimension of the teacher's embeddings must be",
         "teacher_size": "what the teacher's input size must be",
+        "teacher_precision": "precision that the teacher's embeddings must have been computed in; "
+        "null: any, and new banks take the fastest that agrees with fp32",
         "classes": "only the first so many classes; null: all",
     },
     "Student, target and objective": {
@@ -159,11 +162,15 @@ def _values(field: FieldInfo) -> str:
     """The type of a field and its limits, in words."""
     annotation, limits = field.annotation, list(field.metadata)
     if get_origin(annotation) in (types.UnionType, typing.Union):
-        (annotation,) = [part for part in get_args(annotation) if part is not type(None)]
+        parts = [part for part in get_args(annotation) if part is not type(None)]
+        if len(parts) > 1:
+            return ", or ".join(_values(FieldInfo(annotation=part)) for part in parts)
+        (annotation,) = parts
     many = get_origin(annotation) is tuple
     annotation = get_args(annotation)[0] if many else annotation
     if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
+        annotation, *inside = get_args(annotation)
+        limits += inside
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(annotation))
     words = ["list of texts" if many else NAMES[typing.cast("type", annotation)]]

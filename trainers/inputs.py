@@ -179,17 +179,21 @@ def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) ->
 def source_of(config: TrialConfig, manifest: Manifest) -> str:
     """sha256 of what the trial reads: images, teacher, preprocessing, arms and their parameters.
 
-    Banks that differ only in other arms or other teachers have the same source for a trial.
+    Banks that differ only in other arms or other teachers have the same source for a trial. With
+    `data_seed: per_seed` trials of different seeds have the same source too, as long as each bank
+    was drawn with its trial's seed: they are still seeds of one group.
     Raises: ValueError where the bank lacks the teacher or the arm.
     """
     plan = manifest.plan
     arms = [*(("train", a) for a in ("clean", config.arm)), ("test", "clean")]
     chosen = [arm_record(manifest, split, arm) for split, arm in arms]
+    own = config.data_seed == "per_seed" and plan.seed == config.seed
+    seed = config.data_seed if own else plan.seed
     parts = [
         plan.dataset.model_dump_json(),
         plan.teachers[plan.teacher_index(config.teacher)].model_dump_json(),
         *(f"{a.arm} {a.columns} {sorted(a.options.items())} {a.stop - a.start}" for a in chosen),
-        f"{plan.seed} {plan.device} {plan.format}",
+        f"{seed} {plan.device} {plan.format}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -217,7 +221,7 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
             config.teacher if config.teacher in specs else ", ".join(specs),
             config.teacher,
         ),
-        ("data_seed", plan.seed, config.data_seed),
+        ("data_seed", plan.seed, config.draws_seed),
         ("train_samples", plan.dataset.train_samples, config.train_samples),
         ("test_samples", plan.dataset.test_samples, config.test_samples),
         ("image_size", plan.dataset.image_size, config.image_size or plan.dataset.image_size),
@@ -248,6 +252,7 @@ def _pinned(config: TrialConfig, teacher: TeacherRecord) -> list[tuple[str, obje
         "teacher_sha256": teacher.weights_sha256[: len(config.teacher_sha256 or "")],
         "teacher_dim": teacher.dim,
         "teacher_size": teacher.preprocess.size,
+        "teacher_precision": teacher.precision,
     }
     pins = [(name, found[name], getattr(config, name)) for name in PINS]
     return [pin for pin in pins if pin[2] is not None]

@@ -70,7 +70,8 @@ def plan_banks(
 
     A bank in the store that serves a trial is used as it is. Of the other trials, those that
     differ in student, seed or arm alone share one new bank, with the arms of all of them. The
-    clean arm is in every bank, so trials on clean images join any.
+    clean arm is in every bank, so trials on clean images join any. With `data_seed: per_seed` each
+    seed needs a bank of its own.
 
     `teacher_robustness`: new banks hold the teacher's figures under the test arms, where that is
     enough, in place of its embeddings.
@@ -123,7 +124,8 @@ def _request(
         image_size=config.image_size,
         train_samples=config.train_samples,
         test_samples=config.test_samples,
-        seed=config.data_seed,
+        precision=config.teacher_precision or "auto",
+        seed=config.draws_seed,
     )
 
 

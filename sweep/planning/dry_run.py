@@ -31,7 +31,7 @@ def show(plan: Plan, console: Console) -> None:
         arms = ", ".join(["clean", *request["arms"]])
         console.print(
             f"to build: {request['dataset']} x {', '.join(request['teachers'])} ({arms}; "
-            f"{request['views']} views), {bank.bytes:,} bytes"
+            f"{request['views']} views; draws of seed {request['seed']}), {bank.bytes:,} bytes"
         )
     for line in plan.downloads:
         console.print(f"to download: {line}")

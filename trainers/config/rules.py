@@ -81,6 +81,8 @@ def without_effect(fields: Fields, facts: Facts) -> set[str]:
         unused |= {*TRAINING, *NETWORK}
     elif not trains(fields, facts):
         unused |= set(TRAINING)
+    if fields["data_seed"] == "per_seed":
+        unused.discard("seed")  # it is the seed of the test noise too
     if fields["optimizer"] not in MOMENTUM:
         unused.add("momentum")
     if fields["engine"] == "deepspeed":

@@ -15,10 +15,10 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from shards.support.schema import StrictModel
 from trainers.config.durations import canonical_duration, in_steps
-from trainers.config.types import Flag, Integer, Number, Text, without_minus_zero
+from trainers.config.types import DataSeed, Flag, Integer, Number, Text, without_minus_zero
 
 # Expected facts about the teacher: they are compared with the bank and change no result.
-PINS = ("teacher_sha256", "teacher_dim", "teacher_size")
+PINS = ("teacher_sha256", "teacher_dim", "teacher_size", "teacher_precision")
 # Fields that are no part of the identity because `elastic` lets them change when a trial resumes.
 UNNAMED: dict[str, set[str]] = {"off": set(), "order": {"ranks"}, "exact": {"ranks", "engine"}}
 
@@ -34,11 +34,12 @@ class TrialConfig(StrictModel):
     teacher: Text
     arm: Text = "clean"
     views: Integer = Field(default=1, ge=1, le=4096)
-    data_seed: Integer = Field(default=0, ge=0, lt=2**63)
+    data_seed: DataSeed = 0  # of all draws of views and test noise
     # Facts that the bank's manifest must state about the teacher; no part of the identity.
     teacher_sha256: Text | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
     teacher_dim: Integer | None = Field(default=None, ge=1)
     teacher_size: Integer | None = Field(default=None, ge=1)
+    teacher_precision: Literal["fp32", "bf16", "fp16"] | None = None  # also what a bank is built in
     # Only images of the first `classes` classes are used; None uses all.
     classes: Integer | None = Field(default=None, ge=2)
     # The student, its input, and the loss.
@@ -91,6 +92,17 @@ class TrialConfig(StrictModel):
     def _one_zero(cls, value: Any) -> Any:
         return without_minus_zero(value)
 
+    @field_validator("data_seed", mode="before")
+    @classmethod
+    def _number_or_own(cls, value: Any) -> Any:
+        number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+        if not number and value != "per_seed":
+            raise ValueError(
+                "data_seed: expected a whole number of at least 0 and below 2^63, or `per_seed`; "
+                f"got {value!r}"
+            )
+        return value
+
     @field_validator("warmup", "duration", "curve_every")
     @classmethod
     def _duration(cls, text: str | None) -> str | None:
@@ -111,6 +123,9 @@ class TrialConfig(StrictModel):
         flat: dict[str, Any] = {}
         for name, value in handler(self).items():
             flat |= value if name == "objective_fields" else {name: value}
+        # A result written before this field existed has the same JSON as one that does not set it.
+        if flat.get("teacher_precision", "") is None:
+            del flat["teacher_precision"]
         return flat
 
     def __hash__(self) -> int:
@@ -131,6 +146,11 @@ class TrialConfig(StrictModel):
         """
         text = self.model_dump_json(exclude=self.unnamed)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def draws_seed(self) -> int:
+        """The seed of the draws of augmented views and test noise, which is that of the bank."""
+        return self.seed if self.data_seed == "per_seed" else self.data_seed
 
     @property
     def trains(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 Integer = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# One seed for all trials, or `per_seed`: each trial's own.
+DataSeed = Annotated[int, Field(ge=0, lt=2**63)] | Literal["per_seed"]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 
 

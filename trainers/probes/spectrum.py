@@ -84,11 +84,11 @@ SPECTRUM = Probe(
 rank/effective | dimensions | 1 to min(N - 1, D) | neither
     exp of the entropy of the shares of variance (the paper's effective rank)
 rank/roy_vetterli | dimensions | 1 to min(N - 1, D) | neither
-    the same of the shares of singular values (Roy and Vetterli)
+    the same of singular values (Roy and Vetterli); the teacher's is up to 0.5 % high (stored fp16)
 rank/participation | dimensions | 1 to min(N - 1, D) | neither
     participation ratio, tr(C)^2 / tr(C^2)
 rank/rankme | dimensions | 1 to min(N, D) | neither
-    RankMe: of the singular values of the embeddings as they are, not centred
+    RankMe: of singular values, not centred; the teacher's is up to 0.5 % high (stored fp16)
 rank/paper/effective | dimensions | 1 to min(N - 1, D) | neither
     rank/effective as the paper's code computes it, with 1e-10 inside the logarithm
 rank/alpha | exponent | real | neither

@@ -34,17 +34,41 @@ def trial_folder(root: str, config: TrialConfig) -> str:
 def finished(root: str, config: TrialConfig) -> TrialResult | None:
     """The result of a trial, or None where it is not finished.
 
-    Raises: ValueError for a damaged file; OSError.
+    Raises: ValueError for a damaged file, or a result of another teacher than the trial demands;
+        OSError.
     """
+    file = storage.join(trial_folder(root, config), RESULT)
     try:
-        return read_result(storage.join(trial_folder(root, config), RESULT))
+        result = read_result(file)
     except FileNotFoundError:
         return None
+    _check_pins(config, result, file)
+    return result
 
 
 def begun(root: str) -> set[str]:
     """Identities of the trials that have a folder under `root`, by one listing. Raises: OSError."""
     return set(storage.names(storage.join(root, TRIALS)))
+
+
+def _check_pins(config: TrialConfig, result: TrialResult, file: str) -> None:
+    """Facts that the trial pins of its teacher are no part of its identity: compare them here.
+
+    Raises: ValueError naming the file, the field and both values.
+    """
+    precision = result.embeddings.precision if result.embeddings else "unknown"
+    found = {
+        "teacher_sha256": result.weights_sha256[: len(config.teacher_sha256 or "")],
+        "teacher_dim": result.data.dim,
+        "teacher_precision": precision,
+    }
+    for name, value in found.items():
+        pinned = getattr(config, name)
+        if pinned is not None and value != pinned:
+            raise ValueError(
+                f"{file}: {name}: this trial was finished with {value!r}, now {pinned!r} is asked "
+                "for; choose another --out, or delete the trial's folder to run it again"
+            )
 
 
 def tidy(root: str, config: TrialConfig) -> None:

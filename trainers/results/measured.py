@@ -9,9 +9,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
+from shards.bank.members import DTYPES
 from trainers.config.schema import TrialConfig
 from trainers.inputs import TrialSplits, distinct_views
 from trainers.probes import PROBES
@@ -21,6 +23,7 @@ from trainers.probes.observer import Observer
 from trainers.results.record import (
     Cost,
     Data,
+    Embeddings,
     Environment,
     Epoch,
     Input,
@@ -92,6 +95,11 @@ def measure_trial(
         probes={name: probe_result(name, values[name], reference[name]) for name in config.probes},
         epochs=[Epoch.model_validate(row) for row in trained.epochs] if trained else [],
         observations=observations,
+        embeddings=Embeddings(
+            precision=inputs.teacher.precision,
+            device=inputs.manifest.plan.device,
+            stored=np.dtype(DTYPES["embedding"]).name,
+        ),
     )
 
 

@@ -55,6 +55,18 @@ class Data(Part):
     views_per_sample: int
 
 
+class Embeddings(Part):
+    """How the teacher's embeddings were computed and stored, which some measures are sensitive to.
+
+    precision: of the teacher's forward pass. device: where it ran, `cpu` or `cuda`. stored: dtype
+    of the stored unit vectors.
+    """
+
+    precision: str
+    device: str
+    stored: str
+
+
 class Input(Part):
     """What is needed to use the student: preprocessing of images, class names, text prompts."""
 
@@ -147,7 +159,8 @@ class TrialResult(Part):
     id: the trial's identity. config: its fields as they were stored; they are not validated again,
     because fields and rules are added over time and older results must stay readable. source:
     sha256 of what the trial read, see `trainers.inputs.source_of`. weights_sha256: of the teacher's
-    weights. epochs: rows of the training log.
+    weights. epochs: rows of the training log. embeddings: None in results written before it was
+    recorded.
     """
 
     format: Literal["trial-result/2"] = FORMAT
@@ -162,6 +175,7 @@ class TrialResult(Part):
     probes: dict[str, ProbeResult]
     epochs: list[Epoch]
     observations: Observations
+    embeddings: Embeddings | None = None
 
     @field_validator("config")
     @classmethod

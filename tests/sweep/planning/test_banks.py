@@ -79,3 +79,25 @@ def test_the_flag_reaches_the_plan(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert '"teacher_robustness": [\n     "noise:0.05"' in out
     assert '"test_arms": [],\n    "test_views": 3' in out
+
+
+def test_per_seed_needs_a_bank_for_each_seed(tmp_path) -> None:
+    own = {"data_seed": "per_seed", "teacher_precision": "fp32"}
+    trials = [make_config(FIELDS | own | {"seed": seed}) for seed in (0, 7)]
+    place_of, jobs = plan_banks(trials, str(tmp_path))
+    assert [job.request.seed for job in jobs] == [0, 7]
+    assert [place_of[config.identity] for config in trials] == [job.location for job in jobs]
+    assert {job.request.precision for job in jobs} == {"fp32"}
+    (shared,) = plan_banks([make_config(FIELDS | {"seed": seed}) for seed in (0, 7)], "x")[1]
+    assert (shared.request.seed, shared.request.precision) == (0, "auto")
+
+
+def test_the_dry_run_lists_the_banks_of_all_seeds(tmp_path, capsys) -> None:
+    line = ["--grid", "demo", "--set", "data_seed=per_seed", "--set", "student=width:1"]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--seeds", "2", "--out", str(tmp_path / "run"), "--dry-run"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.count("to build: ") == 2
+    assert "draws of seed 0" in shown
+    assert "draws of seed 1" in shown

@@ -61,6 +61,7 @@ def test_spellings_of_one_trial_have_one_identity(one, other):
     "change",
     [
         {"seed": 1},
+        {"data_seed": "per_seed"},
         {"lr": 2e-3},
         {"arm": "noise:0.2"},
         {"student": "width:1.0000001"},
@@ -101,6 +102,7 @@ REFUSED = [
     ({"temperature": -0.1}, "temperature: Input should be greater than 0; got -0.1"),
     ({"infonce_weight": -1.0}, "infonce_weight: Input should be greater than or equal to 0"),
     ({"batch_size": 1}, "batch_size: Input should be greater than or equal to 2; got 1"),
+    ({"data_seed": "own"}, "expected a whole number of at least 0 and below 2^63, or `per_seed`"),
     ({"seed": -1}, "seed: Input should be greater than or equal to 0; got -1"),
     ({"seed": 2**63}, "seed: Input should be less than 9223372036854775808"),
     ({"engine": "ddp", "ranks": 3}, "64 is not divisible by 3 ranks; nearest: 63 or 66"),

@@ -6,6 +6,7 @@ from trainers.canonical import make_config, trial_fields
 
 LEAST = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 UNTRAINED = {"epochs": 0}
+OWN = {"data_seed": "per_seed"}
 PCA = {"student": "teacher_pca:8"}
 NOISY = {"arm": "noise", "views": 4}
 TRAINING = [
@@ -57,6 +58,7 @@ def test_what_has_no_effect_has_no_part_in_the_name(one, other):
         ({"curve_every": "1 epochs"}, {}),
         ({"curve_every": "1 epochs", "curve_samples": 10}, {"curve_every": "1 epochs"}),
         (UNTRAINED | {"seed": 1}, UNTRAINED),
+        (PCA | OWN | {"seed": 1}, PCA | OWN),  # its test noise is of that seed
         (UNTRAINED | {"input": "teacher"}, UNTRAINED),
         (UNTRAINED | {"batch_size": 32}, UNTRAINED),
         (PCA | {"classes": 5}, PCA),
