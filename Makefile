@@ -11,7 +11,7 @@ FAST := not gpu and not slow and not thorough and not ray and not ranks and not 
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test test-all lint docs install clean
+.PHONY: help demo test test-all lint docs bench install clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
 
@@ -32,6 +32,9 @@ lint: $(DEV)  ## ruff, pyright, import-linter
 
 docs: $(DEV)  ## the documentation as a site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(DEV)  ## ratios against what one would use instead, as a table in docs/performance.md
+	$(BIN)/python benchmarks/run_all.py
 
 install: $(DEV)  ## .venv with all that development needs
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from ratios import Ratio, finish
 
 from shards.building.build import build
 from shards.building.request import Request
@@ -87,8 +88,9 @@ def main() -> int:
     )
     print(f"{inside:,.1f}, share {rate / inside:.2f}")
     print(f"teacher alone: {before:,.1f} before, {after:,.1f} after: {teacher:,.1f} images/s")
-    print(f"share {rate / teacher:.2f}, to reach {SHARE:g}")
-    return int(rate / teacher < SHARE)
+    paces = f"{rate:,.1f} against {teacher:,.1f} images/s in {precision}"
+    what = f"building a bank against its teacher alone ({TEACHER}, {device})"
+    return finish([Ratio(what, rate / teacher, SHARE, measured=paces)])
 
 
 if __name__ == "__main__":

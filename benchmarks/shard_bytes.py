@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ratios import Ratio, finish
+
 from shards.building.build import build
 from shards.building.request import Request
 
@@ -40,8 +42,9 @@ def main() -> int:
     for name, size in sorted(sizes.items()):
         print(f"{name}: {size:,} bytes")
     ratio = total / raw
-    print(f"in all {total:,} bytes, raw arrays {raw:,}: ratio {ratio:.4f}, to reach {RATIO:g}")
-    return int(ratio > RATIO)
+    sizes_text = f"{total:,} against {raw:,} bytes"
+    what = f"bytes of a bank of {VIEWS} + 1 views against its raw arrays"
+    return finish([Ratio(what, ratio, RATIO, at_least=False, measured=sizes_text)])
 
 
 if __name__ == "__main__":

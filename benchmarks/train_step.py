@@ -1,6 +1,6 @@
 """A training step against the paper's notebook, and against a bare loop, in one run.
 
-    python benchmarks/train_step.py [224|32] [WIDTH ...]      # 1 2 4 by default
+    python benchmarks/train_step.py [WIDTH ...]      # 1 2 4 by default
 
 All three train the paper's student on random images of CIFAR's size, batch 64, one thread, cosine
 loss, Adam. Reported are CPU seconds a step (user and system), so that other programs on the
@@ -16,12 +16,11 @@ machine weigh little; the median of the steps measured.
   normalised: the limit of what a trial can reach in fp32.
 
 Each way runs in a process of its own, for the allocator is a setting of the process. Ends with 1
-where a trial is less than WANTED times as fast as the notebook.
+where a trial is less than WANTED times as fast as the notebook, or its loop takes more than LOOP.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -31,12 +30,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from ratios import Ratio, finish
 from torch.nn.functional import cosine_similarity, normalize
 
 from shards.support.memory import keep_freed_memory
 
 BATCH, DIM, NATIVE = 64, 512, 32
 WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
+LOOP = {224: 1.01, 32: 1.03}  # times the bare loop, at most
 STEPS = {"notebook": 3, "trial": 5, "trial bf16": 5, "bare": 5}
 STEPS_32 = {"notebook": 3, "trial": 60, "trial bf16": 60, "bare": 60}
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -202,22 +203,24 @@ def main(arguments: list[str]) -> int:
         torch.set_num_threads(1)
         print(WAYS[arguments[1]](int(arguments[2]), int(arguments[3])))
         return 0
-    side = int(arguments[0]) if arguments else 224
-    widths = [int(width) for width in arguments[1:]] or [1, 2, 4]
-    rows = []
-    for width in widths:
-        row = {way: in_a_process(way, side, width) for way in WAYS}
-        best = min(row["trial"], row["trial bf16"])
-        ratio = row["notebook"] / best
-        rows.append({"width": width, **row, "times the notebook": ratio})
-        seconds = ", ".join(f"{way} {value:.3f}" for way, value in row.items())
-        print(
-            f"{side} pixels, width {width}: CPU seconds a step: {seconds}; {ratio:.1f} times the "
-            f"notebook, over the bare loop {row['trial'] / row['bare'] - 1:+.1%}",
-            flush=True,
-        )
-    print(json.dumps(rows))
-    return int(side == 224 and any(r["times the notebook"] < WANTED[r["width"]] for r in rows))
+    widths = [int(width) for width in arguments] or [1, 2, 4]
+    ratios: list[Ratio] = []
+    for side in (224, 32):
+        for width in widths:
+            row = {way: in_a_process(way, side, width) for way in WAYS}
+            size = f"{side} pixels, width {width}"
+            measured = ", ".join(f"{way} {value:.3f}" for way, value in row.items())
+            print(f"{size}: CPU seconds a step: {measured}", flush=True)
+            fastest = min(row["trial"], row["trial bf16"])
+            wanted = WANTED.get(width) if side == 224 else None
+            what = f"a step of a trial against the paper's notebook, {size}"
+            both = f"{fastest:.3f} against {row['notebook']:.3f} CPU s"
+            ratios.append(Ratio(what, row["notebook"] / fastest, wanted, measured=both))
+            what = f"a step of a trial in fp32 against a bare loop, {size}"
+            both = f"{row['trial']:.4f} against {row['bare']:.4f} CPU s"
+            over = row["trial"] / row["bare"]
+            ratios.append(Ratio(what, over, LOOP[side], at_least=False, measured=both))
+    return finish(ratios)
 
 
 if __name__ == "__main__":
