@@ -60,11 +60,9 @@ def machine() -> dict[str, Any]:
 def commit() -> str:
     """The commit of the working tree, with `+` where files differ from it."""
     git = ["git", "-C", str(HERE)]
-    head = subprocess.run(
-        [*git, "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, check=True
-    )
+    head = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"])
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode
-    return head.stdout.decode().strip() + ("+" if changed else "")
+    return head.decode().strip() + ("+" if changed else "")
 
 
 def run(name: str) -> bool:
