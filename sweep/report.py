@@ -1,33 +1,53 @@
-"""Write a run's report: one self-contained HTML file with its tables and figures.
+"""Write the report of one or several runs: one self-contained HTML file with tables and figures.
 
     python -m sweep.report runs/demo                        # writes runs/demo/report.html
     python -m sweep.report runs/demo --out /tmp/demo.html   # writes it elsewhere
+    python -m sweep.report runs/clip runs/dino              # two teachers side by side
+    python -m sweep.report runs/mine --by objective         # colours stand for the objective
+    python -m sweep.report runs/demo --figures figures --format pdf   # also writes figures/*.pdf
     python -m sweep.report runs/demo --json                 # prints the table as JSON, writes none
     python -m sweep.report runs/demo --csv trials.csv --parquet trials.parquet --latex table.tex
 
-It states what was compared and held fixed, shows every group's numbers with their spread over
-seeds, and declares no winner. Groups meet in one figure only if they differ in student and arm
-alone: never with a different objective, input resolution, number of epochs or N.
+The first screen has the question, a verdict for each declared claim, and one figure. Trials share a
+group if they differ in their seed alone, and a panel only if their numbers may be compared: same
+data, teacher weights, numbers of images and input resolution. Runs of other recipes or other
+versions of a probe stand apart.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
-from sweep.reporting.page import read_results, write_report
-from sweep.reporting.summary import as_plain, table
+from sweep.reporting.drawing import FORMATS
+
+if TYPE_CHECKING:
+    from sweep.analysis.frame import Study
 
 
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("sweep.report", __doc__)
-    parser.add_argument("run", metavar="RUN", help="the folder of a run, with its journal.jsonl")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="the folder of a run, with its journal.jsonl"
+    )
     parser.add_argument("--out", metavar="FILE", help="where to write (default: RUN/report.html)")
+    parser.add_argument(
+        "--by",
+        metavar="FIELD",
+        help="the field that colours stand for (default: arm, or the first that varies)",
+    )
+    parser.add_argument("--figures", metavar="DIR", help="write each figure as a file into DIR too")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="svg", help="of those files (default: svg)"
+    )
     parser.add_argument("--json", action="store_true", help="print the numbers, write nothing")
     files = parser.add_argument_group("tables as files, in place of the report")
     for kind, what in (
@@ -39,26 +59,44 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     targets = {kind: getattr(options, kind) for kind in ("csv", "latex", "parquet")}
     if any(targets.values()):
-        _export(options.run, targets)
+        _export(options.runs, targets)
         return 0
-    run = read_results(options.run)
+
+    from sweep.reporting.page import read_study  # imports torch, which --help should not wait for
+    from sweep.reporting.summary import as_plain, table
+
+    study = read_study(options.runs)
     if options.json:
-        print(json.dumps(as_plain(run.results), indent=1))
+        print(json.dumps(as_plain(study.results), indent=1))
         return 0
-    with Progress("report", 1) as bar:
-        path = write_report(options.run, options.out, lambda i, n: bar.update(i / n))
-    Console().print(table(run.results), soft_wrap=True)
-    for note in run.notes:
+    _write(options, study)
+    if study.results:
+        Console().print(table(study.results), soft_wrap=True)
+    for note in study.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(path)
     return 0
 
 
-def _export(run: str, targets: dict[str, str | None]) -> None:
+def _write(options: argparse.Namespace, study: Study) -> None:
+    """The report and, where they are asked for, its figures as files."""
+    from sweep.reporting.figures import save_figures
+    from sweep.reporting.page import material_of, write_report
+
+    with Progress("report", 1) as bar:
+        path = write_report(
+            options.runs, options.out, options.by, lambda done, total: bar.update(done / total)
+        )
+    if options.figures:
+        files = save_figures(material_of(study, options.by), Path(options.figures), options.format)
+        print(f"{len(files)} figures: {options.figures}", file=sys.stderr)
+    print(path)
+
+
+def _export(runs: list[str], targets: dict[str, str | None]) -> None:
     from sweep.analysis.frame import load  # imports torch, which --help should not wait for
     from sweep.reporting.exports import export
 
-    study = load(run)
+    study = load(*runs)
     for kind, target in targets.items():
         if target:
             export(study, kind, target)

@@ -69,6 +69,11 @@ class Study:
             if name != SEED and len({json.dumps(cell) for cell in self.trials[name]}) > 1
         ]
 
+    @property
+    def results(self) -> list[TrialResult]:
+        """The whole results of the finished trials; those of trials read from MLflow are not."""
+        return list(self._results.values())
+
     def arrays(self, trial: str) -> dict[str, list[float]]:
         """A finished trial's lists by name, such as `test/spectrum` and `teacher/spectrum`.
 

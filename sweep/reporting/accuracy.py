@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sweep.reporting.drawing import (
-    GUIDE,
-    TEACHER,
-    Drawing,
-    Style,
-    capacities,
-    label,
-    legend,
-    members_of,
-    panels_of,
-    svg,
-)
-from sweep.reporting.summary import Group, Teacher, natural, severities
+from sweep.reporting.by_size import titled
+from sweep.reporting.drawing import GUIDE, TEACHER, Draw, Figure, Panel
+from sweep.reporting.groups import Compared, Setting
+from sweep.reporting.material import Material, metrics_of, noises
 
 AXES = {
-    "band_noise": (r"test/(band_noise/[^/]+)/([1-8])/accuracy", "band, low to high frequency"),
-    "low_pass": (r"test/(low_pass)/([^/]+)/accuracy", "share of Nyquist that is kept"),
-    "high_pass": (r"test/(high_pass)/([^/]+)/accuracy", "share of Nyquist that is cut"),
+    "band": (r"test/(band_noise/[^/]+)/([1-8])/accuracy", "band, low to high frequency"),
+    "low": (r"test/(low_pass)/([^/]+)/accuracy", "share of Nyquist that is kept"),
+    "high": (r"test/(high_pass)/([^/]+)/accuracy", "share of Nyquist that is cut"),
 }
 WAVES = re.compile(r"test/fourier/([^/]+)/accuracy")
 CLEAN = "linear/paper/accuracy"
-TICKS = 6  # labels of more values would overlap
+TICKS = 7  # labels of more values would overlap
 
 
 @dataclass
@@ -41,67 +33,108 @@ class Kind:
     names: dict[float, str]
 
 
-def accuracy_by_noise(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
+def accuracy_by_noise(material: Material) -> Figure | None:
     """One panel for each student and kind of noise; sigma 0 is the clean test set."""
-    kinds: dict[str, Kind] = {}
-    for space, sigma in severities(result for group in groups for result in group.results):
-        kind = kinds.setdefault(space, Kind(f"{space} noise", "noise sigma", {0.0: CLEAN}))
-        kind.names[float(sigma)] = f"noise/{space}/{sigma}/accuracy"
-    return _panels("noise", list(kinds.values()), groups, teacher, style)
+    caption = (
+        "Linear-probe accuracy on test images with Gaussian noise; sigma 0 is the clean set. Thick "
+        "lines are means over seeds, thin ones single seeds; dashed: the teacher, dotted: chance. "
+        "“pixel” noise is in [0, 1] pixels and clipped, “paper” noise is added after "
+        "normalisation: their sigmas are different units."
+    )
+
+    def kinds(setting: Setting) -> list[Kind]:
+        found: dict[str, Kind] = {}
+        for space, sigma in noises(setting):
+            kind = found.setdefault(space, Kind(f"{space} noise", "noise sigma", {0.0: CLEAN}))
+            if float(sigma) > 0:
+                kind.names[float(sigma)] = f"noise/{space}/{sigma}/accuracy"
+        return list(found.values())
+
+    return _figure(material.compared, "noise", "Accuracy against noise", caption, kinds)
 
 
-def accuracy_by_frequency(
-    groups: list[Group], teacher: Teacher | None, style: Style
-) -> Drawing | None:
+def accuracy_by_frequency(material: Material) -> Figure | None:
     """One panel for each student and kind of corruption."""
-    measured = {name for group in groups for result in group.results for name in result.metrics}
-    kinds: dict[str, Kind] = {}
-    for pattern, xlabel in AXES.values():
-        for name in sorted(measured, key=natural):
-            if match := re.fullmatch(pattern, name):
-                kind = kinds.setdefault(match[1], Kind(match[1], xlabel, {}))
-                kind.names[float(match[2])] = name.removeprefix("test/")
-    return _panels("frequency", list(kinds.values()), groups, teacher, style)
+    caption = (
+        "Noise of equal energy in each of eight bands of frequency (1 to 4 below the images’ "
+        "Nyquist frequency, 5 to 8 above it), and accuracy after low-pass and high-pass filters. "
+        "Dashed: the teacher, at its own input size; dotted: chance. Where accuracy falls in one "
+        "band alone, it depends on details of that size."
+    )
+
+    def kinds(setting: Setting) -> list[Kind]:
+        found: dict[str, Kind] = {}
+        for pattern, xlabel in AXES.values():
+            for name in metrics_of(setting):
+                if match := re.fullmatch(pattern, name):
+                    title = match[1].replace("band_noise/", "band noise ").replace("_", "-")
+                    kind = found.setdefault(match[1], Kind(title, xlabel, {}))
+                    kind.names[float(match[2])] = name.removeprefix("test/")
+        return list(found.values())
+
+    title = "Accuracy by frequency of the noise"
+    return _figure(material.compared, "frequency", title, caption, kinds)
 
 
-def _panels(
-    name: str, kinds: list[Kind], groups: list[Group], teacher: Teacher | None, style: Style
-) -> Drawing | None:
-    """Thin lines are seeds, thick ones their mean; the teacher is dashed, chance dotted."""
-    panels = [(kind, student) for kind in kinds for student in capacities(groups)]
-    if not panels:
-        return None
-    figure, axes = panels_of([f"{student}, {kind.title}" for kind, student in panels])
-    own = {name[8:]: stat.mean for name, stat in teacher.metrics.items()} if teacher else {}
+def _figure(
+    compared: Compared, name: str, title: str, caption: str, kinds_of: Any
+) -> Figure | None:
+    panels: list[tuple[str, Draw]] = []
     words: list[str] = []
-    for axis, (kind, student) in zip(axes, panels, strict=True):
-        names = dict(sorted(kind.names.items()))
-        for group in members_of(groups, student):
-            for result in group.results:
-                one = {name[5:]: value for name, value in result.metrics.items()}
-                _line(axis, names, one, lw=0.7, alpha=0.5, **style.line(group))
-            stats = {metric: group.stat(f"test/{metric}") for metric in names.values()}
-            means = {metric: stat.mean for metric, stat in stats.items() if stat}
-            _line(axis, names, means, ms=6, lw=2, **style.line(group) | style.point(group))
-            numbers = [f"{100 * means[m]:.0f} at {x:g}" for x, m in names.items() if m in means]
-            words.append(f"{label(group)}, {kind.title}: {', '.join(numbers) or 'not measured'}")
-        _line(axis, names, own, **TEACHER)
-        axis.axhline(100 * groups[0].data.chance, **GUIDE)
-        axis.set(ylim=(0, 102), xlabel=kind.xlabel)
+    for setting in compared.settings:
+        for kind in kinds_of(setting):
+            for panel in compared.panel_names:
+                if members := setting.in_panel(panel):
+                    where = ", ".join(filter(None, (panel, kind.title)))
+                    panels.append((titled(setting, where), _panel(compared, setting, panel, kind)))
+                    for group in members:
+                        means = [
+                            f"{100 * stat.mean:.0f} at {x:g}"
+                            for x, metric in sorted(kind.names.items())
+                            if (stat := group.stat(f"test/{metric}"))
+                        ]
+                        words.append(f"{group.label}, {kind.title}: {', '.join(means)}")
+    alt = f"Accuracy, %: {'; '.join(words)}."
+    marks = "lines" if compared.marks else ""
+    return Figure(name, title, caption, alt, panels, marks=marks, teacher=True) if panels else None
+
+
+def _panel(compared: Compared, setting: Setting, panel_name: str, kind: Kind) -> Draw:
+    """Thin lines are seeds, thick ones their mean; the teacher is dashed, chance dotted."""
+    names = dict(sorted(kind.names.items()))
+
+    def draw(panel: Panel) -> None:
+        for group in setting.in_panel(panel_name):
+            look = compared.line(group)
+            lines = np.array([group.values(f"test/{metric}") for metric in names.values()])
+            if group.n > 1:
+                for line in lines.T:
+                    panel.axis.plot(list(names), 100 * line, lw=0.7, alpha=0.4, **look)
+            pairs = [(x, group.stat(f"test/{metric}"), metric) for x, metric in names.items()]
+            known = [(x, stat, metric) for x, stat, metric in pairs if stat]
+            means = [100 * stat.mean for _, stat, _ in known]
+            xs = [x for x, *_ in known]
+            panel.axis.plot(xs, means, lw=2.2, marker="o", ms=4, mec="#fffffe", mew=0.6, **look)
+            for x, stat, metric in known:
+                ends = stat.interval(metric)
+                interval = f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
+                text = f"{group.label} at {x:g}: {100 * stat.mean:.1f} %{interval}"
+                panel.say(x, 100 * stat.mean, text, look)
+        own = [(x, setting.teacher.get(f"teacher/{metric}")) for x, metric in names.items()]
+        reference = [(x, 100 * stat.mean) for x, stat in own if stat]
+        panel.axis.plot(*np.array(reference).reshape(-1, 2).T, **TEACHER)
+        for x, value in reference:
+            panel.say(x, value, f"teacher at {x:g}: {value:.1f} %", TEACHER)
+        if math.isfinite(setting.chance):
+            panel.axis.axhline(100 * setting.chance, **GUIDE)
+        panel.axis.set(ylim=(0, 103), xlabel=kind.xlabel, ylabel="accuracy, %")
         if len(names) < TICKS:
-            axis.set_xticks(list(names))
-    drawn = {metric for kind in kinds for metric in kind.names.values()} - {CLEAN}
-    legend(figure, groups, style, teacher=bool(drawn & set(own)))
-    figure.supylabel("accuracy, %", fontsize="medium")
-    return Drawing(name, f"Accuracy, %, by {name}: {'; '.join(words)}.", svg(figure))
+            panel.axis.set_xticks(list(names))
+
+    return draw
 
 
-def _line(axis: Any, names: dict[float, str], values: dict[str, Any], **look: Any) -> None:
-    pairs = [(x, values[name]) for x, name in names.items() if values.get(name) is not None]
-    axis.plot([x for x, _ in pairs], [100 * y for _, y in pairs], **look)
-
-
-def fourier_maps(groups: list[Group], teacher: Teacher | None, style: Style) -> Drawing | None:
+def fourier_maps(material: Material) -> Figure | None:
     """Accuracy under single waves, mean over seeds: one map for each group and strength.
 
     Axes are horizontal and vertical frequency as shares of the images' Nyquist frequency. Images
@@ -110,33 +143,49 @@ def fourier_maps(groups: list[Group], teacher: Teacher | None, style: Style) -> 
 
     Source: Yin et al., "A Fourier Perspective on Model Robustness in Computer Vision", 2019.
     """
-    maps: list[tuple[str, dict[tuple[float, float], float]]] = []
-    for group in groups:
-        arrays = [result.arrays for result in group.results]
-        for strength in sorted({m[1] for one in arrays for n in one if (m := WAVES.fullmatch(n))}):
-            stem = f"test/fourier/{strength}"
-            waves: dict[tuple[float, float], list[float]] = {}
-            for one in arrays:
-                if f"{stem}/accuracy" in one:
-                    lists = (one[f"{stem}/{part}"] for part in ("down", "across", "accuracy"))
-                    for down, across, accuracy in zip(*lists, strict=True):
-                        waves.setdefault((down, across), []).append(accuracy)
-            means = {wave: float(np.mean(values)) for wave, values in waves.items()}
-            maps.append((f"{label(group)}, strength {strength}", means))
-    if not maps:
-        return None
-    figure, axes = panels_of([title for title, _ in maps], share=False)
-    image: Any = None
-    for axis, (_where, means) in zip(axes, maps, strict=True):
+    panels: list[tuple[str, Draw]] = []
+    words: list[str] = []
+    for setting in material.compared.settings:
+        for group in setting.groups:
+            arrays = [material.arrays(str(trial)) for trial in group.trials["trial"]]
+            strengths = {m[1] for one in arrays for n in one if (m := WAVES.fullmatch(n))}
+            for strength in sorted(strengths):
+                stem = f"test/fourier/{strength}"
+                waves: dict[tuple[float, float], list[float]] = {}
+                for one in arrays:
+                    if f"{stem}/accuracy" in one:
+                        lists = (one[f"{stem}/{part}"] for part in ("down", "across", "accuracy"))
+                        for down, across, accuracy in zip(*lists, strict=True):
+                            waves.setdefault((down, across), []).append(accuracy)
+                means = {wave: float(np.mean(values)) for wave, values in waves.items()}
+                title = f"{titled(setting, group.label)}, strength {strength}"
+                panels.append((title, _map(means)))
+                low, high = 100 * min(means.values()), 100 * max(means.values())
+                words.append(f"{title}: {low:.0f} to {high:.0f}")
+    caption = (
+        "Accuracy of the clean-fitted probe where one wave of the given strength is added to every "
+        "image: dark where the students depend on that frequency; the lowest frequencies are in "
+        "the middle. Mean over seeds."
+    )
+    alt = f"Accuracy, %, under single waves: {'; '.join(words)}."
+    return Figure("fourier", "Single waves", caption, alt, panels, series=False) if panels else None
+
+
+def _map(means: dict[tuple[float, float], float]) -> Draw:
+    def draw(panel: Panel) -> None:
         points = [(y, x, value) for (y, x), value in means.items()]
         points += [(-y, -x, value) for y, x, value in points]
         rows, columns = (sorted({point[i] for point in points}) for i in (0, 1))
         percent_YX = np.full((len(rows), len(columns)), np.nan)
         for y, x, value in points:
             percent_YX[rows.index(y), columns.index(x)] = 100 * value
-        image = axis.pcolormesh(columns, rows, percent_YX, vmin=0, vmax=100, cmap="viridis")
+            panel.say(x, y, f"down {y:g}, across {x:g}: {100 * value:.1f} %", {})
+        axis = panel.axis
+        image = axis.pcolormesh(
+            columns, rows, percent_YX, vmin=0, vmax=100, cmap="viridis", rasterized=True
+        )
         axis.grid(visible=False)
         axis.set(aspect="equal", xlabel="across, share of Nyquist", ylabel="down")
-    figure.colorbar(image, ax=axes, label="accuracy, %", shrink=0.8)
-    words = [f"{t}: {100 * min(m.values()):.0f} to {100 * max(m.values()):.0f}" for t, m in maps]
-    return Drawing("fourier", f"Accuracy, %, under single waves: {'; '.join(words)}.", svg(figure))
+        axis.figure.colorbar(image, ax=axis, label="accuracy, %", shrink=0.85)
+
+    return draw

@@ -1,155 +1,202 @@
-"""Drawing primitives that all figures of a report share: styles, panels, legend, SVG.
+"""How every figure of a report is drawn: panels by matplotlib, as parts of a page or as files.
+
+A figure is a list of panels, and a panel is a function that draws into one. The page lays panels
+out by itself, so that they stand side by side on a wide screen and below one another on a phone;
+a file holds all of them. In the page, colours are CSS variables (light and dark), text is text, and
+each value that a reader may point at has an invisible circle with its words.
 
 Equal input gives equal bytes: no date is written, and ids come from a fixed salt.
 """
 
 from __future__ import annotations
 
+import html
 import io
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sweep.reporting.summary import Group, Stat, arm_order
-from trainers.probes.names import metric_of
-
 # Okabe and Ito's colours, which remain distinct with colour blindness, without their yellow, which
 # is too pale for lines. https://jfly.uni-koeln.de/color/
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6A3D9A")
-LINES = ("-", "-.", ":")  # with more than seven arms; dashed lines are the teacher's
-MARKERS = "osD^vP*X<>ph8d"
-INK, FAINT, GRID = "#1c2733", "#8a94a0", "#e3e7ec"
-TEACHER = {"color": INK, "ls": "--", "lw": 1.4}
-GUIDE = {"color": FAINT, "ls": ":", "lw": 1.2}
-SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "sweep.reporting",
-    "svg.fonttype": "path",
-    "text.parse_math": False,  # names are data: a `$` in one is a `$`
-    "font.family": "DejaVu Sans",
-    "axes.titlesize": 10.5,
-    "axes.edgecolor": FAINT,
-    "axes.grid": True,
-    "grid.color": GRID,
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
-}
+COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#6a3d9a", "#8c6d46"),
+)
+INK, FAINT, GRID, PAPER = "#1c2733", "#8a94a0", "#e3e7ec", "#fffffe"
+VARIABLES = {colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)} | {
+    INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", PAPER: "var(--page)",
+}  # fmt: skip
+TEACHER = {"color": INK, "ls": (0, (4, 2)), "lw": 1.4}
+GUIDE = {"color": FAINT, "ls": (0, (1, 2)), "lw": 1.3}
+WIDTH, HEIGHT = 3.9, 3.0  # of a panel, in inches
+ACROSS = 3  # panels in a row of a file
+FORMATS = ("svg", "png", "pdf")
+
+
+def settings(name: str, fonts: str) -> dict[Any, Any]:
+    """matplotlib's settings for a figure; fonts of an SVG: `none` for text, `path` for outlines."""
+    from cycler import cycler
+
+    off = ("axes.spines.top", "axes.spines.right", "axes.spines.left", "legend.frameon")
+    return {
+        "svg.hashsalt": name,
+        "svg.fonttype": fonts,
+        "axes.prop_cycle": cycler(color=COLOURS),
+        "text.parse_math": False,  # names are data: a `$` in one is a `$`
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "axes.titlesize": 10,
+        "axes.labelsize": 9.5,
+        "axes.edgecolor": FAINT,
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.8,
+        "xtick.color": FAINT,
+        "xtick.labelcolor": INK,
+        "ytick.color": GRID,
+        "ytick.labelcolor": INK,
+        "ytick.major.size": 0,
+        "ytick.minor.size": 0,
+        "lines.solid_capstyle": "round",
+        **dict.fromkeys(off, False),
+        **dict.fromkeys(("axes.labelcolor", "text.color", "axes.titlecolor"), INK),
+    }
+
+
+@dataclass
+class Panel:
+    """One pair of axes, and the words of the values in it.
+
+    words: (x, y, text, series) of each value that a reader may point at.
+    """
+
+    axis: Any
+    words: list[tuple[float, float, str, str]] = field(default_factory=lambda: [])
+
+    def say(self, x: float, y: float, text: str, look: dict[str, Any]) -> None:
+        """Show `text` where a reader points at (x, y)."""
+        if np.isfinite([x, y]).all():
+            self.words.append((x, y, text, str(look.get("gid", ""))))
+
+    def rule(self, y: float, text: str, look: dict[str, Any]) -> None:
+        """A horizontal line through the panel, with its name at its right end."""
+        self.axis.axhline(y, **look)
+        self.axis.annotate(
+            text, (1, y), (-2, 3), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", fontsize=8.5, color=look["color"],
+        )  # fmt: skip
+
+
+Draw = Callable[[Panel], None]
 
 
 @dataclass(frozen=True)
-class Style:
-    """Colour and line by arm, marker by capacity: the same in all figures of a report."""
+class Figure:
+    """A figure: title, what it shows, its numbers in words, and its panels by title.
 
-    lines: dict[str, dict[str, Any]]
-    markers: dict[str, str]
-
-    def line(self, group: Group) -> dict[str, Any]:
-        return self.lines[str(group.config["arm"])]
-
-    def point(self, group: Group) -> dict[str, Any]:
-        marker = self.markers[str(group.config["student"])]
-        return {"color": self.line(group)["color"], "marker": marker}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One figure: its name, its numbers in words, and the picture."""
+    series, marks: whether its legend has colours, and markers or dashes. teacher: whether the
+    dashed line of the teacher is in it. wide: a panel that needs more than its share of a row.
+    """
 
     name: str
+    title: str
+    caption: str
     alt: str
-    svg: str
+    panels: list[tuple[str, Draw]]
+    series: bool = True
+    marks: str = ""  # "points", "lines" or nothing
+    teacher: bool = False
 
 
-def half_width(stat: Stat) -> float | None:
-    """Half of the 95 % t interval of a mean, t(0.975, n - 1) sd / sqrt(n); None where n = 1."""
-    from scipy.stats import t
+def _new(rows: int = 1, columns: int = 1, extra: float = 0.0) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure as Canvas
 
-    return float(t.ppf(0.975, stat.n - 1)) * stat.sd / math.sqrt(stat.n) if stat.sd else stat.sd
-
-
-def interval_of(stat: Stat, metric: str) -> tuple[float, float]:
-    """95 % t interval of a mean over seeds, clipped to the range of its metric where it is a share.
-
-    A t interval knows no bounds: three accuracies near 1 give one that ends above 100 %. Needs n of
-    2 or more.
-    """
-    half = half_width(stat)
-    assert half is not None
-    low, high = stat.mean - half, stat.mean + half
-    known = metric_of(metric)
-    bounded = known is not None and known.range == "0 to 1"
-    return (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
+    canvas = Canvas((WIDTH * columns, HEIGHT * rows + extra), dpi=72, layout="constrained")
+    return canvas, list(canvas.subplots(rows, columns, squeeze=False).ravel())
 
 
-def style_of(groups: Iterable[Group]) -> Style:
-    """The style of a report, made from all of its groups so that its figures agree."""
-    style, groups = Style({}, {}), sorted(groups, key=lambda group: group.student.total)
-    for i, arm in enumerate(arms_of(groups)):
-        line = LINES[i // len(COLOURS) % len(LINES)]
-        style.lines[arm] = {"color": COLOURS[i % len(COLOURS)], "ls": line}
-    for i, capacity in enumerate(capacities(groups)):
-        style.markers[capacity] = MARKERS[i % len(MARKERS)]
-    return style
+def as_svg(name: str, draw: Draw) -> str:
+    """One panel as an SVG element for a page; `name` must be unique in it."""
+    from matplotlib import rc_context
+
+    with rc_context(settings(name, "none")):
+        canvas, (axis,) = _new()
+        draw(panel := Panel(axis))
+        canvas.draw_without_rendering()  # lays out, so that positions are final
+        canvas.set_layout_engine("none")
+        height = canvas.get_figheight() * 72
+        points = [axis.transData.transform((x, y)) for x, y, *_ in panel.words]
+        canvas.savefig(
+            out := io.StringIO(),
+            format="svg", transparent=True, metadata={"Date": None, "Creator": None},
+        )  # fmt: skip
+    circles = "".join(
+        f'<circle class="{series}" cx="{x:.1f}" cy="{height - y:.1f}" r="5" '
+        f'data-say="{html.escape(text)}"/>'
+        for (x, y), (*_, text, series) in zip(points, panel.words, strict=True)
+    )
+    return _for_page(out.getvalue(), circles)
 
 
-def arms_of(groups: Iterable[Group]) -> list[str]:
-    """The arms of the groups, `clean` first, then by name and strength."""
-    return sorted({str(group.config["arm"]) for group in groups}, key=arm_order)
+def _for_page(text: str, circles: str) -> str:
+    """matplotlib's SVG without what a page does not need, in the page's own colours."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"', "", text)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = text.replace("<svg", '<svg aria-hidden="true"', 1)
+    text = re.sub(r'id="(series\d+)"', r'class="\1"', text)
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r'\sid="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: VARIABLES.get(found[0], found[0]), text)
+    # Hundredths of a point are below any pixel. Attributes alone: labels keep their digits.
+    text = re.sub(
+        r'\b(?:d|x|y|transform|points)="[^"]*"',
+        lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]),
+        text,
+    )
+    text = re.sub(r"\s*\n\s*", "\n", text)
+    return text.replace("</svg>", f'<g class="words">{circles}</g></svg>').strip()
 
 
-def capacities(groups: Iterable[Group]) -> list[str]:
-    """The students of the groups, in the order of the groups."""
-    return list(dict.fromkeys(str(group.config["student"]) for group in groups))
+def save(figure: Figure, path: Path, legend: list[tuple[str, dict[str, Any]]]) -> None:
+    """Write a figure with all its panels into a file, by its ending one of FORMATS."""
+    from matplotlib import rc_context
+    from matplotlib.lines import Line2D
+
+    across = min(ACROSS, len(figure.panels))
+    rows = -(-len(figure.panels) // across)
+    with rc_context(settings(figure.name, "path")):
+        canvas, axes = _new(rows, across, extra=0.5)
+        for axis, (title, draw) in zip(axes, figure.panels, strict=False):
+            draw(Panel(axis))
+            axis.set_title(title, loc="left")
+        for axis in axes[len(figure.panels) :]:
+            axis.remove()
+        handles = [Line2D([], [], label=name, **look) for name, look in legend]
+        if handles:
+            canvas.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4)
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        out = io.BytesIO()
+        canvas.savefig(
+            out, format=path.suffix[1:], dpi=200, facecolor="white",
+            metadata=dates.get(path.suffix[1:]),
+        )  # fmt: skip
+    path.write_bytes(out.getvalue())
 
 
-def members_of(groups: list[Group], student: str) -> list[Group]:
-    return [group for group in groups if str(group.config["student"]) == student]
-
-
-def label(group: Group) -> str:
-    return f"{group.config['student']} {group.config['arm']}"
-
-
-def finite(rows: list[list[Any]]) -> np.ndarray:
+def finite(pairs: Any) -> np.ndarray:
     """(rows, 2): the rows without those that contain None, NaN or an infinity."""
-    array_N2 = np.array(rows, dtype=float).reshape(-1, 2)
+    array_N2 = np.array(list(pairs), dtype=float).reshape(-1, 2)
     return array_N2[np.isfinite(array_N2).all(axis=1)]
 
 
-def panels_of(
-    titles: list[str], width: float = 3.3, height: float = 2.9, share: bool = True
-) -> Any:
-    """(figure, its axes): panels of width x height inches, at most three in a row."""
-    from matplotlib.figure import Figure
-
-    across = min(3, len(titles))
-    rows = -(-len(titles) // across)
-    figure = Figure((max(width * across, 6.0), height * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, across, squeeze=False, sharey=share).ravel()
-    for axis, title in zip(grid, titles, strict=False):
-        axis.set_title(title, loc="left")
-    for axis in grid[len(titles) :]:
-        axis.remove()
-    return figure, list(grid[: len(titles)])
-
-
-def legend(
-    figure: Any, groups: list[Group], style: Style, markers: bool = False, teacher: bool = False
-) -> None:
-    """Draw the legend above the panels: arms by colour, students by marker, the teacher."""
-    from matplotlib.lines import Line2D
-
-    entries: list[Any] = [(arm, style.lines[arm] | {"lw": 3}) for arm in arms_of(groups)]
-    for name in capacities(groups) if markers else []:
-        entries.append((name, {"color": FAINT, "ls": "", "ms": 8, "marker": style.markers[name]}))
-    entries += [("teacher", TEACHER)] if teacher else []
-    handles = [Line2D([], [], label=name, **look) for name, look in entries]
-    figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.4)
-
-
-def svg(figure: Any) -> str:
-    """The figure as SVG text."""
-    figure.savefig(out := io.StringIO(), format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+def size(total: float) -> str:
+    """Parameters for an axis: `0.81 M`, `24 k`."""
+    return f"{total / 1e6:.3g} M" if total >= 1e5 else f"{total / 1e3:.3g} k"

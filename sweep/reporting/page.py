@@ -1,241 +1,203 @@
-"""The page of a report: what was compared and held fixed, tables, figures, caveats.
-
-It shows every group's numbers with their spread over seeds, and declares no winner. Groups meet
-in one figure only if they differ in student and arm alone: never with a different objective,
-input resolution, number of epochs or N.
-"""
+"""The page of a report: one HTML file with figures, tables and verdicts, which loads nothing."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.support import storage
-from sweep.journal.records import Run, read_run
-from sweep.reporting.drawing import interval_of, style_of
-from sweep.reporting.figures import draw
-from sweep.reporting.summary import (
-    Group,
-    Teacher,
-    columns,
-    group_results,
-    natural,
-    random_teachers_warning,
-    setting,
-    severities,
-    teachers,
-)
-from trainers.probes.names import arrow
+import numpy as np
 
-NAME, TEMPLATE = "report.html", "report.html.j2"
-# Test arms that are applied at each network's own input size.
-AT_INPUT = tuple(f"test/{n}/" for n in ("noise/paper", "band_noise", "low_pass", "high_pass"))
-UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is worth a note
-FEW = 5  # seeds below which no difference is decided
+from shards.support import storage
+from sweep.analysis.frame import Study, load
+from sweep.analysis.verdicts import Verdict
+from sweep.reporting import facts
+from sweep.reporting.drawing import Figure, as_svg
+from sweep.reporting.figures import figures_of, legend_of
+from sweep.reporting.groups import Compared, compare
+from sweep.reporting.material import Material
+from sweep.reporting.published import published_table
+from sweep.reporting.tables import all_measures, every_trial, main_tables, unfinished
+from sweep.reporting.verdict_lines import verdict_lines
+
+NAME = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+SECTIONS = {
+    "rank": ("Rank and capacity", ["geometry"], ["rank"]),
+    "robustness": ("Accuracy and robustness", ["accuracy"], ["noise", "robustness"]),
+    "spectra": ("Spectra and subspaces", [], ["variance", "subspace"]),
+    "agreement": ("Agreement with the teacher", ["agreement"], ["agreement"]),
+    "collapse": ("Why a rank is low", [], ["collapse"]),
+    "training": ("During training", [], ["curves", "loss"]),
+    "frequency": ("Frequencies", [], ["frequency", "fourier"]),
+}
 OnFigures = Callable[[int, int], None]
-Column = tuple[str, str, float, int]  # metric without its prefix, title, factor, digits
-GEOMETRY: list[Column] = [
-    ("rank/effective", "effective rank (p from s²)", 1, 2),
-    ("rank/roy_vetterli", "effective rank (p from s, Roy & Vetterli)", 1, 2),
-    ("rank/rankme", "RankMe", 1, 2),
-    ("rank/participation", "participation ratio", 1, 2),
-    ("dims/90", "dims @ 90 %", 1, 1),
-    ("dims/95", "dims @ 95 %", 1, 1),
-    ("dims/99", "dims @ 99 %", 1, 1),
-    ("uniformity", "uniformity, distinct pairs", 1, 3),
-    ("uniformity/paper", "uniformity, with self-pairs", 1, 3),
-]
-AGREEMENT: list[Column] = [
-    ("cosine_to_teacher", "cosine to teacher", 1, 3),
-    ("alignment", "squared distance to teacher", 1, 3),
-    ("infonce/paper", "InfoNCE in batches (paper), nats", 1, 3),
-    ("infonce/full", "InfoNCE full set, nats", 1, 3),
-    ("infonce/bound", "information bound, nats", 1, 3),
-    ("infonce/retrieval1", "retrieval @ 1, %", 100, 1),
-]
 
 
 def write_report(
-    run_dir: str | Path,
+    runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
+    by: str | None = None,
     on_figures: OnFigures = lambda done, total: None,
 ) -> Path:
-    """Write RUN/report.html (or `out`) and return its path; equal results give equal bytes.
+    """Write the report of one or several runs and return its path; equal results, equal bytes.
 
-    `on_figures(done, total)` is called before the figures of each comparison are drawn.
+    out: the file (default: report.html in the first run). by: the field that colours stand for.
 
-    Raises: ValueError for a run that cannot be read or has no result, OSError where the file
-        cannot be written.
+    Raises: ValueError for a run that cannot be read or has no finished trial, or where `by` does
+    not vary; OSError where the file cannot be written.
     """
-    target = Path(out) if out else Path(run_dir) / NAME
-    html = render(read_results(run_dir), Path(run_dir).resolve().name, on_figures)
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    target = Path(out) if out else Path(folders[0]) / NAME
+    study = read_study(folders)
+    title = " + ".join(Path(folder).resolve().name for folder in folders)
+    html = render(study, title, by, on_figures=on_figures)
     storage.write(str(target), html.encode())
     return target
 
 
-def read_results(run_dir: str | Path) -> Run:
-    """The results of a run. Raises: as `read_run`, and ValueError where there is no result."""
-    run = read_run(run_dir, arrays=True)
-    if not run.results:
-        last = f", the last with `{run.failures[-1].error}`" if run.failures else ""
-        failed = f"{len(run.failures)} failures{last}"
-        raise ValueError(f"{run_dir}: 0 results and {failed}; expected a finished trial")
-    return run
+def read_study(runs: Sequence[str | Path]) -> Study:
+    """The trials of these runs. Raises: as `load`, and ValueError where none has finished."""
+    study = load(*runs)
+    if "finished" not in set(study.trials["status"]):
+        errors = [text for text in study.trials["error"] if isinstance(text, str)]
+        last = f", the last with `{errors[-1]}`" if errors else ""
+        where = ", ".join(map(str, runs))
+        raise ValueError(
+            f"{where}: 0 results and {len(errors)} failures{last}; expected a finished trial"
+        )
+    return study
 
 
-def render(run: Run, title: str, on_figures: OnFigures = lambda done, total: None) -> str:
-    """The whole page as text."""
+def material_of(study: Study, by: str | None = None) -> Material:
+    """A study as figures and tables need it. Raises: ValueError where `by` does not vary."""
+
+    def arrays(trial: str) -> dict[str, list[float]]:
+        try:
+            return study.arrays(trial)
+        except KeyError:  # read from MLflow, which has none
+            return {}
+
+    return Material(compare(study.trials, study.axes, by), arrays, study.curves)
+
+
+def render(
+    study: Study,
+    title: str,
+    by: str | None = None,
+    verdicts: Sequence[Verdict] = (),
+    planned: dict[str, Any] | None = None,
+    on_figures: OnFigures = lambda done, total: None,
+) -> str:
+    """The whole page as text; equal studies give equal text.
+
+    verdicts: on the run's claims. planned: what the dry run expected. on_figures: called with
+    (figures drawn, of how many). Raises: as `material_of`.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
-    groups, references = group_results(run.results), teachers(run.results)
-    extra, style = columns(groups), style_of(groups)
+    material = material_of(study, by)
+    compared, trials = material.compared, study.trials
+    figures = figures_of(material)
+    drawn: list[str] = []
+
+    def panels(figure: Figure) -> list[tuple[str, Markup]]:
+        on_figures(len(drawn), len(figures))
+        drawn.append(figure.name)
+        named = enumerate(figure.panels)
+        return [(t, Markup(as_svg(f"{figure.name}{i}", draw))) for i, (t, draw) in named]
+
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.globals |= {"text": _text, "interval_of": interval_of, "picture": _picture}
-    fixed = {k: v for k, v in groups[0].config.items() if k not in {*extra, "student", "arm"}}
-    return pages.get_template(TEMPLATE).render(
+    pages.globals |= {"panels": panels, "legend": lambda f: _legend(f, compared)}
+    pages.globals |= {"sortable": _sortable}
+    tables = {table.name: table for table in main_tables(compared)}
+    sections = [
+        (
+            id,
+            name,
+            [figures[f] for f in its if f in figures],
+            [tables[t] for t in own if t in tables],
+        )
+        for id, (name, own, its) in SECTIONS.items()
+        if any(f in figures for f in its) or any(t in tables for t in own)
+    ]
+    published, notes = published_table(compared), [*facts.notes(compared, trials), *study.notes]
+    contents = [("verdicts", "Verdicts")] if verdicts else []
+    contents += [("figure-glance", "At a glance")] if "glance" in figures else []
+    contents += [("reading", "Before you read on")] if notes else []
+    contents += [("paper", "The paper’s Table I")] if published else []
+    contents += [(id, name) for id, name, *_ in sections]
+    contents += [("failures", "Failures"), ("cost", "Cost"), ("provenance", "Provenance")]
+    contents += [("details", "All numbers and settings")]
+    return pages.get_template("report.html.j2").render(
         title=title,
-        banner=random_teachers_warning(run.results),
-        settings=[_setting(teacher, groups) for teacher in references],
-        groups=groups,
-        few=FEW,
-        notes=[*run.notes, *_notes(groups, references)],
-        tables=_tables(run),
-        comparisons=_comparisons(groups, references, on_figures),
-        failures=run.failures,
-        extra=extra,
-        style=style,
-        fixed=fixed,
-        environment=_environment(run),
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "script.js").read_text(encoding="utf-8")),
+        contents=contents,
+        question=facts.question(compared),
+        lead=facts.lead(compared),
+        meta=facts.meta(compared, trials),
+        banners=facts.banners(compared),
+        verdicts=verdict_lines(verdicts),
+        figures=figures,
+        notes=notes,
+        published=published,
+        sections=sections,
+        unfinished=unfinished(trials, compared.axes),
+        undefined="",
+        cost=facts.cost(trials, planned),
+        provenance=facts.provenance(compared, trials),
+        folded=[t for t in (all_measures(compared), every_trial(compared)) if t],
+        fixed=facts.fixed(trials, study.fields),
     )
 
 
-def _text(value: Any) -> str:
-    """A configuration value for a reader: 1,438, 0.001, a name as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value if isinstance(value, str) else json.dumps(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+def _sortable(cell: Any) -> str:
+    """The value of `data-sort`; empty where the text sorts as well."""
+    if isinstance(cell.sort, float | int) and not isinstance(cell.sort, bool):
+        return f"{cell.sort:.8g}" if np.isfinite(cell.sort) else "–"
+    return ""
 
 
-def _distinct(values: Iterable[Any]) -> list[str]:
-    return list(dict.fromkeys(_text(value) for value in values))
-
-
-def _picture(svg: str) -> str:
-    """SVG as a data URI. The ids in inline SVG would collide between figures of one page."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _setting(teacher: Teacher, groups: list[Group]) -> dict[str, Any]:
-    """What was compared with one teacher on one data set."""
-    own = [group for group in groups if setting(group.fields) == setting(teacher.fields)]
-    views: dict[str, list[str]] = {}
-    for group in own:
-        seen = _text(group.data.views_per_sample)
-        views.setdefault(str(group.config["arm"]), []).append(seen)
-    shown = ("batch_size", "lr", "objective", "input")
-    values = {k: ", ".join(_distinct(g.fields.get(k, "-") for g in own)) for k in shown}
-    return {
-        "teacher": teacher,
-        "groups": own,
-        "data": own[0].data,
-        "students": _distinct(group.config["student"] for group in own),
-        "seeds": sorted({s for group in own for s in group.seeds}, key=natural),
-        "views": {arm: " or ".join(_distinct(seen)) for arm, seen in views.items()},
-        "values": values | {"length": ", ".join(_distinct(_length(g.fields) for g in own))},
-    }
-
-
-def _length(fields: dict[str, Any]) -> str:
-    """Duration of a group's training: `30 epochs`, `1000 steps`."""
-    return fields.get("duration") or f"{_text(fields.get('epochs', '-'))} epochs"
-
-
-def _notes(groups: list[Group], references: list[Teacher]) -> list[str]:
-    """Caveats that apply to the numbers of this run."""
-    notes = []
-    if len({tuple(map(str, group.seeds)) for group in groups}) > 1:
-        notes.append("Groups do not all have the same seeds: their means are not paired.")
-    native = [group.results[0] for group in groups if group.config.get("input") == "native"]
-    if any(name.startswith(AT_INPUT) for result in native for name in result.metrics):
-        notes.append(
-            "Noise after normalisation (`paper`), bands, filters and waves act at each network's "
-            "own input size. Where students see native images and the teacher larger ones, its "
-            "values are not comparable with theirs: compare students with each other."
-        )
-    for teacher in references:
-        loose = [m for m, s in teacher.metrics.items() if (s.sd or 0) > UNSTEADY * abs(s.mean)]
-        if loose:
-            where = f"{teacher.fields['dataset']}, {teacher.fields['teacher']}"
-            why = "its row shows the mean over trials"
-            notes.append(
-                f"Teacher values differ between trials ({where}; {why}): {', '.join(loose)}"
-            )
-        if not teacher.metrics:
-            notes.append(f"No trial holds values of the teacher {teacher.fields['teacher']}.")
-    return notes
-
-
-def _tables(run: Run) -> list[dict[str, Any]]:
-    """The tables with their columns; the last has every metric that the others have not."""
-    noises = [
-        (f"noise/{a}/{b}/accuracy", f"noise {b} ({a}), %", 100, 2)
-        for a, b in severities(run.results)
-    ]
-    accuracy: list[Column] = [("linear/paper/accuracy", "probe, clean, %", 100, 2), *noises]
-    known = {name for name, *_ in (*accuracy, *GEOMETRY, *AGREEMENT)}
-    names = sorted({n[5:] for r in run.results for n in r.metrics if n[:5] == "test/"} - known)
-    main = [accuracy[0], *noises, GEOMETRY[0], AGREEMENT[0], AGREEMENT[2]]
-    kinds: list[dict[str, Any]] = [
-        {"title": "Size and accuracy", "columns": accuracy, "sizes": True, "kind": "sd"},
-        {"title": "Geometry of the test embeddings", "columns": GEOMETRY, "kind": "sd"},
-        {"title": "Agreement with the teacher", "columns": AGREEMENT, "kind": "sd"},
-        {"title": "95 % t intervals of the mean", "columns": main, "kind": "interval"},
-        {"title": "Other measurements", "columns": [(n, n, 1, 4) for n in names], "kind": "sd"},
-    ]
-    return [kind | {"columns": _with_arrows(kind["columns"])} for kind in kinds]
-
-
-def _with_arrows(columns: list[Column]) -> list[Column]:
-    """Titles with ↑ where higher is better and ↓ where lower is."""
-    return [(name, f"{title} {arrow(name)}".rstrip(), by, n) for name, title, by, n in columns]
-
-
-def _comparisons(
-    groups: list[Group], references: list[Teacher], on_figures: OnFigures
-) -> list[dict[str, Any]]:
-    """Figures of each set of groups that differ in student and arm alone.
-
-    `views` may differ with the arm (a clean image has one), but not inside an arm.
-    """
-    style, views = style_of(groups), {}
-    for group in groups:
-        views.setdefault(str(group.config["arm"]), set()).add(_text(group.config.get("views")))
-    free = {"student", "arm"} | ({"views"} if all(len(v) == 1 for v in views.values()) else set())
-    names = [name for name in columns(groups) if name not in free]
-    members: dict[str, list[Group]] = {}
-    for group in groups:
-        shared = {name: v for name, v in group.fields.items() if name not in free}
-        members.setdefault(json.dumps(shared, sort_keys=True), []).append(group)
+def _legend(figure: Figure, compared: Compared) -> list[dict[str, Any]]:
+    """What the legend of a figure in the page has: buttons for series, pictures for the rest."""
     found = []
-    for done, compared in enumerate(members.values()):
-        on_figures(done, len(members))
-        first = compared[0].fields
-        teacher = next(t for t in references if setting(t.fields) == setting(first))
-        about = {name: _text(first.get(name, "-")) for name in names}
-        found.append({"about": about, "drawings": draw(compared, teacher, style)})
+    names = compared.colours if figure.series and len(compared.colours) > 1 else []
+    for name, look in legend_of(figure, compared):
+        if look.get("lw") == 3:  # a colour
+            if name in names:
+                found.append({"name": name, "series": names.index(name), "svg": ""})
+        else:
+            found.append({"name": name, "series": None, "svg": _sample(look)})
     return found
 
 
-def _environment(run: Run) -> dict[str, list[str]]:
-    """Each entry's distinct values over the trials."""
-    every = [result.environment.entries() for result in run.results]
-    return {name: _distinct(one[name] for one in every) for name in sorted(every[0])}
+def _sample(look: dict[str, Any]) -> Any:
+    """A small picture of a line or a marker."""
+    from markupsafe import Markup
+
+    if "marker" in look:
+        from matplotlib.markers import MarkerStyle
+
+        style = MarkerStyle(look["marker"])
+        path = style.get_path().transformed(style.get_transform())
+        outline = np.asarray(path.to_polygons()[0])
+        points = " ".join(f"{10 + 8 * x:.1f},{6 - 8 * y:.1f}" for x, y in outline)
+        inside = f'<polygon points="{points}" fill="var(--faint)"/>'
+    else:
+        dashes = look["ls"][1] if isinstance(look["ls"], tuple) else ()
+        array = " ".join(f"{2 * d:g}" for d in dashes)
+        ink = (
+            "var(--ink)"
+            if "teacher" in look.get("gid", "") or look["lw"] == 1.4
+            else "var(--faint)"
+        )
+        inside = f'<path d="M0 6H24" stroke="{ink}" stroke-width="2" stroke-dasharray="{array}"/>'
+    return Markup(f'<svg viewBox="0 0 24 12" aria-hidden="true">{inside}</svg>')

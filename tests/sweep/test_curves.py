@@ -8,14 +8,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal.events import Journal, ResultEvent, StartEvent
 from sweep.journal.tracking import Tracker
-from sweep.reporting.drawing import style_of
-from sweep.reporting.page import write_report
-from sweep.reporting.summary import group_results, teachers
-from sweep.reporting.underfitting import mean_curves, rank_by_step
-from tests.sweep.made import every, made
+from sweep.reporting.page import material_of, write_report
+from sweep.reporting.training import rank_by_epoch
+from tests.sweep.made import made
 
 T0 = 1_700_000_000_000
 RANKS = {0: [9.0, 7.0, 5.0], 1: [11.0, 5.0, 3.0]}  # by seed, at steps 0, 4 and 8
@@ -32,6 +31,7 @@ def record(seed: int, curves: bool = True, student: str = "width:1") -> dict[str
     ]
     config = {"dataset": "digits", "teacher": "embedded", "student": student, "arm": "clean"}
     return {
+        "id": f"{student}-{seed}",
         "config": config | {"seed": seed, "epochs": None, "duration": "8 steps"},
         "student": {"total": 0 if "pca" in student else 3},
         "metrics": {"test/rank/effective": 4.0, "test/cosine_to_teacher": 0.5},
@@ -70,33 +70,18 @@ def test_every_row_is_logged_once_by_its_step(tmp_path: Path) -> None:
     assert {time for *_, time in rows} == {T0 + 100}
 
 
-def test_a_groups_line_is_the_mean_over_its_seeds() -> None:
-    (group,) = group_results(every([record(0), record(1)]))
-    assert mean_curves(group)["rank/effective"] == [(0, 10.0), (4, 6.0), (8, 4.0)]
-    assert mean_curves(group)["cosine_to_teacher"] == [(0, 0.0), (4, 0.25), (8, 0.5)]
+def test_the_figure_says_where_mean_ranks_began_peaked_and_ended(tmp_path: Path) -> None:
+    journal(tmp_path / "both", record(0), record(1))
+    figure = rank_by_epoch(material_of(load(tmp_path / "both")))
+    assert figure is not None
+    assert "width:1 10.0, at most 10.0, then 4.0" in figure.alt
+    journal(tmp_path / "none", record(0, curves=False))
+    assert rank_by_epoch(material_of(load(tmp_path / "none"))) is None
 
 
-def test_the_figure_says_where_ranks_began_peaked_and_ended() -> None:
-    records = every([record(0), record(1)])
-    groups = group_results(records)
-    drawing = rank_by_step(groups, teachers(records)[0], style_of(groups))
-    assert drawing is not None
-    assert "width:1 clean 10.0, at most 10.0, then 4.0; teacher 20.0" in drawing.alt
-    without = group_results(every([record(0, curves=False)]))
-    assert rank_by_step(without, None, style_of(without)) is None
-
-
-def test_the_report_has_it_and_tells_the_length_in_steps(tmp_path: Path) -> None:
+def test_the_report_has_it(tmp_path: Path) -> None:
     journal(tmp_path, record(0), record(1))
     page = write_report(tmp_path).read_text()
-    assert "Rank during training: collapse or underfitting?" in page
-    assert "8 steps of batches" in page
-    assert "Effective rank by step: width:1 clean 10.0, at most 10.0, then 4.0" in page
+    assert "Rank against epochs" in page
+    assert "8 steps" in page
     assert write_report(tmp_path).read_text() == page
-
-
-def test_a_student_without_parameters_has_no_place_on_their_axis(tmp_path: Path) -> None:
-    journal(tmp_path, record(0, curves=False, student="teacher_pca:2"))
-    page = write_report(tmp_path).read_text()
-    assert "teacher_pca:2" in page
-    assert "Effective rank against total parameters" not in page

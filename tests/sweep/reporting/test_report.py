@@ -2,206 +2,239 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t
 
+from sweep.analysis.claims import read_claims
+from sweep.analysis.frame import load
+from sweep.analysis.verdicts import verdicts_of_trials
 from sweep.report import main
-from sweep.reporting.drawing import half_width, interval_of
-from sweep.reporting.page import write_report
-from sweep.reporting.summary import Stat
-from tests.sweep.made import result_line, write_journal
+from sweep.reporting.figures import FIGURES, save_figures
+from sweep.reporting.page import material_of, render, write_report
+from tests.sweep.reporting.trials import Page, grid, make_run, record
 
 ROOT = Path(__file__).parents[3]
-SIZES = {"width:1": 811_264, "width:2": 1_405_440, "width:4": 2_732_032}
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+ERROR = "ValueError: loss: got nan; lower lr"
+FAILURE = {"event": "failed", "trial": "f00", "time_ms": 5, "config": {"seed": 7}, "error": ERROR}
+CLAIMS = """
+claims:
+  - name: S beats L at sigma 0.1
+    kind: superiority
+    metric: test/linear/paper/accuracy
+    first: {student: width:1}
+    second: {student: width:4}
+    where: {arm: clean}
+"""
 
 
-def record(student="width:1", arm="clean", seed=0, **config):
-    """One finished trial; `config` overrides fields of its configuration."""
-    rng = np.random.default_rng([SIZES.get(student, 1), len(arm), seed])
-    base = {"dataset": "digits", "teacher": "embedded", "objective": "cosine", "epochs": 12}
-    base |= {"batch_size": 64, "lr": 0.001, "input": "native", "views": 8}
-    spectrum = np.exp(-np.arange(40) / 6)
-    names = ("rank/effective", "linear/paper/accuracy", "cosine_to_teacher", "infonce/paper")
-    metrics = {f"test/{name}": float(rng.uniform(0.4, 0.6)) for name in names}
-    metrics |= {f"test/noise/pixel/{s}/accuracy": 0.5 for s in ("0.05", "0.1", "0.2")}
-    return {
-        "id": f"{student}-{arm}-{seed}-{len(config)}",
-        "config": base | {"student": student, "arm": arm, "seed": seed} | config,
-        "student": {"total": SIZES.get(student, 1), "macs": 3_588_000},
-        "data": {"train": 1438, "test": 359, "views_per_sample": 8},
-        "metrics": metrics,
-        "teacher": {name.replace("test/", "teacher/"): 0.9 for name in metrics},
-        "arrays": dict.fromkeys(
-            ("test/spectrum", "teacher/spectrum"), (spectrum / spectrum.sum()).tolist()
-        ),
-        "epochs": [{"step": 10 * i, "epoch": i, "loss": 1 / i, "time_ms": 1} for i in (1, 2, 3)],
-    }
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Panels without their pictures, for tests of words and numbers."""
+    monkeypatch.setattr("sweep.reporting.page.as_svg", lambda name, draw: "<svg></svg>")
 
 
-def make_run(folder, records, failures=()):
-    return write_journal(folder, [*map(result_line, records), *failures])
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("report") / "my-grid", grid(), [FAILURE])
 
 
-def grid():
-    return [record(s, a, i) for s in SIZES for a in ("clean", "noise:0.1") for i in range(3)]
+@pytest.fixture(scope="module")
+def html(run):
+    """A whole page, drawn once for all tests that only look at it."""
+    return write_report(run).read_text()
 
 
-class Page(HTMLParser):
-    """Rows of cells, images, all attributes; fails on tags that do not close."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.rows, self.images, self.attributes, self.open = [], [], [], []
-        self.text, self.tags = "", set()
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-        if tag == "img":
-            self.images.append(dict(attrs))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if self.rows and {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
+def page_of(folder, *others, **options):
+    return Page(write_report([folder, *others], folder / "page.html", **options).read_text())
 
 
-def page_of(folder):
-    return Page(write_report(folder).read_text())
-
-
-def test_every_group_figure_and_failure_is_there(tmp_path):
-    error = "ValueError: loss: got nan; lower lr"
-    failure = {"event": "failed", "trial": "f00", "config": {"seed": 7}, "error": error}
-    page = page_of(make_run(tmp_path / "my-grid", grid(), [failure]))
+def test_all_figures_groups_and_failures_are_there(html):
+    page = Page(html)
+    assert page.figures() == [name for name in FIGURES if name != "fourier"] + ["fourier"]
     rows = [tuple(cell.strip() for cell in row[:2]) for row in page.rows]
-    for student in SIZES:
+    for student in ("width:1", "width:4"):
         assert {(student, "clean"), (student, "noise:0.1")} <= set(rows)
-    assert ("teacher", "embedded") in rows
-    assert any(row[0] == "f00" and row[-1] == error for row in page.rows)
-    assert len(page.images) == 5
-    assert all(image["alt"] and "width:1" in image["alt"] for image in page.images[:4])
-    for words in ("my-grid", "1,438", "811,264", "No winner is declared", "below 0.25", "ddof"):
+    assert any(row[0] == "f00" and row[-1] == ERROR for row in page.rows)
+    assert "width:1 · clean" in page.words("Effective rank: width:1")
+    for words in ("my-grid", "1,438", "811,264", "below 0.5", "Does capacity or augmentation"):
         assert words in page.text
 
 
-def test_numbers_in_the_page_are_means_and_sds(tmp_path):
-    records = [record(seed=seed) for seed in range(4)]
-    values = [100 * rec["metrics"]["test/linear/paper/accuracy"] for rec in records]
-    page = page_of(make_run(tmp_path / "r", records))
-    expected = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
-    assert any(cell == expected for row in page.rows for cell in row)
-
-
-def test_half_width_is_the_t_interval():
-    low, high = t.interval(0.95, 2, loc=5.0, scale=0.3 / np.sqrt(3))
-    assert half_width(Stat(5.0, 0.3, 3)) == pytest.approx((high - low) / 2)
-    assert half_width(Stat(5.0, None, 1)) is None
-    assert half_width(Stat(5.0, 0.0, 2)) == 0
-
-
-def test_intervals_of_shares_stay_between_0_and_1():
-    high = Stat(0.99, 0.02, 3)
-    assert high.mean + half_width(high) > 1
-    low, end = interval_of(high, "linear/paper/accuracy")
-    assert (low, end) == (high.mean - half_width(high), 1.0)
-    assert interval_of(Stat(0.5, 1.0, 3), "rank/effective")[0] < 0
-
-
-def test_the_page_loads_nothing(tmp_path):
-    folder = make_run(tmp_path / "r", [record()])
-    page = page_of(folder)
-    assert not page.tags & {"script", "link", "iframe", "object"}
+def test_the_page_loads_nothing_and_is_small(html):
+    page = Page(html)
+    assert not page.tags & {"link", "iframe", "object", "img"}
     for name, value in page.attributes:
-        if name in ("src", "href", "srcset", "data"):
-            assert value.startswith(("data:image/svg+xml;base64,", "#"))
-    assert not re.search(r"https?://|@import|url\(", (folder / "report.html").read_text())
+        if name in ("src", "href", "xlink:href", "srcset", "data"):
+            assert value.startswith(("#", "data:image/png;base64,"))
+    assert not re.search(r"https?://|@import|url\((?!#)|fetch\(|import\(", html)
+    assert len(html) < 2e6
+    assert len(set(re.findall(r' id="([^"]+)"', html))) == len(re.findall(r' id="([^"]+)"', html))
+
+
+def test_pictures_have_text_words_and_colours_of_both_schemes(html):
+    assert 'data-say="width:1 · clean, seed 0: ' in html
+    assert "stroke: var(--c0)" in html
+    assert "#0072b2" not in html.partition("</style>")[2]
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+
+
+def test_numbers_in_the_page_are_those_of_the_study(undrawn, tmp_path):
+    folder = make_run(tmp_path / "r", [record(seed=seed) for seed in range(4)])
+    values = 100 * load(folder).trials["test/linear/paper/accuracy"].to_numpy()
+    expected = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    page = page_of(folder)
+    assert any(cell == expected for row in page.rows for cell in row)
+    assert any(value and "n = 4" in value for name, value in page.attributes if name == "data-tip")
+
+
+def test_one_seed_has_no_deviations_and_no_dashes_for_them(undrawn, tmp_path):
+    page = page_of(make_run(tmp_path / "r", [record(), record("width:4")]))
+    assert "±" not in page.text
+    (row,) = [row for row in page.rows if row[0] == "width:1" and "811,264" in row]
+    assert "\u2013" not in row
+
+
+def test_verdicts_are_shown_with_their_evidence(undrawn, run):
+    study = load(run)
+    verdicts = verdicts_of_trials(read_claims(CLAIMS, "here"), study.trials, study.curves)
+    page = Page(render(study, "t", verdicts=verdicts))
+    estimate = verdicts[0].evidence.contrast.estimate
+    assert verdicts[0].verdict in page.text
+    assert f"{abs(100 * estimate):.1f}"[:2] in page.text
+    assert "n = 2" in page.text
+
+
+def test_figures_group_by_the_axis_that_varies(undrawn, tmp_path):
+    records = [record(seed=i, objective=o) for o in ("cosine", "mse") for i in range(2)]
+    page = page_of(make_run(tmp_path / "r", records))
+    assert len(page.figures()) == len(set(page.figures()))
+    words = page.words("Effective rank: cosine")
+    assert words.startswith("Effective rank: cosine 0.6, mse 0.6; Accuracy on clean images")
+    both = [record(s, seed=0, objective=o) for s in ("width:1", "width:4") for o in ("a", "b")]
+    folder = make_run(tmp_path / "both", both)
+    assert "width:1" in page_of(folder).titles
+    assert {"a", "b"} <= set(page_of(folder, by="student").titles)
+    with pytest.raises(ValueError, match="--by arm: does not vary in this study; varying: student"):
+        write_report(folder, by="arm")
+
+
+def test_numbers_that_may_not_be_compared_never_share_a_panel(undrawn, tmp_path):
+    records = [record(), record(teacher="open_clip:ViT-B-32:none") | {"weights_sha256": "8" * 64}]
+    fewer = record("width:1", seed=3)
+    fewer["data"] = fewer["data"] | {"test": 100}
+    page = page_of(make_run(tmp_path / "r", [*records, fewer]))
+    ranks = [title for title in page.titles if title.endswith("Effective rank")]
+    assert sorted(ranks) == [
+        "embedded, N 100: Effective rank",
+        "embedded, N 359: Effective rank",
+        "open_clip:ViT-B-32:none, N 359: Effective rank",
+    ]
+    assert "RANDOM WEIGHTS: open_clip:ViT-B-32:none" in page.text
+
+
+def test_runs_of_other_recipes_stand_apart_and_others_are_pooled(undrawn, tmp_path):
+    first = make_run(tmp_path / "one", [record(seed=i) for i in range(2)])
+    more = make_run(tmp_path / "two", [record(seed=i) for i in (2, 3)])
+    longer = make_run(tmp_path / "three", [record(seed=i, epochs=30) for i in range(2)])
+    pooled = page_of(first, more)
+    assert any("n = 4" in (v or "") for n, v in pooled.attributes if n == "data-tip")
+    apart = page_of(first, longer)
+    assert "These runs differ in epochs" in apart.text
+    assert [title for title in apart.titles if title.endswith("Effective rank")] == [
+        "one: Effective rank", "three: Effective rank"
+    ]  # fmt: skip
+
+
+def test_a_clean_arm_with_fewer_views_needs_no_column_of_views(undrawn, tmp_path):
+    records = [record(), record(arm="noise:0.1")]
+    records[0]["config"]["views"] = 1
+    page = page_of(make_run(tmp_path / "r", records))
+    assert [cell.strip() for cell in page.rows[0][:2]] == ["arm", "n"]
+
+
+def test_the_papers_table_stands_beside_comparable_values(undrawn, tmp_path):
+    fields = {"dataset": "cifar10", "teacher": "open_clip:ViT-B-32:openai", "input": "teacher"}
+    records = [record(s, seed=i, **fields) for s in ("width:1", "width:4") for i in range(3)]
+    page = page_of(make_run(tmp_path / "r", records))
+    (published,) = [row for row in page.rows if row[:3] == ["width:1", "clean", "paper"]]
+    assert published[4:7] == ["15.91", "19.0", "71.11 ± 0.54"]  # 0.44 sqrt(3/2)
+    values = [one["metrics"]["test/linear/paper/accuracy"] for one in records[:3]]
+    own = page.rows[page.rows.index(published) + 1]
+    assert own[6].startswith(f"{100 * np.mean(values):.2f} ± ")
+    assert "epochs 12 (paper: 5)" in page.text
+    assert "Table I" not in page_of(make_run(tmp_path / "digits", [record()])).text
 
 
 def test_names_are_escaped_everywhere(tmp_path):
     evil = '<script>alert("$x_1$")</script>'
     failure = {"event": "failed", "trial": evil, "config": {"arm": evil}, "error": evil}
-    records = [record(arm=evil), record(evil), record(dataset=evil, teacher=evil, objective=evil)]
+    records = [record(arm=evil), record("width:4", evil), record(dataset=evil, objective=evil)]
+    for one in records:
+        one["metrics"] = {n: v for n, v in one["metrics"].items() if "rank" in n}
+        one["arrays"] = {}
     records[0]["metrics"]["test/" + evil] = 1.0
     records[0]["environment"] = {"device": evil}
-    page = page_of(make_run(tmp_path / "a<b>", records, [failure]))
-    assert "script" not in page.tags
-    assert evil in page.text
-    for image in page.images:
-        assert b"<script" not in base64.b64decode(image["src"].partition(",")[2])
+    text = write_report(make_run(tmp_path / "a<b>", records, [failure])).read_text()
+    assert text.count("<script") == 1
+    assert evil in Page(text).text
+
+
+def test_bare_records_make_a_page(undrawn, tmp_path):
+    bare = record()
+    for name in ("teacher", "arrays", "epochs", "observations"):
+        del bare[name]
+    bare["metrics"] = {"test/knn/accuracy": 0.5}
+    page = page_of(make_run(tmp_path / "r", [bare]))
+    assert page.figures() == []
+    assert "no values for any figure" in page.text
+    assert any("50.0" in cell for row in page.rows for cell in row)
+
+
+def test_unsteady_teachers_unequal_seeds_and_few_steps_are_said(undrawn, tmp_path):
+    records = [record(seed=0), record(seed=1), record("width:2", seed=0)]
+    records[1]["teacher"]["teacher/linear/paper/accuracy"] = 0.5
+    text = page_of(make_run(tmp_path / "r", records)).text
+    assert "do not all have the same seeds" in text
+    assert "teacher/linear/paper/accuracy" in text
+    assert "Few training steps: 30." in text
+
+
+@pytest.mark.parametrize(("size", "said"), [("native", True), ("teacher", False)])
+def test_a_report_says_where_noise_acts(undrawn, size, said, tmp_path):
+    page = page_of(make_run(tmp_path / "r", [record(input=size)]))
+    assert ("not comparable with theirs" in page.text) is said
+
+
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+def test_figures_are_written_as_files(tmp_path, ending):
+    one = record()
+    one["arrays"], one["observations"] = {}, {"rows": [], "teacher": {}}
+    one["metrics"] = {n: v for n, v in one["metrics"].items() if n == "test/rank/effective"}
+    material = material_of(load(make_run(tmp_path / "r", [one])))
+    paths = save_figures(material, tmp_path / "figures", ending)
+    assert [path.name for path in paths] == [f"{n}.{ending}" for n in ("glance", "rank", "loss")]
+    first = paths[0].read_bytes()
+    assert first[:5] in (b"<?xml", b"\x89PNG\r", b"%PDF-")
+    assert save_figures(material, tmp_path / "again", ending)[0].read_bytes() == first
 
 
 @pytest.mark.thorough
 def test_two_writes_are_byte_equal_in_two_processes(tmp_path):
-    folder = make_run(tmp_path / "r", grid()[:4])
+    one = record()
+    one["metrics"] = {n: v for n, v in one["metrics"].items() if "rank" in n}
+    folder = make_run(tmp_path / "r", [one])
     first = write_report(folder).read_bytes()
     other = tmp_path / "other.html"
     assert command(folder, "--out", other).returncode == 0
     assert other.read_bytes() == first
     assert [path.name for path in folder.iterdir() if "partial" in path.name] == []
-
-
-def test_figures_never_mix_configurations(tmp_path):
-    small = [record(seed=seed) for seed in range(2)]
-    for rec in small:
-        rec["id"] += "small"
-        rec["data"] = rec["data"] | {"test": 100}
-    records = [record(), *small, record(objective="mse")]
-    page = page_of(make_run(tmp_path / "r", records))
-    assert "Figures: objective cosine, data.test 359" in page.text
-    assert "Figures: objective cosine, data.test 100" in page.text
-    assert "Figures: objective mse, data.test 359" in page.text
-    assert len(page.images) == 15
-
-
-def test_a_clean_arm_with_fewer_views_shares_the_figures(tmp_path):
-    records = [record(), record(arm="noise:0.1")]
-    records[0]["config"]["views"] = records[0]["data"]["views_per_sample"] = 1
-    page = page_of(make_run(tmp_path / "r", records))
-    assert len(page.images) == 5
-    assert "clean 1, noise:0.1 8" in page.text
-
-
-def test_bare_records_make_a_page(tmp_path):
-    bare = record()
-    for name in ("teacher", "arrays", "epochs"):
-        del bare[name]
-    bare["metrics"] = {"test/linear/paper/accuracy": 0.5}
-    page = page_of(make_run(tmp_path / "r", [bare]))
-    assert page.images == []
-    assert "no values for any figure" in page.text
-    assert any("50.00 ± \u2013" in cell for row in page.rows for cell in row)
-
-
-def test_unsteady_teachers_unequal_seeds_and_environments_are_said(tmp_path):
-    records = [record(seed=0), record(seed=1), record("width:2", seed=0)]
-    records[1]["teacher"]["teacher/linear/paper/accuracy"] = 0.5
-    records[1]["environment"] = {"torch": "9"}
-    text = page_of(make_run(tmp_path / "r", records)).text
-    assert "do not all have the same seeds" in text
-    assert "teacher/linear/paper/accuracy" in text
-    assert "more than one environment" in text
 
 
 def command(*arguments):
@@ -233,7 +266,7 @@ def test_a_run_without_results_is_refused(tmp_path, capsys, text):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_an_unwritable_target_is_one_line(tmp_path, capsys):
+def test_an_unwritable_target_is_one_line(undrawn, tmp_path, capsys):
     folder = make_run(tmp_path / "r", [record()])
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="2"):

@@ -1,0 +1,365 @@
+"""The trials of a study as a report compares them: settings, groups, and how figures show them.
+
+A group holds the trials that differ in their seed alone. Groups share a figure whatever else the
+study varies, but a panel only where their numbers may be compared: same data, teacher weights,
+numbers of images and input resolution. Such a set of groups is a setting, and several settings
+(two teachers, two data sets, two runs of other recipes) stand side by side in panels of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trainers.probes.names import metric_of
+
+SEED = "seed"
+Frame = Any  # a DataFrame; pandas' own types are too wide to be checked
+# A number of one of these settings must not be compared with one of another.
+SETTING = (
+    *("dataset", "teacher", "weights_sha256", "teacher_dim", "teacher_size", "classes"),
+    *("data.train", "data.test", "image_size", "input"),
+)
+# Choices of training that no one compares by accident: runs that differ in them stand apart.
+RECIPE = (
+    *("epochs", "duration", "batch_size", "accumulate", "optimizer", "lr", "weight_decay"),
+    *("momentum", "clip_norm", "schedule", "warmup", "ema", "precision", "data_seed"),
+)
+VERSIONS = "probe_versions"
+FIRST = ("student", "arm", "objective")  # the order of columns; others follow as they come
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
+MARKERS = "osD^vP*X<>ph8d"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean, standard deviation (ddof = 1, None where n = 1) and count of finite values."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    def half_width(self) -> float | None:
+        """Half of the 95 % t interval of the mean, t(0.975, n - 1) sd / sqrt(n); None at n = 1."""
+        from scipy.stats import t
+
+        return None if self.sd is None else float(t.ppf(0.975, self.n - 1)) * self.sd / self.n**0.5
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """That interval, clipped to the metric's range where it is a share; None at n = 1.
+
+        A t interval knows no bounds: three accuracies near 1 give one that ends above 100 %.
+        """
+        half = self.half_width()
+        if half is None:
+            return None
+        known = metric_of(metric)
+        bounded = known is not None and known.range == "0 to 1"
+        low, high = self.mean - half, self.mean + half
+        return (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
+
+
+def stat_of(values: Iterable[Any]) -> Stat | None:
+    """Stat of the finite numbers among `values`; None if there is none."""
+    numbers = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
+    sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+    return Stat(float(np.mean(numbers)), sd, len(numbers)) if numbers else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that differ in their seed alone, and how figures show them.
+
+    trials: their rows of the study. colour, panel, mark: what the group has in the field that
+    each of them stands for, as text; "" where no field does.
+    """
+
+    fields: dict[str, Any]
+    trials: Frame
+    label: str
+    colour: str
+    panel: str
+    mark: str
+
+    @property
+    def n(self) -> int:
+        return len(self.trials)
+
+    @property
+    def parameters(self) -> float:
+        """Parameters of the student, trunk and head; NaN where it has none (teacher_pca)."""
+        value = self.fields.get("student.parameters")
+        return float(value) if isinstance(value, int | float) and value > 0 else math.nan
+
+    def values(self, metric: str) -> list[float]:
+        """One value a seed, NaN where a seed has none."""
+        if metric not in self.trials:
+            return [math.nan] * self.n
+        return [float(value) for value in self.trials[metric]]
+
+    def stat(self, metric: str) -> Stat | None:
+        """Over the seeds; its n is below the group's where a seed lacks a finite value."""
+        return stat_of(self.values(metric))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Groups whose numbers may be compared. `name` tells it from the study's other settings."""
+
+    name: str
+    fields: dict[str, Any]
+    groups: list[Group]
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing, 1 / classes."""
+        return float(self.fields.get("data.chance") or math.nan)
+
+    @cached_property
+    def teacher(self) -> dict[str, Stat]:
+        """The teacher's values, `teacher/...`: means over the trials that measured them."""
+        rows: Frame = pd.concat([group.trials for group in self.groups])
+        names = [str(name) for name in rows.columns if str(name).startswith("teacher/")]
+        return {name: stat for name in names if (stat := stat_of(rows[name]))}
+
+    def in_panel(self, panel: str) -> list[Group]:
+        return [group for group in self.groups if group.panel == panel]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All of a study that a report compares.
+
+    by: the field that colours stand for. panel, marks: the fields that panels and markers (line
+    styles) stand for. colours, panel_names, mark_names: their values, in order.
+    """
+
+    settings: list[Setting]
+    axes: list[str]
+    by: str
+    panel: str
+    marks: list[str]
+    colours: list[str] = field(default_factory=lambda: [])
+    panel_names: list[str] = field(default_factory=lambda: [])
+    mark_names: list[str] = field(default_factory=lambda: [])
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for setting in self.settings for group in setting.groups]
+
+    def line(self, group: Group) -> dict[str, Any]:
+        """Colour and dashes of a group's lines; `gid` is the series that a reader can hide."""
+        index = self.mark_names.index(group.mark)
+        series = self.colours.index(group.colour)
+        look = {"color": f"C{series % 8}", "gid": f"series{series}"}
+        return {"ls": DASHES[index % len(DASHES)], **look}
+
+    def point(self, group: Group, otherwise: str = "panel") -> dict[str, Any]:
+        """Colour and marker of a group's points.
+
+        otherwise: what the marker stands for where no further field varies: the `panel`, or the
+        `colour`, so that a page printed in grey can be read.
+        """
+        names, own = self.mark_names, group.mark
+        if len(names) == 1:
+            colour = otherwise == "colour"
+            names, own = (self.colours, group.colour) if colour else (self.panel_names, group.panel)
+        series = self.colours.index(group.colour)
+        marker = MARKERS[names.index(own) % len(MARKERS)]
+        return {"color": f"C{series % 8}", "gid": f"series{series}", "marker": marker}
+
+
+def text_of(value: Any) -> str:
+    """A field's value for a reader: 1,438, 0.001, a name as it is, a dash for none."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def natural(value: Any) -> list[tuple[int, float, str]]:
+    """Sorting key by number where there is one: width:2 before width:10, clean first."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", "" if value == "clean" else str(value))
+    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
+
+
+def number(value: float, digits: int) -> str:
+    """With a minus sign, not a hyphen; no `-0.00`."""
+    text = f"{value:,.{digits}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else text.replace("-", "")
+
+
+def compare(trials: Frame, axes: Iterable[str], by: str | None = None) -> Compared:
+    """The finished trials of a study, ready for tables and figures.
+
+    trials: a row a trial, see sweep.analysis.frame. axes: the fields that the study varies. by: the
+    field that colours stand for; without it `arm`, or the first that varies beside the student.
+    Raises: ValueError where `by` does not vary.
+    """
+    finished = finished_of(trials)
+    apart = _apart(finished)
+    axes = [name for name in axes if name not in (*SETTING, SEED) and name in finished]
+    axes = [name for name in axes if _count(finished[name]) > 1]
+    axes = sorted(
+        (name for name in axes if not _implied(finished, name, axes)),
+        key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST),
+    )
+    if by is not None and by not in axes:
+        raise ValueError(f"--by {by}: does not vary in this study; varying: {', '.join(axes)}")
+    beside = [name for name in axes if name != "student"]
+    by = by or ("arm" if "arm" in axes else next(iter([*beside, *axes]), "arm"))
+    rest = [name for name in ("student", *beside) if name != by and name in axes]
+    panel, marks = (rest[0], rest[1:]) if rest else ("", [])
+    groups: dict[str, list[Group]] = {}
+    about: dict[str, dict[str, Any]] = {}
+    for rows in _members(finished):
+        first = _plain(rows.iloc[0].to_dict())
+        where = {name: first.get(name) for name in apart}
+        key = json.dumps(where, default=str)
+        about[key] = first
+        group = Group(
+            first,
+            rows.sort_values(SEED),
+            " · ".join(text_of(first.get(name)) for name in axes) or text_of(first.get("student")),
+            text_of(first.get(by)),
+            text_of(first.get(panel)) if panel else "",
+            " · ".join(text_of(first.get(name)) for name in marks),
+        )
+        groups.setdefault(key, []).append(group)
+    names = {key: _name(key, apart) for key in groups}
+    settings = [
+        Setting(names[key], about[key], sorted(members, key=lambda g: _order(g, axes)))
+        for key, members in sorted(groups.items(), key=lambda item: natural(names[item[0]]))
+    ]
+    every = [group for setting in settings for group in setting.groups]
+    return Compared(
+        settings, axes, by, panel, marks,
+        sorted({group.colour for group in every}, key=natural),
+        list(dict.fromkeys(group.panel for group in sorted(every, key=lambda g: _size(g, panel)))),
+        sorted({group.mark for group in every}, key=natural),
+    )  # fmt: skip
+
+
+def finished_of(trials: Frame) -> Frame:
+    """The finished trials. Whole numbers are integers, also where an unfinished trial has none."""
+    rows: Frame = trials[trials["status"] == "finished"].copy()
+    for name in (n for n in rows.columns if "/" not in n and rows[n].dtype == "float64"):
+        if rows[name].notna().all() and (rows[name] % 1 == 0).all():
+            rows[name] = rows[name].astype("int64")
+    return rows
+
+
+def differences(trials: Frame) -> list[str]:
+    """Fields of the recipe and probe versions that are constant in each run, but differ between."""
+    found = []
+    if "run" not in trials or trials["run"].nunique() < 2:
+        return found
+    for name in (*RECIPE, VERSIONS):
+        if name in trials:
+            values = trials[name].map(lambda v: json.dumps(v, default=str)).groupby(trials["run"])
+            if (values.nunique() == 1).all() and values.first().nunique() > 1:
+                found.append(name)
+    return found
+
+
+def _apart(trials: Frame) -> list[str]:
+    """The fields that make settings of this study: those that vary, and the runs' differences."""
+    names = [name for name in SETTING if name in trials and _count(trials[name]) > 1]
+    names += ["run"] if differences(trials) else []
+    # Two names of one thing (a teacher and its weights) make one label.
+    kept: list[str] = []
+    for name in names:
+        if not any(_same_split(trials, name, other) for other in kept):
+            kept.append(name)
+    return kept
+
+
+def _same_split(trials: Frame, one: str, other: str) -> bool:
+    pairs = {(str(a), str(b)) for a, b in zip(trials[one], trials[other], strict=True)}
+    return len(pairs) == _count(trials[one]) == _count(trials[other])
+
+
+def _implied(trials: Frame, name: str, axes: list[str]) -> bool:
+    """Whether `views` follows from the arm (a clean image has one), so that it tells nothing."""
+    if name != "views" or "arm" not in axes:
+        return False
+    return len({(str(a), str(v)) for a, v in zip(trials["arm"], trials["views"], strict=True)}) == (
+        _count(trials["arm"])
+    )
+
+
+def _count(values: Any) -> int:
+    return len({str(value) for value in values})
+
+
+def _members(trials: Frame) -> list[Frame]:
+    """The rows of each group: equal in every field of the configuration but the seed."""
+    ignored = (SEED, "trial", "run", "status", "error", "started_ms", "ended_ms", "source")
+    ignored += ("torch", "numpy", "scikit-learn", "python", "instruction_set", VERSIONS)
+    numbers = ("test/", "teacher/", "train/", "curve/")
+    names = [
+        name
+        for name in map(str, trials.columns)
+        if name not in ignored and not name.startswith(numbers)
+    ]
+    names += ["run"] if differences(trials) else []
+    keys = trials[names].map(lambda value: json.dumps(value, default=str)).agg("|".join, axis=1)
+    members = [rows for _, rows in trials.groupby(keys, sort=False)]
+    for rows in members:
+        _check(rows)
+    return members
+
+
+def _check(rows: Frame) -> None:
+    """Raises: ValueError for a group with a seed twice, or of trials that read other data."""
+    ids = [str(trial) for trial in rows["trial"]]
+    if rows[SEED].duplicated().any():
+        raise ValueError(f"trials {', '.join(ids)}: a seed occurs twice; expected one a seed")
+    for trial, source in zip(ids, rows["source"], strict=True):
+        first = rows["source"].iloc[0]
+        if source != first:
+            raise ValueError(
+                f"trials {ids[0]} and {trial} differ in their seed alone, but read other images, "
+                f"draws or teacher weights ({str(first)[:16]} and {str(source)[:16]}): delete the "
+                "older one and run it again"
+            )
+
+
+def _plain(row: dict[Any, Any]) -> dict[str, Any]:
+    """NumPy's scalars as Python's, so that they are written as such."""
+    return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+
+
+def _name(key: str, apart: list[str]) -> str:
+    """What tells a setting from the others: `open_clip:ViT-B-32:openai`, `N 359`."""
+    words = {"data.test": "N ", "data.train": "train N ", "weights_sha256": "weights "}
+    values = json.loads(key)
+    parts = []
+    for name in apart:
+        value = text_of(values[name])
+        bare = name in ("teacher", "dataset", "run")
+        value = value.rstrip("/").rsplit("/", 1)[-1] if name == "run" else value
+        value = value[:12] if name == "weights_sha256" else value
+        parts.append(value if bare else words.get(name, f"{name} ") + value)
+    return ", ".join(parts)
+
+
+def _size(group: Group, field_name: str) -> tuple[float, Any]:
+    by_size = field_name == "student" and math.isfinite(group.parameters)
+    return (group.parameters if by_size else 0.0, natural(group.panel))
+
+
+def _order(group: Group, axes: Iterable[str]) -> tuple[Any, ...]:
+    sized = group.parameters if math.isfinite(group.parameters) else 0.0
+    student = natural(group.fields.get("student"))
+    rest = [natural(group.fields.get(name)) for name in axes if name != "student"]
+    return (sized, student, rest)

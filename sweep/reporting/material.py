@@ -1,0 +1,61 @@
+"""What figures are drawn from: the compared groups, the arrays of their trials, their curves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sweep.reporting.groups import Compared, Frame, Group, Setting, natural
+
+NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
+Arrays = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """compared: the groups. arrays: those of a trial, by its id. curves: a row a (trial, step)."""
+
+    compared: Compared
+    arrays: Callable[[str], Arrays]
+    curves: Frame
+
+    def arrays_of(self, group: Group, name: str) -> list[np.ndarray]:
+        """An array of each trial of a group that has it."""
+        found = (self.arrays(str(trial)).get(name) for trial in group.trials["trial"])
+        return [np.asarray(one, dtype=float) for one in found if one is not None and len(one)]
+
+    def curve_of(self, trial: str, name: str) -> np.ndarray:
+        """(points, 2): epoch and value of one curve of a trial, without gaps."""
+        if name not in self.curves:
+            return np.empty((0, 2))
+        rows = self.curves[self.curves["trial"] == trial][["epoch", name]].dropna()
+        return rows.to_numpy(dtype=float).reshape(-1, 2)
+
+
+def metrics_of(setting: Setting) -> list[str]:
+    """Names of the students' metrics that any trial of a setting has."""
+    names = dict.fromkeys(
+        str(name)
+        for group in setting.groups
+        for name in group.trials.columns
+        if str(name).startswith("test/") and group.stat(str(name))
+    )
+    return sorted(names, key=natural)
+
+
+def noises(setting: Setting) -> list[tuple[str, str]]:
+    """(space, sigma) of every noise that any trial was measured under, by space and strength."""
+    found = {(m[1], m[2]) for name in metrics_of(setting) if (m := NOISE.fullmatch(name))}
+    return sorted(found, key=lambda pair: (natural(pair[0]), float(pair[1])))
+
+
+def mean_curve(lines: list[np.ndarray]) -> np.ndarray:
+    """(points, 2): mean over seeds at the epochs that any of them has."""
+    if not lines:
+        return np.empty((0, 2))
+    table: Frame = pd.DataFrame(np.concatenate(lines)).groupby(0, sort=True).mean()
+    return np.column_stack([table.index.to_numpy(dtype=float), table[1].to_numpy(dtype=float)])

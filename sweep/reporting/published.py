@@ -1,0 +1,95 @@
+"""The paper's Table I, with this study's values beside the published ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sweep.analysis.published import paper_numbers
+from sweep.reporting.groups import Compared, Group, Setting, Stat
+from sweep.reporting.tables import Cell, Measure, Table, stat_cell
+
+COLUMNS: list[Measure] = [
+    ("rank/effective", "effective rank", 1, 2),
+    ("dims/90", "dims for 90 %", 1, 1),
+    ("linear/paper/accuracy", "clean, %", 100, 2),
+    ("noise/paper/0.05/accuracy", "noise 0.05, %", 100, 2),
+    ("noise/paper/0.1/accuracy", "noise 0.1, %", 100, 2),
+    ("noise/paper/0.2/accuracy", "noise 0.2, %", 100, 2),
+    ("infonce/paper", "InfoNCE", 1, 4),
+    ("uniformity/paper", "uniformity", 1, 4),
+]
+RECIPE: dict[str, Any] = {
+    "input": "teacher", "epochs": 5, "batch_size": 64, "lr": 0.001, "optimizer": "adam",
+    "objective": "cosine", "schedule": "constant", "weight_decay": 0.0, "data.test": 10_000,
+}  # fmt: skip
+
+
+def comparable(setting: Setting) -> bool:
+    """Whether a setting has the paper's data set and teacher."""
+    teacher = str(setting.fields.get("teacher"))
+    return setting.fields.get("dataset") == "cifar10" and teacher == "open_clip:ViT-B-32:openai"
+
+
+def published_table(compared: Compared) -> Table | None:
+    """Published and own values, two rows a student; None where no setting is comparable."""
+    numbers = paper_numbers()
+    for setting in compared.settings:
+        own = [
+            next((g for g in setting.groups if _is(g, published["fields"])), None)
+            for published in numbers["groups"]
+        ]
+        if comparable(setting) and any(own):
+            return _table(setting, numbers, own)
+    return None
+
+
+def _is(group: Group, fields: dict[str, Any]) -> bool:
+    return all(group.fields.get(name) == value for name, value in fields.items())
+
+
+def _table(setting: Setting, numbers: dict[str, Any], own: list[Group | None]) -> Table:
+    columns = [Cell("student"), Cell("arm"), Cell("source"), Cell("n", number=True)]
+    columns += [Cell(title.replace(", %", ",\u00a0%"), number=True) for _, title, *_ in COLUMNS]
+    published = {name: [value, None] for name, value in numbers["teacher"].items()}
+    rows = [
+        [*_head("teacher", "", "paper", None), *_published(published, None, 0)],
+        [*_head("", "", "here", None)],
+    ]
+    rows[1] += [stat_cell(setting.teacher.get(f"teacher/{m[0]}"), m) for m in COLUMNS]
+    for one, group in zip(numbers["groups"], own, strict=True):
+        student, arm = one["fields"]["student"], one["fields"]["arm"]
+        head = _head(student, arm, "paper", one["n"])
+        rows.append([*head, *_published(one["metrics"], one["n"], numbers["ddof"])])
+        cells = _head("", "", "here", group.n if group else None)
+        for measure in COLUMNS:
+            stat = group.stat(f"test/{measure[0]}") if group else None
+            cells.append(stat_cell(stat, measure, group.n if group else None))
+        rows.append(cells)
+    fields = setting.fields
+    other = [f"{k} {fields.get(k)} (paper: {v})" for k, v in RECIPE.items() if fields.get(k) != v]
+    note = (
+        f"Source: {numbers['source']}. Deviations are over n − 1; the paper’s, over n, are "
+        "converted. The paper took the rank of the mean spectrum; here it is the mean of the "
+        "seeds’ ranks."
+    )
+    if other:
+        note += f" This study differs from the paper’s recipe in {'; '.join(other)}."
+    marked = set(range(1, len(rows), 2))
+    return Table("paper", "The paper’s Table I, and this study", columns, rows, note, marked)
+
+
+def _head(student: str, arm: str, source: str, n: int | None) -> list[Cell]:
+    return [Cell(student), Cell(arm), Cell(source), Cell(str(n) if n else "–", number=True)]
+
+
+def _published(values: dict[str, Any], n: int | None, ddof: int) -> list[Cell]:
+    """Cells of published numbers, their deviations converted to ddof = 1."""
+    cells = []
+    for measure in COLUMNS:
+        mean, deviation = values.get(f"test/{measure[0]}", (None, None))
+        sd = None
+        if deviation is not None and n is not None and n > 1:
+            sd = deviation * math.sqrt((n - ddof) / (n - 1))
+        cells.append(stat_cell(None if mean is None else Stat(mean, sd, n or 1), measure, n))
+    return cells

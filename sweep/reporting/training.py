@@ -1,0 +1,127 @@
+"""Figures of the training: loss, and rank and fit while it lasted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sweep.reporting.by_size import sentence, titled
+from sweep.reporting.drawing import TEACHER, Draw, Figure, Panel
+from sweep.reporting.groups import Compared, Setting
+from sweep.reporting.material import Material, mean_curve
+
+POINTS = 120  # of a loss curve; longer ones are averaged in blocks, to keep the page small
+LOSS, RANK, COSINE = "loss", "rank/effective", "cosine_to_teacher"  # columns of the curves
+
+
+def rank_by_epoch(material: Material) -> Figure | None:
+    """One line for each group, its mean over seeds: effective rank, and cosine to the teacher."""
+    panels: list[tuple[str, Draw]] = []
+    words: list[str] = []
+    compared = material.compared
+    for setting in compared.settings:
+        for name, title in ((RANK, "Rank during training"), (COSINE, "Cosine during training")):
+            curves = [
+                (group, mean_curve(lines))
+                for group in setting.groups
+                if (lines := _lines(material, group.trials["trial"], name))
+            ]
+            if curves:
+                panels.append(
+                    (titled(setting, title), _mean_lines(compared, setting, name, curves))
+                )
+            for group, curve in curves if name == RANK else []:
+                first, last = curve[0, 1], curve[-1, 1]
+                highest = curve[:, 1].max()
+                words.append(f"{group.label} {first:.1f}, at most {highest:.1f}, then {last:.1f}")
+    if not panels:
+        return None
+    caption = (
+        "Measured during training on a fixed subset of clean test images (fewer than the whole "
+        "test set, so these ranks are lower than the final ones and not comparable with them); "
+        "dashed: the teacher on the same images. A rank that falls while the cosine rises is lost "
+        "in training; where both still rise at the end, the student has not converged; where both "
+        "level off below the teacher, this is what the student can do."
+    )
+    alt = f"Effective rank during training: {sentence(words)}"
+    return Figure(
+        "curves", "Rank against epochs", caption, alt, panels, marks="points", teacher=True
+    )
+
+
+def _lines(material: Material, trials: Any, name: str) -> list[np.ndarray]:
+    found = [material.curve_of(str(trial), name) for trial in trials]
+    return [line for line in found if len(line)]
+
+
+def _mean_lines(compared: Compared, setting: Setting, name: str, curves: list) -> Draw:
+    def draw(panel: Panel) -> None:
+        for group, curve in curves:
+            look = compared.line(group) | compared.point(group)
+            every = max(1, len(curve) // 8)
+            panel.axis.plot(*curve.T, lw=2, ms=6, mec="#fffffe", markevery=every, **look)
+            for epoch, value in curve[:: max(1, len(curve) // 24)]:
+                panel.say(epoch, value, f"{group.label}, epoch {epoch:g}: {value:.4g}", look)
+        own = setting.teacher.get(f"teacher/curve/{name}")
+        if own and name == RANK:
+            panel.rule(own.mean, f"teacher {own.mean:.4g}", TEACHER)
+        panel.axis.set_xlabel("epoch")
+        panel.axis.set_ylim(0, 1.08 * panel.axis.get_ylim()[1])
+
+    return draw
+
+
+def loss_curves(material: Material) -> Figure | None:
+    """Training loss by epoch, one line for each seed."""
+    panels: list[tuple[str, Draw]] = []
+    words: list[str] = []
+    compared = material.compared
+    for setting in compared.settings:
+        top = 0.0
+        drawn: list[tuple[str, list]] = []
+        for panel in compared.panel_names:
+            curves = []
+            for group in setting.in_panel(panel):
+                lines = _lines(material, group.trials["trial"], LOSS)
+                if lines:
+                    curves.append((group, [_blocks(line) for line in lines]))
+                    ends = [line[-1, 1] for line in lines]
+                    words.append(f"{group.label} {np.mean(ends):.3f}")
+                    top = max(top, *(line[:, 1].max() for line in lines))
+            if curves:
+                drawn.append((panel, curves))
+        for panel, curves in drawn:
+            panels.append(
+                (titled(setting, panel or "Training loss"), _losses(compared, curves, top))
+            )
+    if not panels:
+        return None
+    caption = (
+        "One line for each seed. Where a curve still falls at its end, the student has not "
+        "converged: its rank may still change. Losses of different objectives have different units."
+    )
+    alt = f"Training loss, at the end: {sentence(words)}"
+    marks = "lines" if compared.marks else ""
+    return Figure("loss", "Training loss", caption, alt, panels, marks=marks)
+
+
+def _losses(compared: Compared, curves: list, top: float) -> Draw:
+    def draw(panel: Panel) -> None:
+        for group, lines in curves:
+            look = compared.line(group)
+            for line, seed in zip(lines, group.trials["seed"], strict=False):
+                marker = "o" if len(line) == 1 else ""
+                panel.axis.plot(*line.T, lw=1.2, alpha=0.85, marker=marker, **look)
+                epoch, value = line[-1]
+                panel.say(epoch, value, f"{group.label}, seed {seed}: {value:.4g} at the end", look)
+        panel.axis.set(xlabel="epoch", ylabel="loss", xlim=(0, None))
+        if top > 0:
+            panel.axis.set_ylim(0, 1.05 * top)
+
+    return draw
+
+
+def _blocks(line: np.ndarray) -> np.ndarray:
+    blocks = np.array_split(line, max(1, min(len(line), POINTS)))
+    return np.array([block.mean(axis=0) for block in blocks if len(block)])
