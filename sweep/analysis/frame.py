@@ -35,12 +35,13 @@ from sweep.journal.mlflow_uri import is_tracking_uri
 from sweep.journal.records import Run, newest_only, read_run
 from sweep.journal.store_runs import is_store, read_store
 from trainers.canonical import trial_fields
-from trainers.results.record import TrialResult
+from trainers.results.record import Embeddings, TrialResult
 
 SEED = "seed"
 FINISHED, FAILED, DIVERGED, UNFINISHED = "finished", "failed", "diverged", "unfinished"
 FIRST = ("run", "trial", "status", "error")
 DIVERGENCE = re.compile(r"(\w+: )?diverged at step \d+")  # how DivergedError begins
+TEACHER = ("source", "weights_sha256", *(f"teacher.{name}" for name in Embeddings.model_fields))
 VERSION = re.compile(r"probe\.(.+)\.version")
 SIZES = {"total": "parameters", "trunk": "trunk", "head": "head", "macs": "macs"}
 Row = dict[str, Any]
@@ -212,6 +213,7 @@ def _config_row(config: Mapping[str, Any]) -> Row:
 def _result_row(result: TrialResult) -> Row:
     environment = {n: v for n, v in result.environment.entries().items() if n != "threads"}
     versions = sorted(result.versions().items())
+    embeddings = result.embeddings.model_dump() if result.embeddings else {}
     return {
         **environment,
         **_config_row(result.config),  # has the field `threads`
@@ -219,6 +221,7 @@ def _result_row(result: TrialResult) -> Row:
         **{f"data.{name}": value for name, value in result.data.model_dump().items()},
         "source": result.source,
         "weights_sha256": result.weights_sha256,
+        **{f"teacher.{n}": v for n, v in embeddings.items()},
         "steps": result.last_step,
         "probe_versions": ", ".join(f"{probe} {version}" for probe, version in versions),
         **result.metrics,
@@ -257,7 +260,7 @@ def _tracked_row(tracked: TrackedTrial) -> Row:
         **_config_row(config),
         **{f"student.{SIZES[n]}": v for n, v in groups["student"].items() if n in SIZES},
         **{f"data.{name}": value for name, value in groups["data"].items()},
-        **{name: tags[name] for name in ("source", "weights_sha256") if name in tags},
+        **{name: tags[name] for name in TEACHER if name in tags},
         "steps": max(tracked.curves, default=0),
         "probe_versions": ", ".join(f"{probe} {version}" for probe, version in named),
         "started_ms": tracked.started_ms,

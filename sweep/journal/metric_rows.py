@@ -78,6 +78,7 @@ def _result_tags(result: TrialResult) -> dict[str, object]:
         "student": result.student.model_dump(),
         "data": result.data.model_dump(),
         "environment": result.environment.entries(),
+        "teacher": result.embeddings.model_dump() if result.embeddings else {},
     }
     return {f"{group}.{name}": v for group, part in groups.items() for name, v in part.items()}
 

@@ -29,6 +29,7 @@ def fields(seed: int, student: str = "width:1", **others: Any) -> dict[str, Any]
         "teacher": {"teacher/rank/effective": 88.0},
         "arrays": {"test/spectrum": [0.75, 0.25]},
         "student": {"total": 811264},
+        "embeddings": {"precision": "bf16", "device": "cuda", "stored": "float16"},
         "epochs": [{"step": 6, "epoch": 1.0, "loss": 0.5, "time_ms": 9}],
         "observations": {"rows": rows, "teacher": {"rank/effective": 80.0}},
         **others,
@@ -65,6 +66,7 @@ def test_a_journal_gives_a_row_a_trial_with_every_number_under_its_name(tmp_path
     assert one["teacher/curve/rank/effective"] == 80.0
     assert one["student.parameters"] == 811264
     assert one["data.test"] == 359
+    assert one[["teacher.precision", "teacher.stored"]].tolist() == ["bf16", "float16"]
     assert one["test_arms"] == ("noise:0.1",)
     assert one["train_samples"] is None
     assert one["probe_versions"] == "any 1"
