@@ -7,11 +7,12 @@
     python -m sweep.report runs/demo --figures figures --format pdf   # also writes figures/*.pdf
     python -m sweep.report runs/demo --json                 # prints the table as JSON, writes none
     python -m sweep.report runs/demo --csv trials.csv --parquet trials.parquet --latex table.tex
+    python -m sweep.report runs/demo --check                # status 0 if all claims are supported
 
-The first screen has the question, a verdict for each declared claim, and one figure. Trials share a
-group if they differ in their seed alone, and a panel only if their numbers may be compared: same
-data, teacher weights, numbers of images and input resolution. Runs of other recipes or other
-versions of a probe stand apart.
+The first screen has the question, a verdict for each declared claim (see docs/statistics.md), and
+one figure. Trials share a group if they differ in their seed alone, and a panel only if their
+numbers may be compared: same data, teacher weights, numbers of images and input resolution. Runs of
+other recipes or other versions of a probe stand apart.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sweep.reporting.drawing import FORMATS
 
 if TYPE_CHECKING:
     from sweep.analysis.frame import Study
+    from sweep.analysis.judged import Judged
 
 
 @command
@@ -56,35 +58,56 @@ def main(argv: list[str]) -> int:
         ("parquet", "every trial, one a row"),
     ):
         files.add_argument(f"--{kind}", metavar="FILE", help=f"{what}; see docs/results.md")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="print the verdicts alone; status 1, with their names, if claims are not supported",
+    )
+    parser.add_argument(
+        "--claims",
+        metavar="FILE",
+        default="",
+        help="judge the claims of this file in place of those declared for the run",
+    )
     options = parser.parse_args(argv)
     targets = {kind: getattr(options, kind) for kind in ("csv", "latex", "parquet")}
     if any(targets.values()):
         _export(options.runs, targets)
         return 0
+    if options.check:
+        return _check(options.runs, options.claims)
 
+    from sweep.analysis.judged import as_rows, judge_all
+    from sweep.analysis.terminal import show_verdicts
     from sweep.reporting.page import read_study  # imports torch, which --help should not wait for
     from sweep.reporting.summary import as_plain, table
 
     study = read_study(options.runs)
+    judged = judge_all(options.runs, options.claims)
     if options.json:
-        print(json.dumps(as_plain(study.results), indent=1))
+        print(json.dumps([*as_plain(study.results), *as_rows(judged)], indent=1))
         return 0
-    _write(options, study)
+    _write(options, study, judged)
     if study.results:
         Console().print(table(study.results), soft_wrap=True)
+    show_verdicts(judged, Console())
     for note in study.notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
 
 
-def _write(options: argparse.Namespace, study: Study) -> None:
+def _write(options: argparse.Namespace, study: Study, judged: list[Judged]) -> None:
     """The report and, where they are asked for, its figures as files."""
     from sweep.reporting.figures import save_figures
     from sweep.reporting.page import material_of, write_report
 
     with Progress("report", 1) as bar:
         path = write_report(
-            options.runs, options.out, options.by, lambda done, total: bar.update(done / total)
+            options.runs,
+            options.out,
+            options.by,
+            judged,
+            lambda done, total: bar.update(done / total),
         )
     if options.figures:
         files = save_figures(material_of(study, options.by), Path(options.figures), options.format)
@@ -103,6 +126,24 @@ def _export(runs: list[str], targets: dict[str, str | None]) -> None:
             print(target)
     for note in study.notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def _check(runs: list[str], claims: str) -> int:
+    """Print the verdicts; the exit status. Raises: ValueError where there is nothing to check."""
+    from sweep.analysis.judged import judge_all
+    from sweep.analysis.terminal import show_verdicts
+
+    judged = judge_all(runs, claims)
+    if not judged:
+        raise ValueError(
+            f"{', '.join(runs)}: no claims were declared for this run; put NAME.claims.yaml beside "
+            "its grid before `sweep.run`, or name a file with --claims"
+        )
+    show_verdicts(judged, Console())
+    missed = [name for family in judged for name in family.open_claims]
+    for name in missed:
+        print(f"not supported: {name}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

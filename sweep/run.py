@@ -163,6 +163,7 @@ def main(argv: list[str]) -> int:
     # That takes seconds, which `--help` and a misspelt option should not wait for.
     set_defaults()
     from shards.building.ray_start import check_address
+    from sweep.analysis.declared import check_claims, claims_text, record_claims
     from sweep.planning.expand import expand
     from sweep.planning.grid import load_grid, override
     from sweep.planning.recorded_grids import check_grid, record_grid
@@ -176,6 +177,9 @@ def main(argv: list[str]) -> int:
     storage.scheme_of(store)
     uri = _tracking_uri(folder, options)
     check_grid(folder, grid, options.add)
+    claims = claims_text(options.grid)
+    for note in check_claims(*claims, trials) if claims else ():
+        print(f"claims:  {note}", file=sys.stderr)
     if options.dry_run:
         _show_plan(trials, store, options)
         return 0
@@ -183,6 +187,8 @@ def main(argv: list[str]) -> int:
         check_address(options.address)
     with exclusive(str(folder), "sweep"):
         record_grid(folder, grid, trials)
+        if claims:
+            record_claims(folder, grid.name, claims[0], trials, store)
         failed = _run(trials, folder, store, uri, options)
         _show_results(folder, options.json)
     print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
@@ -230,6 +236,8 @@ def _show_results(folder: Path, as_json: bool) -> None:
     """Print the table and write the report of all results that the run has."""
     from rich.console import Console
 
+    from sweep.analysis.judged import as_rows, judge
+    from sweep.analysis.terminal import show_verdicts
     from sweep.journal.records import read_run
     from sweep.reporting.page import write_report
     from sweep.reporting.summary import as_plain, table
@@ -238,10 +246,12 @@ def _show_results(folder: Path, as_json: bool) -> None:
     if not run.results:
         return
     report = write_report(folder)
+    judged = judge(folder)
     if as_json:
-        print(json.dumps(as_plain(run.results)))
+        print(json.dumps([*as_plain(run.results), *as_rows(judged)]))
     else:
         Console().print(table(run.results), soft_wrap=True)
+        show_verdicts(judged, Console())
     for note in run.notes:
         print(f"note:    {note}", file=sys.stderr)
     print(f"report:  {report}", file=sys.stderr)

@@ -137,11 +137,6 @@ def slope_weights(sizes: Sequence[float]) -> list[float]:
 # ---- the exact check ----
 
 
-def floor_of(n: int) -> float:
-    """The smallest two-sided p that n sign flips can give: 2 / 2^n (1 where n = 0)."""
-    return min(1.0, 2 / 2**n)
-
-
 def sign_flip_p(values: Mapping[int, float]) -> float:
     """Exact two-sided p of H0: the values are symmetric about 0, by all 2^n flips of their signs.
 

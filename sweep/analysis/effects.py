@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy import optimize, special, stats
 
-from sweep.analysis.contrasts import Contrast
+from sweep.analysis.contrasts import Contrast, pair_correlation
 from sweep.analysis.samples import Sample
 
 FAR = 100.0
@@ -43,10 +43,11 @@ def pooled_sd(first: Sample, second: Sample) -> float | None:
 def effect_size(first: Sample, second: Sample, contrast: Contrast) -> Effect | None:
     """Hedges' g = J (mean1 - mean2) / pooled sd, with an interval; None without a deviation.
 
-    Independent groups: t = g_raw sqrt(n1 n2 / (n1 + n2)) has a noncentral t distribution with
-    n1 + n2 - 2 degrees of freedom; the interval inverts it (exact at equal variances; Hedges and
-    Olkin 1985). Paired groups: the same with t = mean_d sqrt(n) / sd_d and n - 1, scaled from the
-    deviation of differences to that of trials (Algina and Keselman 2003).
+    Independent groups: t = (mean1 - mean2) / (pooled sd sqrt(1/n1 + 1/n2)) is noncentral t with
+    n1 + n2 - 2 degrees of freedom, and the interval inverts that; J is of as many (exact at equal
+    variances; Hedges and Olkin 1985). Pairs: the same with t = mean_d / (sd_d / sqrt(n)) and n - 1,
+    scaled from the deviation of differences to that of trials (Algina and Keselman 2003); J is of
+    the pooled variance's 2 (n - 1) / (1 + r^2), r being the correlation of the pairs.
     """
     pooled = pooled_sd(first, second)
     if not pooled:
@@ -54,13 +55,13 @@ def effect_size(first: Sample, second: Sample, contrast: Contrast) -> Effect | N
     if contrast.test == "paired":
         df: float = contrast.df
         t, unit = contrast.estimate / contrast.error, contrast.error / pooled
+        own = 2 * df / (1 + (pair_correlation(first, second) or 0.0) ** 2)
     else:
-        df = first.n + second.n - 2
+        own = df = first.n + second.n - 2
         unit = math.sqrt(1 / first.n + 1 / second.n)
         t = (first.mean - second.mean) / (pooled * unit)
     low, high = noncentrality_interval(t, df)
-    scale = correction(df) * unit
-    return Effect(t * scale, low * scale, high * scale)
+    return Effect(correction(own) * t * unit, low * unit, high * unit)
 
 
 def noncentrality_interval(t: float, df: float, level: float = 0.95) -> tuple[float, float]:
@@ -75,7 +76,7 @@ def noncentrality_interval(t: float, df: float, level: float = 0.95) -> tuple[fl
 
     def solve(tail: float) -> float:
         def gap(shift: float) -> float:
-            found = float(stats.nct.cdf(t, df, shift))
+            found = float(special.nctdtr(df, shift, t))
             if not math.isfinite(found):  # SciPy has no value far out in either tail
                 found = 1.0 if shift < t else 0.0
             return found - tail

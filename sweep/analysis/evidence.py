@@ -18,6 +18,7 @@ from sweep.analysis.claims import (
 )
 from sweep.analysis.contrasts import Contrast
 from sweep.analysis.effects import Effect, effect_size
+from sweep.analysis.floor import floor_of
 from sweep.analysis.samples import Sample, sample_of
 from sweep.analysis.values import UntestableError, Values
 
@@ -69,7 +70,7 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     by_seed = contrasts.seed_values(groups, weights)
     bound = _bound(claim)
     n = len(by_seed) or min(sample.n for sample in groups)
-    floor = contrasts.floor_of(n) / (2 if isinstance(claim, Equivalence) else 1)
+    floor = floor_of(n) / (2 if isinstance(claim, Equivalence) else 1)
     found = Evidence(
         quantity=quantity,
         groups=tuple(groups),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special, stats
 
-from sweep.analysis.contrasts import floor_of
+from sweep.analysis.floor import floor_seeds
 
 POWER = 0.8
 MOST = 1000  # seeds; where more are needed, none is named
@@ -42,7 +42,7 @@ def welch_power(effect: float, n: int, alpha: float) -> float:
 
 def _nct_sf(bound_Q: Any, df: float, shift: float) -> Any:
     """Upper tail of noncentral t; 0 or 1 where SciPy has no value, far out in either tail."""
-    tail_Q: Any = stats.nct.sf(bound_Q, df, shift)
+    tail_Q: Any = 1 - special.nctdtr(df, shift, bound_Q)
     return np.where(np.isfinite(tail_Q), tail_Q, np.where(bound_Q < shift, 1.0, 0.0))
 
 
@@ -84,14 +84,6 @@ def seeds_needed(
     """
     chance = welch_power if test == "welch" else paired_power
     return _fewest(lambda n: chance(abs(effect), n, alpha) >= power, floor_seeds(alpha))
-
-
-def floor_seeds(alpha: float) -> int:
-    """The fewest seeds whose sign-flip floor 2 / 2^n is at most alpha: 6 for 0.05, 8 for 0.05/6."""
-    n = 1
-    while floor_of(n) > alpha:
-        n += 1
-    return n
 
 
 def equivalence_seeds(

@@ -11,12 +11,13 @@ import pandas as pd
 from sweep.analysis.claims import Where
 from sweep.analysis.convergence import movement
 from sweep.analysis.samples import Sample, published_sample, sample_of
+from trainers.canonical import trial_fields
 
+Row = dict[str, Any]
 FINISHED = "finished"
 # Trials that differ in one of these have students of other shapes or other data: a common seed
 # gives them neither the same initial weights nor the same images.
 SHAPE = ("student", "teacher", "dataset", "image_size", "input", "classes", "student.parameters")
-NOT_FIELDS = ("run", "trial", "status", "error", "seed", "source", "weights_sha256")
 
 
 class UntestableError(ValueError):
@@ -55,24 +56,27 @@ class TrialValues:
     """
 
     def __init__(self, trials: pd.DataFrame, curves: pd.DataFrame | None = None) -> None:
-        self.trials = trials
-        self.curves = pd.DataFrame({"trial": [], "step": []}) if curves is None else curves
+        self.trials: Any = trials  # pandas' own types are too wide to be checked
+        self.curves: Any = pd.DataFrame({"trial": [], "step": []}) if curves is None else curves
+        # Columns of metrics have a `/` in their names and may be hundreds; groups need the others.
+        fields = [name for name in trials.columns if "/" not in name]
+        self._rows: list[Row] = self.trials[fields].to_dict("records")
 
-    def rows(self, where: Where) -> Any:
-        """The trials of a group, finished or not, one a seed.
+    def rows(self, where: Where) -> list[tuple[int, Row]]:
+        """(position, fields) of the trials of a group, finished or not, one a seed.
 
         Raises: UntestableError where there is none, or where two have the same seed: the group
         then mixes trials that differ in something else, which the claim does not fix.
         """
-        rows: Any = self.trials  # a DataFrame; pandas' own types are too wide to be checked
+        rows = list(enumerate(self._rows))
         for field, value in where.items():
-            known = list(rows[field]) if field in rows.columns else []
-            rows = rows[[same(cell, value) for cell in known]] if known else rows.iloc[:0]
-            if rows.empty:
-                found = ", ".join(sorted({str(cell) for cell in known})) or "no such field"
+            known = [row.get(field) for _, row in rows]
+            rows = [pair for pair, cell in zip(rows, known, strict=True) if same(cell, value)]
+            if not rows:
+                found = ", ".join(sorted({str(cell) for cell in known})) or "no trial"
                 raise UntestableError(f"no trial with {field} = {value} (found: {found})")
-        if rows["seed"].duplicated().any():
-            names = ", ".join(varying(rows)) or "no field that is recorded"
+        if len({row["seed"] for _, row in rows}) < len(rows):
+            names = ", ".join(varying([row for _, row in rows])) or "no field that is recorded"
             raise UntestableError(
                 f"trials of {label_of(where)} share a seed and differ in {names}; add it to `where`"
             )
@@ -80,10 +84,11 @@ class TrialValues:
 
     def sample(self, where: Where, metric: str) -> Sample:
         rows = self.rows(where)
+        column = self.trials[metric].tolist() if metric in self.trials.columns else None
         lost: dict[str, int] = {}
         values: dict[int, float] = {}
-        for row in rows.to_dict("records"):
-            value: Any = row.get(metric)
+        for position, row in rows:
+            value = math.nan if column is None else column[position]
             if row["status"] != FINISHED:
                 lost[row["status"]] = lost.get(row["status"], 0) + 1
             elif value is None or not math.isfinite(value):
@@ -96,24 +101,20 @@ class TrialValues:
         return sample_of(dict(sorted(values.items())), label_of(where), lost)
 
     def size(self, where: Where) -> float:
-        rows = self.rows(where)
-        sizes = {float(n) for n in rows["student.parameters"].dropna()}
-        if len(sizes) != 1 or not min(sizes) > 0:
+        sizes = {row.get("student.parameters") for _, row in self.rows(where)}
+        known = {float(n) for n in sizes if n is not None and n > 0}
+        if len(known) != 1:
             raise UntestableError(f"{label_of(where)}: no number of parameters")
-        return sizes.pop()
+        return known.pop()
 
     def pairs(self, groups: Iterable[Where]) -> bool:
-        rows = [self.rows(where) for where in groups]
-        for field in (name for name in SHAPE if name in self.trials.columns):
-            if len({str(cell) for part in rows for cell in part[field].dropna()}) > 1:
-                return False
-        return True
+        every = [row for where in groups for _, row in self.rows(where)]
+        rows = [row for row in every if row["status"] == FINISHED]  # others have no parameters
+        return not any(len({str(row.get(field)) for row in rows}) > 1 for field in SHAPE)
 
     def movement(self, where: Where) -> float | None:
-        rows = self.rows(where)
-        finished = set(rows.loc[rows["status"] == FINISHED, "trial"])
-        curves: Any = self.curves
-        return movement(curves[curves["trial"].isin(finished)])
+        finished = {row["trial"] for _, row in self.rows(where) if row["status"] == FINISHED}
+        return movement(self.curves[self.curves["trial"].isin(finished)])
 
 
 def same(cell: Any, value: Any) -> bool:
@@ -124,10 +125,10 @@ def same(cell: Any, value: Any) -> bool:
     return value is None if missing else bool(cell == value)
 
 
-def varying(rows: Any) -> list[str]:
+def varying(rows: list[Row]) -> list[str]:
     """Fields of the configuration in which trials of one group differ."""
-    fields = [n for n in rows.columns if n not in NOT_FIELDS and "/" not in n and "." not in n]
-    return [name for name in fields if len({str(cell) for cell in rows[name]}) > 1]
+    fields = [name for name in rows[0] if name in trial_fields() and name != "seed"]
+    return [name for name in fields if len({str(row[name]) for row in rows}) > 1]
 
 
 class PublishedValues:

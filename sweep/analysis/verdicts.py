@@ -25,6 +25,7 @@ from sweep.analysis.convergence import LAST, MOVES
 from sweep.analysis.effects import pooled_sd
 from sweep.analysis.evidence import Evidence, evidence_of
 from sweep.analysis.families import Corrected, holm, spent_alpha
+from sweep.analysis.floor import floor_seeds
 from sweep.analysis.values import TrialValues, UntestableError, Values
 
 Name = Literal["supported", "refuted", "inconclusive", "undecidable", "not converged", "untestable"]
@@ -62,7 +63,7 @@ def verdicts_of(
 ) -> list[Verdict]:
     """One verdict a claim, in the order of the claims, all corrected as one family.
 
-    post_hoc: names of claims that were declared after trials had begun. looks: seeds a group at
+    post_hoc: sha256 of claims that were declared after trials had begun. looks: seeds a group at
     each look at results, see `families.spent_alpha`.
     """
     alpha = spent_alpha(claims.alpha, looks)
@@ -81,7 +82,7 @@ def verdicts_of(
         if alpha < claims.alpha:
             seen = " then ".join(str(n) for n in looks)
             notes += (f"seeds were added after a look ({seen}): alpha {alpha:.3g} is left",)
-        verdicts.append(replace(verdict, post_hoc=claim.name in late, notes=notes))
+        verdicts.append(replace(verdict, post_hoc=claim.sha256 in late, notes=notes))
     return verdicts
 
 
@@ -192,7 +193,7 @@ def _detectable(claim: Claim, found: Evidence, alpha: float) -> float | None:
 def _seeds_needed(claim: Claim, found: Evidence, alpha: float) -> int | None:
     scale = _scale(found)
     if scale is None or found.contrast is None:
-        return power.floor_seeds(alpha)
+        return floor_seeds(alpha)
     estimate = found.contrast.estimate
     if isinstance(claim, Equivalence):
         if abs(estimate) < found.bound:

@@ -10,6 +10,7 @@ import numpy as np
 
 from shards.support import storage
 from sweep.analysis.frame import Study, load
+from sweep.analysis.judged import Judged, judge_all
 from sweep.analysis.verdicts import Verdict
 from sweep.reporting import facts
 from sweep.reporting.drawing import Figure, as_svg
@@ -38,11 +39,13 @@ def write_report(
     runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     by: str | None = None,
+    judged: Sequence[Judged] | None = None,
     on_figures: OnFigures = lambda done, total: None,
 ) -> Path:
     """Write the report of one or several runs and return its path; equal results, equal bytes.
 
     out: the file (default: report.html in the first run). by: the field that colours stand for.
+    judged: the verdicts (default: on the claims that the runs have declared).
 
     Raises: ValueError for a run that cannot be read or has no finished trial, or where `by` does
     not vary; OSError where the file cannot be written.
@@ -51,7 +54,9 @@ def write_report(
     target = Path(out) if out else Path(folders[0]) / NAME
     study = read_study(folders)
     title = " + ".join(Path(folder).resolve().name for folder in folders)
-    html = render(study, title, by, on_figures=on_figures)
+    judged = judge_all(folders) if judged is None else judged
+    verdicts = [verdict for family in judged for verdict in family.verdicts]
+    html = render(study, title, by, verdicts, on_figures=on_figures)
     storage.write(str(target), html.encode())
     return target
 

@@ -1,0 +1,192 @@
+"""claims.json: which claims a run was declared to test, frozen before its first trial.
+
+Each change of a grid's claims or seeds adds a declaration; none is ever removed. So a report can
+say which claims were there before the first trial, which came later (post hoc), and whether seeds
+were added after results had been seen. The text itself is kept, so that a run can be judged
+wherever its folder is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.support import storage
+from shards.support.schema import StrictModel
+from sweep.analysis.claims import Claim, Claims, read_claims, unknown_fields
+from sweep.analysis.floor import floor_of, floor_seeds
+from sweep.grids import CLAIMS, named_claims
+from sweep.journal.events import NAME, ResultEvent, read_events
+from trainers.canonical import trial_fields
+from trainers.config.schema import TrialConfig
+
+FILE = "claims.json"
+
+
+class Declaration(StrictModel):
+    """What was declared when a sweep started.
+
+    grid: its name. sha256: of the claims file, whose text follows. trials: identities of the grid's
+    trials. seeds: of each combination. begun: whether any of those trials had begun by then.
+    results: how many of them had a result by then.
+    """
+
+    grid: str
+    sha256: str
+    text: str
+    trials: tuple[str, ...]
+    seeds: tuple[int, ...]
+    begun: bool
+    results: int
+
+
+class Declarations(StrictModel):
+    """The content of claims.json, in the order in which they were made."""
+
+    declarations: tuple[Declaration, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """The claims of one grid as they are to be judged.
+
+    claims: those declared before the first trial, also where they were removed later, then those
+    that are post hoc. post_hoc: sha256 of the latter. trials: identities of the grid's trials.
+    looks: seeds a group at each look at results. sha256: of the file before the first trial.
+    """
+
+    grid: str
+    claims: Claims
+    post_hoc: frozenset[str]
+    trials: frozenset[str]
+    looks: tuple[int, ...]
+    sha256: str
+
+
+# ---- before a sweep ----
+
+
+def claims_text(grid: str) -> tuple[str, str] | None:
+    """(YAML text, where it was read) of the claims beside a grid, as given to `--grid`; or None."""
+    if grid.endswith((".yaml", ".yml")) or "/" in grid:
+        file = Path(grid).with_suffix(CLAIMS)
+        return (file.read_text(), str(file)) if file.is_file() else None
+    text = named_claims(grid)
+    return None if text is None else (text, f"{grid}{CLAIMS}")
+
+
+def check_claims(text: str, source: str, trials: Iterable[TrialConfig]) -> list[str]:
+    """Read the claims, and say in one line each what these trials cannot decide.
+
+    Raises: ValueError, of one line, for a file that cannot be read or a field that no trial has.
+    """
+    claims, trials = read_claims(text, source), list(trials)
+    if wrong := unknown_fields(claims, {*trial_fields(), "seed"}):
+        raise ValueError(f"{source}: {wrong}")
+    rows = [config.model_dump(mode="json") for config in trials]
+    notes: list[str] = []
+    for claim in claims.claims:
+        for where in claim.groups():
+            if not any(all(row.get(n) == value for n, value in where.items()) for row in rows):
+                fields = ", ".join(f"{name} = {value}" for name, value in where.items())
+                notes.append(f"`{claim.name}` is untestable: no trial has {fields}")
+                break
+    seeds = len({config.seed for config in trials})
+    alpha = claims.alpha / len(claims.claims)
+    if floor_of(seeds) > alpha:
+        notes.append(
+            f"{seeds} seeds cannot decide {len(claims.claims)} claims at {claims.alpha:g}; "
+            f"{floor_seeds(alpha)} can: --seeds {floor_seeds(alpha)}"
+        )
+    return notes
+
+
+def record_claims(
+    folder: Path, grid: str, text: str, trials: Iterable[TrialConfig], store: str
+) -> None:
+    """Add a declaration to claims.json of `folder`, unless the last one of this grid is the same.
+
+    store: where the trials' folders lie; one that exists has begun, whoever started it.
+    Raises: ValueError where claims.json or the journal is not readable.
+    """
+    trials = list(trials)
+    identities = tuple(sorted(config.identity for config in trials))
+    seeds = tuple(sorted({config.seed for config in trials}))
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    before = _read(str(folder))
+    own = [d for d in before.declarations if d.grid == grid]
+    if own and (own[-1].sha256, own[-1].trials, own[-1].seeds) == (sha256, identities, seeds):
+        return
+    named = {identity for d in own for identity in d.trials} | set(identities)
+    begun = named & set(storage.names(storage.join(store, "trials")))
+    results: set[str] = set()
+    for _, event in read_events(folder / NAME):
+        begun |= named & {event.trial}
+        results |= named & {event.trial} if isinstance(event, ResultEvent) else set()
+    new = Declaration(
+        grid=grid,
+        sha256=sha256,
+        text=text,
+        trials=identities,
+        seeds=seeds,
+        begun=bool(begun),
+        results=len(results),
+    )
+    after = Declarations(declarations=(*before.declarations, new))
+    storage.write_json(str(folder / FILE), after.model_dump(mode="json"))
+
+
+# ---- afterwards ----
+
+
+def declared(location: str) -> list[Family]:
+    """The families of claims of a run, one a grid; none where the run has no claims.json.
+
+    Raises: ValueError where the file is not readable.
+    """
+    declarations = _read(location).declarations
+    return [
+        _family([d for d in declarations if d.grid == grid])
+        for grid in dict.fromkeys(d.grid for d in declarations)
+    ]
+
+
+def _family(own: list[Declaration]) -> Family:
+    first = next((d for d in reversed(own) if not d.begun), None)
+    frozen = read_claims(first.text, f"{first.grid}{CLAIMS}") if first else None
+    kept: list[Claim] = list(frozen.claims) if frozen else []
+    known = {claim.sha256 for claim in kept}
+    late: list[Claim] = []
+    later = own[own.index(first) + 1 :] if first else own
+    for declaration in later:
+        for claim in read_claims(declaration.text, f"{declaration.grid}{CLAIMS}").claims:
+            if claim.sha256 not in known:
+                known.add(claim.sha256)
+                late.append(claim)
+    alpha = (frozen or read_claims(own[0].text, own[0].grid)).alpha
+    looks: list[int] = []
+    seeds: set[int] = set()
+    for declaration in own:
+        seeds |= set(declaration.seeds)
+        looks = [*looks, len(seeds)] if declaration.results else [len(seeds)]
+    return Family(
+        grid=own[0].grid,
+        claims=Claims(alpha=alpha, claims=(*kept, *late)),
+        post_hoc=frozenset(claim.sha256 for claim in late),
+        trials=frozenset(identity for d in own for identity in d.trials),
+        looks=tuple(looks),
+        sha256=(first or own[0]).sha256,
+    )
+
+
+def _read(location: str) -> Declarations:
+    file = storage.join(location, FILE)
+    if not storage.exists(file):
+        return Declarations()
+    try:
+        return Declarations.model_validate(json.loads(storage.read(file)))
+    except ValueError as error:
+        raise ValueError(f"{file}: not readable ({' '.join(str(error).split())})") from None

@@ -1,0 +1,135 @@
+"""The verdicts of a run: its declared claims, held against its trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.analysis import words
+from sweep.analysis.claims import read_claims
+from sweep.analysis.declared import Family, declared
+from sweep.analysis.families import spent_alpha
+from sweep.analysis.frame import Study, load
+from sweep.analysis.values import FINISHED
+from sweep.analysis.verdicts import Verdict, verdicts_of_trials
+from sweep.journal.mlflow_uri import is_tracking_uri
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts on the claims of one grid, corrected as one family.
+
+    alpha: of the family, after what earlier looks have spent. sha256: of the claims file that was
+    frozen. unfinished: how many of the grid's trials have no result.
+    """
+
+    grid: str
+    alpha: float
+    sha256: str
+    verdicts: tuple[Verdict, ...]
+    unfinished: int
+
+    @property
+    def open_claims(self) -> list[str]:
+        """Names of the claims that are not supported, with their verdicts."""
+        return [
+            f"{verdict.claim.name} ({words.title(verdict)})"
+            for verdict in self.verdicts
+            if verdict.verdict != "supported"
+        ]
+
+
+def judge(location: str | Path, study: Study | None = None, claims: str = "") -> list[Judged]:
+    """The verdicts of a run folder, one family a grid; none where it declares no claims.
+
+    study: its trials, where they are loaded already. claims: path of a claims file to judge in
+    place of the declared ones; it is post hoc unless it is one of those.
+    Raises: ValueError where the run or a claims file cannot be read.
+    """
+    # A server of MLflow has results, but not what was declared before them.
+    families = [] if is_tracking_uri(str(location)) else declared(str(location))
+    if claims:
+        families = [_given(claims, families)]
+    if not families:
+        return []
+    study = study or load(location)
+    return [_judge(family, study) for family in families]
+
+
+def judge_all(locations: Iterable[str | Path], claims: str = "") -> list[Judged]:
+    """The verdicts of several runs, each judged by itself. Raises: as `judge`."""
+    return [family for location in locations for family in judge(location, claims=claims)]
+
+
+def _given(file: str, families: Iterable[Family]) -> Family:
+    """A file's claims as a family: those that were declared before the first trial are not late."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror or error}; expected a claims file") from None
+    read = read_claims(text, file)
+    families = list(families)
+    early = {c.sha256 for f in families for c in f.claims.claims} - {
+        sha256 for family in families for sha256 in family.post_hoc
+    }
+    late = frozenset(claim.sha256 for claim in read.claims) - early
+    looks = max((family.looks for family in families), default=(), key=len)
+    return Family(Path(file).name, read, late, frozenset(), looks, "")
+
+
+def _judge(family: Family, study: Study) -> Judged:
+    trials: Any = study.trials
+    if family.trials:
+        trials = trials[trials["trial"].isin(family.trials)].reset_index(drop=True)
+    verdicts = verdicts_of_trials(
+        family.claims, trials, study.curves, family.post_hoc, family.looks
+    )
+    done = int((trials["status"] == FINISHED).sum())
+    return Judged(
+        family.grid,
+        spent_alpha(family.claims.alpha, family.looks),
+        family.sha256,
+        tuple(verdicts),
+        max(0, len(family.trials) - done),
+    )
+
+
+def as_rows(judged: Iterable[Judged]) -> list[dict[str, Any]]:
+    """A plain object a claim, for JSON: what was claimed, its verdict and the numbers behind it."""
+    rows: list[dict[str, Any]] = []
+    for family in judged:
+        for verdict in family.verdicts:
+            found, corrected = verdict.evidence, verdict.corrected
+            contrast = found.contrast if found else None
+            row: dict[str, Any] = {
+                "kind": "verdict",
+                "grid": family.grid,
+                "claim": verdict.claim.model_dump(mode="json"),
+                "verdict": words.title(verdict),
+                "post_hoc": verdict.post_hoc,
+                "reason": verdict.reason,
+                "notes": list(verdict.notes),
+                "seeds_needed": verdict.seeds_needed,
+            }
+            if found and contrast and corrected:
+                row |= {
+                    "quantity": found.quantity,
+                    "n": found.n,
+                    "test": contrast.test,
+                    "estimate": contrast.estimate,
+                    "interval": list(contrast.interval()),
+                    "p": _finite(found.p),
+                    "p_holm": corrected.p,
+                    "alpha": corrected.alpha,
+                    "p_sign_flip": found.flips,
+                    "detectable": verdict.detectable,
+                }
+            rows.append(row)
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,258 @@
+"""Claims files: what is read, what is refused and how, and which trials a claim is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sweep.analysis.claims import Claims, Equivalence, read_claims, unknown_fields
+from sweep.analysis.declared import check_claims, claims_text
+from sweep.analysis.values import TrialValues, UntestableError
+from sweep.analysis.verdicts import Verdict, verdicts_of_trials
+from sweep.grids import named_claims, named_grids
+from sweep.planning.expand import expand
+from sweep.planning.grid import load_grid
+
+M = "test/linear/paper/accuracy"
+TWO = f"metric: {M}, first: {{student: width:1}}, second: {{student: width:4}}"
+
+
+def claim(text: str) -> Claims:
+    return read_claims(f"claims:\n  - {{name: one, {text}}}", "mine.claims.yaml")
+
+
+def frame(n: int = 8, **columns: Any) -> pd.DataFrame:
+    """n seeds of two students; values of width:1 are higher by 0.1, with a spread of 0.01."""
+    rows = [
+        {"trial": f"{student}{seed}", "status": "finished", "student": student, "arm": "clean"}
+        | {"seed": seed, "student.parameters": size, M: 0.5 + base + 0.01 * (seed * 7 % 8)}
+        | {"epochs": 5, "objective": "cosine"}
+        for student, size, base in (("width:1", 8e5, 0.1), ("width:4", 2.7e6, 0.0))
+        for seed in range(n)
+    ]
+    return pd.DataFrame([row | columns for row in rows])
+
+
+def verdict(text: str, trials: pd.DataFrame, curves: pd.DataFrame | None = None) -> Verdict:
+    return verdicts_of_trials(claim(text), trials, curves)[0]
+
+
+# ---- reading ----
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"kind: superority, {TWO}", "kind: `superority`; did you mean `superiority`?"),
+        (f"kind: superiority, {TWO}, marginn: 1", "unknown key `marginn`; did you mean `margin`?"),
+        (f"kind: equivalence, {TWO}", "margin: missing"),
+        (f"kind: equivalence, {TWO}, margin: -1", "margin: Input should be greater than 0"),
+        (f"kind: equivalence, metric: {M}, margin: 1", "expected `first` and `second`, or `along`"),
+        (f"kind: ratio, {TWO}", "bound: missing"),
+        (f"kind: superiority, metric: {M}, first: {{student: width:1}}", "second: missing"),
+        (
+            f"kind: equivalence, metric: {M}, margin: 1, along: {{student: [width:1]}}",
+            "at least two values",
+        ),
+        (
+            f"kind: interaction, {TWO}, minus: {{metric: {M}, arm: clean}}",
+            "expected {metric: NAME} or fields",
+        ),
+    ],
+)
+def test_a_bad_claim_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"mine\.claims\.yaml: claim 1") as caught:
+        claim(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_and_two_claims_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="claims: expected a list of at least one"):
+        read_claims("alpha: 0.05", "x")
+    one = f"  - {{name: one, kind: difference, {TWO}}}\n"
+    with pytest.raises(ValueError, match="two claims have the name `one`"):
+        read_claims("claims:\n" + one + one, "x")
+    with pytest.raises(ValueError, match="alpha"):
+        read_claims("alpha: 2\nclaims:\n" + one, "x")
+
+
+def test_a_field_that_no_trial_has_is_named() -> None:
+    found = claim(f"kind: difference, {TWO}, where: {{studnt: 1}}")
+    message = unknown_fields(found, {"student", "arm"}) or ""
+    assert message.startswith("one: unknown field `studnt`; did you mean `student`?")
+
+
+@pytest.mark.parametrize("name", [n for n in named_grids() if named_claims(n)])
+def test_claims_that_come_with_a_grid_are_about_its_trials(name: str) -> None:
+    found = claims_text(name)
+    assert found is not None
+    notes = check_claims(*found, expand(load_grid(name)))
+    assert [note for note in notes if "untestable" in note] == []
+
+
+def test_too_few_seeds_are_said_before_the_sweep(tmp_path) -> None:
+    text = f"claims:\n  - {{name: one, kind: difference, {TWO}}}\n"
+    notes = check_claims(text, "x", expand(load_grid("demo"))[:3])
+    assert notes[-1] == "3 seeds cannot decide 1 claims at 0.05; 6 can: --seeds 6"
+    (tmp_path / "mine.claims.yaml").write_text(text)
+    assert claims_text(str(tmp_path / "mine.yaml")) == (text, str(tmp_path / "mine.claims.yaml"))
+    assert claims_text(str(tmp_path / "other.yaml")) is None
+
+
+# ---- which trials ----
+
+
+def test_groups_that_mix_trials_are_untestable() -> None:
+    both = pd.concat([frame(), frame(objective="infonce")], ignore_index=True)
+    found = verdict(f"kind: superiority, {TWO}", both)
+    assert found.verdict == "untestable"
+    assert "differ in objective; add it to `where`" in found.reason
+    fixed = verdict(f"kind: superiority, {TWO}, where: {{objective: cosine}}", both)
+    assert fixed.verdict == "supported"
+
+
+def test_missing_trials_and_metrics_are_untestable() -> None:
+    other = TWO.replace("width:4", "width:8")
+    assert verdict(f"kind: difference, {other}", frame()).reason == (
+        "no trial with student = width:8 (found: width:1, width:4)"
+    )
+    gone = verdict(f"kind: difference, {TWO}", frame().drop(columns=M))
+    assert gone.reason == f"width:1: no value of {M} (8 without the value)"
+
+
+def test_numbers_are_compared_as_numbers_and_text_as_text() -> None:
+    values = TrialValues(frame(epochs=30, classes=None, arm="30"))
+    assert len(values.rows({"epochs": 30.0, "student": "width:1", "classes": None})) == 8
+    with pytest.raises(UntestableError):
+        values.rows({"arm": 30})
+
+
+def test_across_capacities_welch_is_primary_and_across_arms_pairs_are() -> None:
+    arms = frame()
+    arms["arm"] = ["noise:0.1"] * 8 + ["clean"] * 8
+    arms["student"], arms["student.parameters"] = "width:1", 8e5
+    arms[M] += [0.001 * (i * 5 % 7) for i in range(16)]
+    text = f"kind: superiority, metric: {M}, first: {{arm: noise:0.1}}, second: {{arm: clean}}"
+    found = [
+        verdict(f"kind: superiority, {TWO}", frame()),
+        verdict(text, arms),
+        verdict(text + ", test: welch", arms),
+    ]
+    evidence = [one.evidence for one in found if one.evidence]
+    assert [e.contrast.test for e in evidence if e.contrast] == ["welch", "paired", "welch"]
+    assert [e.secondary.test for e in evidence if e.secondary] == ["welch", "paired"]
+    assert evidence[1].correlation == pytest.approx(0.99, abs=0.01)
+
+
+# ---- kinds ----
+
+
+def test_superiority_is_refuted_where_it_is_significantly_the_other_way() -> None:
+    assert verdict(f"kind: superiority, {TWO}", frame()).verdict == "supported"
+    other = (
+        f"kind: superiority, metric: {M}, first: {{student: width:4}}, second: {{student: width:1}}"
+    )
+    assert verdict(other, frame()).verdict == "refuted"
+    assert verdict(f"{other}, margin: -0.2", frame()).verdict == "supported"
+    assert verdict(f"kind: superiority, {TWO}, margin: 0.2", frame()).verdict == "refuted"
+
+
+def test_a_difference_is_refuted_only_within_a_margin() -> None:
+    trials = frame()
+    assert verdict(f"kind: difference, {TWO}", trials).verdict == "supported"
+    trials[M] = [0.5 + 0.01 * (i * 7 % 8) for i in range(16)]
+    assert verdict(f"kind: difference, {TWO}", trials).verdict == "inconclusive"
+    assert verdict(f"kind: difference, {TWO}, margin: 0.1", trials).verdict == "refuted"
+
+
+def test_a_ratio_compares_geometric_means() -> None:
+    trials = frame()
+    trials[M] = [2.5 * (1 + 0.001 * i) for i in range(8)] + [1 + 0.001 * i for i in range(8)]
+    found = verdict(f"kind: ratio, {TWO}, bound: 2", trials)
+    assert found.verdict == "supported"
+    assert found.evidence is not None
+    assert found.evidence.quantity == "ln ratio"
+    assert verdict(f"kind: ratio, {TWO}, bound: 3", trials).verdict == "refuted"
+    trials.loc[0, M] = 0.0
+    assert "needs positive values" in verdict(f"kind: ratio, {TWO}, bound: 2", trials).reason
+
+
+def test_an_interaction_subtracts_within_each_seed() -> None:
+    """Both metrics share a large part by seed, which cancels; the effects differ by 0.1."""
+    trials = frame()
+    base = [0.1 * (seed % 5) for seed in trials["seed"]]
+    wobble = [0.002 * (i * 7 % 5) for i in range(16)]
+    trials["test/high"] = [b + 0.3 + w for b, w in zip(base, wobble, strict=True)]
+    trials["test/low"] = base
+    trials.loc[8:, "test/high"] -= 0.1
+    found = verdict(
+        "kind: interaction, metric: test/high, minus: {metric: test/low}, "
+        "first: {student: width:1}, second: {student: width:4}",
+        trials,
+    )
+    assert found.verdict == "supported"
+    assert found.evidence is not None
+    assert found.evidence.contrast is not None
+    assert found.evidence.contrast.estimate == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_slope_uses_the_parameters_of_the_students() -> None:
+    found = verdict(
+        f"kind: equivalence, metric: {M}, along: {{student: [width:1, width:4]}}, margin: 0.01",
+        frame(),
+    )
+    assert found.verdict == "refuted"
+    assert isinstance(found.claim, Equivalence)
+    assert found.evidence is not None
+    assert found.evidence.quantity == "slope"
+
+
+# ---- what goes with a verdict ----
+
+
+def test_diverged_seeds_are_counted_and_said() -> None:
+    trials = frame(10)
+    trials.loc[[0, 1], "status"] = "diverged"
+    trials.loc[[0, 1], M] = None
+    found = verdict(f"kind: superiority, {TWO}", trials)
+    assert found.evidence is not None
+    assert found.evidence.groups[0].lost == {"diverged": 2}
+    assert found.evidence.n == 8
+    assert "width:1: 2 of 10 seeds diverged, in no mean" in found.notes
+
+
+def test_equal_values_in_every_seed_are_untestable() -> None:
+    trials = frame()
+    trials[M] = [1.0] * 8 + [0.5] * 8
+    assert verdict(f"kind: difference, {TWO}", trials).reason.startswith("no spread between seeds")
+
+
+def test_one_seed_is_undecidable_and_says_how_many_would_decide() -> None:
+    found = verdict(f"kind: difference, {TWO}", frame(1))
+    assert (found.verdict, found.seeds_needed) == ("undecidable", 6)
+
+
+def curves(last: float, first_step: int = 10) -> pd.DataFrame:
+    """Rank rises to 16 at step 80, then to 16 * (1 + last) at step 100."""
+    points = [(first_step, 8.0), (80, 16.0), (90, 16.0), (100, 16.0 * (1 + last))]
+    return pd.DataFrame(
+        [
+            {"trial": f"{student}{seed}", "step": step, "rank/effective": value + 0.001 * seed}
+            for student in ("width:1", "width:4")
+            for seed in range(8)
+            for step, value in (points if first_step < 80 else points[2:])
+        ]
+    )
+
+
+def test_a_gated_claim_needs_a_rank_that_has_settled() -> None:
+    text = f"kind: superiority, {TWO}, converged: true"
+    assert verdict(text, frame(), curves(0.015)).verdict == "supported"
+    moving = verdict(text, frame(), curves(0.03))
+    assert (moving.verdict, moving.seeds_needed) == ("not converged", None)
+    assert "moves by 2.9%" in moving.reason
+    for unseen in (None, curves(0.0, first_step=90)):
+        assert "set curve_every" in verdict(text, frame(), unseen).reason

@@ -1,0 +1,197 @@
+"""A run's claims: frozen before its first trial, judged afterwards, checked by sweep.report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweep.analysis.declared import FILE, declared, record_claims
+from sweep.analysis.judged import as_rows, judge
+from sweep.planning.expand import expand
+from sweep.planning.grid import Grid, read_grid
+from sweep.report import main
+from tests.sweep.made import result_line, write_journal
+from trainers.config.schema import TrialConfig
+
+M = "test/linear/paper/accuracy"
+GRID = """
+fixed: {dataset: digits, teacher: embedded, epochs: 2}
+axes: {student: [width:1, width:4]}
+seeds: SEEDS
+"""
+SIZES = {"width:1": 811_264, "width:4": 2_732_032}
+BEATS = f"""
+claims:
+  - {{name: S beats L, kind: superiority, metric: {M},
+     first: {{student: width:1}}, second: {{student: width:4}}}}
+"""
+LATER = (
+    BEATS
+    + f"""
+  - {{name: L beats S, kind: superiority, metric: {M},
+     first: {{student: width:4}}, second: {{student: width:1}}}}
+"""
+)
+
+
+def trials_of(seeds: int) -> list[TrialConfig]:
+    grid: Grid = read_grid(GRID.replace("SEEDS", str(seeds)), "mine", "mine")
+    return expand(grid)
+
+
+def record(config: TrialConfig) -> dict[str, Any]:
+    """width:1 is better by 0.1; the spread over seeds is about 0.01."""
+    base = 0.6 if config.student == "width:1" else 0.5
+    return {
+        "id": config.identity,
+        "config": config.model_dump(mode="json"),
+        "student": {"spec": config.student, "total": SIZES[config.student]},
+        "metrics": {M: base + 0.01 * (config.seed * 7 % 5)},
+    }
+
+
+def finish(folder: Path, trials: list[TrialConfig]) -> None:
+    write_journal(folder, [result_line(record(config)) for config in trials])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run of eight seeds whose claim was declared before."""
+    trials = trials_of(8)
+    record_claims(tmp_path, "mine", BEATS, trials, str(tmp_path))
+    finish(tmp_path, trials)
+    return tmp_path
+
+
+def test_claims_are_frozen_before_the_first_trial(run: Path) -> None:
+    (family,) = declared(str(run))
+    assert [claim.name for claim in family.claims.claims] == ["S beats L"]
+    assert (family.post_hoc, family.looks) == (frozenset(), (8,))
+    (judged,) = judge(run)
+    assert [verdict.verdict for verdict in judged.verdicts] == ["supported"]
+    assert (judged.alpha, judged.unfinished, judged.open_claims) == (0.05, 0, [])
+
+
+def test_the_same_claims_are_not_declared_twice(run: Path) -> None:
+    before = (run / FILE).read_bytes()
+    record_claims(run, "mine", BEATS, trials_of(8), str(run))
+    assert (run / FILE).read_bytes() == before
+
+
+def test_a_claim_that_is_added_later_is_post_hoc_and_grows_the_family(run: Path) -> None:
+    record_claims(run, "mine", LATER, trials_of(8), str(run))
+    (judged,) = judge(run)
+    assert [(v.claim.name, v.post_hoc, v.verdict) for v in judged.verdicts] == [
+        ("S beats L", False, "supported"),
+        ("L beats S", True, "refuted"),
+    ]
+    assert judged.verdicts[0].corrected is not None
+    assert judged.verdicts[0].corrected.alpha == pytest.approx(0.025)
+
+
+def test_a_claim_that_is_removed_later_is_still_judged(run: Path) -> None:
+    record_claims(run, "mine", LATER.replace("S beats L", "other"), trials_of(8), str(run))
+    (judged,) = judge(run)
+    names = [(verdict.claim.name, verdict.post_hoc) for verdict in judged.verdicts]
+    assert names == [("S beats L", False), ("other", True), ("L beats S", True)]
+
+
+def test_claims_that_change_before_any_trial_are_not_post_hoc(tmp_path: Path) -> None:
+    record_claims(tmp_path, "mine", LATER, trials_of(8), str(tmp_path))
+    record_claims(tmp_path, "mine", BEATS, trials_of(8), str(tmp_path))
+    finish(tmp_path, trials_of(8))
+    (judged,) = judge(tmp_path)
+    assert [(v.claim.name, v.post_hoc) for v in judged.verdicts] == [("S beats L", False)]
+
+
+def test_claims_after_trials_that_lie_in_the_store_are_post_hoc(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "trials" / trials_of(1)[0].identity).mkdir(parents=True)
+    record_claims(tmp_path, "mine", BEATS, trials_of(8), str(store))
+    finish(tmp_path, trials_of(8))
+    (judged,) = judge(tmp_path)
+    assert judged.verdicts[0].post_hoc
+
+
+def test_seeds_that_are_added_after_a_look_spend_alpha(run: Path) -> None:
+    record_claims(run, "mine", BEATS, trials_of(10), str(run))
+    finish(run, trials_of(10))
+    (judged,) = judge(run)
+    assert judged.alpha == pytest.approx(0.05 * (1 - 8 / 10))
+    assert "seeds were added after a look (8 then 10): alpha 0.01 is left" in (
+        judged.verdicts[0].notes
+    )
+
+
+def test_trials_of_another_grid_do_not_join_a_claim(run: Path) -> None:
+    other = read_grid(GRID.replace("SEEDS", "8").replace("epochs: 2", "epochs: 3"), "b", "b")
+    finish(run, [*trials_of(8), *expand(other)])
+    (judged,) = judge(run)
+    assert judged.verdicts[0].verdict == "supported"
+
+
+def test_trials_without_a_result_are_counted(run: Path) -> None:
+    finish(run, trials_of(8)[:-1])
+    (judged,) = judge(run)
+    assert judged.unfinished == 1
+
+
+def test_a_damaged_file_is_named(run: Path) -> None:
+    (run / FILE).write_text('{"declarations": [{}]}')
+    with pytest.raises(ValueError, match=r"claims\.json: not readable"):
+        judge(run)
+
+
+# ---- python -m sweep.report ----
+
+
+def exit_status(*argv: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(argv))
+    return int(left.value.code or 0)
+
+
+def test_check_passes_where_every_claim_is_supported(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(str(run), "--check") == 0
+    assert "supported" in capsys.readouterr().out
+
+
+def test_check_names_the_claims_that_are_not_supported(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_claims(run, "mine", LATER, trials_of(8), str(run))
+    assert exit_status(str(run), "--check") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "not supported: L beats S (refuted)"
+
+
+def test_check_without_claims_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(tmp_path, trials_of(2))
+    assert exit_status(str(tmp_path), "--check") == 2
+    assert "no claims were declared for this run; put NAME.claims.yaml" in capsys.readouterr().err
+
+
+def test_a_claims_file_of_later_is_judged_as_post_hoc(
+    run: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path_factory.mktemp("claims") / "later.claims.yaml"
+    file.write_text(LATER)
+    assert exit_status(str(run), "--check", "--claims", str(file)) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(post hoc)" in out
+    assert exit_status(str(run), "--check", "--claims", str(file) + "x") == 2
+
+
+def test_verdicts_are_plain_json(run: Path) -> None:
+    (row,) = as_rows(judge(run))
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert (row["kind"], row["verdict"], row["test"], row["n"]) == (
+        "verdict", "supported", "welch", 8
+    )  # fmt: skip
+    assert row["estimate"] == pytest.approx(0.1)
