@@ -94,11 +94,13 @@ def check_claims(text: str, source: str, trials: Iterable[TrialConfig]) -> list[
                 fields = ", ".join(f"{name} = {value}" for name, value in where.items())
                 notes.append(f"`{claim.name}` is untestable: no trial has {fields}")
                 break
+        if claim.converged and not any(config.curve_every for config in trials):
+            notes.append(f"`{claim.name}` needs a settled rank, which `curve_every` observes")
     seeds = len({config.seed for config in trials})
     alpha = claims.alpha / len(claims.claims)
     if floor_of(seeds) > alpha:
         notes.append(
-            f"{seeds} seeds cannot decide {len(claims.claims)} claims at {claims.alpha:g}; "
+            f"{seeds} seeds cannot decide a family of {len(claims.claims)} at {claims.alpha:g}; "
             f"{floor_seeds(alpha)} can: --seeds {floor_seeds(alpha)}"
         )
     return notes

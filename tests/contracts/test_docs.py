@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shards.support.yaml_reader import parse_mapping
+from sweep.analysis.claims import read_claims
 from sweep.planning.grid import read_grid
 from trainers.canonical import make_config
 
@@ -106,10 +107,12 @@ def test_options_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_yaml_blocks_are_valid(page: Path) -> None:
-    """A block with axes is a grid; any other one is a trial."""
+    """A block with axes is a grid, one with claims a claims file; any other one is a trial."""
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL):
         if "axes:" in block:
             read_grid(block, name(page), "grid")
+        elif "claims:" in block:
+            read_claims(block, name(page))
         else:
             make_config(parse_mapping(block, name(page)))
 

@@ -96,7 +96,7 @@ def test_claims_that_come_with_a_grid_are_about_its_trials(name: str) -> None:
 def test_too_few_seeds_are_said_before_the_sweep(tmp_path) -> None:
     text = f"claims:\n  - {{name: one, kind: difference, {TWO}}}\n"
     notes = check_claims(text, "x", expand(load_grid("demo"))[:3])
-    assert notes[-1] == "3 seeds cannot decide 1 claims at 0.05; 6 can: --seeds 6"
+    assert notes[-1] == "3 seeds cannot decide a family of 1 at 0.05; 6 can: --seeds 6"
     (tmp_path / "mine.claims.yaml").write_text(text)
     assert claims_text(str(tmp_path / "mine.yaml")) == (text, str(tmp_path / "mine.claims.yaml"))
     assert claims_text(str(tmp_path / "other.yaml")) is None
