@@ -7,7 +7,13 @@
 
 Run the same command again to resume: finished banks and trials are kept, an interrupted trial
 continues from its newest checkpoint, and a failed one is retried. A value added to the grid runs
-only what is new.
+only what is new. `python -m sweep.stop STORE` asks a running sweep to save its state and end.
+
+Exit status:
+    0    every trial has a result, or the sweep was asked to stop
+    1    a trial failed
+    2    bad input, or another sweep works on the store
+    130  interrupted from the keyboard
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shards.support import storage
 from shards.support.command import command, make_parser
@@ -27,6 +34,12 @@ from sweep.environment import set_defaults
 from sweep.grids import summaries
 from trainers.config.schema import TrialConfig
 
+if TYPE_CHECKING:
+    from sweep.planning.grid import Grid
+    from sweep.running.driver import Outcome
+    from sweep.running.holding import Hold
+
+STOPPED = "stopped on request; run the same command again to continue"
 GRID_FILE = """\
 a grid file of your own:
   name: mine                    # of the run folder and the MLflow experiment
@@ -68,6 +81,21 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--seeds", type=int, metavar="N", help="run every combination with seeds 0 to N-1"
     )
     what.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="run only the trials of the grid that have this value; may be repeated: of one field "
+        "any of the values, of different fields all",
+    )
+    what.add_argument(
+        "--retry-failed",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run trials again that failed in an earlier run of this command (default: yes); "
+        "finished ones are never run again, and one that fails is not retried in the same run",
+    )
+    what.add_argument(
         "--dry-run",
         action="store_true",
         help="list trials, banks, downloads, disk space and time, and run nothing",
@@ -87,6 +115,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         metavar="DIR-OR-URL",
         help="folder or URL of banks, trial results and checkpoints (default: the --out folder); "
         "a cluster needs one that every node can reach",
+    )
+    where.add_argument(
+        "--join",
+        action="store_true",
+        help="work off the same trials beside another sweep on the same --store; each has an --out "
+        "of its own (default: a second sweep on a store is refused)",
     )
     where.add_argument(
         "--tracking-uri", metavar="URI", help="of MLflow (default: mlflow.db in the --out folder)"
@@ -116,6 +150,20 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         type=_at_least(1),
         metavar="N",
         help="run at most so many trials at a time (default: as many as there is room for)",
+    )
+    how.add_argument(
+        "--time-limit",
+        type=_at_least(0.0),
+        metavar="MINUTES",
+        help="end the training of a trial after so long; it fails, with its state saved, and is "
+        "not retried in the same run (default: no limit)",
+    )
+    how.add_argument(
+        "--save-seconds",
+        type=_at_least(0.0),
+        metavar="S",
+        help="seconds between two checkpoints of a trial (default: as often as costs 2 %% of the "
+        "time)",
     )
     how.add_argument(
         "--reading",
@@ -159,42 +207,81 @@ def _at_least(least: float) -> Callable[[str], float]:
 @command
 def main(argv: list[str]) -> int:
     options = parse_arguments(argv)
-    # The modules imported below need torch, and those that run trials Ray and MLflow as well.
-    # That takes seconds, which `--help` and a misspelt option should not wait for.
+    # What is imported here needs neither torch, Ray nor MLflow, which take seconds. A mistake in
+    # the grid, or another sweep on the store, should not take that long to be told.
     set_defaults()
-    from shards.building.ray_start import check_address
-    from sweep.analysis.declared import check_claims, claims_text, record_claims
-    from sweep.planning.expand import expand
     from sweep.planning.grid import load_grid, override
-    from sweep.planning.recorded_grids import check_grid, record_grid
+    from sweep.planning.recorded_grids import check_grid
+    from sweep.running.holding import holding
+
+    if options.join and not options.store:
+        raise ValueError("--join: give the --store of the other sweep, and an --out of its own")
+    grid = override(load_grid(options.grid), options.settings, options.seeds)
+    folder = Path(options.out or f"runs/{grid.name}")
+    store = options.store or str(folder)
+    if storage.is_local(store):  # workers have other working directories
+        store = str(storage.local_path(store).resolve())
+    check_grid(folder, grid, options.add)
+    if options.dry_run:
+        _show_plan(_trials(grid, options)[1], store, options)
+        return 0
+    with holding(store, argv, options.join) as hold:
+        try:
+            outcome = _sweep(grid, folder, store, hold, options)
+        except KeyboardInterrupt:
+            if not hold.stop_requested():
+                raise
+            print(STOPPED, file=sys.stderr)
+            return 0
+    for trial, error in outcome.failed.items():
+        print(f"failed:  trial {trial}: {error}", file=sys.stderr)
+    if outcome.left:
+        print(f"{STOPPED}; {outcome.left} trials are left", file=sys.stderr)
+    else:
+        for trial, where in outcome.stopped.items():
+            print(f"stopped: trial {trial}: {where}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _trials(
+    grid: Grid, options: argparse.Namespace
+) -> tuple[list[TrialConfig], list[TrialConfig]]:
+    """All trials of the grid, and those of them that `--only` leaves. Claims are checked too."""
+    from sweep.analysis.declared import check_claims, claims_text
+    from sweep.planning.expand import expand
+    from sweep.planning.select import only
     from sweep.planning.sizes import check_lengths
 
-    grid = override(load_grid(options.grid), options.settings, options.seeds)
     trials = expand(grid)
-    check_lengths(trials)
-    folder = Path(options.out or f"runs/{grid.name}")
-    store = options.store or str(folder.resolve())
-    storage.scheme_of(store)
-    uri = _tracking_uri(folder, options)
-    check_grid(folder, grid, options.add)
+    chosen = only(trials, options.only)
+    check_lengths(chosen)
     claims = claims_text(options.grid)
     for note in check_claims(*claims, trials) if claims else ():
         print(f"claims:  {note}", file=sys.stderr)
-    if options.dry_run:
-        _show_plan(trials, store, options)
-        return 0
+    return trials, chosen
+
+
+def _sweep(
+    grid: Grid, folder: Path, store: str, hold: Hold, options: argparse.Namespace
+) -> Outcome:
+    """Run the trials, then show table and report."""
+    from shards.building.ray_start import check_address
+    from sweep.analysis.declared import claims_text, record_claims
+    from sweep.planning.recorded_grids import record_grid
+
+    claims = claims_text(options.grid)
+    trials, chosen = _trials(grid, options)
+    uri = _tracking_uri(folder, options)
     if options.address:
         check_address(options.address)
     with exclusive(str(folder), "sweep"):
         record_grid(folder, grid, trials)
         if claims:
             record_claims(folder, grid.name, claims[0], trials, store)
-        failed = _run(trials, folder, store, uri, options)
+        outcome = _run(chosen, folder, store, uri, hold, options)
         _show_results(folder, options.json)
     print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
-    for trial, error in failed.items():
-        print(f"failed:  trial {trial}: {error}", file=sys.stderr)
-    return 1 if failed else 0
+    return outcome
 
 
 def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> None:
@@ -211,9 +298,13 @@ def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespac
 
 
 def _run(
-    trials: list[TrialConfig], folder: Path, store: str, uri: str, options: argparse.Namespace
-) -> dict[str, str]:
-    """{trial identity: error} of the trials that failed."""
+    trials: list[TrialConfig],
+    folder: Path,
+    store: str,
+    uri: str,
+    hold: Hold,
+    options: argparse.Namespace,
+) -> Outcome:
     from sweep.planning.costs import check_room
     from sweep.planning.plan import downloads
     from sweep.running.driver import Sweep, run_sweep
@@ -228,8 +319,13 @@ def _run(
         gpus_per_trial=options.gpus_per_trial,
         concurrent=options.max_concurrent,
         reading=options.reading,
+        save_seconds=options.save_seconds,
+        time_limit=None if options.time_limit is None else 60 * options.time_limit,
     )
-    return run_sweep(Sweep(folder, store, resources, uri, options.teacher_robustness), trials)
+    sweep = Sweep(
+        folder, store, resources, uri, hold, options.retry_failed, options.teacher_robustness
+    )
+    return run_sweep(sweep, trials)
 
 
 def _show_results(folder: Path, as_json: bool) -> None:

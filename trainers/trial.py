@@ -10,10 +10,10 @@ checkpoint.
 
 Exit status:
     0   the result is stored
-    1   a rank died
+    1   a rank died, or the time limit was reached
     2   bad input: a field, an option, or a bank that does not hold what the trial needs
     3   the loss became NaN or infinite
-    4   ended by SIGTERM: the state is saved, and the same command continues
+    4   ended by SIGTERM or sweep.stop: the state is saved, and the same command continues
     5   another process runs this trial
 torchrun reports its own exit status in place of these.
 """
@@ -58,7 +58,7 @@ from trainers.objectives.targets import make_target
 from trainers.probes import check_train_labels
 from trainers.probes.observer import Observer
 from trainers.results.folder import RESULT, STUDENT, finished, tidy, trial_folder
-from trainers.results.lease import Behalf, take_trial
+from trainers.results.lease import Behalf, lease_folder, take_trial
 from trainers.results.measured import measure_trial, student_files, student_to_measure
 from trainers.results.record import TrialResult
 from trainers.results.reprobed import outdated
@@ -68,6 +68,7 @@ from trainers.students.teacher_pca import has_no_network
 from trainers.training.checkpoint import Checkpoints, owner_of
 from trainers.training.compile import apply_performance_options, eager
 from trainers.training.data import Data
+from trainers.training.ending import Ending, TimeLimitError
 from trainers.training.loop import Trained, train
 from trainers.training.preemption import PreemptedError, PreemptionHandler
 from trainers.training.state import DivergedError, Reporter, Saver
@@ -87,6 +88,7 @@ def run_trial(
     save_seconds: float | None = None,
     reading: str = "auto",
     behalf: Behalf | None = None,
+    time_limit: float | None = None,
 ) -> TrialResult | None:
     """Train a student, measure it and store the result, which is also returned.
 
@@ -104,6 +106,7 @@ def run_trial(
         save_seconds: seconds between checkpoints; None: such that saving takes 2 % of the time.
         reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
         behalf: on whose behalf the trial runs, see Behalf.
+        time_limit: seconds after which training ends, with its state saved; None: no limit.
 
     Raises:
         ValueError: where the bank does not hold what the trial needs, or this machine cannot run
@@ -112,6 +115,8 @@ def run_trial(
         RankError: where one rank of several failed.
         PreemptedError: in the main thread after SIGTERM; during training the state is saved
             first.
+        StoppedError: where `sweep.stop` asked this trial to end; its state is saved.
+        TimeLimitError: where `time_limit` was reached; its state is saved.
         LeaseError: where another process runs the trial, or has taken it over from this one.
         OSError: where a file cannot be read or written.
     """
@@ -123,22 +128,28 @@ def run_trial(
         return stored
     check_engine(config, choose_device(device))
     failures = _failure_noted(trial_folder(root, config), config)
-    with PreemptionHandler() as preempted, failures:
+    with (
+        PreemptionHandler() as preempted,
+        failures,
+        Ending(preempted, time_limit).named() as ending,
+    ):
         behalf = behalf or Behalf()
         # An engine with ranks, and this process is none of them: start the ranks and wait.
         if config.engine != "single" and rank_of_environment() is None:
             options = {"device": device, "reading": reading}
             if save_seconds is not None:
                 options["save-seconds"] = str(save_seconds)
-            return _run_ranks(inputs, root, options, report, preempted, behalf)
+            ending.lease_folder = lease_folder(root, config)
+            return _run_ranks(inputs, root, options, report, ending, behalf)
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
         with _lease(root, config, behalf) as lease:
+            ending.lease = lease
             # A holder before this one may have finished the trial since it was looked for.
             if lease is not None and lease.generation > 1:
                 stored = _stored_result(inputs, root)
             if stored is None:
-                stored = _run(inputs, root, chosen, report, preempted, save_seconds, reading, lease)
+                stored = _run(inputs, root, chosen, report, ending, save_seconds, reading, lease)
             elif config.ranks > 1:  # the other ranks wait for this one
                 raise LeaseError(f"trial {config.identity} was finished by another process")
             if lease is not None:
@@ -158,7 +169,7 @@ def _run(
     root: str,
     device: torch.device,
     report: Reporter,
-    preempted: PreemptionHandler,
+    ending: Ending,
     save_seconds: float | None,
     reading: str,
     lease: Lease | None,
@@ -177,8 +188,8 @@ def _run(
         checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner, lease)
         student = trained = None
         if not has_no_network(config.student):
-            saver = Saver(checkpoints, save_seconds, stop=preempted)
-            with ENGINES[config.engine](device) as engine, preempted.deferred():
+            saver = Saver(checkpoints, save_seconds, stop=ending)
+            with ENGINES[config.engine](device) as engine, ending.preempted.deferred():
                 trained = _train(splits, engine, saver, journal.epoch if journal else report)
             if journal is None:
                 return None
@@ -272,7 +283,7 @@ def _run_ranks(
     root: str,
     options: dict[str, str],
     report: Reporter,
-    preempted: PreemptionHandler,
+    ending: Ending,
     behalf: Behalf,
 ) -> TrialResult:
     """Run the trial as one process for each rank; the first rank writes the result.
@@ -288,9 +299,9 @@ def _run_ranks(
     for gone in (*behalf.gone, behalf.token):
         arguments += ["--lease", gone]
     try:
-        with preempted.deferred():
+        with ending.preempted.deferred():
             document = config.model_dump_json()
-            launch(config.ranks, arguments, report, stop=preempted, document=document)
+            launch(config.ranks, arguments, report, stop=ending, document=document)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.message) from None
@@ -344,6 +355,12 @@ def main(argv: list[str]) -> int:
         help="least time between two checkpoints (default: such that saving takes at most 2 %% of "
         "the time)",
     )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="end the training after so long, with its state saved (default: no limit)",
+    )
     # For ranks, see Behalf: tokens and holders that are gone, last the token of this sweep.
     parser.add_argument("--lease", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -360,7 +377,7 @@ def main(argv: list[str]) -> int:
     except LeaseError as error:
         print(f"error: {error}", file=sys.stderr)
         return ELSEWHERE
-    except (DivergedError, RankError) as error:
+    except (DivergedError, RankError, TimeLimitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else 1
     return 0
@@ -395,6 +412,7 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             device=options.device,
             save_seconds=options.save_seconds,
             reading=options.reading,
+            time_limit=options.time_limit,
             behalf=Behalf(token, tuple(gone)),
         )
 

@@ -26,6 +26,9 @@ Therefore whatever a holder publishes is fenced:
   end in `lease.suffix` hold the generation, so that no two holders write the same object.
 
 A holder that finds a later generation gets LostError.
+
+The file `lease/GENERATION.stop` asks the holder of that generation to end soon; it is looked for
+with every heartbeat.
 """
 
 from __future__ import annotations
@@ -139,6 +142,21 @@ class Observer:
         return claim.holder in self._seen and self._seen[claim.holder][0] != claim.beat
 
 
+def request_stop(location: str) -> Claim | None:
+    """Ask the present holder to end; returns its claim, None where nobody holds the lease."""
+    generation, claim = read_claim(location)
+    if claim is None or claim.released or has_ended(claim.process):
+        return None
+    storage.write(_stop_file(location, generation), b"")
+    return claim
+
+
+def is_stop_requested(location: str) -> bool:
+    """Whether the newest holder, at work or not, was asked to end. Raises: OSError."""
+    generation = _newest(location)
+    return bool(generation) and storage.exists(_stop_file(location, generation))
+
+
 def is_free(claim: Claim | None, gone: Collection[str] = ()) -> bool:
     """Whether a lease may be taken at once. `gone`: holders and tokens known to have ended."""
     return (
@@ -199,10 +217,14 @@ class Lease:
         generation: larger than that of every earlier holder.
         suffix: for names of objects that each holder writes anew; "" on a disk, where staging
             folders do the same.
-        every: seconds between two heartbeats.
+        every: seconds between two heartbeats; None: BEAT.
+        stop_requested: whether a heartbeat has found that this process is asked to end.
+        lost: whether a heartbeat has found that another process has taken the lease.
     """
 
-    every: float | None = None  # BEAT
+    every: float | None = None
+    stop_requested = False
+    lost = False
 
     def __init__(self, location: str, generation: int, claim: Claim, staging: Path | None) -> None:
         self.location, self.generation, self.claim = location, generation, claim
@@ -253,7 +275,12 @@ class Lease:
                 self.beat()
 
     def beat(self) -> None:
-        """Write the next heartbeat. Raises: OSError."""
+        """Look for a request to stop and for a later holder; write a heartbeat. Raises: OSError."""
+        names = storage.names(self.location)
+        self.lost = _newest_of(names) != self.generation
+        self.stop_requested |= f"{self.generation:08d}.stop" in names
+        if self.lost:
+            return
         self.claim = self.claim.model_copy(update={"beat": self.claim.beat + 1})
         storage.write(_file(self.location, self.generation), _encoded(self.claim))
 
@@ -336,12 +363,20 @@ class Lease:
 
 def _newest(location: str) -> int:
     """The newest generation, 0 where there is none."""
-    names = (name.removesuffix(".json") for name in storage.names(location))
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return _newest_of(storage.names(location))
+
+
+def _newest_of(names: list[str]) -> int:
+    numbers = (name.removesuffix(".json") for name in names)
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def _file(location: str, generation: int) -> str:
     return storage.join(location, f"{generation:08d}.json")
+
+
+def _stop_file(location: str, generation: int) -> str:
+    return storage.join(location, f"{generation:08d}.stop")
 
 
 def _encoded(claim: Claim) -> bytes:

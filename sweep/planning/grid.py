@@ -21,20 +21,24 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
 With `parts`, the trials are those of all parts together. A part may have `fixed`, `axes` and
 `exclude`; a field in its `axes` replaces the same field above, fixed or not, and vice versa.
 
-`read_grid` checks the keys, and `sweep.planning.expand` every combination.
+`read_grid` checks the keys, the names of fields, and the types of their values, and
+`sweep.planning.expand` every combination. Only the latter needs torch: a mistake in a grid file
+should not take seconds to be told.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.support.registry import closest
+from shards.support.schema import validated
 from shards.support.yaml_reader import parse_mapping, parse_value
 from sweep.grids import named_grids
-from trainers.canonical import trial_fields
+from trainers.config.schema import TrialConfig
 
 LIMIT = 10_000  # trials; more is taken for a mistake
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -135,8 +139,30 @@ def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[st
         if not isinstance(entry, dict) or not entry:
             raise ValueError(f"{source}: exclude: expected {{field: value, ...}}, found `{entry}`")
     for fields in (fixed, axes, *exclude):
-        _refuse_unknown(fields, trial_fields(), "field", source)
+        check_fields(fields, source)
+    for field, value in fixed.items():
+        _check_value(field, value, source)
+    for field, values in axes.items():
+        for value in values:
+            _check_value(field, value, source)
     return fixed, axes, exclude
+
+
+def check_fields(names: Iterable[Any], source: str) -> None:
+    """Check names of a trial's fields. Raises: ValueError, of one line, with the closest name."""
+    if all(name in TrialConfig.model_fields and name != "objective_fields" for name in names):
+        return
+    # Objectives add fields of their own; their modules need torch.
+    from trainers.canonical import trial_fields
+
+    _refuse_unknown(names, trial_fields(), "field", source)
+
+
+def _check_value(field: str, value: Any, source: str) -> None:
+    """Check the type of one value, as far as it does not depend on other fields."""
+    if field in TrialConfig.model_fields:
+        names = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
+        validated(TrialConfig, names | {field: value}, source)
 
 
 def _part(whole: Grid, raw: Any, number: int) -> Grid:
@@ -187,9 +213,10 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
             raise ValueError(f"--set {setting}: write --set FIELD=VALUE")
         if field == "seed":
             raise ValueError(f"--set {setting}: seeds are given by --seeds N, or in a grid file")
-        _refuse_unknown([field], trial_fields(), "field", f"--set {setting}")
+        check_fields([field], f"--set {setting}")
         axes.pop(field, None)
         fixed[field] = parse_value(text, f"--set {setting}")
+        _check_value(field, fixed[field], f"--set {setting}")
     chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")
     parts = tuple(override(part, settings, seeds) for part in grid.parts)
     return replace(grid, fixed=fixed, axes=axes, seeds=chosen, parts=parts)

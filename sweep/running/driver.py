@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shards.building.ray_workers import build_on_connected_ray
+from shards.support.lease import Observer
 from shards.support.progress import Progress
 from sweep.journal.events import Journal
+from sweep.journal.records import read_run
 from sweep.journal.run_record import open_record, record_sweep
 from sweep.journal.tracking import Tracker
 from sweep.planning.banks import BankJob, build_bank, plan_banks
 from sweep.planning.costs import guess
 from sweep.planning.sizes import trial_weight
+from sweep.running.holding import Hold
+from sweep.running.joined import build_once, wait_for_others
 from sweep.running.resources import Resources, check_fits
 from sweep.running.schedule import Job, connected, run_jobs
+from sweep.running.stopping import Stopping
 from sweep.running.watch import Watch, planned_trials
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
+from trainers.results.lease import Behalf
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Sweep:
         store: folder or URL of banks, trial results and checkpoints.
         resources: Ray's address, and what each trial may use.
         tracking_uri: of MLflow.
+        hold: this sweep's right to work on the store.
+        retry_failed: whether trials run that failed in an earlier run of the sweep in `folder`.
         teacher_robustness: whether new banks hold the teacher's figures under the test arms in
             place of its embeddings.
     """
@@ -42,11 +51,28 @@ class Sweep:
     store: str
     resources: Resources
     tracking_uri: str
+    hold: Hold
+    retry_failed: bool = True
     teacher_robustness: bool = False
 
 
-def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> dict[str, str]:
-    """Run every trial that is not finished; return {trial identity: error} of those that failed.
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended.
+
+    Attributes:
+        failed: {trial identity: error} of the trials that failed.
+        stopped: {trial identity: where it was stopped} of those that were asked to end.
+        left: how many trials are still to be run, because the sweep was asked to end.
+    """
+
+    failed: dict[str, str]
+    stopped: dict[str, str]
+    left: int
+
+
+def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
+    """Run every trial that is not finished.
 
     Raises: ValueError for trials that cannot be placed and for a bank that cannot be built,
         OSError where the journal cannot be written.
@@ -61,30 +87,49 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> dict[str, str]:
         unfinished = [
             config for config in trials if config.identity not in found or not watch.adopt(config)
         ]
+        if not sweep.retry_failed:
+            watch.failed = _failed_before(sweep.folder, unfinished)
+            watch.ended |= watch.failed.keys()
+            unfinished = [c for c in unfinished if c.identity not in watch.failed]
         tracker.start()
+        stopping = _stopping(sweep, watch)
         if unfinished:
-            _build_and_train(sweep, unfinished, watch)
+            _build_and_train(sweep, unfinished, watch, stopping)
     finally:
         journal.close()
-    for config in unfinished:
-        if config.identity not in watch.ended:
-            watch.failed[config.identity] = (
-                "ended without a result; run the same command again to retry it"
-            )
+    left = {config.identity for config in unfinished} - watch.ended
+    if not stopping.requested:
+        for trial in left - watch.stopped.keys():
+            watch.failed[trial] = "ended without a result; run the same command again to retry it"
     tracker.finish(status="FAILED" if watch.failed else "FINISHED")
     for line in tracker.warnings():
         print(f"warning: {line}", file=sys.stderr)
-    return watch.failed
+    return Outcome(watch.failed, watch.stopped, len(left) if stopping.requested else 0)
 
 
-def _build_and_train(sweep: Sweep, trials: list[TrialConfig], watch: Watch) -> None:
+def _failed_before(folder: Path, trials: list[TrialConfig]) -> dict[str, str]:
+    """{trial: error} of those whose last attempt failed, by the journal."""
+    wanted = {config.identity for config in trials}
+    return {e.trial: e.error for e in read_run(folder).failures if e.trial in wanted}
+
+
+def _stopping(sweep: Sweep, watch: Watch) -> Stopping:
+    def running() -> list[TrialConfig]:
+        return [watch.trials[trial] for trial in tuple(watch.running)]
+
+    return Stopping(sweep.store, sweep.hold.stop_requested, running)
+
+
+def _build_and_train(
+    sweep: Sweep, trials: list[TrialConfig], watch: Watch, stopping: Stopping
+) -> None:
     resources = sweep.resources
     check_fits(trials, resources)
     bank_of, banks = plan_banks(trials, sweep.store, sweep.teacher_robustness)
     if resources.address is None:
         # Before Ray starts: the build then has all cores and all memory for itself.
         for job in banks:
-            _build_here(job)
+            build_once(job.location, sweep.store, partial(_build_here, job))
     bar = Progress("trials", watch.total())
     bar.resume_at(watch.done())
     first_guess = "" if resources.address else guess(trials, resources.local_cpus())
@@ -93,12 +138,24 @@ def _build_and_train(sweep: Sweep, trials: list[TrialConfig], watch: Watch) -> N
         watch.bar = bar
         if resources.address is not None:
             for job in banks:
-                _build_on_cluster(job, resources)
+                build = partial(_build_on_cluster, job, resources)
+                build_once(job.location, sweep.store, build)
         # The heaviest first: at the end, when some workers have nothing left to do, the trials
         # that the others are waiting for are short.
         ordered = sorted(trials, key=trial_weight, reverse=True)
-        jobs = [Job(config, bank_of[config.identity]) for config in ordered]
-        run_jobs(jobs, sweep.store, sweep.folder, resources, watch)
+        behalf, observer = Behalf(sweep.hold.token), Observer()
+        while ordered and not stopping.requested:
+            jobs = [Job(config, bank_of[config.identity]) for config in ordered]
+            run_jobs(jobs, sweep.store, sweep.folder, resources, watch, behalf, stopping)
+            with stopping.during(lambda: None):
+                ordered, gone = wait_for_others(
+                    [config for config in ordered if config.identity in watch.elsewhere],
+                    sweep.store,
+                    watch.adopt,
+                    lambda: stopping.requested,
+                    observer,
+                )
+            behalf = Behalf(sweep.hold.token, gone)
 
 
 def _build_here(job: BankJob) -> None:

@@ -72,8 +72,8 @@ class TuneCallback(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         identity, outcome = trial.config["trial"], result.get("outcome")
-        if outcome == "failed":
-            self._emit(identity, "failed", {"error": result["error"]})
+        if outcome in ("failed", "stopped", "elsewhere"):
+            self._emit(identity, outcome, {"error": result["error"]})
         elif outcome == "finished":
             self._emit(identity, "finished", {})
         elif outcome:

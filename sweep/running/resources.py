@@ -23,6 +23,8 @@ class Resources:
             means 1 where there are GPUs and 0 elsewhere.
         concurrent: at most so many trials at a time; None means as many as there is room for.
         reading: how trials read their bank: `auto`, `resident` or `streaming`. Results are equal.
+        save_seconds: between two checkpoints of a trial; None: as often as costs 2 % of the time.
+        time_limit: seconds after which a trial's training is ended; None: no limit.
     """
 
     address: str | None = None
@@ -30,6 +32,8 @@ class Resources:
     gpus_per_trial: float | None = None
     concurrent: int | None = None
     reading: str = "auto"
+    save_seconds: float | None = None
+    time_limit: float | None = None
 
     def local_cpus(self) -> int:
         return self.cpus or os.cpu_count() or 1

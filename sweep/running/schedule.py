@@ -27,9 +27,11 @@ from sweep.running import channel
 from sweep.running.events import Events, OnEvent, TuneCallback
 from sweep.running.placement import STRATEGIES, Placement
 from sweep.running.resources import Resources, placement_of
+from sweep.running.stopping import Stopping
 from sweep.running.trial_actor import trainable
 from sweep.running.waiting import Entry, WaitingTrials
 from trainers.config.schema import TrialConfig
+from trainers.results.lease import Behalf
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record: no CSV, JSON, ...
@@ -69,14 +71,22 @@ def gpus_for(resources: Resources) -> float:
     return float(ray.cluster_resources().get("GPU", 0.0) > 0)
 
 
-def document_of(job: Job, store: str, resources: Resources, gpus: float) -> dict[str, Any]:
-    """The JSON document that `trainable` reads for a job."""
+def document_of(
+    job: Job, store: str, resources: Resources, gpus: float, behalf: Behalf
+) -> dict[str, Any]:
+    """The JSON document that `trainable` reads for a job. `how`: arguments of `run_trial`."""
     return {
         "config": job.config.model_dump(mode="json"),
         "bank": job.bank,
         "store": store,
-        "device": "cuda" if gpus else "cpu",
-        "reading": resources.reading,
+        "token": behalf.token,
+        "gone": behalf.gone,
+        "how": {
+            "device": "cuda" if gpus else "cpu",
+            "reading": resources.reading,
+            "save_seconds": resources.save_seconds,
+            "time_limit": resources.time_limit,
+        },
     }
 
 
@@ -93,14 +103,24 @@ def _factory(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 
 def run_jobs(
-    jobs: list[Job], store: str, folder: Path, resources: Resources, on_event: OnEvent
+    jobs: list[Job],
+    store: str,
+    folder: Path,
+    resources: Resources,
+    on_event: OnEvent,
+    behalf: Behalf,
+    stopping: Stopping,
 ) -> None:
     """Run all jobs. `on_event` is called for every start, epoch, end and failure, in a thread.
+
+    behalf: of this sweep, see Behalf. stopping: looks for a request to stop.
 
     Raises: OSError, after the last trial, where `on_event` raised one.
     """
     gpus, sweep = gpus_for(resources), uuid.uuid4().hex
-    documents = {job.config.identity: document_of(job, store, resources, gpus) for job in jobs}
+    documents = {
+        job.config.identity: document_of(job, store, resources, gpus, behalf) for job in jobs
+    }
     channel.publish(sweep, documents)
     entries = [Entry(job.config.identity, placement_of(job.config, gpus)) for job in jobs]
     offered = OFFERED if resources.address else resources.local_cpus() + 1
@@ -123,7 +143,8 @@ def run_jobs(
         ),
     )
     try:
-        tuner.fit()
+        with stopping.during(waiting.stop):
+            tuner.fit()
     finally:
         shutil.rmtree(folder / "tune", ignore_errors=True)
         events.close()

@@ -8,11 +8,14 @@ from ray import tune
 
 from shards.support import storage
 from shards.support.command import one_line
+from shards.support.lease import LeaseError
 from shards.support.memory import keep_freed_memory, release_memory
 from sweep.running import channel
 from trainers.canonical import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
+from trainers.results.lease import Behalf
+from trainers.training.ending import StoppedError
 from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial
 
@@ -29,6 +32,8 @@ def trainable(space: dict[str, Any]) -> None:
     - `died`: a rank died or stopped responding, or the store of a cluster did not answer. The next
       attempt goes on from the newest checkpoint.
     - `preempted`: the trial saved its state, because its machine is taken away.
+    - `stopped`: it saved its state, because `sweep.stop` asked it to.
+    - `elsewhere`: another sweep runs it, or has taken it over.
     """
     keep_freed_memory()
     job = channel.document(space["sweep"], space["trial"])
@@ -38,9 +43,13 @@ def trainable(space: dict[str, Any]) -> None:
         tune.report(dict(values))
 
     try:
-        how = {"device": job["device"], "reading": job["reading"]}
-        run_trial(config, job["bank"], job["store"], report, **how)
+        behalf = Behalf(job["token"], tuple(job["gone"]))
+        run_trial(config, job["bank"], job["store"], report, behalf=behalf, **job["how"])
         tune.report({"outcome": "finished"})
+    except StoppedError as error:
+        tune.report({"outcome": "stopped", "error": one_line(str(error))})
+    except LeaseError as error:
+        tune.report({"outcome": "elsewhere", "error": one_line(str(error))})
     except PreemptedError as error:
         _leave("preempted", error)
     except Exception as error:

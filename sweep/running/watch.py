@@ -31,13 +31,16 @@ def planned_trials(trials: list[TrialConfig]) -> dict[str, PlannedTrial]:
 class Watch:
     """Called for every event of a trial: `watch(identity, kind, values)`.
 
-    `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished` or `failed`
-    (values: error).
+    `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished`, or one of
+    `failed`, `stopped` and `elsewhere` (values: error).
 
     Attributes:
         steps: {trial: optimiser steps done} of the trials that train.
         ended: trials with a result or a failure.
         failed: {trial: error, in one line}.
+        stopped: {trial: where it was stopped on request}.
+        elsewhere: trials that another sweep was found to run, in the last attempt.
+        running: trials that were started and have not ended.
         bar: shows progress, once it is set.
     """
 
@@ -51,10 +54,18 @@ class Watch:
         self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.stopped: dict[str, str] = {}
+        self.elsewhere: set[str] = set()
+        self.running: set[str] = set()
         self.bar: Progress | None = None
 
     def __call__(self, trial: str, kind: str, values: dict[str, Any]) -> None:
         config = self.trials[trial]
+        if kind in ("start", "epoch"):
+            self.running.add(trial)
+            self.elsewhere.discard(trial)
+        else:
+            self.running.discard(trial)
         if kind == "start":
             self._started(config)
         elif kind == "epoch":
@@ -64,6 +75,10 @@ class Watch:
             self._epoch(trial, Epoch.model_validate(values))
         elif kind == "finished":
             self.adopt(config)
+        elif kind == "stopped":
+            self.stopped[trial] = values["error"]
+        elif kind == "elsewhere":
+            self.elsewhere.add(trial)
         elif kind == "failed":
             error, fields = values["error"], config.model_dump(mode="json")
             self.failed[trial] = error
@@ -82,6 +97,7 @@ class Watch:
         trial = config.identity
         self.ended.add(trial)
         self.failed.pop(trial, None)
+        self.elsewhere.discard(trial)
         self._advance(trial)
         skipped: list[str] = []
         if not self.journal.has_result(trial):

@@ -32,7 +32,7 @@ class Behalf:
 
 
 def lease_folder(root: str, config: TrialConfig) -> str:
-    """ROOT/trials/IDENTITY/lease."""
+    """ROOT/trials/IDENTITY/lease, as `sweep.stop` builds it too."""
     return storage.join(trial_folder(root, config), LEASE)
 
 

@@ -283,6 +283,30 @@ def test_heartbeats_go_on_until_it_is_released(
     assert [p.name for p in tmp_path.iterdir()] == ["00000001.json"]
 
 
+def test_a_request_to_stop_is_for_the_present_holder_alone(folder: str) -> None:
+    assert lease.request_stop(folder) is None
+    first = take(folder, elsewhere())
+    first.beat()
+    assert not first.stop_requested
+    assert not lease.is_stop_requested(folder)
+    asked = lease.request_stop(folder)
+    assert asked
+    assert asked.holder == first.claim.holder
+    assert lease.is_stop_requested(folder)
+    first.beat()
+    assert first.stop_requested
+    first.release()
+    assert lease.is_stop_requested(folder)  # as whoever waits for it to end may ask afterwards
+    assert lease.request_stop(folder) is None
+    second = take(folder, elsewhere())
+    second.beat()
+    assert not second.stop_requested
+    assert not lease.is_stop_requested(folder)
+    first.beat()
+    assert first.lost
+    assert not second.lost
+
+
 def test_a_lost_reply_is_no_failure(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request to create the file has succeeded, its reply was lost, and it was sent again."""
     real = conditional.create

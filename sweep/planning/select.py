@@ -1,0 +1,47 @@
+"""Which trials of a grid to run: a part of them, and some before others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shards.support.yaml_reader import parse_value
+from sweep.planning.grid import check_fields
+from trainers.canonical import make_config
+from trainers.config.schema import TrialConfig
+
+
+def matches(config: TrialConfig, fields: dict[str, Any]) -> bool:
+    """Whether the trial has every value of `fields`, in this spelling or another.
+
+    A value that no trial with the other fields can have does not match.
+    """
+    given = config.model_dump(mode="json")
+    try:
+        return make_config(given | fields) == config
+    except ValueError:
+        return False
+
+
+def only(trials: list[TrialConfig], settings: list[str]) -> list[TrialConfig]:
+    """The trials that match `FIELD=VALUE` settings: of each field any, of different fields all.
+
+    Raises: ValueError, of one line, for an unknown field, a value that is not YAML, or where no
+    trial matches.
+    """
+    wanted: dict[str, list[Any]] = {}
+    for setting in settings:
+        field, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--only {setting}: write --only FIELD=VALUE")
+        check_fields([field], f"--only {setting}")
+        wanted.setdefault(field, []).append(parse_value(text, f"--only {setting}"))
+    chosen = trials
+    for field, values in wanted.items():
+        found = [c for c in chosen if any(matches(c, {field: value}) for value in values)]
+        if not found:
+            has = list(dict.fromkeys(str(c.model_dump(mode="json").get(field)) for c in chosen))
+            some = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "")
+            asked = " or ".join(str(value) for value in values)
+            raise ValueError(f"--only {field}={asked}: no trial has it; there are {some}")
+        chosen = found
+    return chosen

@@ -1,0 +1,102 @@
+"""One sweep at a time on a store, unless a second one joins it: the lease STORE/sweep-lease.
+
+It is taken before torch, Ray and MLflow are imported, so that a second sweep is refused at once;
+hence nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from shards.support import storage
+from shards.support.lease import (
+    EXPIRES,
+    Claim,
+    HeldError,
+    is_stop_requested,
+    ours,
+    read_claim,
+    wait_and_take,
+)
+
+FOLDER = "sweep-lease"
+BEAT = 1.25  # seconds; two looks that far apart show whether a sweep on another machine is alive
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A sweep's right to work on a store.
+
+    Attributes:
+        token: of the leases of its trials. A sweep that follows another one on a store has the
+            same token, and so takes the trials over that the earlier one has left.
+        joined: whether another sweep holds the store, and this one works beside it.
+        stop_requested: whether `sweep.stop` asked the sweeps on the store to end. Raises: OSError.
+    """
+
+    token: str
+    joined: bool
+    stop_requested: Callable[[], bool]
+
+
+@contextlib.contextmanager
+def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
+    """Hold `store` for the sweep `python -m sweep.run ARGV`, or `join` the one that holds it.
+
+    Raises: ValueError naming the sweep that holds it, where this one is not to join; OSError.
+    """
+    place = storage.join(store, FOLDER)
+    what = shlex.join(["python", "-m", "sweep.run", *argv])
+    with _one_line(store):
+        _, before = read_claim(place)
+        claim = ours(what, before.token if before else os.urandom(6).hex())
+        lease = held = None
+        try:
+            lease = wait_and_take(place, claim, notice=_say)
+        except HeldError as error:
+            held = error.claim
+    if lease is None:
+        if not join:
+            raise ValueError(
+                f"{store}: a sweep works on it: {held}; wait for it to end, or add --join to work "
+                "off the same trials beside it"
+            )
+        print(f"joins the sweep of {held}", file=sys.stderr)
+        yield Hold(os.urandom(6).hex(), True, lambda: is_stop_requested(place))
+        return
+    lease.every = BEAT
+    try:
+        with lease:
+            yield Hold(claim.token, False, lambda: lease.stop_requested)
+    finally:
+        _remove_unused(store)
+
+
+def _remove_unused(store: str) -> None:
+    """Remove a folder that was made for the lease alone, as for a grid with a mistake in it."""
+    if storage.is_local(store) and storage.names(store) == [FOLDER]:
+        storage.delete(store)
+
+
+@contextlib.contextmanager
+def _one_line(store: str) -> Iterator[None]:
+    """Errors of a store that cannot be written name it. Raises: ValueError."""
+    try:
+        yield
+    except OSError as error:
+        if not storage.is_local(store):
+            raise
+        raise ValueError(f"store {store}: not writable ({error.strerror})") from None
+
+
+def _say(claim: Claim) -> None:
+    print(
+        f"{claim.process} has worked on this store since {claim.since} ({claim.what}); waiting up "
+        f"to {EXPIRES:g} s for a sign of life",
+        file=sys.stderr,
+    )

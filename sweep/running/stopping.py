@@ -1,0 +1,59 @@
+"""A sweep that `sweep.stop` asks to end: its trials save their state, and no other starts."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from shards.support.lease import request_stop
+from trainers.config.schema import TrialConfig
+from trainers.results.lease import lease_folder
+
+LOOK = 1.0  # seconds between two looks for a request
+
+
+class Stopping:
+    """Looks for a request while trials run, and passes it on to them through their leases.
+
+    asked: whether the sweep is to stop; it may ask the store, and raise OSError. running: the
+    trials at work. requested: whether it was.
+    """
+
+    def __init__(
+        self, store: str, asked: Callable[[], bool], running: Callable[[], Iterable[TrialConfig]]
+    ) -> None:
+        self._store, self._asked, self._running = store, asked, running
+        self._told: set[str] = set()
+        self.requested = False
+
+    @contextlib.contextmanager
+    def during(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Look every LOOK seconds; `stop` is called once when a request is found."""
+        ended = threading.Event()
+
+        def look_again() -> None:
+            while not ended.wait(LOOK):
+                with contextlib.suppress(OSError):  # of a store that does not answer: later
+                    self.look(stop)
+
+        thread = threading.Thread(target=look_again, name="stopping", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def look(self, stop: Callable[[], None]) -> None:
+        """Look once. Raises: OSError."""
+        if not self.requested and self._asked():
+            self.requested = True
+            stop()
+        if self.requested:
+            for config in self._running():
+                # A trial that has been started, but has not taken its lease yet, is told later.
+                if config.identity not in self._told and request_stop(
+                    lease_folder(self._store, config)
+                ):
+                    self._told.add(config.identity)
