@@ -12,10 +12,12 @@ its end first. The command of the sweep then ends with status 0, and the same co
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.lease import request_stop
+from sweep.journal.run_record import read_record
 from sweep.running.holding import FOLDER
 
 TRIALS, LEASE = "trials", "lease"  # as in trainers.results, which needs torch
@@ -24,14 +26,14 @@ TRIALS, LEASE = "trials", "lease"  # as in trainers.results, which needs torch
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("sweep.stop", __doc__)
-    parser.add_argument(
-        "store", metavar="STORE", help="the --store of the sweep; its --out where it has none"
-    )
+    parser.add_argument("run", metavar="RUN", help="the --out or the --store of the sweep")
     parser.add_argument(
         "trial", metavar="TRIAL", nargs="?", help="identity of a trial, or how it begins"
     )
     options = parser.parse_args(argv)
-    store, what = options.store, f"a sweep on {options.store}"
+    record = read_record(Path(options.run)) if storage.is_local(options.run) else None
+    store = record.store_of(Path(options.run)) if record else options.run
+    what = f"a sweep on {store}"
     place = storage.join(store, FOLDER)
     if options.trial:
         trial = _one(storage.names(storage.join(store, TRIALS)), options.trial, store)

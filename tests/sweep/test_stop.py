@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shards.support.lease import is_stop_requested, ours, take
+from sweep.journal.run_record import open_record
 from sweep.running.holding import FOLDER
 from sweep.stop import main
 from trainers.canonical import make_config
@@ -38,6 +39,14 @@ def test_a_sweep_and_one_trial_are_asked(
     said = capsys.readouterr().err.splitlines()
     assert [line.startswith(f"asked {process}") for line in said] == [True, True]
     assert said[0].endswith(f"to stop trial {CONFIG.identity}")
+
+
+def test_a_run_folder_leads_to_its_store(tmp_path: Path) -> None:
+    run, store = tmp_path / "run", tmp_path / "store"
+    open_record(run, str(store), "run")
+    take(str(store / FOLDER), ours("sweep"))
+    assert stop(str(run)) == 0
+    assert is_stop_requested(str(store / FOLDER))
 
 
 def test_where_nothing_runs_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,9 @@ def test_the_flag_reaches_the_trial(reading: str, monkeypatch) -> None:
     document = schedule.document_of(job, "store", resources, 0)
     monkeypatch.setattr(channel, "document", lambda sweep, trial: document)
     trial_actor.trainable({"sweep": "s", "trial": config.identity})
-    assert seen == [{"device": "cpu", "reading": reading}]
+    (how,) = seen
+    assert (how["device"], how["reading"]) == ("cpu", reading)
+    assert how["behalf"] == Behalf("sweep")
 
 
 def test_any_other_way_is_refused(capsys) -> None:
