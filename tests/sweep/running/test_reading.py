@@ -12,6 +12,7 @@ from sweep.run import parse_arguments
 from sweep.running import channel, schedule, trial_actor
 from sweep.running.resources import Resources
 from trainers.canonical import make_config
+from trainers.results.lease import Behalf
 
 
 def results(folder: Path) -> dict[str, dict]:
@@ -44,7 +45,7 @@ def test_the_flag_reaches_the_trial(reading: str, monkeypatch) -> None:
     config = make_config({"dataset": "digits", "teacher": "embedded", "student": "width:1"})
     job = schedule.Job(config, "bank")
     resources = Resources(reading=options.reading)
-    document = schedule.document_of(job, "store", resources, 0)
+    document = schedule.document_of(job, "store", resources, 0, Behalf("sweep"))
     monkeypatch.setattr(channel, "document", lambda sweep, trial: document)
     trial_actor.trainable({"sweep": "s", "trial": config.identity})
     (how,) = seen
