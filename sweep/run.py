@@ -243,9 +243,7 @@ def main(argv: list[str]) -> int:
     return 1 if outcome.failed else 0
 
 
-def _trials(
-    grid: Grid, options: argparse.Namespace
-) -> tuple[list[TrialConfig], list[TrialConfig]]:
+def _trials(grid: Grid, options: argparse.Namespace) -> tuple[list[TrialConfig], list[TrialConfig]]:
     """All trials of the grid, and those of them that `--only` leaves. Claims are checked too."""
     from sweep.analysis.declared import check_claims, claims_text
     from sweep.planning.expand import expand
