@@ -53,6 +53,7 @@ a grid file of your own:
   seeds: 3                      # each with seeds 0, 1 and 2; or a list: [42, 123, 456]
   exclude:                      # leave out combinations that match every field of an entry
     - {student: width:1, arm: noise:0.1}
+  first: [{arm: clean}]         # trials that match an entry start before the others
   parts:                        # several sets of combinations; each adds to, or replaces, the above
     - axes: {objective: [cosine, infonce]}
     - fixed: {objective: none}
@@ -266,6 +267,7 @@ def _sweep(
     from shards.building.ray_start import check_address
     from sweep.analysis.declared import claims_text, record_claims
     from sweep.planning.recorded_grids import record_grid
+    from sweep.planning.select import priorities
 
     claims = claims_text(options.grid)
     trials, chosen = _trials(grid, options)
@@ -276,7 +278,7 @@ def _sweep(
         record_grid(folder, grid, trials)
         if claims:
             record_claims(folder, grid.name, claims[0], trials, store)
-        outcome = _run(chosen, folder, store, uri, hold, options)
+        outcome = _run(chosen, folder, store, uri, hold, priorities(chosen, grid.first), options)
         _show_results(folder, options.json)
     print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
     return outcome
@@ -301,6 +303,7 @@ def _run(
     store: str,
     uri: str,
     hold: Hold,
+    first: dict[str, int],
     options: argparse.Namespace,
 ) -> Outcome:
     from sweep.planning.costs import check_room
@@ -321,7 +324,7 @@ def _run(
         time_limit=None if options.time_limit is None else 60 * options.time_limit,
     )
     sweep = Sweep(
-        folder, store, resources, uri, hold, options.retry_failed, options.teacher_robustness
+        folder, store, resources, uri, hold, options.retry_failed, options.teacher_robustness, first
     )
     return run_sweep(sweep, trials)
 

@@ -13,6 +13,8 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
     seeds: 3                # each combination with seeds 0, 1, 2; or a list: [42, 123, 456]
     exclude:                # leave out combinations that match every field of an entry
       - {student: width:4, arm: clean}
+    first:                  # trials that match an entry start before the others
+      - {student: width:1}
     distinct_views: true    # refuse trials of so many epochs that an augmented view is seen twice
     parts:                  # several sets of combinations; each adds to, or replaces, the above
       - fixed: {epochs: 0}
@@ -42,7 +44,7 @@ from trainers.config.schema import TrialConfig
 
 LIMIT = 10_000  # trials; more is taken for a mistake
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-KEYS = ("name", "fixed", "axes", "seeds", "exclude", "parts", "distinct_views")
+KEYS = ("name", "fixed", "axes", "seeds", "exclude", "first", "parts", "distinct_views")
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 YAML_NAMES = {dict: "`field: value` lines", list: "a list"}
 
@@ -57,6 +59,7 @@ class Grid:
         axes: {field: values}, of which every combination is a trial.
         seeds: of every combination.
         exclude: combinations left out: those that match all fields of an entry.
+        first: trials that match all fields of an entry start first, in the order of entries.
         source: where the grid was read, for error messages.
         distinct_views: whether a trial that would see an augmented view twice is refused.
         parts: if there are any, the trials are theirs, and `fixed` and `axes` are in each already.
@@ -70,6 +73,7 @@ class Grid:
     source: str
     distinct_views: bool = False
     parts: tuple[Grid, ...] = ()
+    first: tuple[dict[str, Any], ...] = ()
 
 
 def load_grid(name: str) -> Grid:
@@ -102,7 +106,8 @@ def read_grid(text: str, source: str, name: str) -> Grid:
     if not isinstance(distinct, bool):
         raise ValueError(f"{source}: distinct_views: expected true or false, found `{distinct}`")
     seeds = _seeds(raw.get("seeds", 1), source)
-    grid = Grid(title, fixed, axes, seeds, exclude, source, distinct)
+    first = tuple(_entries(raw.get("first") or [], "first", source))
+    grid = Grid(title, fixed, axes, seeds, exclude, source, distinct, first=first)
     parts = raw.get("parts") or []
     if not isinstance(parts, list):
         raise ValueError(f"{source}: parts: expected a list, found `{parts}`")
@@ -135,10 +140,7 @@ def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[st
             raise ValueError(f"{source}: `{field}` is both fixed and an axis; keep one")
     if "seed" in fixed or "seed" in axes:
         raise ValueError(f"{source}: `seed` is given by `seeds`: a count, or a list")
-    for entry in exclude:
-        if not isinstance(entry, dict) or not entry:
-            raise ValueError(f"{source}: exclude: expected {{field: value, ...}}, found `{entry}`")
-    for fields in (fixed, axes, *exclude):
+    for fields in (fixed, axes, *_entries(exclude, "exclude", source)):
         check_fields(fields, source)
     for field, value in fixed.items():
         _check_value(field, value, source)
@@ -146,6 +148,17 @@ def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[st
         for value in values:
             _check_value(field, value, source)
     return fixed, axes, exclude
+
+
+def _entries(value: Any, key: str, source: str) -> list[dict[str, Any]]:
+    """The list under `key`, of mappings from fields to values."""
+    if not isinstance(value, list):
+        raise ValueError(f"{source}: {key}: expected a list, found `{value}`")
+    for entry in value:
+        if not isinstance(entry, dict) or not entry:
+            raise ValueError(f"{source}: {key}: expected {{field: value, ...}}, found `{entry}`")
+        check_fields(entry, source)
+    return value
 
 
 def check_fields(names: Iterable[Any], source: str) -> None:

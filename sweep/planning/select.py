@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from shards.support.yaml_reader import parse_value
@@ -20,6 +21,16 @@ def matches(config: TrialConfig, fields: dict[str, Any]) -> bool:
         return make_config(given | fields) == config
     except ValueError:
         return False
+
+
+def priorities(trials: list[TrialConfig], first: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """{trial identity: number of the first entry that it matches}, of those that match one."""
+    found: dict[str, int] = {}
+    for number, fields in enumerate(first):
+        for config in trials:
+            if config.identity not in found and matches(config, fields):
+                found[config.identity] = number
+    return found
 
 
 def only(trials: list[TrialConfig], settings: list[str]) -> list[TrialConfig]:

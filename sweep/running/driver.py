@@ -7,7 +7,8 @@ and from the journal to MLflow; see `sweep.journal`.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Sweep:
         retry_failed: whether trials run that failed in an earlier run of the sweep in `folder`.
         teacher_robustness: whether new banks hold the teacher's figures under the test arms in
             place of its embeddings.
+        first: {trial identity: number} of trials that start before the others, the lowest first.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class Sweep:
     hold: Hold
     retry_failed: bool = True
     teacher_robustness: bool = False
+    first: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,11 @@ def _build_and_train(
                 build = partial(_build_on_cluster, job, resources)
                 build_once(job.location, sweep.store, build)
         # The heaviest first: at the end, when some workers have nothing left to do, the trials
-        # that the others are waiting for are short.
-        ordered = sorted(trials, key=trial_weight, reverse=True)
+        # that the others are waiting for are short. Those that the grid puts first come before.
+        last = len(sweep.first)
+        ordered = sorted(
+            trials, key=lambda c: (sweep.first.get(c.identity, last), -trial_weight(c))
+        )
         behalf, observer = Behalf(sweep.hold.token), Observer()
         while ordered and not stopping.requested:
             jobs = [Job(config, bank_of[config.identity]) for config in ordered]

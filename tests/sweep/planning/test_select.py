@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.planning.select import only
+from sweep.planning.grid import read_grid
+from sweep.planning.select import only, priorities
 from trainers.canonical import make_config
 
 TRIALS = [
@@ -52,3 +53,25 @@ def test_what_selects_nothing_is_one_line(settings: list[str], said: str) -> Non
         only(TRIALS, settings)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_trials_that_a_grid_puts_first_are_numbered_by_entry() -> None:
+    found = priorities(TRIALS, [{"arm": "crop_flip:4", "seed": 1}, {"arm": "crop_flip"}])
+    assert {c.identity: c.seed for c in TRIALS if found.get(c.identity) == 0} == {
+        c.identity: 1 for c in TRIALS if c.arm.startswith("crop_flip") and c.seed == 1
+    }
+    assert sorted(found.values()) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("clean", "first: expected a list"),
+        ("[clean]", "first: expected {field: value, ...}, found `clean`"),
+        ("[{amr: clean}]", "unknown field `amr`; did you mean `arm`"),
+    ],
+)
+def test_what_comes_first_is_checked(first: str, said: str) -> None:
+    with pytest.raises(ValueError, match=r"^mine\.yaml: ") as refused:
+        read_grid(f"first: {first}\n", "mine.yaml", "mine")
+    assert said in str(refused.value)
