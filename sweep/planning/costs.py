@@ -11,7 +11,6 @@ import torch
 from shards.building.estimate import bank_bytes, size_of, teacher_seconds
 from shards.building.request import Request
 from shards.support import storage
-from shards.support.progress import clock
 from shards.teachers import embedding_dim
 from sweep.planning.banks import plan_banks
 from sweep.planning.sizes import input_side, samples_seen, student_of
@@ -113,10 +112,12 @@ def teacher_pass_seconds(request: Request) -> float:
     return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
 
 
-def guess(trials: list[TrialConfig], cpus: int) -> str:
-    """A first estimate for the progress bar, until epochs have been timed: `, about 5:20`."""
+def guess(trials: list[TrialConfig], cpus: int) -> tuple[dict[str, float], float]:
+    """({trial identity: seconds that it trains}, seconds of all trials), on this machine's CPUs."""
+    training = training_seconds(trials)
     core_seconds = sum(
         (FIXED_SECONDS + seconds) * min(cpus, config.ranks * config.threads)
-        for config, seconds in training_seconds(trials).items()
+        for config, seconds in training.items()
     )
-    return f", about {clock(START_SECONDS + core_seconds / min(cpus, len(trials)))}"
+    whole = START_SECONDS + core_seconds / min(cpus, len(trials))
+    return {config.identity: seconds for config, seconds in training.items()}, whole

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
+from sweep.planning.recorded_plan import PlannedStart
 from sweep.reporting.groups import (
     RECIPE,
     SEED,
@@ -143,7 +143,7 @@ def _notes(setting: Setting) -> Iterable[str]:
         yield f"Teacher values differ between trials{where}; its rows show means: {shown}."
 
 
-def meta(compared: Compared, trials: Frame) -> dict[str, str]:
+def meta(trials: Frame, planned: Sequence[PlannedStart]) -> dict[str, str]:
     """The short line under the title: trials, date, duration."""
     done = int((trials["status"] == "finished").sum())
     found = {"trials": f"{done} finished"}
@@ -158,16 +158,18 @@ def meta(compared: Compared, trials: Frame) -> dict[str, str]:
     names = sorted({str(value) for value in trials.get("device", []) if isinstance(value, str)})
     if names:
         found["device"] = ", ".join(names)
+    commits = dict.fromkeys(start.commit[:10] for start in planned if start.commit)
+    if commits:
+        found["commit"] = ", ".join(commits)
     return found
 
 
-def provenance(compared: Compared, trials: Frame) -> dict[str, str]:
+def provenance(trials: Frame, planned: Sequence[PlannedStart]) -> dict[str, str]:
     """Where the numbers come from: data, teacher, versions, precision, draws."""
     shown = {
         "run": "runs", "dataset": "data set", "teacher": "teacher",
         "weights_sha256": "teacher weights, sha256", "source": "images, draws and weights, sha256",
-        "precision": "precision", "engine": "engine", "commit": "commit",
-        "version": "version of distilsweep", "torch": "torch", "numpy": "NumPy",
+        "precision": "precision", "engine": "engine", "torch": "torch", "numpy": "NumPy",
         "scikit-learn": "scikit-learn", "python": "Python", "device": "device",
         "instruction_set": "instruction set",
     }  # fmt: skip
@@ -178,6 +180,12 @@ def provenance(compared: Compared, trials: Frame) -> dict[str, str]:
             if values:
                 more = f" and {len(values) - 6} more" if len(values) > 6 else ""
                 found[words] = " · ".join(values[:6]) + more
+    for words, values in (
+        ("commit", [start.commit for start in planned]),
+        ("version of distilsweep", [start.version for start in planned]),
+    ):
+        if known := dict.fromkeys(value for value in values if value):
+            found[words] = " · ".join(known)
     if "data_seed" in trials:
         draws = sorted({text_of(value) for value in trials["data_seed"]} - {"–"}, key=natural)
         found["draws"] = (
@@ -187,7 +195,7 @@ def provenance(compared: Compared, trials: Frame) -> dict[str, str]:
     return found
 
 
-def cost(trials: Frame, planned: dict[str, Any] | None) -> Table | None:
+def cost(trials: Frame, planned: Sequence[PlannedStart]) -> Table | None:
     """Wall time of trials by group of student and arm, beside what the plan expected."""
     if not set(TIMES) <= set(trials.columns):
         return None
@@ -197,7 +205,7 @@ def cost(trials: Frame, planned: dict[str, Any] | None) -> Table | None:
         return None
     columns = [Cell("student"), Cell("trials", number=True), Cell("seconds a trial", number=True)]
     columns += [Cell("planned, training alone", number=True), Cell("all, hours", number=True)]
-    expected = (planned or {}).get("seconds", {})
+    expected = {trial: s for start in planned for trial, s in start.seconds.items()}
     rows = []
     for student, own in known.groupby("student"):
         values = own["seconds"]
@@ -215,7 +223,7 @@ def cost(trials: Frame, planned: dict[str, Any] | None) -> Table | None:
         f"Times are from a trial’s start on its worker to its result, measurements included. All "
         f"{len(known)} trials together took {clock(wall)} of wall time"
     )
-    if total := (planned or {}).get("wall_seconds"):
+    if len(planned) == 1 and (total := planned[0].wall_seconds):
         note += f"; the plan said {clock(total)} ({wall / total:.1f} times as long)"
     return Table("cost", "Planned and actual cost", columns, rows, f"{note}.")
 

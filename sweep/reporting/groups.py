@@ -208,7 +208,7 @@ def compare(trials: Frame, axes: Iterable[str], by: str | None = None) -> Compar
     finished = finished_of(trials)
     apart = _apart(finished)
     axes = [name for name in axes if name not in (*SETTING, SEED) and name in finished]
-    axes = [name for name in axes if _count(finished[name]) > 1]
+    axes = [name for name in axes if _varies(finished, name, apart)]
     axes = sorted(
         (name for name in axes if not _implied(finished, name, axes)),
         key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST),
@@ -273,14 +273,22 @@ def differences(trials: Frame) -> list[str]:
 
 def _apart(trials: Frame) -> list[str]:
     """The fields that make settings of this study: those that vary, and the runs' differences."""
-    names = [name for name in SETTING if name in trials and _count(trials[name]) > 1]
-    names += ["run"] if differences(trials) else []
+    names = ["run"] if differences(trials) else []
+    names += [name for name in SETTING if name in trials and _count(trials[name]) > 1]
     # Two names of one thing (a teacher and its weights) make one label.
     kept: list[str] = []
     for name in names:
         if not any(_same_split(trials, name, other) for other in kept):
             kept.append(name)
     return kept
+
+
+def _varies(trials: Frame, name: str, apart: list[str]) -> bool:
+    """Whether a field varies inside one setting at least: only there are values compared."""
+    if not apart:
+        return _count(trials[name]) > 1
+    keys = trials[apart].map(str).agg("|".join, axis=1)
+    return any(_count(rows[name]) > 1 for _, rows in trials.groupby(keys))
 
 
 def _same_split(trials: Frame, one: str, other: str) -> bool:

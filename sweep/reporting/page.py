@@ -12,6 +12,7 @@ from shards.support import storage
 from sweep.analysis.frame import Study, load
 from sweep.analysis.judged import Judged, judge_all
 from sweep.analysis.verdicts import Verdict
+from sweep.planning.recorded_plan import PlannedStart, read_plan
 from sweep.reporting import facts
 from sweep.reporting.drawing import Figure, as_svg
 from sweep.reporting.figures import figures_of, legend_of
@@ -56,9 +57,14 @@ def write_report(
     title = " + ".join(Path(folder).resolve().name for folder in folders)
     judged = judge_all(folders) if judged is None else judged
     verdicts = [verdict for family in judged for verdict in family.verdicts]
-    html = render(study, title, by, verdicts, on_figures=on_figures)
+    html = render(study, title, by, verdicts, _plan(folders), on_figures)
     storage.write(str(target), html.encode())
     return target
+
+
+def _plan(folders: Sequence[str | Path]) -> list[PlannedStart]:
+    local = [storage.local_path(str(f)) for f in folders if storage.is_local(str(f))]
+    return [start for folder in local for start in read_plan(folder).starts]
 
 
 def read_study(runs: Sequence[str | Path]) -> Study:
@@ -91,12 +97,12 @@ def render(
     title: str,
     by: str | None = None,
     verdicts: Sequence[Verdict] = (),
-    planned: dict[str, Any] | None = None,
+    planned: Sequence[PlannedStart] = (),
     on_figures: OnFigures = lambda done, total: None,
 ) -> str:
     """The whole page as text; equal studies give equal text.
 
-    verdicts: on the run's claims. planned: what the dry run expected. on_figures: called with
+    verdicts: on the run's claims. planned: the recorded starts. on_figures: called with
     (figures drawn, of how many). Raises: as `material_of`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -148,7 +154,7 @@ def render(
         contents=contents,
         question=facts.question(compared),
         lead=facts.lead(compared),
-        meta=facts.meta(compared, trials),
+        meta=facts.meta(trials, planned),
         banners=facts.banners(compared),
         verdicts=verdict_lines(verdicts),
         figures=figures,
@@ -158,7 +164,7 @@ def render(
         unfinished=unfinished(trials, compared.axes),
         undefined="",
         cost=facts.cost(trials, planned),
-        provenance=facts.provenance(compared, trials),
+        provenance=facts.provenance(trials, planned),
         folded=[t for t in (all_measures(compared), every_trial(compared)) if t],
         fixed=facts.fixed(trials, study.fields),
     )

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from shards.building.ray_workers import build_on_connected_ray
 from shards.support.lease import Observer
-from shards.support.progress import Progress
+from shards.support.progress import Progress, clock
 from sweep.journal.events import Journal
 from sweep.journal.records import read_run
 from sweep.journal.run_record import open_record, record_sweep
 from sweep.journal.tracking import Tracker
 from sweep.planning.banks import BankJob, build_bank, plan_banks
 from sweep.planning.costs import guess
+from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import trial_weight
 from sweep.running.holding import Hold
 from sweep.running.joined import build_once, wait_for_others
@@ -135,8 +136,14 @@ def _build_and_train(
             build_once(job.location, sweep.store, partial(_build_here, job))
     bar = Progress("trials", watch.total())
     bar.resume_at(watch.done())
-    first_guess = "" if resources.address else guess(trials, resources.local_cpus())
-    bar.note = watch.note() + first_guess
+    bar.note = watch.note()
+    if resources.address:
+        record_plan(sweep.folder, {}, None)
+    else:
+        # A first estimate for the bar, until epochs have been timed.
+        seconds, wall_seconds = guess(trials, resources.local_cpus())
+        record_plan(sweep.folder, seconds, wall_seconds)
+        bar.note += f", about {clock(wall_seconds)}"
     with bar, connected(resources, sweep.folder):
         watch.bar = bar
         if resources.address is not None:

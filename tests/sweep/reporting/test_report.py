@@ -17,6 +17,7 @@ from sweep.analysis.verdicts import verdicts_of_trials
 from sweep.report import main
 from sweep.reporting.figures import FIGURES, save_figures
 from sweep.reporting.page import material_of, render, write_report
+from tests.sweep.made import result_line, write_journal
 from tests.sweep.reporting.trials import Page, grid, make_run, record
 
 ROOT = Path(__file__).parents[3]
@@ -281,3 +282,21 @@ def test_json_prints_rows_and_writes_nothing(tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["kind"] for row in rows] == ["teacher", "student"]
     assert not (folder / "report.html").exists()
+
+
+def test_cost_and_provenance_come_from_the_plan(undrawn, tmp_path):
+    records = [record(seed=i) for i in range(2)]
+    starts = [
+        {"event": "start", "trial": one["id"], "time_ms": 1, "config": one["config"]}
+        for one in records
+    ]
+    lines = [json.loads(json.dumps(result_line(one) | {"time_ms": 61_001})) for one in records]
+    folder = write_journal(tmp_path / "r", [*starts, *lines])
+    plan = {"started_ms": 1, "commit": "c" * 40, "version": "0.1.0", "wall_seconds": 30.0}
+    plan["seconds"] = {one["id"]: 20.0 for one in records}
+    (folder / "plan.json").write_text(json.dumps({"starts": [plan]}))
+    page = page_of(folder)
+    assert ["width:1", "2", "61.0 ± 0.0", "20.0", "0.03"] in page.rows
+    assert "took 1 min 01 s of wall time; the plan said 30 s (2.0 times as long)" in page.text
+    assert "c" * 40 in page.text
+    assert "1970-01-01" in page.text
