@@ -68,6 +68,7 @@ SECTIONS = {
     },
     "Length and batches": {
         "seed": "seed of initialisation and of the order of samples",
+        "recipe": "version of the arithmetic of training: set by the code, recorded, never chosen",
         "epochs": "passes over the train images; 0: an untrained student",
         "duration": "instead of `epochs`: for example `1000 steps` or `50000 samples`",
         "batch_size": "samples of an optimiser step, over all ranks and micro-batches",

@@ -25,6 +25,7 @@ from shards.support.registry import closest
 from shards.support.schema import validated
 from shards.support.yaml_reader import parse_mapping
 from trainers.config import rules
+from trainers.config.recipe import FIRST, RECIPE_FIELD
 from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES
 from trainers.objectives import (
@@ -79,6 +80,14 @@ def make_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
     except ValueError as error:
         prefix = f"{where}: " if where else ""
         raise ValueError(prefix + one_line(str(error))) from None
+
+
+def stored_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
+    """The trial whose fields were stored, perhaps before there were recipes.
+
+    Raises: ValueError as `make_config`.
+    """
+    return make_config({RECIPE_FIELD: FIRST} | dict(fields), where)
 
 
 def load_config(path: str) -> TrialConfig:

@@ -28,7 +28,7 @@ import torch
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
-from trainers.canonical import make_config
+from trainers.canonical import stored_config
 from trainers.config.schema import TrialConfig
 from trainers.engines import choose_device
 from trainers.inputs import TrialSplits
@@ -74,7 +74,7 @@ def probe(
         OSError: where a file cannot be read or written.
     """
     trial = subject.inputs.config
-    config = make_config(trial.model_dump() | {"probes": names} | (changes or {}))
+    config = stored_config(trial.model_dump() | {"probes": names} | (changes or {}))
     files = {name: reprobed_file(subject.folder, name, config, trial) for name in config.probes}
     wanted = {name: _measurement(subject, config, name) for name in config.probes}
     missing = [name for name in config.probes if not _is_current(files[name], wanted[name])]

@@ -41,6 +41,7 @@ from shards.support.memory import keep_freed_memory
 from shards.support.progress import Progress
 from shards.support.retry import patiently
 from trainers.canonical import load_config, make_config
+from trainers.config.recipe import check_recipe
 from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES, check_engine, choose_device
 from trainers.engines.base import Engine
@@ -126,6 +127,7 @@ def run_trial(
         if not rank_of_environment():
             tidy(root, config)
         return stored
+    check_recipe(config.recipe)
     check_engine(config, choose_device(device))
     failures = _failure_noted(trial_folder(root, config), config)
     with (

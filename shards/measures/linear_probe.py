@@ -10,6 +10,9 @@ C = 1 regularises, so this accuracy mixes linear separability with the scale of 
 square of train, so that shifts, scales and rotations change nothing; C is the best of a grid on a
 held-out tenth of train, and the classifier is then fitted on all of train.
 
+Where the best C is an end of the grid, the grid goes on by further powers of 10 in that direction
+as long as they are strictly better, to 1e-9 and 1e4 at most.
+
 C multiplies the SUM of the losses, as in scikit-learn, so equal C at different N do not compare.
 """
 
@@ -30,6 +33,10 @@ Labels = NDArray[np.int64]
 
 PAPER_BATCH = 64  # fixed, so that the protocol does not depend on a trial's batch size
 GRID = tuple(10.0**power for power in range(-6, 2))
+WIDER = (  # beyond its ends, from the ends outwards
+    tuple(10.0**power for power in (-7, -8, -9)),
+    tuple(10.0**power for power in (2, 3, 4)),
+)
 GRID_TOL = 1e-5  # at 1e-4, scikit-learn's default, neighbouring values of the grid look alike
 HELD_OUT = 0.1
 
@@ -145,11 +152,18 @@ def held_out(labels_N: Labels, seed: int, share: float = HELD_OUT) -> NDArray[np
 
 
 def choose_c(
-    x_ND: NDArray[np.float32], labels_N: Labels, seed: int, grid: tuple[float, ...] = GRID
+    x_ND: NDArray[np.float32],
+    labels_N: Labels,
+    seed: int,
+    grid: tuple[float, ...] = GRID,
+    wider: tuple[tuple[float, ...], tuple[float, ...]] = WIDER,
 ) -> float:
     """The C of `grid` with the best accuracy on the held-out samples; ties go to the smallest C.
 
-    Each fit starts from the solution for the previous C, which is close to it.
+    Where that is the first or last of the grid, the values of `wider` below or above it are tried
+    in turn, as long as each is strictly better than the one before: an end of a grid says only that
+    the best lies there or beyond. Ties end the search, since as C goes to 0 or to infinity the
+    predictions no longer change. Each fit starts from a solution for a neighbouring C.
     Raises: ValueError where no class has two samples; see `fit`.
     """
     held_N = held_out(labels_N, seed)
@@ -160,13 +174,28 @@ def choose_c(
     fitted_N = labels_N[~held_N]
     labels = torch.from_numpy(fitted_N)  # pyright: ignore[reportUnknownMemberType]
     problem = SoftmaxProblem(_tensor(x_ND[~held_N]), labels, int(labels_N.max()) + 1)
-    model, best = None, (-1.0, 0.0)
+
+    def score(C: float, start: SoftmaxModel | None) -> tuple[float, SoftmaxModel]:
+        model = problem.solve(_softmax_c(C, fitted_N), GRID_TOL, start=start)
+        return accuracy(Classifier(model), x_ND[held_N], labels_N[held_N]), model
+
+    model, best, found = None, -1.0, 0.0
+    ends: list[SoftmaxModel] = []
     for C in sorted(grid):
-        model = problem.solve(_softmax_c(C, fitted_N), GRID_TOL, start=model)
-        score = accuracy(Classifier(model), x_ND[held_N], labels_N[held_N])
-        if score > best[0]:
-            best = score, C
-    return best[1]
+        reached, model = score(C, model)
+        ends = [*ends[:1], model]
+        if reached > best:
+            best, found = reached, C
+    for end, further, start in zip((min(grid), max(grid)), wider, (ends[0], ends[-1]), strict=True):
+        if found != end:
+            continue
+        model = start
+        for C in further:
+            reached, model = score(C, model)
+            if reached <= best:
+                break
+            best, found = reached, C
+    return found
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from sweep.journal.mlflow_uri import is_tracking_uri
 from sweep.journal.records import Run, newest_only, read_run
 from sweep.journal.store_runs import is_store, read_store
 from trainers.canonical import trial_fields
+from trainers.config.recipe import RECIPE_FIELD, recipe_of
 from trainers.results.record import Embeddings, TrialResult
 
 SEED = "seed"
@@ -206,7 +207,7 @@ def _rows(run: Run) -> list[tuple[Row, TrialResult | None]]:
 
 
 def _config_row(config: Mapping[str, Any]) -> Row:
-    row = {name: _cell(value) for name, value in config.items()}
+    row = {RECIPE_FIELD: recipe_of(config)} | {name: _cell(v) for name, v in config.items()}
     return row | {"teacher.random_weights": has_random_weights(str(config.get("teacher")))}
 
 

@@ -10,6 +10,7 @@ from shards.arms import make_arm
 from sweep.planning.grid import LIMIT, Grid
 from sweep.planning.sizes import train_samples
 from trainers.canonical import make_config
+from trainers.config.recipe import check_recipe
 from trainers.config.schema import TrialConfig
 
 
@@ -46,6 +47,7 @@ def _trials(grid: Grid) -> dict[str, TrialConfig]:
             continue
         for seed in grid.seeds:
             config = make_config(combination | {"seed": seed}, grid.source)
+            check_recipe(config.recipe)
             if grid.distinct_views:
                 _refuse_repeated_views(config, grid.source)
             trials[config.identity] = config

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from shards.teachers import has_random_weights
+from trainers.config.recipe import RECIPE_FIELD, recipe_of
+from trainers.probes.censored import bound_of, uncensored
 from trainers.results.record import Cost, Data, TrialResult
 
 REPLICATE = "seed"  # the one field of a configuration that may differ inside a group
@@ -32,11 +34,17 @@ NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
 
 @dataclass(frozen=True)
 class Stat:
-    """Mean, standard deviation (ddof = 1, None where n = 1) and count of finite values."""
+    """Mean, standard deviation (ddof = 1, None where n = 1) and count of finite values.
+
+    censored: of how many of the n values only a bound is known (`trainers.probes.censored`). Where
+    there are any, the mean takes them at their bounds, so it is itself a lower bound, and there is
+    no standard deviation.
+    """
 
     mean: float
     sd: float | None
     n: int
+    censored: int = 0
 
 
 def stat_of(values: Iterable[Any]) -> Stat | None:
@@ -44,6 +52,23 @@ def stat_of(values: Iterable[Any]) -> Stat | None:
     numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
     sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
     return Stat(float(np.mean(numbers)), sd, len(numbers)) if numbers else None
+
+
+def stat_of_metric(trials: Iterable[Mapping[str, float]], name: str) -> Stat | None:
+    """Stat of a metric over the metrics of several trials, censored values included."""
+    values: list[float | None] = []
+    censored = 0
+    for metrics in trials:
+        bound = bound_of(metrics, name)
+        censored += bound is not None
+        values.append(metrics.get(name) if bound is None else bound)
+    stat = stat_of(values)
+    return replace(stat, sd=None, censored=censored) if stat and censored else stat
+
+
+def _names(trials: Iterable[Mapping[str, float]]) -> list[str]:
+    """Names of the metrics of any trial, those included of which all values are censored."""
+    return sorted({n for metrics in trials for name in metrics for n in (name, uncensored(name))})
 
 
 @dataclass(frozen=True)
@@ -65,13 +90,14 @@ class Group:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What tells groups apart: the configuration, the amount of data, the kind of device."""
+        """What tells groups apart: configuration, amount of data, recipe, kind of device."""
         device = self.results[0].environment.device
-        return self.config | _data_fields(self.data) | {"device": device}
+        recipe = {RECIPE_FIELD: recipe_of(self.config)}
+        return self.config | recipe | _data_fields(self.data) | {"device": device}
 
     def stat(self, metric: str) -> Stat | None:
         """Over the seeds; its n is below the group's where a seed lacks a finite value."""
-        return stat_of(result.metrics.get(metric) for result in self.results)
+        return stat_of_metric((result.metrics for result in self.results), metric)
 
 
 @dataclass(frozen=True)
@@ -99,11 +125,12 @@ def _data_fields(data: Data) -> dict[str, int]:
 
 def _key(result: TrialResult) -> str:
     """Equal for trials of one group."""
-    config = {name: v for name, v in result.config.items() if name != REPLICATE}
+    config = {name: v for name, v in result.config.items() if name not in (REPLICATE, RECIPE_FIELD)}
     sizes = {name: getattr(result.student, name) for name in SIZES}
     # On another kind of device the same seed gives other bits: it is no further seed of the group.
     device = result.environment.device
-    return json.dumps([_flat(config), _data_fields(result.data), sizes, device], sort_keys=True)
+    parts = [_flat(config), recipe_of(result.config), _data_fields(result.data), sizes, device]
+    return json.dumps(parts, sort_keys=True)
 
 
 def natural(value: Any) -> list[tuple[int, float, str]]:
@@ -190,8 +217,7 @@ def teachers(results: Iterable[TrialResult]) -> list[Teacher]:
     found: list[Teacher] = []
     for key, trials in members.items():
         values = [result.teacher for result in trials]
-        names = dict.fromkeys(name for value in values for name in value)
-        stats = {n: stat for n in names if (stat := stat_of(value.get(n) for value in values))}
+        stats = {n: stat for n in _names(values) if (stat := stat_of_metric(values, n))}
         spectra = (result.arrays.get("teacher/spectrum") for result in trials)
         found.append(Teacher(json.loads(key), stats, next((list(s) for s in spectra if s), [])))
     return sorted(found, key=lambda teacher: setting(teacher.fields))
@@ -221,11 +247,11 @@ def as_plain(results: Iterable[TrialResult]) -> list[dict[str, Any]]:
     results = list(results)
     rows: list[dict[str, Any]] = []
     for teacher in teachers(results):
-        metrics = {name: asdict(stat) for name, stat in teacher.metrics.items()}
+        metrics = {name: _plain(stat) for name, stat in teacher.metrics.items()}
         rows.append({"kind": "teacher", **teacher.fields, "metrics": metrics})
     for group in group_results(results):
-        names = sorted({name for result in group.results for name in result.metrics})
-        metrics = {name: asdict(stat) for name in names if (stat := group.stat(name))}
+        names = _names(result.metrics for result in group.results)
+        metrics = {name: _plain(stat) for name in names if (stat := group.stat(name))}
         row = {name: group.config[name] for name in ("dataset", "teacher", "student", "arm")}
         row |= {"parameters": group.student.model_dump(), "data": group.data.model_dump()}
         row |= {"config": group.config, "seeds": group.seeds, "n": group.n, "metrics": metrics}
@@ -233,13 +259,21 @@ def as_plain(results: Iterable[TrialResult]) -> list[dict[str, Any]]:
     return rows
 
 
+def _plain(stat: Stat) -> dict[str, float | int | None]:
+    """The fields of a Stat; `censored` only where there are such values."""
+    return {name: v for name, v in asdict(stat).items() if name != "censored" or v}
+
+
 def short(stat: Stat | None, scale: float, digits: int, n: int | None = None) -> str:
-    """`15.9 ±0.4`; `±-` where n = 1, `-` where nothing was measured, `n=2` if a seed lacks it."""
+    """`15.9 ±0.4`; `±-` where n = 1, `-` where nothing was measured, `n=2` if a seed lacks it.
+
+    `>0.43` where values are censored, so that the mean is a bound.
+    """
     if stat is None:
         return "-"
-    mean = f"{stat.mean * scale:.{digits}f}"
-    if n is None:
-        return mean
+    mean = f"{'>' * bool(stat.censored)}{stat.mean * scale:.{digits}f}"
+    if n is None or stat.censored:
+        return mean + (f" n={stat.n}" if n is not None and stat.n < n else "")
     spread = "-" if stat.sd is None else f"{stat.sd * scale:.{digits}f}"
     return f"{mean} ±{spread}" + (f" n={stat.n}" if stat.n < n else "")
 

@@ -57,8 +57,9 @@ def test_a_finished_trial_has_its_whole_result(done, make):
     names = {name.removeprefix("test/") for name in result.metrics}
     beside = {name.removeprefix("teacher/") for name in result.teacher}
     own = {n for n in names - beside if not re.search("penultimate|refitted|recalibrated", n)}
-    assert own <= {"noise/pixel/half"}
-    assert beside - names <= {"noise/pixel/half"}
+    half = {"noise/pixel/half", "noise/pixel/half/above"}
+    assert own <= half
+    assert beside - names <= half
     assert "noise/pixel/0.1/refitted/accuracy" in names
     assert {"linear/paper/accuracy", "noise/pixel/0.1/accuracy", "rank/effective"} <= names
     for value in [*result.metrics.values(), *result.teacher.values()]:

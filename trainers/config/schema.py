@@ -15,6 +15,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from shards.support.schema import StrictModel
 from trainers.config.durations import canonical_duration, in_steps
+from trainers.config.recipe import FIRST, RECIPE, RECIPE_FIELD
 from trainers.config.types import DataSeed, Flag, Integer, Number, Text, without_minus_zero
 
 # Expected facts about the teacher: they are compared with the bank and change no result.
@@ -50,8 +51,9 @@ class TrialConfig(StrictModel):
     # Fields of the objectives, see trainers.objectives: those of the objective's terms, and those
     # that every trial has. Written and read as if they were fields of the trial itself.
     objective_fields: Mapping[str, Any] = Field(default_factory=dict)
-    # Random seed, length and batches.
+    # Random seed, version of the arithmetic (set by the code), length and batches.
     seed: Integer = Field(default=0, ge=0, lt=2**63)
+    recipe: Integer = Field(default=RECIPE, ge=1)
     epochs: Integer | None = Field(default=5, ge=0, le=100_000)
     duration: Text | None = None  # instead of epochs: `1000 steps`, `50000 samples`
     batch_size: Integer = Field(default=64, ge=2)
@@ -118,7 +120,7 @@ class TrialConfig(StrictModel):
         """One level of names: the objective's fields are written in place of `objective_fields`.
 
         YAML files, grids, `--set`, result.json and MLflow all use these names. Their order is
-        part of the identity.
+        part of the identity. The first recipe is not written, see `trainers.config.recipe`.
         """
         flat: dict[str, Any] = {}
         for name, value in handler(self).items():
@@ -126,6 +128,8 @@ class TrialConfig(StrictModel):
         # A result written before this field existed has the same JSON as one that does not set it.
         if flat.get("teacher_precision", "") is None:
             del flat["teacher_precision"]
+        if flat.get(RECIPE_FIELD) == FIRST:
+            del flat[RECIPE_FIELD]
         return flat
 
     def __hash__(self) -> int:

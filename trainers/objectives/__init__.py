@@ -230,13 +230,18 @@ def koleo(student_BD: torch.Tensor, teacher_BD: torch.Tensor, fields: KoleoField
 OBJECTIVES = Objectives(
     "objective",
     {
-        "cosine": Objective(cosine),
-        "mse": Objective(mse),
-        "theia": Objective(theia, TheiaFields),
+        "cosine": Objective(cosine, aligns=lambda fields: True),
+        "mse": Objective(mse, aligns=lambda fields: True),
+        "theia": Objective(
+            theia,
+            TheiaFields,
+            aligns=lambda f: f.theia_cosine_weight > 0 or f.theia_smooth_l1_weight > 0,
+        ),
         "infonce": Objective(
             infonce,
             InfonceFields,
             second_view=lambda fields: fields.infonce_positive == "student",
+            aligns=lambda f: f.infonce_positive == "teacher" and f.infonce_weight > 0,
         ),
         "rkd": Objective(rkd, RkdFields),
         "sp": Objective(sp, SpFields),
@@ -270,6 +275,13 @@ def needs_second_view(name: str, fields: Mapping[str, Any]) -> bool:
     """Whether a term of the objective, with these field values, compares two views of an image."""
     return name != UNTRAINED and any(
         term.needs_second_view(fields) for term in OBJECTIVES.terms_of(name)
+    )
+
+
+def aligns_to_target(name: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a term of the objective draws each embedding to the target of the same image."""
+    return name != UNTRAINED and any(
+        term.aligns_to_target(fields) for term in OBJECTIVES.terms_of(name)
     )
 
 

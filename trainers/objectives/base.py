@@ -39,11 +39,15 @@ class Objective:
         fields: the class of its fields, None for an objective without fields.
         second_view: whether, with these fields, it compares two views of each image. Then
             student_BD is cat([embedding of one view, of the other]), shape (B, 2 D).
+        aligns: whether, with these fields, each student embedding is drawn to the target of the
+            same image, axis by axis. An objective on distances or inner products within a batch is
+            not: a student that is rotated against its teacher has the same loss.
     """
 
     function: Callable[..., torch.Tensor]
     fields: type[ObjectiveFields] | None = None
     second_view: Callable[[Any], bool] | None = None
+    aligns: Callable[[Any], bool] | None = None
 
     def fields_from(self, values: Mapping[str, Any]) -> ObjectiveFields | None:
         """An instance of `fields`; names of other objectives in `values` are ignored.
@@ -65,6 +69,10 @@ class Objective:
     def needs_second_view(self, values: Mapping[str, Any]) -> bool:
         """Whether it compares two views of each image with these values of its fields."""
         return self.second_view is not None and self.second_view(self.fields_from(values))
+
+    def aligns_to_target(self, values: Mapping[str, Any]) -> bool:
+        """Whether it draws each embedding to its target with these values of its fields."""
+        return self.aligns is not None and self.aligns(self.fields_from(values))
 
 
 def sum_of(terms: list[Objective], values: Mapping[str, Any]) -> Loss:

@@ -10,8 +10,9 @@
 T are RAW vectors (unit vector times its stored norm), and so are all targets: an objective on
 unit vectors normalises them itself. mean, std and the eigenvectors U and eigenvalues lambda of
 the covariance (1/N, descending) are those of the clean train images' stored embeddings, in
-float64. Targets phi_s and whitened lie in a rotated space, where a cosine to the teacher has no
-meaning; targets teacher and pca:K lie in the teacher's space.
+float64. Targets teacher and pca:K lie in the teacher's space. The others do not: phi_s and whitened
+are rotated, standardised is moved and stretched, labels are classes; there a cosine to the teacher
+has no meaning, and is not reported (`trainers.probes.teacher_space`).
 """
 
 from __future__ import annotations
@@ -231,17 +232,35 @@ def _pca(spec: str, argument: str, source: Source) -> Target:
     return _affine(spec, source, u_DK @ u_DK.T, mean_D)
 
 
-TARGETS: Table[Callable[[str, str, Source], Target]] = Table(
+@dataclass(frozen=True)
+class TargetKind:
+    """One entry of TARGETS.
+
+    make: (spec, its argument, what it is computed from) -> the target.
+    in_teacher_space: whether it has the teacher's origin and axes, so that a student that reaches
+        it can be compared with the teacher's embeddings by cosines.
+    """
+
+    make: Callable[[str, str, Source], Target]
+    in_teacher_space: bool = False
+
+
+TARGETS: Table[TargetKind] = Table(
     "target",
     {
-        "teacher": _teacher,
-        "standardised": _standardised,
-        "phi_s": _phi_s,
-        "whitened": _whitened,
-        "pca": _pca,
-        "labels": _labels,
+        "teacher": TargetKind(_teacher, in_teacher_space=True),
+        "standardised": TargetKind(_standardised),
+        "phi_s": TargetKind(_phi_s),
+        "whitened": TargetKind(_whitened),
+        "pca": TargetKind(_pca, in_teacher_space=True),
+        "labels": TargetKind(_labels),
     },
 )
+
+
+def in_teacher_space(spec: str) -> bool:
+    """Whether a target has the teacher's origin and axes. Raises: ValueError for another name."""
+    return TARGETS[split_spec(spec)[0]].in_teacher_space
 
 
 def canonical_target(spec: str) -> str:
@@ -285,6 +304,6 @@ def make_target(spec: str, clean_train: Split, classes: int) -> Target:
     spec = canonical_target(spec)
     name, argument = split_spec(spec)
     try:
-        return TARGETS[name](spec, argument, Source(clean_train, classes))
+        return TARGETS[name].make(spec, argument, Source(clean_train, classes))
     except ValueError as error:
         raise ValueError(f"target: `{spec}`: {error}") from None

@@ -19,6 +19,7 @@ from shards.measures.corruption import Figures
 from trainers.inputs import TrialSplits
 from trainers.probes.features import FeatureBank, Floats, SplitName, Stored, Subject, unit
 from trainers.probes.projection import principal_projection
+from trainers.probes.teacher_space import learns_teacher_space
 from trainers.students.base import Student
 from trainers.training.data import Data
 
@@ -95,7 +96,9 @@ def student_features(model: Student, splits: TrialSplits, device: torch.device) 
 
     Clean images are embedded at once, others when a probe requests them.
     """
-    return _feature_bank(splits, StudentSubject(model, splits, device), splits.inputs.config.arm)
+    config = splits.inputs.config
+    bank = _feature_bank(splits, StudentSubject(model, splits, device), config.arm)
+    return replace(bank, aligned=learns_teacher_space(config))
 
 
 # ---- the teacher, from the embeddings that the bank stores ----

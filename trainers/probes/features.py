@@ -59,6 +59,7 @@ class FeatureBank:
     figures: {arm: figures} that were measured when the shards were built, for arms under which the
         subject cannot be embedded.
     seed: of every random choice that a probe makes.
+    aligned: whether the subject's embeddings are meant to lie in the teacher's space.
     test_file_order_N: the rows of the test images in the order of the data set's files; None where
         they are in that order already.
     cache: results that several probes need, see `cached`.
@@ -79,8 +80,17 @@ class FeatureBank:
     adapt_arms: tuple[str, ...] = ()
     figures: Mapping[str, Figures] = field(default_factory=lambda: {})
     seed: int = 0
+    aligned: bool = True
     test_file_order_N: NDArray[np.int64] | None = None
     cache: dict[str, Any] = field(default_factory=lambda: {})
+
+    @property
+    def in_teacher_space(self) -> bool:
+        """Whether cosines between the subject's embeddings and the teacher's have a meaning.
+
+        See `trainers.probes.teacher_space`. A probe yields values that rest on them only if so.
+        """
+        return self.aligned and self.test_ND.shape[1] == self.teacher_ND.shape[1]
 
     def cached(self, name: str, compute: Callable[[], T]) -> T:
         """The result of `compute`, which is called once for this bank and name."""

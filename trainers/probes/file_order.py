@@ -20,8 +20,8 @@ def file_order(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     rows_N = slice(None) if bank.test_file_order_N is None else bank.test_file_order_N
     x_ND, y_ND = bank.test_ND[rows_N], bank.teacher_ND[rows_N]
     yield "uniformity/paper/file_order", paper_uniformity(x_ND)
-    same_width = x_ND.shape == y_ND.shape
-    yield "infonce/paper/file_order", paper_infonce(x_ND, y_ND) if same_width else float("nan")
+    if bank.in_teacher_space:
+        yield "infonce/paper/file_order", paper_infonce(x_ND, y_ND)
 
 
 FILE_ORDER = Probe(

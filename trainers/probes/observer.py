@@ -6,9 +6,9 @@ with (step, model) and returns one row:
 
     rank/effective       exp H(lambda / sum lambda) of the centred test embeddings, [1, D]
     rank/participation   tr(C)^2 / tr(C^2), [1, D]
-    cosine_to_teacher    mean cosine to the teacher's embeddings, [-1, 1]
+    cosine_to_teacher    mean cosine to the teacher's embeddings, [-1, 1]; where it has a meaning
     spectrum/K           share of the variance in the first K = 1, 2, 4, ... components, [0, 1]
-    alignment            mean |x_i - y_i|^2 to the teacher's embeddings y, [0, 4]
+    alignment            mean |x_i - y_i|^2 to the teacher's embeddings y, [0, 4]; likewise
     uniformity           log mean exp(-2 |x_i - x_j|^2) over distinct pairs, [-8, 0]
     ridge/accuracy       of a ridge classifier fitted on the train subset, [0, 1]
 
@@ -43,6 +43,7 @@ from shards.measures.truncated import dims
 from trainers.inputs import TrialSplits
 from trainers.probes.feature_banks import encode_view
 from trainers.probes.features import Floats, unit
+from trainers.probes.teacher_space import learns_teacher_space
 from trainers.training.data import Data
 from trainers.training.wrappers import unwrap_student
 
@@ -109,7 +110,7 @@ class Observer:
 
     def __init__(self, splits: TrialSplits, device: torch.device) -> None:
         inputs, config = splits.inputs, splits.inputs.config
-        self.threads = config.threads
+        self.threads, self._aligned = config.threads, learns_teacher_space(config)
         clean = make_arm("clean")
         self._train, self._test = (
             _subset(split, config.curve_samples)
@@ -129,7 +130,6 @@ class Observer:
 
     def _row(self, train_ND: Floats, test_ND: Floats) -> Row:
         with threadpool_limits(self.threads):
-            cosine = (test_ND.astype(np.float64) * self._teacher[1]).sum(axis=1).mean()
             labels = self._train.labels_N, self._test.labels_N
             values_D = centred_eigenvalues(test_ND)
             shares_D = np.cumsum(values_D) / (values_D.sum() or np.nan)
@@ -137,11 +137,13 @@ class Observer:
                 "rank/effective": rank_from_eigenvalues(values_D),
                 "rank/participation": participation_ratio(values_D),
                 **{f"spectrum/{k}": float(shares_D[k - 1]) for k in dims(len(shares_D))},
-                "cosine_to_teacher": float(cosine),
-                "alignment": alignment(test_ND, self._teacher[1]),
                 "uniformity": uniformity(test_ND),
                 "ridge/accuracy": ridge_accuracy(train_ND, labels[0], test_ND, labels[1]),
             }
+            if self._aligned:
+                cosine_N = (test_ND.astype(np.float64) * self._teacher[1]).sum(axis=1)
+                row["cosine_to_teacher"] = float(cosine_N.mean())
+                row["alignment"] = alignment(test_ND, self._teacher[1])
         return {name: value for name, value in row.items() if np.isfinite(value)}
 
 

@@ -30,6 +30,7 @@ from shards.arms.corruption_arms import corruptions_in
 from shards.measures.corruption import Draw, Figures, figures_of, measure_draw
 from shards.measures.linear_probe import accuracy
 from trainers.probes.base import Probe, Value
+from trainers.probes.censored import CENSORED
 from trainers.probes.features import FeatureBank, Subject
 from trainers.probes.linear import LINEAR, paper_classifier
 from trainers.probes.spectrum import SPECTRUM
@@ -89,8 +90,8 @@ def half_severity(accuracies: Mapping[float, float], clean: float, chance: float
 
     The first severity s with accuracy(s) = chance + (clean - chance) / 2, in the unit of the
     severities, higher is better. accuracies: {severity: accuracy}, severity 0 being `clean`; it is
-    interpolated linearly between measured severities. NaN where no accuracy is that low, or where
-    the clean accuracy is not above chance.
+    interpolated linearly between measured severities. Infinite where no accuracy is that low: the
+    severity is then above the largest measured. NaN where the clean accuracy is not above chance.
     """
     goal = chance + (clean - chance) / 2
     points = sorted(({0.0: clean} | {s: a for s, a in accuracies.items() if s > 0}).items())
@@ -99,13 +100,17 @@ def half_severity(accuracies: Mapping[float, float], clean: float, chance: float
     for (low, above), (high, below) in itertools.pairwise(points):
         if below <= goal:
             return low + (above - goal) / (above - below) * (high - low)
-    return math.nan
+    return math.inf
 
 
 def _halves(
     bank: FeatureBank, found: Mapping[str, Figures], clean: float
 ) -> Iterator[tuple[str, float]]:
-    """`half_severity` of every noise that was measured at some strength above 0."""
+    """`half_severity` of every noise that was measured at some strength above 0.
+
+    A value above the largest strength is censored: all that is known is that bound, which is given
+    under the value's name and CENSORED. The value itself is then undefined.
+    """
     chance = 1 / (len(bank.classes) or len(np.unique(bank.train_labels_N)))
     for noise in NOISES:
         curve = {
@@ -114,7 +119,10 @@ def _halves(
             if make_arm(spec).metric.startswith(f"{noise}/")
         }
         if any(sigma > 0 for sigma in curve):
-            yield f"{noise}/half", half_severity(curve, clean, chance)
+            half = half_severity(curve, clean, chance)
+            yield f"{noise}/half", half
+            if half == math.inf:
+                yield f"{noise}/half{CENSORED}", max(curve)
 
 
 def _means(bank: FeatureBank, found: Mapping[str, Figures]) -> Iterator[tuple[str, float]]:
@@ -214,7 +222,7 @@ def frequency(bank: FeatureBank) -> Iterator[tuple[str, Value]]:
 
 ROBUSTNESS = Probe(
     robustness,
-    revision=4,
+    revision=5,
     uses=(LINEAR, SPECTRUM),
     default=True,
     metrics="""
@@ -228,6 +236,8 @@ ARM/rank | dimensions | 1 to min(N - 1, D) | neither
     effective rank of the corrupted embeddings
 noise/SPACE/half | strength | 0 upwards | higher
     noise at which half of the clean accuracy above chance is lost
+noise/SPACE/half/above | strength | 0 upwards | higher
+    the largest noise measured, only where half is not lost there: noise/SPACE/half is above it
 ANY/refitted/accuracy | share | 0 to 1 | higher
     ARM/accuracy with a classifier fitted on train images under the same corruption
 ANY/recalibrated/accuracy | share | 0 to 1 | higher

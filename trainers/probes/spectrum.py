@@ -54,10 +54,12 @@ def spectrum(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:
 
 
 def _relation_to_teacher(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:
-    """CKA, cosine and shared subspaces; all but CKA are NaN where the two widths differ."""
+    """CKA; cosine and shared subspaces where the subject lies in the teacher's space."""
     both = Moments.of(bank.test_ND, bank.teacher_ND)
     width = bank.test_ND.shape[1]
     yield "cka/debiased", debiased_cka(bank.test_ND, bank.teacher_ND, both)
+    if not bank.in_teacher_space:
+        return
     yield "cosine_to_teacher", mean_cosine(bank.test_ND, bank.teacher_ND)
     inside_K = subspace_alignment(both.part(0, width), both.part(width, len(both.mean_D)))
     yield "subspace", inside_K.tolist()
@@ -78,7 +80,7 @@ def _penultimate(bank: FeatureBank) -> Iterator[tuple[str, float]]:
 
 SPECTRUM = Probe(
     spectrum,
-    revision=2,
+    revision=3,
     default=True,
     metrics="""
 rank/effective | dimensions | 1 to min(N - 1, D) | neither

@@ -16,9 +16,9 @@ from trainers.probes.features import FeatureBank
 
 
 def zero_shot_predictions(bank: FeatureBank) -> Labels | None:
-    """Predicted class of each clean test embedding; None without text embeddings of its width."""
+    """Predicted class of each clean test embedding; None where no text can be compared with it."""
     text_CD = bank.text_CD
-    if text_CD is None or text_CD.shape[1] != bank.test_ND.shape[1]:
+    if text_CD is None or not bank.in_teacher_space or text_CD.shape[1] != bank.test_ND.shape[1]:
         return None
     return zero_shot_labels(bank.test_ND, text_CD)
 
@@ -26,7 +26,7 @@ def zero_shot_predictions(bank: FeatureBank) -> Labels | None:
 def zero_shot(bank: FeatureBank) -> Iterator[tuple[str, float]]:
     """Accuracy on the clean test images, and how often the teacher predicts the same class.
 
-    Yields nothing without a text tower, or where the student's embeddings have another width.
+    Yields nothing without a text tower, or for a student that is not in the teacher's space.
     """
     predicted_N, text_CD = zero_shot_predictions(bank), bank.text_CD
     if predicted_N is None or text_CD is None:
@@ -41,6 +41,7 @@ def zero_shot(bank: FeatureBank) -> Iterator[tuple[str, float]]:
 
 ZERO_SHOT = Probe(
     zero_shot,
+    revision=2,
     default=True,
     metrics="""
 zero_shot/accuracy | share | 0 to 1 | higher

@@ -8,7 +8,7 @@ from typing import Any
 from shards.bank.manifest import MANIFEST as BANK
 from shards.bank.reader import load_manifest
 from shards.support import storage
-from trainers.canonical import make_config
+from trainers.canonical import make_config, stored_config
 from trainers.config.schema import TrialConfig
 from trainers.inputs import TrialInputs, resolve, source_of
 from trainers.results.folder import (
@@ -83,7 +83,7 @@ def _serves(config: TrialConfig, source: str, bank: str) -> bool:
 
 def of_trial(stored: Stored, result: TrialResult, bank: str | None) -> Subject:
     """The student of a finished trial. Raises: ValueError where its bank is not found."""
-    config = make_config(result.config, stored.location)
+    config = stored_config(result.config, stored.location)
     above = stored.location.rsplit("/", 2)
     root = above[0] if len(above) == 3 and above[1] == TRIALS else stored.location
     inputs = resolve(config, find_bank(config, result.source, root, bank))
@@ -126,7 +126,7 @@ def of_checkpoint(step_folder: str, bank: str | None) -> Subject:
     owner: dict[str, Any] = read_json(storage.join(step_folder, RECORD)).get("owner") or {}
     if "source" not in owner:
         raise ValueError(f"{step_folder}: not a checkpoint that records its trial")
-    config = make_config({name: v for name, v in owner.items() if name != "source"}, step_folder)
+    config = stored_config({n: v for n, v in owner.items() if n != "source"}, step_folder)
     trial = folder.rsplit("/", 1)[0]
     root = trial.rsplit("/", 2)[0]
     inputs = resolve(config, find_bank(config, owner["source"], root, bank))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from shards.measures import linear_probe
 from shards.measures.linear_probe import (
     Standardiser,
     accuracy,
@@ -113,3 +114,30 @@ def test_c_is_the_best_on_what_was_held_out():
     assert len(set(scores.values())) > 1
     with pytest.raises(ValueError, match="two samples"):
         choose_c(x[:3], np.arange(3), 0)
+
+
+def test_the_grid_goes_on_where_its_end_is_the_best(monkeypatch):
+    """Accuracy by C is given here, so that the search alone is tested."""
+    x, labels = clouds(150)
+
+    tried = []
+
+    def chosen(score, **options):
+        def accuracy(model, *_):
+            tried.append(model.model)
+            return score(float(np.log10(model.model))) / 10 + 0.5
+
+        tried.clear()
+        monkeypatch.setattr(linear_probe, "accuracy", accuracy)
+        monkeypatch.setattr(linear_probe.SoftmaxProblem, "solve", lambda self, C, *_, start: C)
+        return choose_c(x, labels, 0, (0.1, 1.0, 10.0), **options)
+
+    assert chosen(lambda power: -abs(power)) == 1
+    assert tried == [0.1, 1, 10]
+    assert chosen(lambda power: -abs(power - 3)) == 1000
+    assert tried == [0.1, 1, 10, 100, 1000, 10_000]
+    further = ((0.01, 0.001), ())
+    assert chosen(lambda power: -power, wider=further) == 0.001
+    # A plateau is no reason to go on: as C goes to 0 predictions no longer change.
+    assert chosen(lambda power: -max(power, -1), wider=further) == 0.1
+    assert tried == [0.1, 1, 10, 0.01]

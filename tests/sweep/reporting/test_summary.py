@@ -16,6 +16,7 @@ from sweep.reporting.summary import (
     group_results,
     random_teachers,
     severities,
+    short,
     some_severities,
     stat_of,
     table,
@@ -189,3 +190,40 @@ def test_seeds_on_other_devices_are_groups_of_their_own():
     groups = group_results(every(trials))
     assert {group.fields["device"] for group in groups} == {"cpu", "H100"}
     assert "device" in columns(groups)
+
+
+# ---- values of which only a bound is known ----
+
+
+def censored(*values):
+    """Trials whose noise at half accuracy is such a value, or above 0.5 where it is None."""
+    half = "test/noise/pixel/half"
+    records = [record(seed=seed) for seed in range(len(values))]
+    for trial, value in zip(records, values, strict=True):
+        trial["metrics"] |= {f"{half}/above": 0.5} if value is None else {half: value}
+    return every(records)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "count", "text"),
+    [
+        ((0.2, 0.3), 0.25, 0, "0.25 ±0.07"),
+        ((0.2, None), 0.35, 1, ">0.35"),
+        ((None, None), 0.5, 2, ">0.50"),
+    ],
+)
+def test_a_mean_with_censored_values_is_a_bound(values, mean, count, text):
+    (group,) = group_results(censored(*values))
+    stat = group.stat("test/noise/pixel/half")
+    assert (stat.mean, stat.n, stat.censored) == (pytest.approx(mean), len(values), count)
+    assert (stat.sd is None) == (count > 0)
+    assert short(stat, 1, 2, group.n) == text
+    plain = as_plain(censored(*values))[1]["metrics"]["test/noise/pixel/half"]
+    assert plain.get("censored", 0) == count
+
+
+def test_recipes_are_groups_of_their_own_and_the_first_need_not_be_named():
+    old, named, new = record(seed=0), record(seed=1, recipe=1), record(seed=2, recipe=2)
+    groups = groups_of([old, named, new])
+    assert [group.seeds for group in groups] == [[0, 1], [2]]
+    assert "recipe" in columns(groups)

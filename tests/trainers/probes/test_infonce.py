@@ -32,4 +32,4 @@ def test_a_student_of_another_width_can_only_spread():
     defined = {name for name, value in metrics.items() if np.isfinite(value)}
     ways = ("", "/with_self", "/paper", "/paper/distinct")
     assert defined == {f"test/uniformity{way}" for way in ways}
-    assert len(metrics) > len(defined)
+    assert set(metrics) == defined

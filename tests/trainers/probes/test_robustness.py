@@ -33,10 +33,28 @@ def test_half_is_interpolated_at_the_first_crossing() -> None:
 
 @pytest.mark.parametrize(
     ("curve", "clean"),
-    [({0.1: 0.8, 0.2: 0.6}, 0.9), ({0.1: 0.1}, 0.1), ({0.1: 0.1}, 0.05), ({}, 1)],
+    [({0.1: 0.1}, 0.1), ({0.1: 0.1}, 0.05)],
 )
-def test_half_that_is_never_reached_is_undefined(curve, clean) -> None:
+def test_half_of_nothing_above_chance_is_undefined(curve, clean) -> None:
     assert np.isnan(half_severity(curve, clean, chance=0.1))
+
+
+def test_half_that_is_never_lost_is_above_all_that_was_measured() -> None:
+    assert half_severity({0.1: 0.8, 0.2: 0.6}, 0.9, chance=0.1) == np.inf
+    assert half_severity({}, 1, chance=0.1) == np.inf
+
+
+def test_a_half_that_is_not_lost_is_censored_at_the_largest_noise(features) -> None:
+    arms = ("noise:0.1", "noise:0.3")
+    figures = {spec: {"accuracy": 1.0, "cosine": 0.5, "rank": 7.0} for spec in arms}
+    told = replace(features, test_arms=arms, subject=Stored({}), figures=figures, cache={})
+    robust = names_of(told)
+    assert robust["noise/pixel/half"] == np.inf  # recorded as undefined
+    assert robust["noise/pixel/half/above"] == 0.3
+    lost = figures["noise:0.3"] | {"accuracy": 0.0}
+    found = names_of(replace(told, figures=figures | {"noise:0.3": lost}, cache={}))
+    assert 0.1 < found["noise/pixel/half"] < 0.3
+    assert "noise/pixel/half/above" not in found
 
 
 # ---- figures ----
@@ -54,7 +72,7 @@ def test_figures_are_the_papers_averaged_over_draws(features) -> None:
     assert found["noise/pixel/0.1/cosine"] == pytest.approx(np.mean(cosines), abs=1e-6)
     ranks = [effective_rank(x_ND) for x_ND in draws]
     assert found["noise/pixel/0.1/rank"] == pytest.approx(np.mean(ranks))
-    assert set(found) - {"noise/pixel/half"} == {
+    assert set(found) - {"noise/pixel/half", "noise/pixel/half/above"} == {
         f"noise/pixel/0.1/{figure}" for figure in ("accuracy", "accuracy_sd", "cosine", "rank")
     }
 
