@@ -11,11 +11,8 @@ import pandas as pd
 from sweep.analysis.claims import Where
 from sweep.analysis.convergence import movement
 from sweep.analysis.samples import Sample, published_sample, sample_of
-<<<<<<< HEAD
 from trainers.canonical import trial_fields
-=======
 from trainers.probes.censored import CENSORED
->>>>>>> e262203 (Values without meaning are not given; censored values are bounds)
 
 Row = dict[str, Any]
 FINISHED = "finished"
@@ -91,19 +88,16 @@ class TrialValues:
         column = self.trials[metric].tolist() if metric in self.trials.columns else None
         lost: dict[str, int] = {}
         values: dict[int, float] = {}
-<<<<<<< HEAD
+        censored = f"{metric}{CENSORED}"
+        bounds = self.trials[censored].tolist() if censored in self.trials.columns else None
         for position, row in rows:
             value = math.nan if column is None else column[position]
-=======
-        for row in rows.to_dict("records"):
-            value: Any = row.get(metric)
-            bound: Any = row.get(f"{metric}{CENSORED}")
+            bound = None if bounds is None else bounds[position]
             if bound is not None and math.isfinite(bound):
                 raise UntestableError(
                     f"{label_of(where)}: {metric} is above {bound:g} in a trial, the largest that "
                     "was measured: a mean without it would be too low"
                 )
->>>>>>> e262203 (Values without meaning are not given; censored values are bounds)
             if row["status"] != FINISHED:
                 lost[row["status"]] = lost.get(row["status"], 0) + 1
             elif value is None or not math.isfinite(value):

@@ -76,9 +76,7 @@ def test_a_trial_that_is_asked_to_stop_saves_and_the_same_command_continues(
             assert request_stop(lease_folder(root, config))
             time.sleep(0.5)  # some heartbeats
 
-    with pytest.raises(
-        StoppedError, match=r"stopped on request; state saved at step \d+"
-    ):
+    with pytest.raises(StoppedError, match=r"stopped on request; state saved at step \d+"):
         run_trial(config, bank, root, ask)
     assert finished(root, config) is None
     assert list((Path(trial_folder(root, config)) / "checkpoints").iterdir())
