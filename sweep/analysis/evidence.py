@@ -19,6 +19,7 @@ from sweep.analysis.claims import (
 from sweep.analysis.contrasts import Contrast
 from sweep.analysis.effects import Effect, effect_size
 from sweep.analysis.floor import floor_of
+from sweep.analysis.images import image_interval
 from sweep.analysis.samples import Sample, sample_of
 from sweep.analysis.values import UntestableError, Values
 
@@ -36,6 +37,8 @@ class Evidence:
     n: seeds. floor: the smallest p that flips of the signs of n values can give, 2 / 2^n, or half
     of that for the one-sided tests of an equivalence; 0 for published values, which have no signs
     to flip. flips: the exact sign-flip p; None for published values. correlation: of pairs.
+    images: interval of a difference of accuracies over test images, seeds held fixed; None where
+    the images of both groups are not recorded or not the same.
     """
 
     quantity: str
@@ -51,6 +54,7 @@ class Evidence:
     flips: float | None
     correlation: float | None
     effect: Effect | None
+    images: tuple[float, float] | None = None
 
     @property
     def p(self) -> float:
@@ -89,6 +93,8 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     if primary is None:
         return found
     p_for, p_against = _p_values(claim, primary, bound)
+    if quantity == "difference":
+        found = replace(found, images=_images(claim, values))
     return replace(
         found, p_for=p_for, p_against=p_against, flips=_flips(claim, by_seed, p_for <= p_against)
     )
@@ -150,6 +156,13 @@ def _is_paired(claim: Claim, values: Values) -> bool:
         return claim.test == "paired"
     wheres: list[Where] = claim.groups()
     return values.pairs(wheres)
+
+
+def _images(claim: Claim, values: Values) -> tuple[float, float] | None:
+    first, second = (values.records(where, claim.metric) for where in claim.groups())
+    if first is None or second is None or first.shape[1] != second.shape[1]:
+        return None
+    return image_interval(first, second)
 
 
 # ---- p values ----

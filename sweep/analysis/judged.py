@@ -85,7 +85,7 @@ def _judge(family: Family, study: Study) -> Judged:
     if family.trials:
         trials = trials[trials["trial"].isin(family.trials)].reset_index(drop=True)
     verdicts = verdicts_of_trials(
-        family.claims, trials, study.curves, family.post_hoc, family.looks
+        family.claims, trials, study.curves, family.post_hoc, family.looks, study.arrays
     )
     done = int((trials["status"] == FINISHED).sum())
     return Judged(

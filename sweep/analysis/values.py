@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from sweep.analysis.claims import Where
@@ -40,6 +41,10 @@ class Values(Protocol):
         """Whether trials of one seed in these groups begin alike, so that they are pairs."""
         ...
 
+    def records(self, where: Where, metric: str) -> Any:
+        """(seeds, images): 1 where an accuracy's classifier is right; None where not recorded."""
+        ...
+
     def movement(self, where: Where) -> float | None:
         """Of the group's rank at the end of training; None where that was not measured."""
         ...
@@ -54,9 +59,16 @@ class TrialValues:
     """The values of a run's trials.
 
     trials: a row a trial, see `Study.trials`. curves: a row an observation, see `Study.curves`.
+    arrays: {name: values} of a trial, see `Study.arrays`; raises KeyError where it has none.
     """
 
-    def __init__(self, trials: pd.DataFrame, curves: pd.DataFrame | None = None) -> None:
+    def __init__(
+        self,
+        trials: pd.DataFrame,
+        curves: pd.DataFrame | None = None,
+        arrays: Callable[[str], Mapping[str, list[float]]] | None = None,
+    ) -> None:
+        self._arrays = arrays
         self.trials: Any = trials  # pandas' own types are too wide to be checked
         self.curves: Any = pd.DataFrame({"trial": [], "step": []}) if curves is None else curves
         # Columns of metrics have a `/` in their names and may be hundreds; groups need the others.
@@ -121,6 +133,18 @@ class TrialValues:
         rows = [row for row in every if row["status"] == FINISHED]  # others have no parameters
         return not any(len({str(row.get(field)) for row in rows}) > 1 for field in SHAPE)
 
+    def records(self, where: Where, metric: str) -> Any:
+        stem, _, last = metric.rpartition("/")
+        if self._arrays is None or last != "accuracy":
+            return None
+        rows = [row for _, row in self.rows(where) if row["status"] == FINISHED]
+        try:
+            found = [self._arrays(row["trial"])[f"{stem}/correct"] for row in rows]
+        except KeyError:
+            return None
+        same_images = len({len(values) for values in found}) == 1
+        return np.array(found) if same_images else None
+
     def movement(self, where: Where) -> float | None:
         finished = {row["trial"] for _, row in self.rows(where) if row["status"] == FINISHED}
         return movement(self.curves[self.curves["trial"].isin(finished)])
@@ -171,6 +195,9 @@ class PublishedValues:
 
     def pairs(self, groups: Iterable[Where]) -> bool:
         return False  # values of single seeds are not published
+
+    def records(self, where: Where, metric: str) -> Any:
+        return None
 
     def movement(self, where: Where) -> float | None:
         return None

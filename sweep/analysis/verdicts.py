@@ -13,7 +13,7 @@ They are tried in this order. docs/statistics.md explains each.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -92,9 +92,10 @@ def verdicts_of_trials(
     curves: pd.DataFrame | None = None,
     post_hoc: Iterable[str] = (),
     looks: Sequence[int] = (),
+    arrays: Callable[[str], Mapping[str, list[float]]] | None = None,
 ) -> list[Verdict]:
-    """`verdicts_of` on the tables of one run, `Study.trials` and `Study.curves`."""
-    return verdicts_of(claims, TrialValues(trials, curves), post_hoc, looks)
+    """`verdicts_of` on one run: `Study.trials`, `Study.curves` and `Study.arrays`."""
+    return verdicts_of(claims, TrialValues(trials, curves, arrays), post_hoc, looks)
 
 
 def _gather(claim: Claim, values: Values) -> Evidence | Verdict:
@@ -108,8 +109,8 @@ def _judge(
     claim: Claim, found: Evidence, corrected: Corrected, strictest: float, values: Values
 ) -> Verdict:
     """The verdict on evidence. strictest: alpha of the family's first test, alpha / m."""
-    notes = _notes(found, corrected)
     outcome, reason = _outcome(claim, found, corrected, strictest, values)
+    notes = _notes(found, corrected, outcome in ("supported", "refuted"))
     return Verdict(
         claim,
         outcome,
@@ -155,13 +156,16 @@ def _outcome(
 # ---- what goes with it ----
 
 
-def _notes(found: Evidence, corrected: Corrected) -> tuple[str, ...]:
+def _notes(found: Evidence, corrected: Corrected, decided: bool) -> tuple[str, ...]:
     notes: list[str] = []
     for sample in found.groups:
         for status, count in sample.lost.items():
             whole = sample.n + sum(sample.lost.values())
             notes.append(f"{sample.label}: {count} of {whole} seeds {status}, in no mean")
-    if corrected.significant and found.flips is not None and found.flips > corrected.alpha:
+    if found.images:
+        low, high = (f"{100 * end:+.1f}" for end in found.images)
+        notes.append(f"over test images alone, seeds held fixed: {low} to {high} points")
+    if decided and found.flips is not None and found.flips > corrected.alpha:
         notes.append(f"the exact sign-flip test does not confirm it (p = {found.flips:.2g})")
     return tuple(notes)
 

@@ -50,6 +50,7 @@ def record(config: TrialConfig) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "student": {"spec": config.student, "total": SIZES[config.student]},
         "metrics": {M: base + 0.01 * (config.seed * 7 % 5)},
+        "arrays": {M.replace("accuracy", "correct"): [1.0, float(base > 0.55), 0.0, 1.0]},
     }
 
 
@@ -195,3 +196,4 @@ def test_verdicts_are_plain_json(run: Path) -> None:
         "verdict", "supported", "welch", 8
     )  # fmt: skip
     assert row["estimate"] == pytest.approx(0.1)
+    assert row["notes"] == ["over test images alone, seeds held fixed: +0.0 to +75.0 points"]
