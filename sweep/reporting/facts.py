@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from sweep.planning.recorded_plan import PlannedStart
+from sweep.reporting.draws import embeddings_and_draws
 from sweep.reporting.groups import (
     RECIPE,
     SEED,
@@ -186,13 +187,7 @@ def provenance(trials: Frame, planned: Sequence[PlannedStart]) -> dict[str, str]
     ):
         if known := dict.fromkeys(value for value in values if value):
             found[words] = " · ".join(known)
-    if "data_seed" in trials:
-        draws = sorted({text_of(value) for value in trials["data_seed"]} - {"–"}, key=natural)
-        found["draws"] = (
-            f"data_seed {', '.join(draws)}: augmented views and test noise are the same for every "
-            "trial seed, so a spread over seeds does not include them"
-        )
-    return found
+    return found | dict(embeddings_and_draws(trials))
 
 
 def cost(trials: Frame, planned: Sequence[PlannedStart]) -> Table | None:

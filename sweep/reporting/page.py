@@ -139,7 +139,7 @@ def render(
         for id, (name, own, its) in SECTIONS.items()
         if any(f in figures for f in its) or any(t in tables for t in own)
     ]
-    published, notes = published_table(compared), [*facts.notes(compared, trials), *study.notes]
+    published, notes = published_table(material), [*facts.notes(compared, trials), *study.notes]
     contents = [("verdicts", "Verdicts")] if verdicts else []
     contents += [("figure-glance", "At a glance")] if "glance" in figures else []
     contents += [("reading", "Before you read on")] if notes else []

@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
 from sweep.analysis.published import paper_numbers
-from sweep.reporting.groups import Compared, Group, Setting, Stat
+from sweep.reporting.groups import Group, Setting, Stat
+from sweep.reporting.material import Material
 from sweep.reporting.tables import Cell, Measure, Table, stat_cell
 
+MEAN_SPECTRUM = "rank/mean_spectrum"  # no metric of a trial: one number for all seeds of a group
+# The paper's batches are in the order of the test file; the probe `file_order` measures them so.
+IN_FILE_ORDER = {name: f"{name}/file_order" for name in ("infonce/paper", "uniformity/paper")}
 COLUMNS: list[Measure] = [
+    (MEAN_SPECTRUM, "rank of the mean spectrum", 1, 2),
     ("rank/effective", "effective rank", 1, 2),
     ("dims/90", "dims for 90 %", 1, 1),
     ("linear/paper/accuracy", "clean, %", 100, 2),
@@ -31,16 +37,16 @@ def comparable(setting: Setting) -> bool:
     return setting.fields.get("dataset") == "cifar10" and teacher == "open_clip:ViT-B-32:openai"
 
 
-def published_table(compared: Compared) -> Table | None:
+def published_table(material: Material) -> Table | None:
     """Published and own values, two rows a student; None where no setting is comparable."""
     numbers = paper_numbers()
-    for setting in compared.settings:
+    for setting in material.compared.settings:
         own = [
             next((g for g in setting.groups if _is(g, published["fields"])), None)
             for published in numbers["groups"]
         ]
         if comparable(setting) and any(own):
-            return _table(setting, numbers, own)
+            return _table(material, setting, numbers, own)
     return None
 
 
@@ -48,7 +54,9 @@ def _is(group: Group, fields: dict[str, Any]) -> bool:
     return all(group.fields.get(name) == value for name, value in fields.items())
 
 
-def _table(setting: Setting, numbers: dict[str, Any], own: list[Group | None]) -> Table:
+def _table(
+    material: Material, setting: Setting, numbers: dict[str, Any], own: list[Group | None]
+) -> Table:
     columns = [Cell("student"), Cell("arm"), Cell("source"), Cell("n", number=True)]
     columns += [Cell(title.replace(", %", ",\u00a0%"), number=True) for _, title, *_ in COLUMNS]
     published = {name: [value, None] for name, value in numbers["teacher"].items()}
@@ -56,22 +64,23 @@ def _table(setting: Setting, numbers: dict[str, Any], own: list[Group | None]) -
         [*_head("teacher", "", "paper", None), *_published(published, None, 0)],
         [*_head("", "", "here", None)],
     ]
-    rows[1] += [stat_cell(setting.teacher.get(f"teacher/{m[0]}"), m) for m in COLUMNS]
+    rows[1] += [stat_cell(_teacher(setting, m[0]), m) for m in COLUMNS]
     for one, group in zip(numbers["groups"], own, strict=True):
         student, arm = one["fields"]["student"], one["fields"]["arm"]
         head = _head(student, arm, "paper", one["n"])
         rows.append([*head, *_published(one["metrics"], one["n"], numbers["ddof"])])
         cells = _head("", "", "here", group.n if group else None)
         for measure in COLUMNS:
-            stat = group.stat(f"test/{measure[0]}") if group else None
+            stat = _own(material, group, measure[0]) if group else None
             cells.append(stat_cell(stat, measure, group.n if group else None))
         rows.append(cells)
     fields = setting.fields
     other = [f"{k} {fields.get(k)} (paper: {v})" for k, v in RECIPE.items() if fields.get(k) != v]
     note = (
         f"Source: {numbers['source']}. Deviations are over n − 1; the paper’s, over n, are "
-        "converted. The paper took the rank of the mean spectrum; here it is the mean of the "
-        "seeds’ ranks."
+        "converted. The paper’s effective rank is that of the mean spectrum over seeds, one number "
+        "without a deviation; beside it is the mean of the seeds’ ranks. InfoNCE and uniformity "
+        "are of batches in file order where the probe file_order was run, as in the paper."
     )
     if other:
         note += f" This study differs from the paper’s recipe in {'; '.join(other)}."
@@ -79,12 +88,35 @@ def _table(setting: Setting, numbers: dict[str, Any], own: list[Group | None]) -
     return Table("paper", "The paper’s Table I, and this study", columns, rows, note, marked)
 
 
+def _own(material: Material, group: Group, name: str) -> Stat | None:
+    """A group's value in a column: over seeds, or of the mean over seeds of their spectra."""
+    if name == MEAN_SPECTRUM:
+        spectra = [one.tolist() for one in material.arrays_of(group, "test/spectrum")]
+        return Stat(rank_of_mean_spectrum(spectra), None, group.n) if spectra else None
+    in_file_order = group.stat(f"test/{IN_FILE_ORDER.get(name, name)}")
+    return in_file_order or group.stat(f"test/{name}")
+
+
+def _teacher(setting: Setting, name: str) -> Stat | None:
+    """The teacher's value in a column; it has one spectrum, whose rank is its effective rank."""
+    named = f"teacher/{IN_FILE_ORDER.get(name, name)}"
+    plain = "rank/effective" if name == MEAN_SPECTRUM else name
+    return setting.teacher.get(named) or setting.teacher.get(f"teacher/{plain}")
+
+
 def _head(student: str, arm: str, source: str, n: int | None) -> list[Cell]:
     return [Cell(student), Cell(arm), Cell(source), Cell(str(n) if n else "–", number=True)]
 
 
 def _published(values: dict[str, Any], n: int | None, ddof: int) -> list[Cell]:
-    """Cells of published numbers, their deviations converted to ddof = 1."""
+    """Cells of published numbers, their deviations converted to ddof = 1.
+
+    The students' published effective rank (n is not None) is that of their mean spectrum.
+    """
+    ranks = values.get("test/rank/effective", (None, None))
+    values = values | {f"test/{MEAN_SPECTRUM}": ranks}
+    if n is not None:
+        values.pop("test/rank/effective", None)
     cells = []
     for measure in COLUMNS:
         mean, deviation = values.get(f"test/{measure[0]}", (None, None))
