@@ -167,7 +167,7 @@ def test_the_papers_table_stands_beside_comparable_values(undrawn, tmp_path):
     page = page_of(make_run(tmp_path / "r", records))
     (published,) = [row for row in page.rows if row[:3] == ["width:1", "clean", "paper"]]
     # Its rank is that of the mean spectrum; the mean of the seeds' ranks is not published.
-    assert published[4:8] == ["15.91", "–", "19.0", "71.11 ± 0.54"]  # 0.44 sqrt(3/2)
+    assert published[4:8] == ["15.91", "\u2013", "19.0", "71.11 ± 0.54"]  # 0.44 sqrt(3/2)
     values = [one["metrics"]["test/linear/paper/accuracy"] for one in records[:3]]
     own = page.rows[page.rows.index(published) + 1]
     assert own[7].startswith(f"{100 * np.mean(values):.2f} ± ")
