@@ -35,6 +35,7 @@ from sweep.grids import summaries
 from trainers.config.schema import TrialConfig
 
 if TYPE_CHECKING:
+    from sweep.journal.run_record import RunRecord
     from sweep.planning.grid import Grid
     from sweep.running.driver import Outcome
     from sweep.running.holding import Hold
@@ -266,6 +267,8 @@ def _sweep(
     """Run the trials, then show table and report."""
     from shards.building.ray_start import check_address
     from sweep.analysis.declared import claims_text, record_claims
+    from sweep.journal.run_record import open_record
+    from sweep.journal.uploader import Uploader
     from sweep.planning.recorded_grids import record_grid
     from sweep.planning.select import priorities
 
@@ -278,9 +281,16 @@ def _sweep(
         record_grid(folder, grid, trials)
         if claims:
             record_claims(folder, grid.name, claims[0], trials, store)
-        outcome = _run(chosen, folder, store, uri, hold, priorities(chosen, grid.first), options)
-        _show_results(folder, options.json)
-    print(f"compare: {mlflow_command(uri)}", file=sys.stderr)
+        record, first = open_record(folder, store, grid.name), priorities(chosen, grid.first)
+        with Uploader(folder, record.name, uri) as uploader:
+            outcome = _run(chosen, folder, store, record, hold, first, options)
+            report = _show_results(folder, options.json)
+            ended = "KILLED" if outcome.left else "FINISHED"
+            status = "FAILED" if outcome.failed else ended
+            for line in uploader.finish(status, report, tell=_tell):
+                print(f"warning: {line}", file=sys.stderr)
+    for line in compare_lines(uri, uploader.experiment):
+        print(f"compare: {line}", file=sys.stderr)
     return outcome
 
 
@@ -301,7 +311,7 @@ def _run(
     trials: list[TrialConfig],
     folder: Path,
     store: str,
-    uri: str,
+    record: RunRecord,
     hold: Hold,
     first: dict[str, int],
     options: argparse.Namespace,
@@ -324,13 +334,20 @@ def _run(
         time_limit=None if options.time_limit is None else 60 * options.time_limit,
     )
     sweep = Sweep(
-        folder, store, resources, uri, hold, options.retry_failed, options.teacher_robustness, first
+        folder,
+        store,
+        resources,
+        record,
+        hold,
+        options.retry_failed,
+        options.teacher_robustness,
+        first,
     )
     return run_sweep(sweep, trials)
 
 
-def _show_results(folder: Path, as_json: bool) -> None:
-    """Print the table and write the report of all results that the run has."""
+def _show_results(folder: Path, as_json: bool) -> Path | None:
+    """Print the table and write the report of all results; returns its path."""
     from rich.console import Console
 
     from sweep.analysis.judged import as_rows, judge
@@ -341,7 +358,7 @@ def _show_results(folder: Path, as_json: bool) -> None:
 
     run = read_run(folder)
     if not run.results:
-        return
+        return None
     report = write_report(folder)
     judged = judge(folder)
     if as_json:
@@ -352,6 +369,11 @@ def _show_results(folder: Path, as_json: bool) -> None:
     for note in run.notes:
         print(f"note:    {note}", file=sys.stderr)
     print(f"report:  {report}", file=sys.stderr)
+    return report
+
+
+def _tell(line: str) -> None:
+    print(f"mlflow:  {line}", file=sys.stderr)
 
 
 def _tracking_uri(folder: Path, options: argparse.Namespace) -> str:
@@ -364,10 +386,18 @@ def _tracking_uri(folder: Path, options: argparse.Namespace) -> str:
     return options.tracking_uri
 
 
-def mlflow_command(uri: str) -> str:
-    """The command that opens the MLflow UI of this sweep, to be pasted into a shell."""
+def compare_lines(uri: str, experiment: str) -> list[str]:
+    """How to look at the sweep in MLflow: a command where there is no server, and the address."""
+    from sweep.journal.uploader import experiment_address
+
+    address = experiment_address(uri, experiment)
     if uri.startswith("http"):
-        return f"open {shlex.quote(uri)}"
+        return [address]
+    return [mlflow_command(uri), f"then open {address}"]
+
+
+def mlflow_command(uri: str) -> str:
+    """The command that starts the MLflow UI on a database, to be pasted into a shell."""
     beside = Path(sys.executable).parent / "mlflow"
     program = shlex.quote(str(beside) if beside.exists() else "mlflow")
     store = shlex.quote(uri)

@@ -48,12 +48,16 @@ class Progress:
         if now - self.shown >= (0.2 if self.live else self.every):
             self._print(now - self.start)
 
-    def _print(self, elapsed: float) -> None:
-        self.shown = time.monotonic()
+    def eta(self, elapsed: float) -> str:
+        """`ETA 1:15`, at the rate so far."""
         gained = self.done - self.first
         left = (self.total - self.done) / gained * elapsed if gained > 0 else None
-        eta = f"ETA {clock(left)}" if left is not None else "ETA --:--"
+        return f"ETA {clock(left)}" if left is not None else "ETA --:--"
+
+    def _print(self, elapsed: float) -> None:
+        self.shown = time.monotonic()
         share = min(1.0, self.done / self.total)
+        eta = self.eta(elapsed)
         line = f"{self.title} {share:4.0%}  {clock(elapsed)} elapsed, {eta}  {self.note}"
         if self.live:
             sys.stderr.write(f"\r\x1b[2K{line}"[:120])

@@ -27,12 +27,13 @@ class _State(BaseModel):
 
     end: every event before this byte of the journal is acknowledged, except those of
     behind: {trial: byte from which its events are not acknowledged}.
-    status: in which the sweep's own run was last left.
+    status: in which the sweep's own run was last left. experiment: its id on the server.
     """
 
     end: int = 0
     behind: dict[str, int] = {}
     status: str = ""
+    experiment: str = ""
 
 
 class Acknowledged:
@@ -77,6 +78,20 @@ class Acknowledged:
     @status.setter
     def status(self, status: str) -> None:
         self._state.status = status
+
+    @property
+    def experiment(self) -> str:
+        return self._state.experiment
+
+    @experiment.setter
+    def experiment(self, experiment: str) -> None:
+        self._state.experiment = experiment
+
+    def share(self) -> float:
+        """How much of the journal is acknowledged, 0 to 1, by bytes."""
+        size = self._journal.stat().st_size if self._journal.exists() else 0
+        first = min([self._state.end, *self._state.behind.values()])
+        return first / size if size else 1.0
 
     def has_new(self) -> bool:
         """Whether the journal has events behind `end`, perhaps an unfinished line only."""

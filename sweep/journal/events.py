@@ -164,10 +164,11 @@ class Journal:
         self.path = folder / NAME
         self._lock = threading.Lock()
         self._seen: set[tuple[str, str, int | str]] = set()
+        self._failures: set[tuple[str, str]] = set()
         end = 0
         for offset, event in read_events(self.path):
             end = offset
-            self._seen.add(self._key(event))
+            self._note(event)
         self._stream = self.path.open("ab")
         if self.path.stat().st_size > end:  # a line that a killed process left unfinished
             self._stream.truncate(end)
@@ -182,9 +183,18 @@ class Journal:
             which = event.result.measurement.key()
         return event.event, event.trial, which
 
+    def _note(self, event: Event) -> None:
+        self._seen.add(self._key(event))
+        if isinstance(event, FailedEvent):
+            self._failures.add((event.trial, event.error))
+
     def has_started(self, trial: str) -> bool:
         """Whether the trial's start is in the journal."""
         return ("start", trial, 0) in self._seen
+
+    def has_failure(self, trial: str, error: str) -> bool:
+        """Whether the trial's failure with this error is in the journal."""
+        return (trial, error) in self._failures
 
     def has_result(self, trial: str) -> bool:
         """Whether the trial's result is in the journal."""
@@ -196,7 +206,7 @@ class Journal:
             key = self._key(event)
             if key in self._seen and not isinstance(event, FailedEvent):
                 return
-            self._seen.add(key)
+            self._note(event)
             # The result of a trial holds aliased names (scikit-learn), hence by_alias.
             self._stream.write(event.model_dump_json(by_alias=True).encode() + b"\n")
             self._stream.flush()

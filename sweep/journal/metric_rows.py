@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from shards.teachers import has_random_weights
 from sweep.journal.events import (
@@ -19,10 +20,19 @@ from trainers.results.record import TrialResult
 
 VALUE_LENGTH = 500  # of a parameter or tag; longer ones are cut, MLflow takes no more everywhere
 RANDOM_WEIGHTS = "teacher.random_weights"
+COMMIT = "mlflow.source.git.commit"  # MLflow shows it as the run's source version
+TEACHER = "teacher"
+
+
+# ---- metrics ----
 
 
 def metrics_of(event: Event) -> Iterator[Any]:
     """The metrics of one event, each at a step.
+
+    Final values are at step 0, where MLflow draws bars of them. Teacher values are the sweep's own,
+    see `reference_of`. In journals of earlier versions, which name no result's file, both are
+    the trial's, at its last step, so that an upload that goes on makes no second row.
 
     Observations have no time of their own. They get the result's, which is the same when a line
     is sent again.
@@ -31,13 +41,29 @@ def metrics_of(event: Event) -> Iterator[Any]:
         yield from _metrics(event.values, event.step, event.time_ms, "train/")
     elif isinstance(event, ProbeEvent):
         values = event.result.values
-        yield from _metrics(values.metrics | values.teacher, event.step, event.time_ms)
+        own = values.metrics if event.step == 0 else values.metrics | values.teacher
+        yield from _metrics(own, event.step, event.time_ms)
     elif isinstance(event, ResultEvent):
         result = event.record
-        yield from _metrics(result.metrics | result.teacher, result.last_step, event.time_ms)
+        if event.result:
+            yield from _metrics(result.metrics | _sizes(result), 0, event.time_ms)
+        else:
+            values = result.metrics | result.teacher
+            yield from _metrics(values, result.last_step, event.time_ms)
         for row in result.observations.rows:
             values = row.values | {"epoch": row.epoch}
             yield from _metrics(values, row.step, event.time_ms, "curve/")
+
+
+def _sizes(result: TrialResult) -> dict[str, float]:
+    """Sizes of the student, so that they can be an axis."""
+    cost = result.student
+    return {
+        "student/parameters": cost.total,
+        "student/parameters/trunk": cost.trunk,
+        "student/parameters/head": cost.head,
+        "student/macs": cost.macs,
+    }
 
 
 def _metrics(values: dict[str, float], step: int, time_ms: int, prefix: str = "") -> Iterator[Any]:
@@ -48,6 +74,38 @@ def _metrics(values: dict[str, float], step: int, time_ms: int, prefix: str = ""
             yield Metric(prefix + name, value, time_ms, step)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Values of a teacher: what they were measured on, and each by name, without `teacher/`."""
+
+    label: str
+    values: dict[str, float]
+
+
+def reference_of(event: ResultEvent) -> Reference | None:
+    """The teacher's values of a result; None where there are none or the trial itself has them."""
+    result, config = event.record, event.record.config
+    if not event.result or not result.teacher:
+        return None
+    data = result.data
+    label = (
+        f"{config['teacher']} on {config['dataset']}, {data.train} train and {data.test} test "
+        f"images of {data.classes} classes, {data.dim} dimensions, weights "
+        f"{result.weights_sha256[:12]}, data seed {config.get('data_seed', 0)}, "
+        f"{config.get('test_views', 1)} draws"
+    )
+    return Reference(label, bare(result.teacher))
+
+
+def bare(values: dict[str, float]) -> dict[str, float]:
+    """Finite teacher values by name, without `teacher/`."""
+    prefix = f"{TEACHER}/"
+    return {n.removeprefix(prefix): v for n, v in values.items() if math.isfinite(v)}
+
+
+# ---- parameters, tags, names ----
+
+
 def config_of(event: Event) -> dict[str, Any] | None:
     """The trial's config, where the event has one."""
     if isinstance(event, StartEvent | FailedEvent):
@@ -56,20 +114,44 @@ def config_of(event: Event) -> dict[str, Any] | None:
 
 
 def params_of(config: dict[str, Any]) -> dict[str, str]:
-    return {name: str(value)[:VALUE_LENGTH] for name, value in config.items()}
+    """Every field as one flat parameter; the entries of a list are separated by `, `."""
+    return {name: _text(value)[:VALUE_LENGTH] for name, value in config.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(entry) for entry in cast("list[Any]", value))
+    return str(value)
+
+
+def name_of(config: dict[str, Any]) -> str:
+    """`s0 width:1 clean`: the seed comes first, since MLflow cuts long names at their end."""
+    parts = [f"s{config.get('seed')}", config.get("student"), config.get("arm")]
+    objective = config.get("objective")
+    parts += [objective] if objective not in (None, "cosine") else []
+    return " ".join(map(str, parts))
 
 
 def tags_of(event: Event) -> dict[str, str]:
-    """Versions of probes; cost, data and environment of a result; whether a teacher is random."""
+    """What runs are grouped and found by.
+
+    Seed, arm and capacity; versions of probes; commit, shards, cost, data and environment of a
+    result; whether a teacher is random.
+    """
     tags: dict[str, object] = {}
+    config = config_of(event)
+    if config is not None:
+        tags |= {name: config[name] for name in ("seed", "arm") if name in config}
+        tags |= {"capacity": config.get("student")}
+        if has_random_weights(str(config.get("teacher"))):
+            tags[RANDOM_WEIGHTS] = "true"
     if isinstance(event, ResultEvent):
         tags |= _result_tags(event.record)
-    config = config_of(event)
-    if config is not None and has_random_weights(str(config.get("teacher"))):
-        tags[RANDOM_WEIGHTS] = "true"
+        tags |= {"shards": event.record.source, "bank": event.bank, "commit": event.commit}
+        tags |= {COMMIT: event.commit}
     for probe, version in _versions(event).items():
         tags[f"probe.{probe}.version"] = version
-    return {name: str(value)[:VALUE_LENGTH] for name, value in tags.items()}
+    return {name: str(value)[:VALUE_LENGTH] for name, value in tags.items() if value != ""}
 
 
 def _result_tags(result: TrialResult) -> dict[str, object]:

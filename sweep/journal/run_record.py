@@ -86,19 +86,44 @@ def open_record(folder: Path, store: str, name: str) -> RunRecord:
     Raises: ValueError for a damaged file; OSError.
     """
     resolved = str(folder.resolve())
-    place = str(storage.local_path(store).resolve()) if storage.is_local(store) else store
-    place = HERE if place == resolved else place
+    place = _place(folder, store)
     before = read_record(folder)
     if before is None:
-        # A folder from before there were ids: MLflow may have its runs by the hash of its path.
-        old = (folder / "journal.jsonl").exists()
-        id = hashlib.sha256(resolved.encode()).hexdigest()[:16] if old else secrets.token_hex(8)
-        record = RunRecord(id=id, name=name, store=place)
+        record = RunRecord(id=secrets.token_hex(8), name=name, store=place)
+        if (folder / "journal.jsonl").exists():
+            # A folder from before there were ids: MLflow has its runs by the hash of its path, in
+            # an experiment of its name.
+            id = hashlib.sha256(resolved.encode()).hexdigest()[:16]
+            record = RunRecord(id=id, name=folder.resolve().name, store=place)
     else:
         record = before.model_copy(update={"store": place})
     if record != before:
         storage.write_json(str(folder / RUN), record.model_dump(mode="json"))
     return record
+
+
+def keep_record(folder: Path, store: str, sweep: StoredSweep) -> None:
+    """Make `folder` the run's folder where it has no run.json, for example because it was lost.
+
+    Raises: ValueError where it is the folder of another run; OSError.
+    """
+    before = read_record(folder)
+    if before is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = _place(folder, store)
+        record = RunRecord(id=sweep.id, name=sweep.name, store=place)
+        storage.write_json(str(folder / RUN), record.model_dump(mode="json"))
+    elif before.id != sweep.id:
+        raise ValueError(
+            f"{folder}: is the folder of run {before.name} ({before.id}), not of {sweep.name} "
+            f"({sweep.id}); choose another --out"
+        )
+
+
+def _place(folder: Path, store: str) -> str:
+    """What run.json says of the store."""
+    place = str(storage.local_path(store).resolve()) if storage.is_local(store) else store
+    return HERE if place == str(folder.resolve()) else place
 
 
 # ---- the store ----

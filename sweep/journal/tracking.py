@@ -1,9 +1,10 @@
-"""MLflow, filled from the journal: each trial one run, each row once, and no training step waits.
+"""MLflow, fed from the journal: every row once, whatever is killed, and no trial waits for it.
 
-A thread of the driver follows the journal and uploads, trial by trial. What MLflow has acknowledged
-is kept beside the journal (`sweep.journal.acknowledged`). After a crash, events may be sent again:
-a run is searched by its tag before it is created, and a row that is sent twice has the same key,
-step, timestamp and value, which MLflow stores once.
+A `Tracker` follows the journal and uploads, trial by trial; it runs in a process of its own (see
+`sweep.journal.uploader`). What MLflow has acknowledged is kept beside the journal
+(`sweep.journal.acknowledged`). After a crash, events may be sent again: a run is searched by its
+tag before it is created, and a row that is sent twice has the same key, step, timestamp and value,
+which MLflow stores once.
 
 What MLflow refuses for good is left out, named by `Tracker.warnings` and tried again by the next
 command only. Everything else is retried.
@@ -12,29 +13,35 @@ command only. Everything else is retried.
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shards.support.metric_names import metric_name_error
 from sweep.journal.acknowledged import Acknowledged
-from sweep.journal.events import NAME, Event, FailedEvent, ResultEvent, StartEvent
-from sweep.journal.metric_rows import VALUE_LENGTH, config_of, metrics_of, params_of, tags_of
+from sweep.journal.artifacts import log_bank, store_artifacts
+from sweep.journal.events import NAME, Event, FailedEvent, ProbeEvent, ResultEvent, StartEvent
+from sweep.journal.metric_rows import (
+    TEACHER,
+    VALUE_LENGTH,
+    Reference,
+    bare,
+    config_of,
+    metrics_of,
+    name_of,
+    params_of,
+    reference_of,
+    tags_of,
+)
+from sweep.journal.mlflow_errors import code_of, is_refusal, one_line
 from sweep.journal.mlflow_uri import default_uri
+from sweep.journal.run_record import read_record
+from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
+from sweep.journal.uploader import lacking
 
-TRIAL, SWEEP, FOLDER, ERROR = "sweep.trial", "sweep.id", "sweep.folder", "sweep.error"
 CHANGED = "sweep.changed."  # + a parameter that a later attempt had another value of
-PARENT = "mlflow.parentRunId"
-METRICS_A_BATCH, OTHERS_A_BATCH = 900, 100
-# MLflow's codes of errors that the same request would get again.
-REFUSALS = {
-    *("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"),
-    *("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "INVALID_STATE", "NOT_IMPLEMENTED"),
-}
+REFERENCE = "sweep.teacher"  # tag of a trial: under which name its teacher's values are
+REPORT = "sweep.report.sha256"  # tag of the sweep's run: of the report that it has
 # An internal error may be of the moment or of the request. After so many for one trial, while the
 # server answers other requests, it is of the request.
 ATTEMPTS = 3
@@ -42,60 +49,74 @@ LAST_PAUSES = (1.0, 2.0, 4.0)  # seconds before further attempts at the end of a
 NAMED = 10  # trials that one warning names
 
 
-@dataclass
-class _Run:
-    """A trial's run in MLflow, as far as it is known here."""
-
-    id: str
-    params: dict[str, str]
-    tags: dict[str, str]
-
-
 class Tracker:
     """Uploads one sweep's journal to one tracking server.
+
+    folder: of the run. name: of the experiment. uri: of the server. report: file that is stored
+    with the sweep's own run at the end, if it is there by then.
 
     Attributes:
         error: why some events have not arrived yet, in one line; empty where all have.
         refused: {trial: reason} of the trials that MLflow refuses for good.
-        unnamed: metrics whose names MLflow does not take; only these values are left out.
+        progress_at: when something last arrived, on the monotonic clock.
     """
 
-    def __init__(self, folder: Path, name: str, uri: str) -> None:
-        self.folder, self.name, self.uri = folder, name, uri
+    def __init__(self, folder: Path, name: str, uri: str, report: Path | None = None) -> None:
+        self.folder, self.uri, self.report = folder, uri, report
         self.error = ""
         self.refused: dict[str, str] = {}
-        self.unnamed: set[str] = set()
+        self.progress_at = time.monotonic()
+        record = read_record(folder)
+        path = str(folder.resolve())
+        # Without a record: a folder from before there were ids, whose runs have the path's hash.
+        sweep = record.id if record else hashlib.sha256(path.encode()).hexdigest()[:16]
+        self._store = record.store_of(folder) if record else path
+        self.server = Server(folder, sweep, name, uri)
         self._acknowledged = Acknowledged(folder, uri)
         if uri == default_uri(folder) and not (folder / "mlflow.db").exists():
             self._acknowledged.restart()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, KnownRun] = {}
         self._failures: dict[str, int] = {}
         self._failed: set[str] = set()  # trials whose upload failed at least once
-        self._client: Any = None
-        self._experiment = self._parent = ""
         self._waiting = ""
         self._status = "RUNNING"
-        self._progress_at = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def end(self, status: str) -> None:
+        """Upload what is left and leave; `status`: what the sweep's own run ends as."""
+        self._status = status
+        self.progress_at = time.monotonic()
+        self._stop.set()
+
     def finish(self, seconds: float = 30.0, status: str = "FINISHED") -> bool:
         """Upload what is left, as long as it makes progress; whether all of it arrived.
 
-        seconds: how long to wait without progress. status: what the sweep's own run ends as,
-        FINISHED or FAILED.
+        seconds: how long to wait without progress. status: FINISHED, FAILED or KILLED.
         """
-        self._status = status
-        self._progress_at = time.monotonic()
-        self._stop.set()
-        while self._thread.is_alive() and time.monotonic() - self._progress_at < seconds:
-            self._thread.join(0.2)
+        self.end(status)
+        while not self.join(0.2) and time.monotonic() - self.progress_at < seconds:
+            pass
         if self._thread.is_alive():
             self.error = self.error or f"no progress for {seconds:g} s"
         return not self.warnings()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the upload to end; whether it has."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def experiment(self) -> str:
+        """Id of the experiment, "" where the server was never reached."""
+        return self.server.experiment or self._acknowledged.experiment
+
+    def share(self) -> float:
+        """How much of the journal has arrived, 0 to 1."""
+        return self._acknowledged.share()
 
     def warnings(self) -> list[str]:
         """What MLflow lacks and why, in one line for each reason."""
@@ -108,14 +129,11 @@ class Tracker:
             more = f" and {len(trials) - NAMED} more" if len(trials) > NAMED else ""
             named = ", ".join(trials[:NAMED]) + more
             lines.append(f"MLflow at {self.uri} refused trial {named}: {reason}; {kept}")
-        for name in sorted(self.unnamed):
+        for name in sorted(self.server.unnamed):
             error = metric_name_error(name)
             lines.append(f"MLflow does not take metric `{name}`: it {error}; {kept}")
         if self.error:
-            lines.append(
-                f"MLflow at {self.uri} lacks some values ({self.error}); nothing is lost: once "
-                "that is put right, the same command uploads the rest"
-            )
+            lines.append(lacking(self.folder, self.uri, self.error))
         return lines
 
     # ---- the thread ----
@@ -123,13 +141,13 @@ class Tracker:
     def _follow(self) -> None:
         delay, tries = 1.0, 0
         while True:
-            last, progress_at = self._stop.is_set(), self._progress_at
+            last, progress_at = self._stop.is_set(), self.progress_at
             try:
                 self._upload()
                 self.error = self._waiting
             except Exception as error:  # whatever the client raises, the sweep goes on
-                self.error = _one_line(error)
-            progress = self._progress_at > progress_at
+                self.error = one_line(error)
+            progress = self.progress_at > progress_at
             if not self.error or progress:
                 delay, tries = 1.0, 0
             else:
@@ -159,13 +177,28 @@ class Tracker:
             for trial, events in stored.read_behind(behind).items():
                 self._send(trial, events)
             if wanted != "RUNNING":
-                self._client.set_terminated(self._parent, wanted)
+                self._log_report()
+                self.server.client.set_terminated(self._parent().id, wanted)
             stored.status = wanted
         finally:
             stored.save()
 
     def _behind(self) -> list[str]:
         return [trial for trial in self._acknowledged.behind if trial not in self.refused]
+
+    def _connect(self) -> None:
+        if self.server.parent is not None:
+            return
+        if not self.server.connect():
+            # It has nothing of this sweep, whatever was sent before.
+            self._runs.clear()
+            self._acknowledged.restart()
+        self._acknowledged.experiment = self.server.experiment
+        self.progress_at = time.monotonic()
+
+    def _parent(self) -> KnownRun:
+        assert self.server.parent is not None
+        return self.server.parent
 
     def _send(self, trial: str, events: list[Event]) -> None:
         """Upload a trial's events, or note why not. Raises: what concerns other trials as well."""
@@ -175,11 +208,11 @@ class Tracker:
             try:
                 self._record(trial, events)
             except Exception as error:
-                if not _is_refusal(error):
+                if not is_refusal(error):
                     raise
                 # The experiment or the run may have been deleted since it was searched.
                 self._runs.pop(trial, None)
-                self._parent = ""
+                self.server.parent = None
                 self._connect()
                 self._record(trial, events)
         except Exception as error:
@@ -189,19 +222,20 @@ class Tracker:
             self._note_failure(trial, error)
         else:
             self._acknowledged.acknowledge(trial)
-            self._progress_at = time.monotonic()
+            self.progress_at = time.monotonic()
             self._failures.pop(trial, None)
 
     def _note_failure(self, trial: str, error: Exception) -> None:
-        if not _is_refusal(error):
-            if _code(error) != "INTERNAL_ERROR":
+        if not is_refusal(error):
+            if code_of(error) != "INTERNAL_ERROR":
                 raise error
-            self._client.get_run(self._parent)  # raises where the server does not answer at all
+            # Raises where the server does not answer at all.
+            self.server.client.get_run(self._parent().id)
             self._failures[trial] = self._failures.get(trial, 0) + 1
             if self._failures[trial] < ATTEMPTS:
-                self._waiting = _one_line(error)
+                self._waiting = one_line(error)
                 return
-        self.refused[trial] = _one_line(error)
+        self.refused[trial] = one_line(error)
 
     # ---- one trial ----
 
@@ -218,52 +252,72 @@ class Tracker:
                 params[name] = first
                 if value != first or CHANGED + name in run.tags | tags:
                     tags[CHANGED + name] = value
+            if isinstance(event, ResultEvent | ProbeEvent):
+                tags |= self._log_teacher(run, event)
         end = next((e for e in reversed(events) if isinstance(e, ResultEvent | FailedEvent)), None)
         if isinstance(end, FailedEvent):
             tags[ERROR] = end.error[:VALUE_LENGTH]
-        self._log(run, params, tags)
-        for batch in self._batches(events):
-            self._client.log_batch(run.id, metrics=batch)
+        metrics = [metric for event in events for metric in metrics_of(event)]
+        for _ in self.server.log(run, metrics, params, tags):
             if trial not in self._failed:  # batches that are sent again are no progress
-                self._progress_at = time.monotonic()
-        run.tags |= tags
+                self.progress_at = time.monotonic()
         if end is None:
             return
-        if isinstance(end, ResultEvent) and ERROR in run.tags:
-            self._client.delete_tag(run.id, ERROR)
-            del run.tags[ERROR]
+        if isinstance(end, ResultEvent):
+            self._complete(run, end)
         status = "FAILED" if isinstance(end, FailedEvent) else "FINISHED"
-        self._client.set_terminated(run.id, status, end_time=end.time_ms)
+        self.server.client.set_terminated(run.id, status, end_time=end.time_ms)
 
-    def _log(self, run: _Run, params: dict[str, str], tags: dict[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
+    def _complete(self, run: KnownRun, event: ResultEvent) -> None:
+        """What a finished trial has besides values."""
+        client = self.server.client
+        if ERROR in run.tags:
+            client.delete_tag(run.id, ERROR)
+            del run.tags[ERROR]
+        if event.result:
+            log_bank(client, run.id, event)
+            store_artifacts(client, run.id, event, self._store)
 
-        all_params = [Param(name, value) for name, value in params.items()]
-        all_tags = [RunTag(name, value) for name, value in tags.items()]
-        for first in range(0, max(len(all_params), len(all_tags)), OTHERS_A_BATCH):
-            batch = slice(first, first + OTHERS_A_BATCH)
-            self._client.log_batch(run.id, params=all_params[batch], tags=all_tags[batch])
+    def _log_teacher(self, run: KnownRun, event: ResultEvent | ProbeEvent) -> dict[str, str]:
+        """Store teacher values with the sweep's own run, each once; returns the trial's tag."""
+        parent = self._parent()
+        if isinstance(event, ProbeEvent):
+            name = run.tags.get(REFERENCE, "")
+            if not name or event.step:
+                return {}
+            found = bare(event.result.values.teacher).items()
+            new = {n: v for n, v in found if parent.metrics.get(f"{name}/{n}") != v}
+        else:
+            reference = reference_of(event)
+            if reference is None:
+                return {}
+            name = self._reference_name(parent, reference)
+            found = reference.values.items()
+            new = {n: v for n, v in found if f"{name}/{n}" not in parent.metrics}
+        if new:
+            from mlflow.entities import Metric
 
-    def _batches(self, events: list[Event]) -> Iterator[list[Any]]:
-        """The metrics of events, without those whose names MLflow does not take."""
-        batch: list[Any] = []
-        for metric in (metric for event in events for metric in metrics_of(event)):
-            if metric_name_error(metric.key):
-                self.unnamed.add(metric.key)
-                continue
-            batch.append(metric)
-            if len(batch) == METRICS_A_BATCH:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+            rows = [Metric(f"{name}/{n}", v, event.time_ms, 0) for n, v in new.items()]
+            for _ in self.server.log(parent, rows, {}, {name: parent.tags[name]}):
+                pass
+        run.tags[REFERENCE] = name
+        return {REFERENCE: name}
 
-    def _run(self, trial: str, events: list[Event]) -> tuple[_Run, list[Event]]:
+    def _reference_name(self, parent: KnownRun, reference: Reference) -> str:
+        """`teacher`, or `teacher 2` and so on where the sweep has several."""
+        number = 1
+        while True:
+            name = TEACHER if number == 1 else f"{TEACHER} {number}"
+            if parent.tags.setdefault(name, reference.label) == reference.label:
+                return name
+            number += 1
+
+    def _run(self, trial: str, events: list[Event]) -> tuple[KnownRun, list[Event]]:
         """The trial's run and what to send to it: more than `events` where it had to be remade."""
         if trial in self._runs:
             return self._runs[trial], events
-        tags = {TRIAL: trial, PARENT: self._parent}
-        run = self._find(tags)
+        tags = {TRIAL: trial, PARENT: self._parent().id}
+        run = self.server.find(tags)
         if run is None:
             if not isinstance(events[0], StartEvent):
                 events = self._acknowledged.read_from_start(trial)
@@ -271,69 +325,16 @@ class Tracker:
             time_ms, config = next(((t, c) for t, c in known if c is not None), (0, None))
             if config is None:
                 raise ValueError(f"{NAME} has no config of trial {trial}")
-            name = f"{config.get('student')} {config.get('arm')} seed {config.get('seed')}"
-            run = self._create(name, tags, time_ms)
+            run = self.server.create(name_of(config), tags, time_ms)
         self._runs[trial] = run
         return run, events
 
-    # ---- the server ----
-
-    def _connect(self) -> None:
-        """Find or make the experiment and the sweep's own run; restore them where deleted."""
-        if self._parent:
+    def _log_report(self) -> None:
+        """Store the report with the sweep's own run, unless that has it already."""
+        if self.report is None or not self.report.exists():
             return
-        from mlflow.tracking import MlflowClient
-
-        # It would print a page for every attempt; `error` has it in a line, at the end.
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        self._client = client = MlflowClient(self.uri)
-        folder = self.folder.resolve()
-        found = client.get_experiment_by_name(self.name)
-        if found is None:
-            artifacts = (folder / "mlartifacts").as_uri()
-            self._experiment = client.create_experiment(self.name, artifacts)
-        else:
-            self._experiment = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                client.restore_experiment(self._experiment)
-        sweep = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        parent = self._find({SWEEP: sweep})
-        if parent is None:
-            parent = self._create(self.name, {SWEEP: sweep, FOLDER: str(folder)})
-            # It has nothing of this sweep, whatever was sent before.
-            self._runs.clear()
-            self._acknowledged.restart()
-        client.update_run(parent.id, status="RUNNING")
-        self._parent = parent.id
-        self._progress_at = time.monotonic()
-
-    def _find(self, tags: dict[str, str]) -> _Run | None:
-        """The run with these tags; one that was deleted is restored, unless there is another."""
-        from mlflow.entities import ViewType
-
-        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-        found = self._client.search_runs([self._experiment], query, ViewType.ALL, max_results=10)
-        if not found:
-            return None
-        run = min(found, key=lambda run: run.info.lifecycle_stage == "deleted")
-        if run.info.lifecycle_stage == "deleted":
-            self._client.restore_run(run.info.run_id)
-        return _Run(run.info.run_id, dict(run.data.params), dict(run.data.tags))
-
-    def _create(self, name: str, tags: dict[str, str], time_ms: int | None = None) -> _Run:
-        run = self._client.create_run(self._experiment, time_ms, tags, name)
-        return _Run(run.info.run_id, {}, dict(tags))
-
-
-def _code(error: Exception) -> str:
-    return str(getattr(error, "error_code", ""))
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the same request would fail again, whatever the state of the server."""
-    code = _code(error)
-    return code in REFUSALS if code else not isinstance(error, OSError)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        digest = hashlib.sha256(self.report.read_bytes()).hexdigest()
+        parent = self._parent()
+        if parent.tags.get(REPORT) != digest:
+            self.server.client.log_artifact(parent.id, str(self.report))
+            self.server.client.set_tag(parent.id, REPORT, digest)

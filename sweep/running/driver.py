@@ -1,7 +1,7 @@
 """The driver of a sweep: banks first, then every trial that is not finished.
 
-It runs in the process of `sweep.run`. Results go to the store and to the journal as they come,
-and from the journal to MLflow; see `sweep.journal`.
+It runs in the process of `sweep.run`. Results go to the store and to the journal as they come;
+another process uploads the journal to MLflow, see `sweep.journal.uploader`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 
 from shards.building.ray_workers import build_on_connected_ray
 from shards.support.lease import Observer
-from shards.support.progress import Progress, clock
+from shards.support.progress import clock
 from sweep.journal.events import Journal
 from sweep.journal.records import read_run
-from sweep.journal.run_record import open_record, record_sweep
-from sweep.journal.tracking import Tracker
+from sweep.journal.run_record import RunRecord, record_sweep
 from sweep.planning.banks import BankJob, build_bank, plan_banks
 from sweep.planning.costs import guess
 from sweep.planning.recorded_plan import record_plan
@@ -28,6 +27,7 @@ from sweep.running.joined import build_once, wait_for_others
 from sweep.running.resources import Resources, check_fits
 from sweep.running.schedule import Job, connected, run_jobs
 from sweep.running.stopping import Stopping
+from sweep.running.view import SweepView
 from sweep.running.watch import Watch, planned_trials
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
@@ -42,7 +42,7 @@ class Sweep:
         folder: of the journal and the report, on this machine.
         store: folder or URL of banks, trial results and checkpoints.
         resources: Ray's address, and what each trial may use.
-        tracking_uri: of MLflow.
+        record: the run's, from run.json.
         hold: this sweep's right to work on the store.
         retry_failed: whether trials run that failed in an earlier run of the sweep in `folder`.
         teacher_robustness: whether new banks hold the teacher's figures under the test arms in
@@ -53,7 +53,7 @@ class Sweep:
     folder: Path
     store: str
     resources: Resources
-    tracking_uri: str
+    record: RunRecord
     hold: Hold
     retry_failed: bool = True
     teacher_robustness: bool = False
@@ -81,10 +81,8 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
     Raises: ValueError for trials that cannot be placed and for a bank that cannot be built,
         OSError where the journal cannot be written.
     """
-    record = open_record(sweep.folder, sweep.store, sweep.folder.resolve().name)
-    record_sweep(sweep.store, record, planned_trials(trials))
+    record_sweep(sweep.store, sweep.record, planned_trials(trials))
     journal = Journal(sweep.folder)
-    tracker = Tracker(sweep.folder, sweep.folder.resolve().name, sweep.tracking_uri)
     watch = Watch(journal, trials, sweep.store)
     try:
         found = begun(sweep.store)
@@ -95,7 +93,6 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
             watch.failed = _failed_before(sweep.folder, unfinished)
             watch.ended |= watch.failed.keys()
             unfinished = [c for c in unfinished if c.identity not in watch.failed]
-        tracker.start()
         stopping = _stopping(sweep, watch)
         if unfinished:
             _build_and_train(sweep, unfinished, watch, stopping)
@@ -105,9 +102,6 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
     if not stopping.requested:
         for trial in left - watch.stopped.keys():
             watch.failed[trial] = "ended without a result; run the same command again to retry it"
-    tracker.finish(status="FAILED" if watch.failed else "FINISHED")
-    for line in tracker.warnings():
-        print(f"warning: {line}", file=sys.stderr)
     return Outcome(watch.failed, watch.stopped, len(left) if stopping.requested else 0)
 
 
@@ -134,9 +128,7 @@ def _build_and_train(
         # Before Ray starts: the build then has all cores and all memory for itself.
         for job in banks:
             build_once(job.location, sweep.store, partial(_build_here, job))
-    bar = Progress("trials", watch.total())
-    bar.resume_at(watch.done())
-    bar.note = watch.note()
+    bar = SweepView(watch, watch.note())
     if resources.address:
         record_plan(sweep.folder, {}, None)
     else:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from shards.support.progress import Progress
 from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent
+from sweep.journal.overview import Failure, Overview, RunningTrial, label_of
 from sweep.journal.run_record import PlannedTrial
 from sweep.journal.stored import probe_events, result_events
+from sweep.planning.remaining import Timing, remaining_seconds
 from sweep.planning.sizes import planned_steps, training_work, trial_weight
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished, tidy, trial_folder
@@ -51,6 +54,11 @@ class Watch:
         self.planned = {config.identity: max(1, planned_steps(config)) for config in trials}
         self._done = {config.identity: 0.0 for config in trials}  # weight that is done
         self._sum = 0.0  # of those, kept up to date: adding up all trials at each event is slow
+        work = {config.identity: training_work(config) for config in trials}
+        self.timings = {name: Timing(work[name], steps) for name, steps in self.planned.items()}
+        self.losses: dict[str, float] = {}
+        self._running: dict[str, Timing] = {}
+        self._one_ended = False  # whether a trial of this command has ended
         self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
@@ -68,9 +76,12 @@ class Watch:
             self.running.discard(trial)
         if kind == "start":
             self._started(config)
+            self._begin(trial)
         elif kind == "epoch":
             self._started(config)
             self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
+            self.losses[trial] = values["loss"]
+            self.timings[trial].step(values["step"], time.time())
             self._advance(trial)
             self._epoch(trial, Epoch.model_validate(values))
         elif kind == "finished":
@@ -82,7 +93,7 @@ class Watch:
         elif kind == "failed":
             error, fields = values["error"], config.model_dump(mode="json")
             self.failed[trial] = error
-            self.ended.add(trial)
+            self._end(trial)
             self._advance(trial)
             self.journal.append(FailedEvent(trial=trial, config=fields, error=error))
             note_failure(trial_folder(self.store, config), config, error)
@@ -95,9 +106,9 @@ class Watch:
             return False
         tidy(self.store, config)
         trial = config.identity
-        self.ended.add(trial)
         self.failed.pop(trial, None)
         self.elsewhere.discard(trial)
+        self._end(trial)
         self._advance(trial)
         skipped: list[str] = []
         if not self.journal.has_result(trial):
@@ -121,6 +132,18 @@ class Watch:
             EpochEvent(trial=trial, step=row.step, values=values, time_ms=row.time_ms)
         )
 
+    def _begin(self, trial: str) -> None:
+        timing = self.timings[trial]
+        timing.restart(time.time())
+        timing.fresh = not self._one_ended
+        self._running[trial] = timing
+
+    def _end(self, trial: str) -> None:
+        self.ended.add(trial)
+        timing = self.timings[trial]
+        timing.ended, timing.failed = time.time(), trial in self.failed
+        self._one_ended |= self._running.pop(trial, None) is not None
+
     def _advance(self, trial: str) -> None:
         share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
         done = self.weights[trial] * (1.0 if trial in self.ended else TRAINING * share)
@@ -135,10 +158,55 @@ class Watch:
         """The weights of all trials together, see `trial_weight`."""
         return sum(self.weights.values())
 
+    def remaining(self) -> float | None:
+        """Seconds until the last trial ends; None before that can be told."""
+        return remaining_seconds(list(self.timings.values()), time.time())
+
+    def overview(self) -> Overview:
+        """How the sweep stands."""
+        running = list(self._running)
+        failed = list(self.failed.items())
+        paces = [self.timings[name].seconds_a_step() for name in running]
+        finished = len(self.ended) - len(failed)
+        return Overview(
+            name="trials",
+            total=len(self.trials),
+            finished=finished,
+            failed=len(failed),
+            running=len(running),
+            interrupted=0,
+            waiting=max(0, len(self.trials) - len(self.ended) - len(running)),
+            share=min(1.0, self.done() / max(self.total(), 1e-9)),
+            steps_done=sum(self.steps.values()),
+            steps=sum(self.planned.values()),
+            steps_per_second=sum(1 / pace for pace in paces if pace),
+            remaining_seconds=self.remaining(),
+            now=tuple(
+                RunningTrial(
+                    trial=name,
+                    label=self._label(name),
+                    step=self.steps.get(name, 0),
+                    steps=self.planned[name],
+                    loss=self.losses.get(name),
+                )
+                for name in running
+            ),
+            failures=tuple(
+                Failure(trial=name, label=self._label(name), error=error) for name, error in failed
+            ),
+        )
+
+    def _label(self, trial: str) -> str:
+        return label_of(self.trials[trial].model_dump(mode="json"))
+
     def note(self) -> str:
-        """`3/18 trials, 1 failed`."""
+        """`3/18 trials, 2 running, 1 failed, 41 steps/s`."""
         note = f"{len(self.ended)}/{len(self.trials)} trials"
-        return note + (f", {len(self.failed)} failed" if self.failed else "")
+        running = list(self._running.values())
+        rate = sum(1 / pace for timing in running if (pace := timing.seconds_a_step()))
+        note += f", {len(running)} running" if running else ""
+        note += f", {len(self.failed)} failed" if self.failed else ""
+        return note + (f", {rate:.3g} steps/s" if rate else "")
 
     def show(self) -> None:
         """Update the bar. Until a trial has reported, it keeps the first estimate."""

@@ -47,7 +47,9 @@ def test_a_small_sweep_finishes_every_trial_once(swept: Any, tools: Any) -> None
 
 def test_it_says_little_and_what_matters(swept: Any) -> None:
     lines = swept.err.splitlines()
-    assert all(line.startswith(("teacher ", "trials ", "report: ", "compare: ")) for line in lines)
+    known = ("teacher ", "trials ", "report: ", "compare: ", "mlflow: ")
+    assert all(line.startswith(known) for line in lines), lines
+    assert lines[-1].startswith("compare: then open http://127.0.0.1:5000/#/experiments/1/runs?")
     bars = [line for line in lines if line.startswith("trials ")]
     assert "0/4 trials, about " in bars[0]  # an ETA from the first second
     assert "100%" in bars[-1]
@@ -58,7 +60,7 @@ def test_mlflow_has_every_trial(swept: Any) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{swept.folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(swept.folder.name)
+    experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     runs = list(client.search_runs([experiment.experiment_id]))
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -67,8 +69,8 @@ def test_mlflow_has_every_trial(swept: Any) -> None:
     for run in children:
         file = swept.folder / "trials" / run.data.tags[TRIAL] / "result.json"
         result = read_result(str(file))
-        both = result.metrics | result.teacher
-        assert {k: run.data.metrics[k] for k in both} == both
+        assert {k: run.data.metrics[k] for k in result.metrics} == result.metrics
+        assert not any(name.startswith("teacher") for name in run.data.metrics)
         history = client.get_metric_history(run.info.run_id, "train/loss")
         assert [row.value for row in history] == [row.loss for row in result.epochs]
 

@@ -9,6 +9,7 @@ import pytest
 
 from sweep.journal.events import Journal
 from sweep.planning.sizes import trial_weight
+from sweep.running.view import SweepView
 from sweep.running.watch import TRAINING, Watch
 from trainers.canonical import make_config
 
@@ -43,3 +44,25 @@ def test_a_trial_that_trains_nothing_has_no_progress_before_its_end(tmp_path: Pa
     assert watch.done() == 0
     watch(config.identity, "failed", {"error": "of its own"})
     assert watch.done() == pytest.approx(watch.total())
+
+
+def test_the_view_counts_and_says_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not on a terminal: plain lines, without anything that moves the cursor."""
+    configs = [make_config(FIELDS | {"duration": "8 steps", "seed": seed}) for seed in range(3)]
+    watch = Watch(Journal(tmp_path), configs, str(tmp_path))
+    with SweepView(watch, watch.note() + ", about 0:10") as bar:
+        watch.bar = bar
+        bar.every = 0.0
+        watch(configs[0].identity, "start", {})
+        watch(configs[0].identity, "epoch", ROWS[0])
+        watch(configs[1].identity, "failed", {"error": "ValueError: of its own"})
+        seen = watch.overview()
+    assert (seen.total, seen.running, seen.failed, seen.waiting) == (3, 1, 1, 1)
+    assert [one.error for one in seen.failures] == ["ValueError: of its own"]
+    assert [(one.step, one.steps, one.loss) for one in seen.now] == [(4, 8, 0.5)]
+    lines = capsys.readouterr().err.splitlines()
+    assert "0/3 trials, about 0:10" in lines[0]
+    assert any("1/3 trials, 1 running, 1 failed" in line for line in lines)
+    assert not any("\x1b" in line for line in lines)

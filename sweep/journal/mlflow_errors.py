@@ -1,0 +1,24 @@
+"""What MLflow's errors mean for an upload: refused for good, or to be tried again."""
+
+from __future__ import annotations
+
+# MLflow's codes of errors that the same request would get again.
+REFUSALS = {
+    *("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"),
+    *("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "INVALID_STATE", "NOT_IMPLEMENTED"),
+}
+
+
+def code_of(error: Exception) -> str:
+    """MLflow's code of an error, "" for any other."""
+    return str(getattr(error, "error_code", ""))
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the same request would fail again, whatever the state of the server."""
+    code = code_of(error)
+    return code in REFUSALS if code else not isinstance(error, OSError)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,114 @@
+"""One sweep's experiment and runs on a tracking server; found by tags before they are created."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shards.support.metric_names import metric_name_error
+from sweep.journal.experiment_note import experiment_note
+
+TRIAL, SWEEP, FOLDER, ERROR = "sweep.trial", "sweep.id", "sweep.folder", "sweep.error"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+METRICS_A_BATCH, OTHERS_A_BATCH = 800, 100  # MLflow takes 1,000 entities a request
+
+
+@dataclass
+class KnownRun:
+    """A run in MLflow, as far as it is known here; `metrics` are the newest values."""
+
+    id: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class Server:
+    """A connection for one sweep. Raises, in every method: what MLflow's client raises.
+
+    folder: of the run. sweep: the run's id. name: of the experiment.
+
+    Attributes:
+        experiment: its id, once connected.
+        parent: the sweep's own run, once connected.
+        unnamed: metrics whose names MLflow does not take; only these values are left out.
+    """
+
+    def __init__(self, folder: Path, sweep: str, name: str, uri: str) -> None:
+        self.folder, self.sweep, self.name, self.uri = folder.resolve(), sweep, name, uri
+        self.client: Any = None
+        self.experiment = ""
+        self.parent: KnownRun | None = None
+        self.unnamed: set[str] = set()
+
+    def connect(self) -> bool:
+        """Find or make the experiment and the sweep's own run; restore them where deleted.
+
+        Returns whether the sweep's run was there: False where it had to be made.
+        """
+        from mlflow.tracking import MlflowClient
+
+        # It would print a page for every attempt; the tracker has it in a line, at the end.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        self.client = client = MlflowClient(self.uri)
+        found = client.get_experiment_by_name(self.name)
+        if found is None:
+            # A server stores artifacts where it was told to; a database of our own beside itself.
+            remote = self.uri.startswith("http")
+            place = None if remote else (self.folder / "mlartifacts").as_uri()
+            self.experiment = client.create_experiment(self.name, place)
+            client.set_experiment_tag(self.experiment, NOTE, experiment_note())
+        else:
+            self.experiment = found.experiment_id
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(self.experiment)
+        parent = self.find({SWEEP: self.sweep})
+        existed = parent is not None
+        if parent is None:
+            tags = {SWEEP: self.sweep, FOLDER: str(self.folder)}
+            parent = self.create(self.folder.name, tags)
+        client.update_run(parent.id, status="RUNNING")
+        self.parent = parent
+        return existed
+
+    def find(self, tags: dict[str, str]) -> KnownRun | None:
+        """The run with these tags; one that was deleted is restored, unless there is another."""
+        from mlflow.entities import ViewType
+
+        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+        found = self.client.search_runs([self.experiment], query, ViewType.ALL, max_results=10)
+        if not found:
+            return None
+        run = min(found, key=lambda run: run.info.lifecycle_stage == "deleted")
+        if run.info.lifecycle_stage == "deleted":
+            self.client.restore_run(run.info.run_id)
+        data = run.data
+        return KnownRun(run.info.run_id, dict(data.params), dict(data.tags), dict(data.metrics))
+
+    def create(self, name: str, tags: dict[str, str], time_ms: int | None = None) -> KnownRun:
+        run = self.client.create_run(self.experiment, time_ms, tags, name)
+        return KnownRun(run.info.run_id, {}, dict(tags))
+
+    def log(
+        self, run: KnownRun, metrics: list[Any], params: dict[str, str], tags: dict[str, str]
+    ) -> Iterator[None]:
+        """Store values of a run in as few requests as MLflow allows; yields after each."""
+        from mlflow.entities import Param, RunTag
+
+        taken = [metric for metric in metrics if not metric_name_error(metric.key)]
+        self.unnamed |= {metric.key for metric in metrics} - {metric.key for metric in taken}
+        all_params = [Param(name, value) for name, value in params.items()]
+        all_tags = [RunTag(name, value) for name, value in tags.items()]
+        first = other = 0
+        while first < len(taken) or other < max(len(all_params), len(all_tags)):
+            few = slice(other, other + OTHERS_A_BATCH)
+            batch = taken[first : first + METRICS_A_BATCH]
+            self.client.log_batch(run.id, batch, all_params[few], all_tags[few])
+            first, other = first + METRICS_A_BATCH, other + OTHERS_A_BATCH
+            yield
+        run.params |= params
+        run.tags |= tags
+        run.metrics |= {metric.key: metric.value for metric in taken}

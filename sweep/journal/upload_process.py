@@ -1,0 +1,53 @@
+"""The process that uploads a journal: `python -m sweep.journal.upload_process FOLDER NAME URI`.
+
+`sweep.journal.uploader` starts it and writes one line to its standard input when the sweep has
+ended: {"status": "FINISHED", "report": PATH}. On its standard output it writes lines with
+{"progress": N} whenever something has arrived, at most one a second, and at the end one with
+{"warnings": [...], "experiment": ID}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from sweep.environment import set_defaults
+
+NICE = 10  # trials come first
+
+
+def main(folder: str, name: str, uri: str) -> None:
+    set_defaults()
+    os.nice(NICE)
+    from sweep.journal.system_metrics import system_metrics
+    from sweep.journal.tracking import Tracker
+
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints does not mix with the lines
+    tracker = Tracker(Path(folder), name, uri)
+    tracker.start()
+
+    def end() -> None:
+        """Wait for the sweep's end, which is also that of its process."""
+        line = sys.stdin.readline()
+        said: dict[str, Any] = json.loads(line) if line else {"status": "KILLED", "report": ""}
+        tracker.report = Path(said["report"]) if said["report"] else None
+        tracker.end(said["status"])
+
+    threading.Thread(target=end, daemon=True).start()
+    said_at, count = tracker.progress_at, 0
+    with system_metrics(tracker.server):
+        while not tracker.join(1.0):
+            if tracker.progress_at > said_at:
+                said_at, count = tracker.progress_at, count + 1
+                print(json.dumps({"progress": count}), file=out, flush=True)
+    last = {"warnings": tracker.warnings(), "experiment": tracker.experiment}
+    print(json.dumps(last), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,120 @@
+"""The upload to MLflow beside a sweep, in a process of its own; the driver imports no MLflow.
+
+The process follows the journal on disk, so it may be late, or die, without any effect on the sweep:
+what it has not sent, the next command or `python -m sweep.sync` sends.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shards.support.child_process import child_command, run_module
+
+PATIENCE = 60.0  # seconds without progress after which the end of an upload is not waited for
+NOTICE = 5.0  # seconds after which a person is told what is waited for
+
+
+class Uploader:
+    """`with Uploader(folder, name, uri) as uploader: ...; uploader.finish(...)`.
+
+    folder: of the run, whose journal is followed. name: of the experiment. uri: of the server.
+    Leaving the context ends the process, whatever it was doing.
+
+    Attributes:
+        experiment: the experiment's id, "" before `finish` and where MLflow was not reached.
+    """
+
+    def __init__(self, folder: Path, name: str, uri: str) -> None:
+        self.folder, self.uri, self.experiment = folder, uri, ""
+        self._arguments = [str(folder), name, uri]
+        self._process: subprocess.Popen[str] | None = None
+        self._progress_at = time.monotonic()
+        self._last: dict[str, Any] = {}
+
+    def __enter__(self) -> Uploader:
+        command = child_command(run_module("sweep.journal.upload_process"), self._arguments)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        return self
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._progress_at = time.monotonic()
+            said = json.loads(line)
+            if "warnings" in said:
+                self._last = said
+
+    def finish(
+        self,
+        status: str,
+        report: Path | None = None,
+        patience: float = PATIENCE,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> list[str]:
+        """Upload what is left, for as long as that makes progress; what MLflow lacks, in lines.
+
+        status: what the sweep's own run ends as, FINISHED, FAILED or KILLED. report: a file that is
+        stored with it. patience: seconds without progress after which it is given up. tell: gets
+        a line once it has taken NOTICE seconds.
+        """
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        end = {"status": status, "report": str(report) if report else ""}
+        try:
+            process.stdin.write(json.dumps(end) + "\n")
+            process.stdin.close()
+        except OSError:
+            pass  # it has ended, which `_ended` says
+        began = self._progress_at = time.monotonic()
+        told = False
+        while process.poll() is None and time.monotonic() - self._progress_at < patience:
+            time.sleep(0.05)
+            if not told and time.monotonic() - began > NOTICE:
+                tell(f"uploading the rest to MLflow at {self.uri}; Ctrl-C leaves it to sweep.sync")
+                told = True
+        return self._ended(process, patience)
+
+    def _ended(self, process: subprocess.Popen[str], patience: float) -> list[str]:
+        for _ in range(100):  # the last line may still be in the pipe
+            if self._last or process.poll() is None:
+                break
+            time.sleep(0.01)
+        if self._last:
+            self.experiment = self._last["experiment"]
+            return self._last["warnings"]
+        code = process.poll()
+        why = (
+            f"no progress for {patience:g} s" if code is None else f"its process ended with {code}"
+        )
+        return [lacking(self.folder, self.uri, why)]
+
+    def __exit__(self, *error: object) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def lacking(folder: Path, uri: str, error: str) -> str:
+    """The line for values that have not arrived."""
+    return (
+        f"MLflow at {uri} lacks some values ({error}); nothing is lost: once that is put right, "
+        f"`python -m sweep.sync {folder}` uploads the rest"
+    )
+
+
+def experiment_address(uri: str, experiment: str) -> str:
+    """The address of an experiment's table of runs; `mlflow ui` alone opens another page."""
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
+    return f"{server}/{page}"

@@ -1,0 +1,62 @@
+"""The progress of a sweep in its own terminal: a live view, or plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from shards.support.progress import Progress, clock
+from sweep.journal.overview import view
+from sweep.running.watch import Watch
+
+
+class SweepView(Progress):
+    """As Progress, with the time left of the trials' own pace, and on a terminal every trial.
+
+    note: what is said until a trial has reported.
+    """
+
+    def __init__(self, watch: Watch, note: str) -> None:
+        super().__init__("trials", watch.total())
+        self.watch = watch
+        self.resume_at(watch.done())
+        self.note = note
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            # Ray's and pip's lines go above the view: Live prints what is written meanwhile there.
+            console = Console(stderr=True)
+            self._live = Live(
+                console=console, get_renderable=self._render, refresh_per_second=2, transient=True
+            )
+            self._live.start()
+            return self
+        return super().__enter__()
+
+    def _render(self) -> RenderableType:
+        return view(self.watch.overview(), time.monotonic() - self.start)
+
+    def eta(self, elapsed: float) -> str:
+        """By the trials' own pace; before that is known, none."""
+        seconds = self.watch.remaining()
+        return f"ETA {clock(seconds)}" if seconds is not None else "ETA --:--"
+
+    def _print(self, elapsed: float) -> None:
+        if self._live is None:
+            super()._print(elapsed)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live, self.live = None, False  # the last line stays
+        super().__exit__(kind, error, trace)
