@@ -170,7 +170,7 @@ def test_a_sweep_of_controls(tools: Any, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("run")
+    experiment = client.get_experiment_by_name("few")
     assert experiment is not None
     for run in client.search_runs([experiment.experiment_id]):
         if trial := run.data.tags.get("sweep.trial"):
