@@ -277,13 +277,16 @@ def _sweep(
     uri = _tracking_uri(folder, options)
     if options.address:
         check_address(options.address)
-    with exclusive(str(folder), "sweep"):
+
+    def keep_grid() -> None:
         record_grid(folder, grid, trials)
         if claims:
             record_claims(folder, grid.name, claims[0], trials, store)
+
+    with exclusive(str(folder), "sweep"):
         record, first = open_record(folder, store, grid.name), priorities(chosen, grid.first)
         with Uploader(folder, record.name, uri) as uploader:
-            outcome = _run(chosen, folder, store, record, hold, first, options)
+            outcome = _run(chosen, folder, store, record, hold, first, options, keep_grid)
             report = _show_results(folder, options.json)
             ended = "KILLED" if outcome.left else "FINISHED"
             status = "FAILED" if outcome.failed else ended
@@ -315,11 +318,18 @@ def _run(
     hold: Hold,
     first: dict[str, int],
     options: argparse.Namespace,
+    keep_grid: Callable[[], None],
 ) -> Outcome:
+    """Check room and resources, then run the trials.
+
+    keep_grid: called once both were found to be enough. A folder that recorded a grid before that
+    would refuse the next grid, although nothing has run in it.
+    """
     from sweep.planning.costs import check_room
     from sweep.planning.plan import downloads
     from sweep.running.driver import Sweep, run_sweep
-    from sweep.running.resources import Resources
+    from sweep.running.resources import Resources, check_fits
+    from trainers.results.folder import begun
 
     for line in downloads(trials):
         print(f"to download: {line}", file=sys.stderr)
@@ -343,6 +353,9 @@ def _run(
         options.teacher_robustness,
         first,
     )
+    found = begun(store)
+    check_fits([config for config in trials if config.identity not in found], resources)
+    keep_grid()
     return run_sweep(sweep, trials)
 
 
@@ -388,19 +401,25 @@ def _tracking_uri(folder: Path, options: argparse.Namespace) -> str:
 
 def compare_lines(uri: str, experiment: str) -> list[str]:
     """How to look at the sweep in MLflow: a command where there is no server, and the address."""
+    from sweep.journal.mlflow_uri import without_password
     from sweep.journal.uploader import experiment_address
 
-    address = experiment_address(uri, experiment)
+    address = without_password(experiment_address(uri, experiment))
     if uri.startswith("http"):
         return [address]
     return [mlflow_command(uri), f"then open {address}"]
 
 
 def mlflow_command(uri: str) -> str:
-    """The command that starts the MLflow UI on a database, to be pasted into a shell."""
+    """The command that starts the MLflow UI on a database, to be pasted into a shell.
+
+    A password is shown as `***`, because what a sweep prints ends up in logs.
+    """
+    from sweep.journal.mlflow_uri import without_password
+
     beside = Path(sys.executable).parent / "mlflow"
     program = shlex.quote(str(beside) if beside.exists() else "mlflow")
-    store = shlex.quote(uri)
+    store = shlex.quote(without_password(uri))
     return f"MLFLOW_DISABLE_TELEMETRY=true {program} ui --backend-store-uri {store}"
 
 

@@ -27,6 +27,7 @@ from shards.building.embed import Embedder
 from shards.building.executor import Columns, CorruptedView, OnImages, Task
 from shards.building.ray_start import check_address, end_processes, keep_logs, prepare_local
 from shards.building.request import Request
+from shards.datasets.left_out import SILENT
 from shards.support.command import one_line
 from shards.teachers import Precision
 
@@ -115,7 +116,9 @@ class Worker:
     on another node, might choose differently, and the bank's bytes would depend on it.
     """
 
-    def __init__(self, request: str, device: str) -> None:
+    def __init__(self, request: str, device: str, tells: bool = True) -> None:
+        if not tells:  # the first worker has told what the data set leaves out
+            os.environ[SILENT] = "1"
         self._arguments = (Request.model_validate_json(request), device)
         self._opened: Embedder | None = None
 
@@ -226,7 +229,8 @@ class RayExecutor:
         # cluster may have no GPU before.
         unit = "GPU" if self._gpu else "CPU"
         workers = self._workers or max(1, int(ray.cluster_resources().get(unit, 0)))
-        others = [self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)]
+        count = min(workers, len(tasks)) - 1
+        others = [self._start_worker(*self._arguments, tells=False) for _ in range(count)]
         waiting, left = deque(tasks), len(tasks)
         # A worker gets tasks only after it has answered a first call (task None): one that Ray
         # cannot schedule yet would block the tasks that were submitted to it.

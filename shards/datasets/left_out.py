@@ -7,9 +7,11 @@ on fewer images than its author believes.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterable
 
+SILENT = "SHARDS_LEFT_OUT_SILENT"
 Entry = tuple[str, int, str]  # kind, count, name of the first
 
 
@@ -42,8 +44,12 @@ class LeftOut:
         )
 
     def report(self, spec: str) -> None:
-        """Print the line to stderr, once in a process however often the data set is opened."""
-        if self._count:
+        """Print the line to stderr, once in a process however often the data set is opened.
+
+        Not where SILENT is in the environment: of several processes that open one data set, one
+        tells.
+        """
+        if self._count and not os.environ.get(SILENT):
             _print_once(f"dataset {readable(spec)}: {self.line()}")
 
 

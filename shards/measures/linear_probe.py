@@ -190,11 +190,11 @@ def choose_c(
         if found != end:
             continue
         model = start
-        for C in further:
-            reached, model = score(C, model)
+        for beyond in further:
+            reached, model = score(beyond, model)
             if reached <= best:
                 break
-            best, found = reached, C
+            best, found = reached, beyond
     return found
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sweep.journal.mlflow_uri import without_password
 from sweep.journal.tracking import ERROR, TRIAL
 from trainers.canonical import trial_fields
 
@@ -59,7 +60,10 @@ def read_server(uri: str) -> list[TrackedTrial]:
         if not token:
             break
     if not found:
-        raise ValueError(f"{uri}: no trials in experiment {experiment}; expected those of a sweep")
+        shown = without_password(uri)
+        raise ValueError(
+            f"{shown}: no trials in experiment {experiment}; expected those of a sweep"
+        )
     return found
 
 
@@ -74,7 +78,8 @@ def _experiment(client: Any, uri: str, chosen: str) -> str:
         found = [e for e in every if e.name == chosen or (not chosen and e.name != "Default")]
     if len(found) != 1:
         names = ", ".join(sorted(f"`{e.name}`" for e in every if e.name != "Default")) or "none"
-        raise ValueError(f"{uri}: expected one experiment behind a `#`, URI#NAME; found: {names}")
+        shown = without_password(uri)
+        raise ValueError(f"{shown}: expected one experiment behind a `#`, URI#NAME; found: {names}")
     return str(found[0].experiment_id)
 
 

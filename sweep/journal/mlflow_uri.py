@@ -35,6 +35,12 @@ def default_uri(folder: Path) -> str:
     return uri
 
 
+def without_password(text: str) -> str:
+    """A URI, or a text that holds some, with `***` in the place of passwords, to be printed."""
+    http = re.sub(r"(https?://[^\s/:@]*):[^\s/]*@", r"\1:***@", text)
+    return re.sub(r"((?<!http)(?<!https)://[^\s/:@]*):[^\s@]*@", r"\1:***@", http)
+
+
 def is_tracking_uri(text: str) -> bool:
     """Whether `text` is the URI of a tracking server or database, and not a folder or store."""
     scheme = urllib.parse.urlsplit(text).scheme
@@ -55,7 +61,8 @@ def check_tracking_uri(uri: str) -> None:
         else:
             _check_other(uri)
     except ValueError as error:
-        raise ValueError(f"tracking URI {uri}: {error}; {EXPECTED}") from None
+        found = f"tracking URI {uri}: {error}"
+        raise ValueError(f"{without_password(found)}; {EXPECTED}") from None
 
 
 def _check_address(uri: str) -> None:

@@ -34,7 +34,7 @@ from sweep.journal.metric_rows import (
     tags_of,
 )
 from sweep.journal.mlflow_errors import code_of, is_refusal, one_line
-from sweep.journal.mlflow_uri import default_uri
+from sweep.journal.mlflow_uri import default_uri, without_password
 from sweep.journal.run_record import read_record
 from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
 from sweep.journal.uploader import lacking
@@ -134,7 +134,7 @@ class Tracker:
             lines.append(f"MLflow does not take metric `{name}`: it {error}; {kept}")
         if self.error:
             lines.append(lacking(self.folder, self.uri, self.error))
-        return lines
+        return [without_password(line) for line in lines]
 
     # ---- the thread ----
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.support.child_process import child_command, run_module
+from sweep.journal.mlflow_uri import without_password
 
 PATIENCE = 60.0  # seconds without progress after which the end of an upload is not waited for
 NOTICE = 5.0  # seconds after which a person is told what is waited for
@@ -80,7 +81,8 @@ class Uploader:
         while process.poll() is None and time.monotonic() - self._progress_at < patience:
             time.sleep(0.05)
             if not told and time.monotonic() - began > NOTICE:
-                tell(f"uploading the rest to MLflow at {self.uri}; Ctrl-C leaves it to sweep.sync")
+                shown = without_password(self.uri)
+                tell(f"uploading the rest to MLflow at {shown}; Ctrl-C leaves it to sweep.sync")
                 told = True
         return self._ended(process, patience)
 
@@ -107,8 +109,9 @@ class Uploader:
 
 def lacking(folder: Path, uri: str, error: str) -> str:
     """The line for values that have not arrived."""
+    shown = without_password(uri)
     return (
-        f"MLflow at {uri} lacks some values ({error}); nothing is lost: once that is put right, "
+        f"MLflow at {shown} lacks some values ({error}); nothing is lost: once that is put right, "
         f"`python -m sweep.sync {folder}` uploads the rest"
     )
 
