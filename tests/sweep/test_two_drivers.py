@@ -72,7 +72,7 @@ def started(tools: Any) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.ray
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_that_join_run_each_trial_once_and_stop_together(
     tools: Any, started: Any, tmp_path: Path
