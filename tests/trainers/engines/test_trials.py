@@ -61,7 +61,8 @@ def test_two_ranks_are_one_trial(done, bank):
     assert [row["epoch"] for row in seen] == [1, 2]
     assert result.epochs[1].loss < result.epochs[0].loss
     place = Path(trial_folder(root, config))
-    assert sorted(p.name for p in place.iterdir()) == ["result.json", "student"]
+    left = sorted(path.name for path in place.iterdir())
+    assert left == ["journal", "lease", "result.json", "student"]
     assert finished(root, config) == result
     assert run_trial(config, bank, root) == result  # starts no ranks
 
