@@ -25,7 +25,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shards.support import storage
 from shards.support.command import command, make_parser
@@ -52,6 +52,7 @@ a grid file of your own:
     student: [width:1, width:2]
     arm: [clean, noise:0.1]
   seeds: 3                      # each with seeds 0, 1 and 2; or a list: [42, 123, 456]
+  resources: {cpus: 2, gpus: 0.5, placement: spread}    # of each rank; changes no result
   exclude:                      # leave out combinations that match every field of an entry
     - {student: width:1, arm: noise:0.1}
   first: [{arm: clean}]         # trials that match an entry start before the others
@@ -245,20 +246,26 @@ def main(argv: list[str]) -> int:
     return 1 if outcome.failed else 0
 
 
-def _trials(grid: Grid, options: argparse.Namespace) -> tuple[list[TrialConfig], list[TrialConfig]]:
-    """All trials of the grid, and those of them that `--only` leaves. Claims are checked too."""
+def _trials(
+    grid: Grid, options: argparse.Namespace
+) -> tuple[list[TrialConfig], list[TrialConfig], dict[str, dict[str, Any]]]:
+    """All trials of the grid, those of them that `--only` leaves, and {trial: its resources}.
+
+    Claims are checked too.
+    """
     from sweep.analysis.declared import check_claims, claims_text
-    from sweep.planning.expand import expand
+    from sweep.planning.expand import expand_with_resources
     from sweep.planning.select import only
     from sweep.planning.sizes import check_lengths
 
-    trials = expand(grid)
+    found = expand_with_resources(grid)
+    trials = [config for config, _ in found]
     chosen = only(trials, options.only)
     check_lengths(chosen)
     claims = claims_text(options.grid)
     for note in check_claims(*claims, trials) if claims else ():
         print(f"claims:  {note}", file=sys.stderr)
-    return trials, chosen
+    return trials, chosen, {config.identity: needs for config, needs in found if needs}
 
 
 def _sweep(
@@ -273,7 +280,7 @@ def _sweep(
     from sweep.planning.select import priorities
 
     claims = claims_text(options.grid)
-    trials, chosen = _trials(grid, options)
+    trials, chosen, needs = _trials(grid, options)
     uri = _tracking_uri(folder, options)
     if options.address:
         check_address(options.address)
@@ -286,7 +293,7 @@ def _sweep(
     with exclusive(str(folder), "sweep"):
         record, first = open_record(folder, store, grid.name), priorities(chosen, grid.first)
         with Uploader(folder, record.name, uri) as uploader:
-            outcome = _run(chosen, folder, store, record, hold, first, options, keep_grid)
+            outcome = _run(chosen, needs, folder, store, record, hold, first, options, keep_grid)
             report = _show_results(folder, options.json)
             ended = "KILLED" if outcome.left else "FINISHED"
             status = "FAILED" if outcome.failed else ended
@@ -312,6 +319,7 @@ def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespac
 
 def _run(
     trials: list[TrialConfig],
+    needs: dict[str, dict[str, Any]],
     folder: Path,
     store: str,
     record: RunRecord,
@@ -342,7 +350,9 @@ def _run(
         reading=options.reading,
         save_seconds=options.save_seconds,
         time_limit=None if options.time_limit is None else 60 * options.time_limit,
+        needs=needs,
     )
+    own = __name__ == "__main__"
     sweep = Sweep(
         folder,
         store,
@@ -352,6 +362,7 @@ def _run(
         options.retry_failed,
         options.teacher_robustness,
         first,
+        own,
     )
     found = begun(store)
     check_fits([config for config in trials if config.identity not in found], resources)

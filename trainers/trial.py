@@ -14,7 +14,8 @@ Exit status:
     2   bad input: a field, an option, or a bank that does not hold what the trial needs
     3   the loss became NaN or infinite
     4   ended by SIGTERM or sweep.stop: the state is saved, and the same command continues
-    5   another process runs this trial
+    5   a rank waited too long for the others
+    6   another process runs this trial
 torchrun reports its own exit status in place of these.
 """
 
@@ -25,7 +26,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -48,6 +49,7 @@ from trainers.engines.base import Engine
 from trainers.engines.launch import (
     ELSEWHERE,
     PREEMPTED,
+    Launcher,
     RankError,
     launch,
     rank_of_environment,
@@ -90,6 +92,8 @@ def run_trial(
     reading: str = "auto",
     behalf: Behalf | None = None,
     time_limit: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    launcher: Launcher | None = None,
 ) -> TrialResult | None:
     """Train a student, measure it and store the result, which is also returned.
 
@@ -108,14 +112,16 @@ def run_trial(
         reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
         behalf: on whose behalf the trial runs, see Behalf.
         time_limit: seconds after which training ends, with its state saved; None: no limit.
+        stop: once it returns true, the trial leaves as after SIGTERM.
+        launcher: starts the ranks of a trial with several; None: all on this machine.
 
     Raises:
         ValueError: where the bank does not hold what the trial needs, or this machine cannot run
             the trial.
         DivergedError: where the loss is not finite.
         RankError: where one rank of several failed.
-        PreemptedError: in the main thread after SIGTERM; during training the state is saved
-            first.
+        PreemptedError: in the main thread after SIGTERM, or once `stop` is true; during training
+            the state is saved first.
         StoppedError: where `sweep.stop` asked this trial to end; its state is saved.
         TimeLimitError: where `time_limit` was reached; its state is saved.
         LeaseError: where another process runs the trial, or has taken it over from this one.
@@ -128,10 +134,11 @@ def run_trial(
             tidy(root, config)
         return stored
     check_recipe(config.recipe)
-    check_engine(config, choose_device(device))
+    if launcher is None:  # else each rank checks its own machine
+        check_engine(config, choose_device(device))
     failures = _failure_noted(trial_folder(root, config), config)
     with (
-        PreemptionHandler() as preempted,
+        PreemptionHandler(stop) as preempted,
         failures,
         Ending(preempted, time_limit).named() as ending,
     ):
@@ -142,7 +149,7 @@ def run_trial(
             if save_seconds is not None:
                 options["save-seconds"] = str(save_seconds)
             ending.lease_folder = lease_folder(root, config)
-            return _run_ranks(inputs, root, options, report, ending, behalf)
+            return _run_ranks(inputs, root, options, report, ending, behalf, launcher or launch)
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
         with _lease(root, config, behalf) as lease:
@@ -287,6 +294,7 @@ def _run_ranks(
     report: Reporter,
     ending: Ending,
     behalf: Behalf,
+    launcher: Launcher,
 ) -> TrialResult:
     """Run the trial as one process for each rank; the first rank writes the result.
 
@@ -303,7 +311,7 @@ def _run_ranks(
     try:
         with ending.preempted.deferred():
             document = config.model_dump_json()
-            launch(config.ranks, arguments, report, stop=ending, document=document)
+            launcher(config.ranks, arguments, report, stop=ending, document=document)
     except RankError as error:
         if error.code == DIVERGED:
             raise DivergedError(error.message) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,3 +47,32 @@ def child_command(code: str, arguments: Sequence[str], heartbeat: Path | None = 
     """
     prefix = [str(os.getpid()), str(heartbeat) if heartbeat else ""]
     return [sys.executable, "-c", _PROLOGUE + code, *prefix, *arguments]
+
+
+class Heartbeats:
+    """How long each of several children has sent no heartbeat.
+
+    Time is added up from one check to the next, at most one second each. So the time during which
+    this process was suspended is not counted: a machine that sleeps suspends its children as well.
+
+    files: of each child's heartbeat. limit: seconds.
+    """
+
+    def __init__(self, files: list[Path], limit: float) -> None:
+        self._files, self.limit = files, limit
+        self._last_beat = [0] * len(files)
+        self._silent_seconds = [0.0] * len(files)
+        self._checked = time.monotonic()
+
+    def silent(self, alive: Sequence[int]) -> int | None:
+        """A child among `alive` without a heartbeat for longer than the limit, or None."""
+        now = time.monotonic()
+        elapsed, self._checked = min(now - self._checked, 1.0), now
+        for child in alive:
+            beat = self._files[child].stat().st_mtime_ns
+            quiet = beat == self._last_beat[child]
+            self._silent_seconds[child] = self._silent_seconds[child] + elapsed if quiet else 0.0
+            self._last_beat[child] = beat
+            if self._silent_seconds[child] > self.limit:
+                return child
+        return None

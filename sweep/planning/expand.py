@@ -15,10 +15,16 @@ from trainers.config.schema import TrialConfig
 
 
 def expand(grid: Grid) -> list[TrialConfig]:
+    """Every trial of a grid, see `expand_with_resources`."""
+    return [config for config, _ in expand_with_resources(grid)]
+
+
+def expand_with_resources(grid: Grid) -> list[tuple[TrialConfig, dict[str, Any]]]:
     """Every combination of all parts that is not excluded, without duplicates.
 
     Two spellings of one trial (`crop_flip` and `crop_flip:4`) are one. The order is that of the
-    grid: later axes vary faster, seeds fastest.
+    grid: later axes vary faster, seeds fastest. With each trial comes what the grid says about its
+    resources.
 
     Raises: ValueError, of one line, for an invalid combination, a grid or part without trials, or
         more than LIMIT trials.
@@ -29,12 +35,12 @@ def expand(grid: Grid) -> list[TrialConfig]:
     )
     if count > LIMIT:
         raise ValueError(f"{grid.source}: {count:,} trials > limit of {LIMIT:,}; shorten an axis")
-    trials: dict[str, TrialConfig] = {}
+    trials: dict[str, tuple[TrialConfig, dict[str, Any]]] = {}
     for part in parts:
         found = _trials(part)
         if not found:
             raise ValueError(f"{part.source}: 0 trials; every combination is excluded")
-        trials |= found
+        trials |= {trial: (config, part.resources) for trial, config in found.items()}
     return list(trials.values())
 
 

@@ -16,12 +16,18 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
     first:                  # trials that match an entry start before the others
       - {student: width:1}
     distinct_views: true    # refuse trials of so many epochs that an augmented view is seen twice
+    resources:              # what each rank of a trial occupies; changes no result
+      cpus: 2               # CPU cores (default: the trial's `threads`)
+      gpus: 0.5             # GPUs; below 1 several trials share one (default: --gpus-per-trial)
+      placement: spread     # ranks on as many machines as possible; `pack` (the default) on as few
+                            # as possible, `strict_pack` on one
     parts:                  # several sets of combinations; each adds to, or replaces, the above
       - fixed: {epochs: 0}
       - axes: {target: [pca:8, whitened]}
 
 With `parts`, the trials are those of all parts together. A part may have `fixed`, `axes` and
-`exclude`; a field in its `axes` replaces the same field above, fixed or not, and vice versa.
+`exclude`; a field in its `axes` replaces the same field above, fixed or not, and vice versa. Its
+`resources` replace those above by name.
 
 `read_grid` checks the keys, the names of fields, and the types of their values, and
 `sweep.planning.expand` every combination. Only the latter needs torch: a mistake in a grid file
@@ -30,6 +36,7 @@ should not take seconds to be told.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -44,8 +51,13 @@ from trainers.config.schema import TrialConfig
 
 LIMIT = 10_000  # trials; more is taken for a mistake
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-KEYS = ("name", "fixed", "axes", "seeds", "exclude", "first", "parts", "distinct_views")
+KEYS = (
+    *("name", "fixed", "axes", "seeds", "exclude", "first", "parts", "distinct_views"),
+    "resources",
+)
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
+PLACEMENTS = ("pack", "spread", "strict_pack")
+RESOURCES = ("cpus", "gpus", "placement")
 YAML_NAMES = {dict: "`field: value` lines", list: "a list"}
 
 
@@ -62,6 +74,7 @@ class Grid:
         first: trials that match all fields of an entry start first, in the order of entries.
         source: where the grid was read, for error messages.
         distinct_views: whether a trial that would see an augmented view twice is refused.
+        resources: {cpus, gpus, placement: value} of each rank of a trial, where given.
         parts: if there are any, the trials are theirs, and `fixed` and `axes` are in each already.
     """
 
@@ -74,6 +87,7 @@ class Grid:
     distinct_views: bool = False
     parts: tuple[Grid, ...] = ()
     first: tuple[dict[str, Any], ...] = ()
+    resources: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_grid(name: str) -> Grid:
@@ -108,6 +122,7 @@ def read_grid(text: str, source: str, name: str) -> Grid:
     seeds = _seeds(raw.get("seeds", 1), source)
     first = tuple(_entries(raw.get("first") or [], "first", source))
     grid = Grid(title, fixed, axes, seeds, exclude, source, distinct, first=first)
+    grid = replace(grid, resources=_resources(raw, source))
     parts = raw.get("parts") or []
     if not isinstance(parts, list):
         raise ValueError(f"{source}: parts: expected a list, found `{parts}`")
@@ -183,7 +198,7 @@ def _part(whole: Grid, raw: Any, number: int) -> Grid:
     source = f"{whole.source}: part {number}"
     if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{source}: expected {{fixed: ..., axes: ...}}, found `{raw}`")
-    _refuse_unknown(raw, tuple(SECTIONS), "key", source)
+    _refuse_unknown(raw, (*SECTIONS, "resources"), "key", source)
     fixed, axes, exclude = _sections(raw, source)
     inherited = {field: value for field, value in whole.fixed.items() if field not in axes}
     crossed = {field: values for field, values in whole.axes.items() if field not in fixed}
@@ -193,7 +208,28 @@ def _part(whole: Grid, raw: Any, number: int) -> Grid:
         axes=crossed | axes,
         exclude=whole.exclude + exclude,
         source=source,
+        resources=whole.resources | _resources(raw, source),
     )
+
+
+def _resources(raw: dict[str, Any], source: str) -> dict[str, Any]:
+    """The checked `resources` of a grid or a part."""
+    found = raw.get("resources") or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{source}: resources: expected `name: value` lines, found `{found}`")
+    _refuse_unknown(found, RESOURCES, "resource", source)
+    for name, value in found.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        if name == "placement" and value not in PLACEMENTS:
+            choices = ", ".join(PLACEMENTS)
+            raise ValueError(f"{source}: resources.placement: `{value}`; choose {choices}")
+        if name == "gpus" and not (number and (0 <= float(value) <= 1 or float(value) % 1 == 0)):
+            raise ValueError(
+                f"{source}: resources.gpus: `{value}`; write a number from 0 to 1, or a whole one"
+            )
+        if name == "cpus" and not (number and value):
+            raise ValueError(f"{source}: resources.cpus: `{value}`; write a number above 0")
+    return dict(found)
 
 
 def _seeds(value: Any, source: str) -> list[int]:

@@ -27,6 +27,18 @@ def forget(sweep: str) -> None:
     internal_kv._internal_kv_del(f"{sweep}/", del_by_prefix=True, namespace=NAMESPACE)
 
 
+def ask_to_leave(sweep: str, node: str = "") -> None:
+    """Ask the trials on one node, or all trials, to save their state and leave."""
+    key = f"{sweep}/leave/{node or 'all'}"
+    internal_kv._internal_kv_put(key, b"1", namespace=NAMESPACE)
+
+
+def is_asked_to_leave(sweep: str, node: str) -> bool:
+    """Whether the trials on this node were asked to leave."""
+    found = internal_kv._internal_kv_list(f"{sweep}/leave/", namespace=NAMESPACE)
+    return any(key.decode().rpartition("/")[2] in ("all", node) for key in found)
+
+
 def document(sweep: str, trial: str) -> dict[str, Any]:
     """What was published for a trial."""
     return _documents(sweep)[trial]

@@ -48,6 +48,8 @@ class Sweep:
         teacher_robustness: whether new banks hold the teacher's figures under the test arms in
             place of its embeddings.
         first: {trial identity: number} of trials that start before the others, the lowest first.
+        owns_process: whether this process is a command's own: it is replaced when Ray dies in it,
+            and ended by a second Ctrl-C. Otherwise both raise an error.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Sweep:
     retry_failed: bool = True
     teacher_robustness: bool = False
     first: Mapping[str, int] = field(default_factory=dict)
+    owns_process: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,16 +145,18 @@ def _build_and_train(
             for job in banks:
                 build = partial(_build_on_cluster, job, resources)
                 build_once(job.location, sweep.store, build)
-        # The heaviest first: at the end, when some workers have nothing left to do, the trials
-        # that the others are waiting for are short. Those that the grid puts first come before.
+        # The heaviest first, of those that take equal resources: at the end, when some workers
+        # have nothing left to do, the trials that the others are waiting for are short. Those that
+        # the grid puts first come before.
         last = len(sweep.first)
         ordered = sorted(
             trials, key=lambda c: (sweep.first.get(c.identity, last), -trial_weight(c))
         )
         behalf, observer = Behalf(sweep.hold.token), Observer()
+        own = sweep.owns_process
         while ordered and not stopping.requested:
             jobs = [Job(config, bank_of[config.identity]) for config in ordered]
-            run_jobs(jobs, sweep.store, sweep.folder, resources, watch, behalf, stopping)
+            run_jobs(jobs, sweep.store, sweep.folder, resources, watch, behalf, stopping, own)
             with stopping.during(lambda: None):
                 ordered, gone = wait_for_others(
                     [config for config in ordered if config.identity in watch.elsewhere],

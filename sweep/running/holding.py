@@ -23,6 +23,7 @@ from shards.support.lease import (
     read_claim,
     wait_and_take,
 )
+from shards.support.processes import this_process
 
 FOLDER = "sweep-lease"
 BEAT = 1.25  # seconds; two looks that far apart show whether a sweep on another machine is alive
@@ -56,8 +57,10 @@ def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
         _, before = read_claim(place)
         claim = ours(what, before.token if before else os.urandom(6).hex())
         lease = held = None
+        # A command that has replaced itself (see sweep.running.restart) finds its own claim.
+        own = (before.holder,) if before and before.process == this_process() else ()
         try:
-            lease = wait_and_take(place, claim, notice=_say)
+            lease = wait_and_take(place, claim, own, notice=_say)
         except HeldError as error:
             held = error.claim
     if lease is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ class Resources:
         gpus_per_trial: GPUs of each rank of a trial, below 1 to share one between trials; None
             means 1 where there are GPUs and 0 elsewhere.
         concurrent: at most so many trials at a time; None means as many as there is room for.
+        needs: {trial identity: what the grid says about its resources}, see `sweep.planning.grid`.
         reading: how trials read their bank: `auto`, `resident` or `streaming`. Results are equal.
         save_seconds: between two checkpoints of a trial; None: as often as costs 2 % of the time.
         time_limit: seconds after which a trial's training is ended; None: no limit.
@@ -34,14 +37,17 @@ class Resources:
     reading: str = "auto"
     save_seconds: float | None = None
     time_limit: float | None = None
+    needs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     def local_cpus(self) -> int:
         return self.cpus or os.cpu_count() or 1
 
 
-def placement_of(config: TrialConfig, gpus: float) -> Placement:
-    """What a trial occupies; `gpus` are those of each rank."""
-    return Placement(config.ranks, float(config.threads), gpus)
+def placement_of(config: TrialConfig, resources: Resources, gpus: float) -> Placement:
+    """What a trial occupies; `gpus` are those of each rank where the grid does not say."""
+    needs = resources.needs.get(config.identity, {})
+    cpus, gpus = needs.get("cpus", config.threads), needs.get("gpus", gpus)
+    return Placement(config.ranks, float(cpus), float(gpus), needs.get("placement", "pack"))
 
 
 def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
@@ -52,12 +58,13 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     Raises: ValueError with what is needed and what there is, or how to install an engine.
     """
     gpus = resources.gpus_per_trial
-    most_ranks = max((config.ranks for config in trials), default=1)
-    if gpus is not None and gpus % 1 and most_ranks > 1:
-        raise ValueError(
-            f"--gpus-per-trial: {gpus:g} for each of {most_ranks} ranks; ranks cannot share a "
-            "GPU, choose a whole number"
-        )
+    for config in trials:
+        share = placement_of(config, resources, gpus or 0.0).gpus
+        if share % 1 and config.ranks > 1:
+            raise ValueError(
+                f"--gpus-per-trial, or resources.gpus of the grid: {share:g} for each of "
+                f"{config.ranks} ranks; ranks cannot share a GPU, choose a whole number"
+            )
     if resources.address:
         for config in trials:
             ENGINES[config.engine].check_installed()
@@ -68,10 +75,12 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     available = {"CPU": resources.local_cpus(), "GPU": torch.cuda.device_count()}
     each = float(available["GPU"] > 0) if gpus is None else gpus
     for config in trials:
-        for kind, needed in placement_of(config, each).total.items():
+        placement = placement_of(config, resources, each)
+        for kind, needed in placement.total.items():
             if needed > available[kind]:
                 raise ValueError(
                     f"a trial with {config.ranks} ranks needs {needed:g} {kind}s, there are "
-                    f"{available[kind]}; lower ranks, threads or --gpus-per-trial"
+                    f"{available[kind]}; lower ranks, threads, --gpus-per-trial or "
+                    "the grid's resources"
                 )
-        check_engine(config, torch.device("cuda" if each else "cpu"))
+        check_engine(config, torch.device("cuda" if placement.gpus else "cpu"))

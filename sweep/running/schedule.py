@@ -11,6 +11,8 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +21,20 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private.state import state
 from ray.tune.schedulers import FIFOScheduler
 
 from shards.building import ray_workers
 from sweep.environment import set_defaults
 from sweep.running import channel
 from sweep.running.events import Events, OnEvent, TuneCallback
+from sweep.running.health import watched
+from sweep.running.interrupts import graceful
 from sweep.running.placement import STRATEGIES, Placement
 from sweep.running.resources import Resources, placement_of
+from sweep.running.restart import end_command, leave_command, restart_command
 from sweep.running.stopping import Stopping
-from sweep.running.trial_actor import trainable
+from sweep.running.trial_actor import actor_class
 from sweep.running.waiting import Entry, WaitingTrials
 from trainers.config.schema import TrialConfig
 from trainers.results.lease import Behalf
@@ -110,26 +116,31 @@ def run_jobs(
     on_event: OnEvent,
     behalf: Behalf,
     stopping: Stopping,
+    owns_process: bool = False,
 ) -> None:
     """Run all jobs. `on_event` is called for every start, epoch, end and failure, in a thread.
 
-    behalf: of this sweep, see Behalf. stopping: looks for a request to stop.
+    behalf: of this sweep, see Behalf. stopping: looks for a request to stop. owns_process: see
+    Sweep.
 
-    Raises: OSError, after the last trial, where `on_event` raised one.
+    Raises: OSError, after the last trial, where `on_event` raised one; ValueError where Ray died;
+        KeyboardInterrupt after Ctrl-C or SIGTERM, once the trials have saved their state.
     """
     gpus, sweep = gpus_for(resources), uuid.uuid4().hex
+    places = [placement_of(job.config, resources, gpus) for job in jobs]
+    entries = [Entry(job.config.identity, place) for job, place in zip(jobs, places, strict=True)]
+    offered = OFFERED if resources.address else resources.local_cpus() + 1
     documents = {
-        job.config.identity: document_of(job, store, resources, gpus, behalf) for job in jobs
+        job.config.identity: document_of(job, store, resources, place.gpus, behalf)
+        for job, place in zip(jobs, places, strict=True)
     }
     channel.publish(sweep, documents)
-    entries = [Entry(job.config.identity, placement_of(job.config, gpus)) for job in jobs]
-    offered = OFFERED if resources.address else resources.local_cpus() + 1
     waiting = WaitingTrials(entries, sweep, offered, resources.concurrent)
     events = Events(on_event)
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors of trials are told by events
     tuner = tune.Tuner(
-        tune.with_resources(trainable, _factory),
+        actor_class(_factory),
         param_space={},
         tune_config=tune.TuneConfig(
             num_samples=-1, search_alg=waiting, scheduler=_InOrder(), reuse_actors=True
@@ -142,9 +153,35 @@ def run_jobs(
             verbose=0,
         ),
     )
+
+    def leave() -> None:
+        waiting.stop()
+        channel.ask_to_leave(sweep)
+
+    def drain() -> None:
+        for node in state.get_draining_nodes():
+            channel.ask_to_leave(sweep, node)
+
+    dead: list[str] = []
+
+    def on_dead(what: str) -> None:
+        if owns_process:
+            leave_command(what) if resources.address else restart_command(what)
+        dead.append(what)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
     try:
-        with stopping.during(waiting.stop):
+        at_once = end_command if owns_process else None
+        with (
+            graceful(leave, waiting.running, at_once),
+            watched(on_dead, drain),
+            stopping.during(waiting.stop),
+        ):
             tuner.fit()
+    except KeyboardInterrupt:
+        if dead:
+            raise ValueError(f"Ray died ({dead[0]}); run the sweep again to continue it") from None
+        raise
     finally:
         shutil.rmtree(folder / "tune", ignore_errors=True)
         events.close()

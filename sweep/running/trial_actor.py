@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
+from ray.tune.trainable.function_trainable import wrap_function
 
 from shards.support import storage
 from shards.support.command import one_line
 from shards.support.lease import LeaseError
 from shards.support.memory import keep_freed_memory, release_memory
-from sweep.running import channel
+from sweep.running import channel, leaving
+from sweep.running.gang import RayLauncher
+from sweep.running.placement import Placement
 from trainers.canonical import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
@@ -20,6 +24,17 @@ from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial
 
 LONGEST = 1000  # characters of an error
+
+
+def actor_class(resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory]) -> type:
+    """The class of which Tune makes actors. resources: from a Tune config to what a trial takes."""
+
+    class TrialActor(wrap_function(tune.with_resources(trainable, resources))):
+        def setup(self, config: dict[str, Any]) -> None:
+            leaving.listen(config["sweep"])  # Ray calls this in the main thread
+            super().setup(config)
+
+    return TrialActor
 
 
 def trainable(space: dict[str, Any]) -> None:
@@ -43,8 +58,15 @@ def trainable(space: dict[str, Any]) -> None:
         tune.report(dict(values))
 
     try:
-        behalf = Behalf(job["token"], tuple(job["gone"]))
-        run_trial(config, job["bank"], job["store"], report, behalf=behalf, **job["how"])
+        how: dict[str, Any] = dict(job["how"])
+        how["behalf"] = Behalf(job["token"], tuple(job["gone"]))
+        how["stop"] = leaving.asked
+        if config.ranks > 1:
+            how["launcher"] = RayLauncher(Placement.of(space))
+        with leaving.trial_running():
+            if leaving.asked():
+                raise PreemptedError("asked to leave before it began")
+            run_trial(config, job["bank"], job["store"], report, **how)
         tune.report({"outcome": "finished"})
     except StoppedError as error:
         tune.report({"outcome": "stopped", "error": one_line(str(error))})
@@ -71,7 +93,7 @@ def _leave(outcome: str, error: Exception) -> None:
 def _may_work_again(error: Exception, store: str) -> bool:
     """Whether the same trial may end otherwise when it is run once more."""
     if isinstance(error, RankError):
-        return error.code < 0 or error.code == STUCK
+        return error.code < 0 or error.code == STUCK or error.is_about_connection
     lasting = isinstance(error, FileNotFoundError | PermissionError)
     return isinstance(error, OSError) and not lasting and not storage.is_local(store)
 

@@ -118,6 +118,10 @@ class WaitingTrials(Searcher):
         """A trial saved its state and left, because its machine is taken away or is to stop."""
         self._later.append((self._clock(), Entry(trial, placement)))
 
+    def running(self) -> int:
+        """How many trials run at present."""
+        return len(self._live) - len(self._starting)
+
     def stop(self) -> None:
         """Give Tune no further trials."""
         self._stopped = True

@@ -6,6 +6,7 @@ and list it in ENGINES.
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -29,9 +30,11 @@ def check_engine(config: TrialConfig, device: torch.device) -> None:
     """
     ENGINES[config.engine].check_installed()
     ENGINES[config.engine].check(config, device)
-    if device.type == "cuda" and config.ranks > torch.cuda.device_count():
+    # Ranks that were started on several machines know how many there are on theirs.
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", config.ranks))
+    if device.type == "cuda" and here > torch.cuda.device_count():
         raise ValueError(
-            f"ranks: {config.ranks}, each needs a GPU of its own; this machine has "
+            f"ranks: {here}, each needs a GPU of its own; this machine has "
             f"{torch.cuda.device_count()}"
         )
 

@@ -20,18 +20,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from shards.support.child_process import child_command, run_module
+from shards.support.child_process import Heartbeats, child_command, run_module
 from trainers.engines.watchdog import seconds_of
 
 REPORT_PREFIX = "@report "
 PREEMPTED = 4  # exit status of a rank that SIGTERM ended and whose state is saved
-ELSEWHERE = 5  # exit status of a first rank that finds another process running the trial
+ELSEWHERE = 6  # exit status of a first rank that finds another process running the trial
 PEER_SECONDS = 1.0  # how long to wait, after a rank's death, for others to fail because of it
 LEAVE_SECONDS = 20.0  # how long ranks may take to exit once one has exited with its state saved
 PORT_ATTEMPTS = 5  # another process may take a port between its choice and its use
 SILENT_VARIABLE, SILENT = "DISTIL_SILENT_SECONDS", 120.0
+CONNECTION_WORDS = ("onnection", "ProcessGroup", "Gloo", "gloo", "NCCL")
 RANK_CODE = run_module("trainers.trial")  # what each rank runs
 
 
@@ -46,6 +47,27 @@ class RankError(RuntimeError):
         ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         super().__init__(f"rank {rank} {ending or ended}: {message}")
         self.rank, self.code, self.message = rank, code, message
+
+    @property
+    def is_about_connection(self) -> bool:
+        """Whether the rank only lost its connection to another one."""
+        return any(word in self.message for word in CONNECTION_WORDS)
+
+
+class Launcher(Protocol):
+    """Starts the ranks of a trial and waits for them, see `launch`, which does so on this machine.
+
+    Raises: as `launch`.
+    """
+
+    def __call__(
+        self,
+        ranks: int,
+        arguments: list[str],
+        report: Callable[[dict[str, Any]], None],
+        stop: Callable[[], bool] = ...,
+        document: str = ...,
+    ) -> None: ...
 
 
 def report_line(values: dict[str, Any]) -> str:
@@ -130,39 +152,12 @@ def _launch(
                     text=True,
                 )
                 children.append(child)
-            _RankGroup(children, logs, _Heartbeats(heartbeats, limit)).watch(report, stop)
+            _RankGroup(children, logs, Heartbeats(heartbeats, limit)).watch(report, stop)
         finally:
             for child in children:
                 child.kill()
             for child in children:
                 child.wait()
-
-
-class _Heartbeats:
-    """How long each rank has sent no heartbeat.
-
-    Time is added up from one check to the next, at most one second each. So the time during which
-    this process was suspended is not counted: a machine that sleeps suspends its ranks as well.
-    """
-
-    def __init__(self, files: list[Path], limit: float) -> None:
-        self._files, self.limit = files, limit
-        self._last_beat = [0] * len(files)
-        self._silent_seconds = [0.0] * len(files)
-        self._checked = time.monotonic()
-
-    def silent_rank(self, alive: Sequence[int]) -> int | None:
-        """A rank among `alive` without a heartbeat for longer than the limit, or None."""
-        now = time.monotonic()
-        elapsed, self._checked = min(now - self._checked, 1.0), now
-        for rank in alive:
-            beat = self._files[rank].stat().st_mtime_ns
-            silent = beat == self._last_beat[rank]
-            self._silent_seconds[rank] = self._silent_seconds[rank] + elapsed if silent else 0.0
-            self._last_beat[rank] = beat
-            if self._silent_seconds[rank] > self.limit:
-                return rank
-        return None
 
 
 class _RankGroup:
@@ -172,7 +167,7 @@ class _RankGroup:
         self,
         children: list[subprocess.Popen[str]],
         logs: Sequence[IO[str]],
-        heartbeats: _Heartbeats,
+        heartbeats: Heartbeats,
     ) -> None:
         self._children, self._logs, self._heartbeats = children, logs, heartbeats
         self._terminated = False  # whether SIGTERM was sent to the ranks
@@ -226,7 +221,7 @@ class _RankGroup:
     def _preemption(self, left: list[int]) -> RankError:
         for rank in left:
             if self._children[rank].returncode == PREEMPTED:
-                return RankError(rank, PREEMPTED, _last_line(self._logs[rank]))
+                return RankError(rank, PREEMPTED, last_line(self._logs[rank]))
         message = "SIGTERM came before training began; the same command again continues"
         return RankError(left[0], PREEMPTED, message)
 
@@ -234,7 +229,7 @@ class _RankGroup:
         """Raises: RankError where a rank failed, is silent, or does not leave after SIGTERM."""
         if any(code for rank, code in enumerate(codes) if rank not in left):
             raise _first_failure(self._children, self._logs, left)
-        silent = self._heartbeats.silent_rank(alive)
+        silent = self._heartbeats.silent(alive)
         if silent is not None:
             ending = f"sent no heartbeat for {self._heartbeats.limit:g} s"
             message = f"{SILENT_VARIABLE} sets the limit"
@@ -252,29 +247,37 @@ def _read(stream: IO[str], lines: SimpleQueue[str]) -> None:
 def _first_failure(
     children: list[subprocess.Popen[str]], logs: Sequence[IO[str]], left: list[int]
 ) -> RankError:
-    """The error of the rank that most likely caused the failure.
-
-    A rank's death closes its connections, so its peers fail soon after it, and may even be seen
-    first. A rank killed by a signal is preferred, then one whose message is not about a
-    connection, then the first seen. Ranks that `left` after SIGTERM are not considered.
-    """
+    """The error of the rank that most likely caused the failure, see `likely_cause`."""
     first = [rank for rank, child in enumerate(children) if child.poll() and rank not in left]
     end = time.monotonic() + PEER_SECONDS
     while time.monotonic() < end and any(child.poll() is None for child in children):
         time.sleep(0.05)
-    failed = [rank for rank, child in enumerate(children) if child.poll() and rank not in left]
-    messages = {rank: _last_line(logs[rank]) for rank in failed}
-    peer_words = ("onnection", "ProcessGroup", "Gloo", "NCCL")
-
-    def likelihood(rank: int) -> tuple[bool, bool, bool]:
-        victim = any(word in messages[rank] for word in peer_words)
-        return children[rank].returncode < 0, not victim, rank in first
-
-    rank = max(failed, key=likelihood)
-    return RankError(rank, children[rank].returncode, messages[rank])
+    return likely_cause(
+        [
+            RankError(rank, child.returncode, last_line(logs[rank]))
+            for rank, child in enumerate(children)
+            if child.poll() and rank not in left
+        ],
+        first,
+    )
 
 
-def _last_line(log: IO[str]) -> str:
+def likely_cause(failed: list[RankError], first: Sequence[int]) -> RankError:
+    """Which of several failures most likely caused the others.
+
+    A rank's death closes its connections, so its peers fail soon after it, and may even be seen
+    first. A rank killed by a signal is preferred, then one whose message is not about a
+    connection, then one of those seen `first`.
+    """
+
+    def likelihood(error: RankError) -> tuple[bool, bool, bool]:
+        return error.code < 0, not error.is_about_connection, error.rank in first
+
+    return max(failed, key=likelihood)
+
+
+def last_line(log: IO[str]) -> str:
+    """The last line that a rank wrote to its standard error."""
     log.seek(0)
     lines = log.read().strip().splitlines() or ["no message"]
     return lines[-1].removeprefix("error: ")

@@ -1,17 +1,20 @@
-"""Preemption: a scheduler sends SIGTERM some seconds before it reclaims the machine."""
+"""Preemption: a scheduler sends SIGTERM some seconds before it reclaims the machine.
+
+Where it tells so otherwise, or someone asks the trial to leave, `asked` says it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any, Self
 
 
 class PreemptedError(RuntimeError):
-    """SIGTERM ended the trial; the same command continues it."""
+    """SIGTERM or a request ended the trial; the same command continues it."""
 
 
 class PreemptionHandler:
@@ -20,15 +23,19 @@ class PreemptionHandler:
     Inside `with preempted.deferred()` SIGTERM only makes `preempted()` true, so that the training
     loop can finish its step and save; the error is raised when that block ends. Outside the main
     thread the handler does nothing, because Python handles signals in the main thread only.
+
+    asked: true once the trial is to leave for another reason, which counts as SIGTERM; but it is
+    only looked at where `preempted()` is called, and at the end of `deferred`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Callable[[], bool] = lambda: False) -> None:
+        self._asked = asked
         self._received = self._deferred = False
         self._previous: Any = None  # the handler before this one
 
     def __call__(self) -> bool:
-        """Whether SIGTERM has been received."""
-        return self._received
+        """Whether SIGTERM has been received, or the trial was asked to leave."""
+        return self._received or self._asked()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -44,7 +51,8 @@ class PreemptionHandler:
     def deferred(self) -> Generator[None]:
         """A context in which SIGTERM raises nothing until its end.
 
-        Raises: PreemptedError at its end, where SIGTERM was received and no other error was raised.
+        Raises: PreemptedError at its end, where `preempted()` is true and no other error was
+            raised.
         """
         self._deferred = True
         try:
@@ -59,5 +67,6 @@ class PreemptionHandler:
             self._raise_if_received()
 
     def _raise_if_received(self) -> None:
-        if self._received:
-            raise PreemptedError("ended by SIGTERM; the same command again continues")
+        if self():
+            how = "by SIGTERM" if self._received else "because it was asked to leave"
+            raise PreemptedError(f"ended {how}; the same command again continues")

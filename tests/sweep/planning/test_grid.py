@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweep.grids import named_grids, summaries
-from sweep.planning.expand import expand
+from sweep.planning.expand import expand, expand_with_resources
 from sweep.planning.grid import load_grid, override, read_grid
 from sweep.run import GRID_FILE, main
 
@@ -66,6 +66,11 @@ REFUSED = {
     HEAD + "axes: {temperature: [0.0]}\n": ["temperature", "greater than 0"],
     HEAD + "axes: {arm: [nois]}\n": ["unknown arm `nois`", "did you mean `noise`"],
     HEAD + "axes: {engine: [ddp], ranks: [2], batch_size: [65]}\n": ["65", "64 or 66"],
+    HEAD + "resources: 2\n": ["resources", "`name: value` lines"],
+    HEAD + "resources: {cpu: 2}\n": ["unknown resource `cpu`", "did you mean `cpus`"],
+    HEAD + "resources: {cpus: 0}\n": ["resources.cpus: `0`", "above 0"],
+    HEAD + "resources: {gpus: 1.5}\n": ["resources.gpus: `1.5`", "from 0 to 1, or a whole one"],
+    HEAD + "resources: {placement: apart}\n": ["pack, spread, strict_pack"],
     "": ["key: value"],
     HEAD.replace("width:1", "widht:1"): ["widht"],
 }
@@ -219,3 +224,19 @@ def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None
     (line,) = capsys.readouterr().err.splitlines()
     assert "--seed 5" in line
     assert "--seeds" in line
+
+
+def test_resources_are_of_each_trial_and_change_no_identity() -> None:
+    text = HEAD + "resources: {cpus: 2, placement: spread}\nparts:\n"
+    text += (
+        "  - fixed: {epochs: 5}\n  - fixed: {epochs: 3}\n    resources: {gpus: 0.5, cpus: 0.5}\n"
+    )
+    found = expand_with_resources(read_grid(text, "here", "g"))
+    assert [needs for _, needs in found] == [
+        {"cpus": 2, "placement": "spread"},
+        {"cpus": 0.5, "placement": "spread", "gpus": 0.5},
+    ]
+    plain = expand(
+        read_grid(HEAD + "parts:\n  - fixed: {epochs: 5}\n  - fixed: {epochs: 3}\n", "here", "g")
+    )
+    assert [config.identity for config, _ in found] == [config.identity for config in plain]

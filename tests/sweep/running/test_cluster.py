@@ -1,22 +1,40 @@
-"""A sweep on a cluster of two nodes, its head without a CPU, as cluster.yaml describes one."""
+"""A sweep on a cluster: a head without a CPU, as cluster.yaml describes one, and two workers.
+
+Its gangs have a rank on each worker, and a worker is lost without notice while a gang trains.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+from tests.trainers.small_runs import without_times
+from trainers.results.folder import read_result
+
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults]
+ROOT = Path(__file__).parents[3]
 STORE = 80 * 1024 * 1024
+EPOCHS = 60  # of the gang that loses a rank
+PARTS = f"""\
+parts:
+  - fixed: {{epochs: 2}}
+  - fixed: {{engine: ddp, ranks: 2, epochs: {EPOCHS}}}
+"""
+ZERO = "  - fixed: {engine: deepspeed, ranks: 2, zero_stage: 1, epochs: 1}\n"
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+@pytest.fixture
+def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     patch = pytest.MonkeyPatch()
@@ -25,23 +43,61 @@ def address() -> Iterator[str]:
     Path(temporary, "ray").mkdir()
     head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=2, object_store_memory=STORE)
-    yield cluster.address
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    yield cluster
     cluster.shutdown()
     patch.undo()
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def test_the_cluster_builds_the_bank_and_trains_the_same_students(
-    address: str, swept: Any, grid: Path, tools: Any, tmp_path: Path
+def by_torchrun(config: dict[str, Any], bank: Path, out: Path) -> Any:
+    """The result of the trial where torchrun starts its ranks on this machine."""
+    import json
+
+    file = out.with_suffix(".yaml")
+    file.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "trainers.trial", str(file), "--bank", str(bank)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*command, "--out", str(out)], check=False, capture_output=True, text=True, env=env
+    )
+    assert ran.returncode == 0, ran.stderr
+    (path,) = out.glob("trials/*/result.json")
+    return read_result(str(path))
+
+
+def test_gangs_over_two_nodes_of_which_one_is_lost(
+    cluster: Any, swept: Any, tools: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    ran = tools.run(grid, folder, "--address", address, "--json")
-    assert ran.code == 0, ran.err
-    assert "on the cluster" in ran.err
+    text = tools.text.replace("seeds: 2", "seeds: 1").replace("[clean, noise:0.1]", "[noise:0.1]")
+    text += PARTS + (ZERO if find_spec("deepspeed") else "")
+    (tmp_path / "grid.yaml").write_text(text)
+    driver = tools.start(tmp_path / "grid.yaml", folder, "--address", cluster.address)
+    end = time.monotonic() + 200
+    saved: list[Path] = []
+    while not saved and driver.poll() is None and time.monotonic() < end:
+        saved = [p for p in folder.glob("trials/*/checkpoints/step-*") if p.name[5:] > "00000020"]
+        time.sleep(0.1)
+    assert saved, (tmp_path / "run.log").read_text()
+    *_, lost = cluster.worker_nodes
+    cluster.remove_node(lost, allow_graceful=False)
+    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    assert driver.wait(timeout=250) == 0, (tmp_path / "run.log").read_text()
+    assert tools.events(folder, "failed") == []
+
+    found = [read_result(str(path)) for path in folder.glob("trials/*/result.json")]
+    results = {result.config["engine"]: result for result in found}
     (here,) = (folder / "banks").iterdir()
+    for engine, result in results.items():
+        if engine == "single":
+            alone = read_result(str(swept.folder / "trials" / result.id / "result.json"))
+        else:
+            alone = by_torchrun(result.config, here, tmp_path / engine)
+        assert without_times(result) == without_times(alone)
+    assert results["ddp"].epochs[-1].epoch == EPOCHS
     (there,) = (swept.folder / "banks").iterdir()
-    for shard in sorted(there.glob("*.tar")):
+    for shard in sorted(there.glob("test*.tar")):
         assert (here / shard.name).read_bytes() == shard.read_bytes()
-    alone = tools.run(grid, swept.folder, "--json")
-    assert json.loads(ran.out) == json.loads(alone.out)

@@ -1,0 +1,72 @@
+"""When the trial of this worker process is to save its state and leave.
+
+- SIGTERM: Ray or the system ends this process. Python handles signals in the main thread, and Tune
+  runs trials in another, so the trial's actor installs the handler, see `listen`.
+- The driver asks all trials to leave (Ctrl-C), or those of a node that Ray drains.
+- The cloud announces that it takes this machine away, see `sweep.running.spot_notice`.
+
+A trial only calls `asked`, which takes no time: a thread looks for the reasons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import ray
+
+from sweep.running import channel
+from sweep.running.spot_notice import SpotNotice, drain_this_node
+
+POLL_SECONDS = 2.0
+NOTICE_VARIABLE = "DISTIL_SPOT_NOTICE"  # where this machine's notice is, see SpotNotice
+
+_asked = threading.Event()
+_busy = threading.Event()  # while a trial runs
+
+
+def asked() -> bool:
+    """Whether the trial is to leave."""
+    return _asked.is_set()
+
+
+@contextlib.contextmanager
+def trial_running() -> Any:
+    """While a trial runs, SIGTERM asks it to leave; otherwise it ends the process as before."""
+    _busy.set()
+    try:
+        yield
+    finally:
+        _busy.clear()
+
+
+def listen(sweep: str) -> None:
+    """Begin to look for reasons to leave. Call it in the main thread, once in a process."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        _asked.set()
+        if not _busy.is_set() and callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    source = os.environ.get(NOTICE_VARIABLE)
+    notice = SpotNotice(source) if source else None
+    threading.Thread(target=_look, args=(sweep, notice), daemon=True, name="leaving").start()
+
+
+def _look(sweep: str, notice: SpotNotice | None) -> None:
+    node = ray.get_runtime_context().get_node_id()
+    while not _asked.wait(POLL_SECONDS):
+        with contextlib.suppress(Exception):  # the control process may be away for a while
+            if channel.is_asked_to_leave(sweep, node):
+                _asked.set()
+        if notice is not None and notice.given():
+            _asked.set()
+            print("the cloud takes this machine away", file=sys.stderr)
+            drain_this_node(node)
