@@ -56,7 +56,7 @@ def test_mismatches_are_refused_with_both_values(bank, make, tmp_path, change, s
 def test_a_trial_without_a_step_is_refused(bank, make, tmp_path, change, fault):
     with pytest.raises(ValueError, match=fault):
         run_trial(make(**change), bank, str(tmp_path))
-    assert {path.parent.name for path in tmp_path.rglob("*.*")} <= {"lease"}
+    assert {path.parent.name for path in tmp_path.rglob("*.*")} <= {"lease", "journal"}
 
 
 def test_pins_that_agree_change_nothing(done, bank, make):

@@ -112,7 +112,7 @@ def test_what_is_tried_again_and_what_is_an_outcome(monkeypatch, error, store, o
         raise error
 
     told = []
-    job = {"config": FIELDS, "bank": "", "store": store, "device": "cpu", "reading": "auto"}
+    job = {"config": FIELDS, "bank": "", "store": store, "token": "", "gone": [], "how": {}}
     monkeypatch.setattr(channel, "document", lambda sweep, trial: job)
     monkeypatch.setattr(trial_actor, "run_trial", run_trial)
     monkeypatch.setattr(trial_actor.tune, "report", told.append)
