@@ -19,6 +19,7 @@ LABELS = ("cls", "json")
 FIELDS = ("label", "cls", "class")
 PICKLES = ("pkl", "pickle", "pth", "pt", "pyd")
 NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as webdataset: to the first dot of the file name
+META = re.compile(r"__[^/]*__(/.*)?")  # as webdataset: files and top folders that hold no samples
 INTEGER = re.compile(rb"\s*-?\d{1,18}\s*")
 MAX_LABEL = 999_999
 MAX_LABEL_BYTES = 1 << 20
@@ -182,7 +183,7 @@ def _checked(info: tarfile.TarInfo, size: int, path: str) -> tuple[str, str] | N
     if info.size < 0 or info.offset_data + info.size > size:
         raise ValueError(f"{here} claims {info.size:,} bytes; the file has {size:,}, was it cut?")
     match = NAME.fullmatch(info.name.removeprefix("./"))
-    if match is None or info.name.startswith("__"):
+    if match is None or META.fullmatch(info.name):
         return None
     suffix = match[2].lower()
     if suffix.rpartition(".")[2] in PICKLES:

@@ -203,7 +203,7 @@ def _index_all(spec: str, locations: list[str]) -> list[ShardIndex]:
 def _index(location: str) -> ShardIndex:
     name = str(storage.local_path(location).resolve()) if storage.is_local(location) else location
     state = storage.state(location)
-    return ShardIndex(*cached(f"webdataset index 2 {name}", state, lambda: index_shard(location)))
+    return ShardIndex(*cached(f"webdataset index 3 {name}", state, lambda: index_shard(location)))
 
 
 def _listed_names(shard: str) -> tuple[str | None, tuple[str, ...]]:
