@@ -228,9 +228,22 @@ class RandomResizedCrop(Op):
     """A random crop, resized to the size of the image with Pillow's bilinear filter.
 
     Its area is uniform in [`least`, 1] of the image's, its aspect ratio log-uniform in [3/4, 4/3],
-    its position uniform, as in torchvision. Where a crop of that area and aspect would not fit, the
-    nearest aspect that does is used: torchvision draws both again, which would need an unknown
-    number of random parameters per view. Sides are rounded to whole pixels.
+    its position uniform, sides rounded to whole pixels. torchvision's RandomResizedCrop draws area
+    and aspect from the same distributions, but draws BOTH again, up to ten times, where the crop
+    would reach over the edge of the image; so its areas are uniform before that rejection only,
+    and large ones are rarer. Here the area is kept, and the nearest aspect that fits takes the
+    place of the one drawn: redrawing would need an unknown number of random parameters a view.
+
+    Crops that fit with every aspect (below 3/4 of a square image) are distributed alike. Larger
+    ones are not: mean shares of a square image's area, of 100,000 draws each, are
+
+        least area                  0.08   0.25   0.5
+        torchvision, 32 pixels     0.490  0.576  0.704
+        torchvision, 224 pixels    0.480  0.566  0.694
+        here, any size             0.540  0.625  0.750
+
+    so for `least` 0.25 a third of the crops has over 3/4 of the area, not a fifth, and of these
+    55 % span the image in one direction, not 7 % (224 pixels). Images are augmented somewhat less.
     """
 
     least: float = 0.25
