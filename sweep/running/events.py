@@ -9,13 +9,12 @@ from typing import Any
 
 from ray import tune
 
-from shards.support.command import one_line
+from sweep.running.deaths import local_logs, why
 from sweep.running.placement import Placement
 from sweep.running.waiting import WaitingTrials
 
 OnEvent = Callable[[str, str, dict[str, Any]], None]  # (trial identity, kind, values)
 REPORTED = ("step", "epoch", "loss", "time_ms")
-LONGEST = 1000  # characters of an error
 
 
 class Events:
@@ -87,12 +86,7 @@ class TuneCallback(tune.Callback):
         if end.get("outcome") == "preempted":
             self._waiting.left(identity, placement)
             return
-        reason = end.get("error") or _why(trial)
+        reason = end.get("error") or why(str(trial.get_error() or ""), local_logs())
         failure = self._waiting.died(identity, placement, reason)
         if failure is not None:
             self._emit(identity, "failed", {"error": failure})
-
-
-def _why(trial: Any) -> str:
-    lines = str(trial.get_error() or "its process died").strip().splitlines()
-    return one_line(lines[-1])[:LONGEST]

@@ -49,6 +49,7 @@ def results(folder):
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # test_cluster.py has a trial of each engine, on several nodes
 @pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
 def test_a_grid_over_all_engines(tools, tmp_path):
     grid = tmp_path / "engines.yaml"

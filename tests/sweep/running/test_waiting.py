@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from ray.tune.search import Searcher
 
+from sweep.running.deaths import why
 from sweep.running.events import Events, TuneCallback
 from sweep.running.placement import Placement
 from sweep.running.waiting import RETRIES, Entry, WaitingTrials
@@ -143,3 +145,25 @@ def test_events_wait_for_no_one_and_keep_their_order() -> None:
     with pytest.raises(OSError, match="no journal"):
         events.close()
     assert seen == list("0123")
+
+
+SEGV = """The actor died unexpectedly before finishing this task.
+\tclass_name: TrialActor
+\tactor_id: 0123
+\tpid: 77
+\tnamespace: abc
+\tip: 10.0.0.2
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit
+detail: There are some potential root causes. (1) The process is killed by the OOM killer."""
+
+
+def test_a_death_is_told_with_what_the_log_says_last(tmp_path: Path) -> None:
+    log = tmp_path / "worker-0a-ffff-77.err"
+    assert why(SEGV, tmp_path) == "its process 77 on 10.0.0.2 died"
+    log.write_text("hello\none\n\ntwo\n")
+    assert why(SEGV, tmp_path) == "its process 77 on 10.0.0.2 died; its log ends: one | two"
+    log.write_text("one\nFatal Python error: Segmentation fault\n\nStack:\n  File a\n")
+    assert why(SEGV, tmp_path).endswith("its log ends: Fatal Python error: Segmentation fault")
+    assert why("x\nThe actor died because its node has died. Node Id: 1", None) == "its node died"
+    assert why("", None) == "it died"
+    assert why("a\nb  c\n", None) == "b c"
