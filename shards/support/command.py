@@ -75,5 +75,9 @@ def command(main: Callable[[list[str]], int]) -> Callable[..., NoReturn]:
 
 
 def one_line(text: str) -> str:
-    """`text` with every run of white space, line breaks included, as one space."""
-    return " ".join(text.split())
+    """`text` with every run of white space, line breaks included, as one space.
+
+    Other characters that cannot be printed are escaped: a terminal would obey them.
+    """
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)

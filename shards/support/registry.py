@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TypeVar
+
+from shards.support.command import one_line
 
 V = TypeVar("V")
 # Similarity (difflib's ratio) from which a choice is suggested. Two letters that changed places in
 # a word of three (`amr`, `arm`) have 0.67; `learnin_rate` has 0.56 with the unrelated `engine`.
 CUTOFF = 0.65
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # all line ends are among these
 
 
 def closest(name: str, choices: list[str]) -> str:
@@ -38,6 +42,12 @@ class Table(dict[str, V]):
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """`NAME[:ARGUMENT]` -> (NAME, ARGUMENT or ""). Only the first colon splits."""
+    """`NAME[:ARGUMENT]` -> (NAME, ARGUMENT or ""). Only the first colon splits.
+
+    Raises: ValueError for line breaks and other control characters, which no name or path needs
+    and which would break up every message that shows the spec.
+    """
+    if CONTROL.search(spec):
+        raise ValueError(f"`{one_line(spec)}`: control characters are refused; leave them out")
     name, _, argument = spec.partition(":")
     return name, argument

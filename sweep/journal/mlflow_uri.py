@@ -7,6 +7,9 @@ import re
 import urllib.parse
 from pathlib import Path
 
+from shards.support.command import one_line
+from shards.support.registry import CONTROL
+
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # those that MLflow has a store for
 EXPECTED = "expected e.g. http://HOST:5000, sqlite:///PATH/mlflow.db or postgresql://USER@HOST/NAME"
 
@@ -53,6 +56,8 @@ def check_tracking_uri(uri: str) -> None:
     A server that does not answer is no such case: it may answer later.
     """
     try:
+        if CONTROL.search(uri):  # urllib drops some of them, and would check another URI
+            raise ValueError("has control characters")
         scheme = urllib.parse.urlsplit(uri).scheme
         if scheme in ("http", "https"):
             _check_address(uri)
@@ -62,7 +67,7 @@ def check_tracking_uri(uri: str) -> None:
             _check_other(uri)
     except ValueError as error:
         found = f"tracking URI {uri}: {error}"
-        raise ValueError(f"{without_password(found)}; {EXPECTED}") from None
+        raise ValueError(f"{one_line(without_password(found))}; {EXPECTED}") from None
 
 
 def _check_address(uri: str) -> None:

@@ -43,6 +43,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shards.support.command import one_line
 from shards.support.registry import closest
 from shards.support.schema import validated
 from shards.support.yaml_reader import parse_mapping, parse_value
@@ -110,6 +111,13 @@ def read_grid(text: str, source: str, name: str) -> Grid:
 
     Raises: ValueError, of one line, with `source`, the key and what would be right.
     """
+    try:
+        return _read(text, source, name)
+    except ValueError as error:  # a quoted key or value may hold line breaks
+        raise ValueError(one_line(str(error))) from None
+
+
+def _read(text: str, source: str, name: str) -> Grid:
     raw = parse_mapping(text, source)
     _refuse_unknown(raw, KEYS, "key", source)
     title = raw.get("name", name)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from shards.support.command import one_line
+
 DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) (epoch|step|sample)s?")
 
 
@@ -19,7 +21,7 @@ def canonical_duration(text: str) -> str:
     match = DURATION.fullmatch(text)
     if match is None or (match[2] != "epoch" and "." in match[1]):
         raise ValueError(
-            f"`{text}`: write a number and its unit, such as `5 epochs`, `1000 steps` or "
+            f"`{one_line(text)}`: write a number and its unit, such as `5 epochs`, `1000 steps` or "
             "`50000 samples`; only epochs may have a fraction"
         )
     return f"{Decimal(match[1]).normalize():f} {match[2]}s"

@@ -120,7 +120,7 @@ REFUSED = [
     ({"arm": "clean:3"}, "`clean` takes no option"),
     ({"views": "many"}, "views: Input should be a valid integer; got 'many'"),
     ({"views": 0}, "views: Input should be greater than or equal to 1; got 0"),
-    ({"arm": "nois\ne"}, "unknown arm `nois e`"),
+    ({"arm": "nois\ne"}, "`nois e`: control characters are refused"),
     ({1: 2}, "1: Keys should be strings"),
 ]
 
