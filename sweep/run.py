@@ -226,7 +226,9 @@ def main(argv: list[str]) -> int:
         store = str(storage.local_path(store).resolve())
     check_grid(folder, grid, options.add)
     if options.dry_run:
-        _show_plan(_trials(grid, options)[1], store, options)
+        trials, chosen, _ = _trials(grid, options)
+        _tell_of_claims(trials, options)
+        _show_plan(chosen, store, options)
         return 0
     with holding(store, argv, options.join) as hold:
         try:
@@ -249,11 +251,7 @@ def main(argv: list[str]) -> int:
 def _trials(
     grid: Grid, options: argparse.Namespace
 ) -> tuple[list[TrialConfig], list[TrialConfig], dict[str, dict[str, Any]]]:
-    """All trials of the grid, those of them that `--only` leaves, and {trial: its resources}.
-
-    Claims are checked too.
-    """
-    from sweep.analysis.declared import check_claims, claims_text
+    """All trials of the grid, those of them that `--only` leaves, and {trial: its resources}."""
     from sweep.planning.expand import expand_with_resources
     from sweep.planning.select import only
     from sweep.planning.sizes import check_lengths
@@ -262,10 +260,16 @@ def _trials(
     trials = [config for config, _ in found]
     chosen = only(trials, options.only)
     check_lengths(chosen)
+    return trials, chosen, {config.identity: needs for config, needs in found if needs}
+
+
+def _tell_of_claims(trials: list[TrialConfig], options: argparse.Namespace) -> None:
+    """Name claims that these trials cannot decide. Raises: ValueError for an invalid claim."""
+    from sweep.analysis.declared import check_claims, claims_text
+
     claims = claims_text(options.grid)
     for note in check_claims(*claims, trials) if claims else ():
         print(f"claims:  {note}", file=sys.stderr)
-    return trials, chosen, {config.identity: needs for config, needs in found if needs}
 
 
 def _sweep(
@@ -284,6 +288,7 @@ def _sweep(
     uri = _tracking_uri(folder, options)
     if options.address:
         check_address(options.address)
+    _tell_of_claims(trials, options)
 
     def keep_grid() -> None:
         record_grid(folder, grid, trials)

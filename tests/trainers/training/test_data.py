@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from shards.arms import make_arm, view_of, view_offsets
+from shards.bank.order import keyed_order
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from trainers.training.data import Data, permutation
@@ -75,12 +76,13 @@ def test_targets_are_the_embeddings_of_the_very_view(loaded):
     assert shown[0] == shown[2]
 
 
-def test_a_view_is_every_sample_in_order(loaded):
+def test_a_view_is_every_sample_in_keyed_order(loaded):
     split, arm, preprocess = loaded
     data = Data(split, arm, preprocess, CPU)
     parts = list(data.view(1, 64))
     assert [len(part) for part in parts] == [64, 64, 64, 8]
-    every = torch.arange(200)
+    every = torch.tensor(keyed_order(split.keys))
+    assert sorted(every.tolist()) == list(range(200))
     assert torch.equal(torch.cat(parts), data.inputs(every, torch.ones_like(every)))
 
 
