@@ -1,7 +1,8 @@
-"""The process that uploads a journal: `python -m sweep.journal.upload_process FOLDER NAME URI`.
+"""The process that uploads a journal: `python -m sweep.journal.upload_process FOLDER NAME`.
 
-`sweep.journal.uploader` starts it and writes one line to its standard input when the sweep has
-ended: {"status": "FINISHED", "report": PATH}. On its standard output it writes lines with
+`sweep.journal.uploader` starts it and writes to its standard input: at once a line with the
+server's URI, which may hold a password and so is no argument, since all users see those; when the
+sweep has ended {"status": "FINISHED", "report": PATH}. On its standard output it writes lines with
 {"progress": N} whenever something has arrived, at most one a second, and at the end one with
 {"warnings": [...], "experiment": ID}.
 """
@@ -20,7 +21,8 @@ from sweep.environment import set_defaults
 NICE = 10  # trials come first
 
 
-def main(folder: str, name: str, uri: str) -> None:
+def main(folder: str, name: str) -> None:
+    uri = sys.stdin.readline().rstrip("\n")
     set_defaults()
     os.nice(NICE)
     from sweep.journal.system_metrics import system_metrics

@@ -6,6 +6,7 @@ what it has not sent, the next command or `python -m sweep.sync` sends.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -33,7 +34,7 @@ class Uploader:
 
     def __init__(self, folder: Path, name: str, uri: str) -> None:
         self.folder, self.uri, self.experiment = folder, uri, ""
-        self._arguments = [str(folder), name, uri]
+        self._arguments = [str(folder), name]
         self._process: subprocess.Popen[str] | None = None
         self._progress_at = time.monotonic()
         self._last: dict[str, Any] = {}
@@ -43,6 +44,10 @@ class Uploader:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, which `_ended` says
+            self._process.stdin.write(self.uri + "\n")  # not an argument: `ps` shows passwords
+            self._process.stdin.flush()
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         return self
 

@@ -204,7 +204,11 @@ def test_the_uploader_is_a_process_and_stores_the_report(run: Path) -> None:
     note_failure(trial_folder(str(run), CONFIGS[2]), CONFIGS[2], "ValueError: another")
     report = run / "report.html"
     report.write_text("<html></html>")
-    with Uploader(run, "family", f"sqlite:///{run / 'mlflow.db'}") as uploader:
+    uri = f"sqlite:///{run / 'mlflow.db'}"
+    with Uploader(run, "family", uri) as uploader:
+        assert uploader._process is not None
+        # Every user of the machine can read the arguments, and a URI may hold a password.
+        assert uri not in repr(uploader._process.args)
         assert uploader.finish("FINISHED", report) == []
     assert experiment_address("http://h:1/", uploader.experiment) == (
         "http://h:1/#/experiments/1/runs?workflowType=machine_learning"
