@@ -31,8 +31,9 @@ class Processes:
         node: Any = worker._global_node
         self._named: dict[str, psutil.Process] = {}
         for process in psutil.process_iter(["name", "cmdline"]):
-            name, command = process.info["name"], " ".join(process.info["cmdline"] or [])
-            if name == "raylet" and node.raylet_socket_name in command:
+            # The whole option: sockets of several nodes on a machine begin with the same name.
+            option = f"--raylet_socket_name={node.raylet_socket_name}"
+            if process.info["name"] == "raylet" and option in (process.info["cmdline"] or []):
                 self._named["raylet"] = process
         for started in node.all_processes.get("gcs_server", []):
             self._named["control process (GCS)"] = psutil.Process(started.process.pid)
