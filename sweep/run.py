@@ -22,8 +22,9 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from sweep.grids import summaries
 from trainers.config.schema import TrialConfig
 
 if TYPE_CHECKING:
+    from sweep.analysis.frame import Study
     from sweep.journal.run_record import RunRecord
     from sweep.planning.grid import Grid
     from sweep.running.driver import Outcome
@@ -209,6 +211,46 @@ def _at_least(least: float) -> Callable[[str], float]:
 
 @command
 def main(argv: list[str]) -> int:
+    return _run_command(argv)
+
+
+def run(
+    grid: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Study:
+    """`python -m sweep.run` as a function: run what is missing, and load all of its trials.
+
+        study = distilsweep.run("demo", settings={"epochs": 2}, seeds=1, cpus=2)
+
+    grid: a grid's name, a YAML file, or the content of one as a mapping. settings: as `--set`.
+    options: the command's other options, with `_` for `-`. Trials that failed are rows of the
+    study. Raises: ValueError for a wrong grid or option; OSError.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(grid, Mapping):
+            file = Path(folder, f"{grid.get('name', 'grid')}.yaml")
+            file.write_text(json.dumps(grid), encoding="utf-8")
+            grid = file
+        argv = ["--grid", str(grid), *([] if out is None else ["--out", str(out)])]
+        for name, value in (settings or {}).items():
+            argv += ["--set", f"{name}={json.dumps(value)}"]
+        for name, value in options.items():
+            flag = f"--{name.replace('_', '-')}"
+            argv += [flag] if value is True else [flag, str(value)]
+        try:
+            _run_command(argv)
+        except SystemExit:
+            raise ValueError(f"sweep.run {shlex.join(argv)}: wrong options, see above") from None
+        from sweep.analysis.frame import load
+        from sweep.planning.grid import load_grid
+
+        return load(out or f"runs/{load_grid(str(grid)).name}")
+
+
+def _run_command(argv: list[str]) -> int:
+    """Run the sweep, or show its plan; the command's exit status."""
     options = parse_arguments(argv)
     # What is imported here needs neither torch, Ray nor MLflow, which take seconds. A mistake in
     # the grid, or another sweep on the store, should not take that long to be told.

@@ -26,8 +26,9 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -164,6 +165,29 @@ def run_trial(
             if lease is not None:
                 tidy(root, config)
         return stored
+
+
+def run(
+    config: TrialConfig | Mapping[str, Any] | str | Path,
+    bank: str,
+    out: str = "runs/trial",
+    report: Reporter = lambda values: None,
+    *,
+    device: str = "auto",
+    reading: str = "auto",
+) -> TrialResult:
+    """`python -m trainers.trial` as a function: train, measure and store one trial.
+
+    config: its fields, or a YAML file of them. report, device, reading: see `run_trial`, whose
+    errors it raises as well.
+    """
+    if isinstance(config, str | Path):
+        config = load_config(str(config))
+    elif not isinstance(config, TrialConfig):
+        config = make_config(config)
+    result = run_trial(config, bank, out, report, device=device, reading=reading)
+    assert result is not None  # only ranks that others have started return None
+    return result
 
 
 def _lease(

@@ -32,7 +32,7 @@ from shards.teachers import has_random_weights
 from sweep.journal.events import NAME
 from sweep.journal.mlflow_runs import TrackedTrial, read_server
 from sweep.journal.mlflow_uri import is_tracking_uri
-from sweep.journal.records import Run, newest_only, read_run
+from sweep.journal.records import Run, newest_only, read_run, store_of, with_arrays
 from sweep.journal.store_runs import is_store, read_store
 from trainers.canonical import trial_fields
 from trainers.config.recipe import RECIPE_FIELD, recipe_of
@@ -61,15 +61,25 @@ class Study:
     notes: list[str]
     fields: tuple[str, ...]
     _results: Mapping[str, TrialResult] = field(repr=False)
+    _stores: Mapping[str, str] = field(repr=False)
 
     @property
     def axes(self) -> list[str]:
-        """The fields of the configuration that vary between trials, without the seed."""
-        return [
-            name
-            for name in self.fields
-            if name != SEED and len({json.dumps(cell) for cell in self.trials[name]}) > 1
-        ]
+        """The fields of the configuration that vary between trials, without the seed.
+
+        `views` is none of them where each arm has one number of views: it only follows the arm.
+        """
+        cells = {name: list(map(json.dumps, self.trials[name])) for name in self.fields}
+        by_arm = set(zip(cells.get("arm", []), cells.get("views", []), strict=False))
+        implied = {SEED, "views"} if len(by_arm) == len(dict(by_arm)) else {SEED}
+        return [n for n in self.fields if n not in implied and len(set(cells[n])) > 1]
+
+    def config(self, trial: str) -> dict[str, Any]:
+        """The fields of a finished trial, to train another one with some of them changed.
+
+        Raises: KeyError, as `arrays`.
+        """
+        return dict(self._results[trial].config)
 
     @property
     def results(self) -> list[TrialResult]:
@@ -79,9 +89,10 @@ class Study:
     def arrays(self, trial: str) -> dict[str, list[float]]:
         """A finished trial's lists by name, such as `test/spectrum` and `teacher/spectrum`.
 
-        Raises: KeyError for a trial without a result, or one that was read from MLflow.
+        They are read from the run's store. Raises: KeyError for a trial without a result, or one
+        that was read from MLflow; OSError and ValueError where the store does not give them.
         """
-        return self._results[trial].arrays
+        return with_arrays(self._stores[trial], self._results[trial]).arrays
 
 
 def load(*runs: str | Path, where: Mapping[str, Any] | None = None) -> Study:
@@ -101,9 +112,11 @@ def load(*runs: str | Path, where: Mapping[str, Any] | None = None) -> Study:
                 gathered.add(location, _tracked_row(tracked), _tracked_lines(tracked))
         else:
             local.append((location, _read(location)))
+    stores = {location: _store_of(location) for location, _ in local}
     for location, run in _in_one_version(local, gathered.notes):
         for row, result in _rows(run):
             gathered.add(location, row, _lines(result) if result else [], result)
+            gathered.stores.setdefault(row["trial"], stores[location])
     return gathered.study(where or {})
 
 
@@ -114,6 +127,7 @@ class _Gathered:
         self.rows: dict[str, Row] = {}
         self.lines: dict[str, list[Row]] = {}
         self.results: dict[str, TrialResult] = {}
+        self.stores: dict[str, str] = {}
         self.notes: list[str] = []
 
     def add(self, run: str, row: Row, lines: list[Row], result: TrialResult | None = None) -> None:
@@ -150,7 +164,7 @@ class _Gathered:
         results = {
             row["trial"]: self.results[row["trial"]] for row in rows if row["trial"] in self.results
         }
-        return Study(trials, curves, self.notes, fields, results)
+        return Study(trials, curves, self.notes, fields, results, self.stores)
 
 
 def _ordered(rows: list[Row], first: tuple[str, ...]) -> list[str]:
@@ -165,10 +179,15 @@ def _read(location: str) -> Run:
     if storage.is_local(location):
         folder = storage.local_path(location)
         if (folder / NAME).is_file() or not is_store(location):
-            return read_run(folder, arrays=True)
+            return read_run(folder)
     elif not is_store(location):
         raise ValueError(f"{location}: no trials/ in it; expected the store of a sweep")
     return read_store(location)
+
+
+def _store_of(location: str) -> str:
+    """The store of a run folder; a store is its own."""
+    return store_of(storage.local_path(location)) if storage.is_local(location) else location
 
 
 def _in_one_version(runs: list[tuple[str, Run]], notes: list[str]) -> list[tuple[str, Run]]:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sweep.environment import set_defaults
 from sweep.journal.mlflow_uri import without_password
 from sweep.journal.tracking import ERROR, TRIAL
 from trainers.canonical import trial_fields
@@ -46,6 +47,7 @@ def read_server(uri: str) -> list[TrackedTrial]:
     there is. Raises: ValueError where there is no such experiment, or several to choose from, or
     it has no trials; mlflow.exceptions.MlflowException where the server does not answer.
     """
+    set_defaults()  # before MLflow is imported: no telemetry
     from mlflow.tracking import MlflowClient
 
     address, _, chosen = uri.partition("#")

@@ -1,18 +1,14 @@
-"""A run read from its store alone: results, and probes that were run again, of every trial.
+"""A run read from its store alone: what every trial has written there itself.
 
-The driver's journal may be on a machine that is gone; the store has what the trials themselves
-wrote.
+The driver's journal may be on a machine that is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from shards.support import storage
-from sweep.journal.events import Event, ProbeEvent, ResultEvent
 from sweep.journal.records import Run, run_of
-from trainers.results.folder import RESULT, TRIALS, read_result
-from trainers.results.reprobed import read_reprobed
+from sweep.journal.stored import stored_events
+from trainers.results.folder import TRIALS
 
 
 def is_store(location: str) -> bool:
@@ -21,29 +17,15 @@ def is_store(location: str) -> bool:
 
 
 def read_store(store: str) -> Run:
-    """Results of STORE/trials/*/result.json; a note counts the trials that have none.
+    """The trials of STORE/trials/; a note counts those that have neither result nor journal.
 
-    Raises: ValueError for a damaged result; OSError.
+    Raises: ValueError for a damaged file; OSError.
     """
-    folders = storage.names(storage.join(store, TRIALS))
+    names = storage.names(storage.join(store, TRIALS))
     skipped: list[str] = []
-    run = run_of(event for name in folders for event in _events(store, name, skipped))
-    missing = len(folders) - len(run.results)
-    if missing:
-        run.notes.append(f"{store}: {missing} of {len(folders)} trials have no result.json yet")
+    run = run_of(event for name in names for event in stored_events(store, name, skipped))
+    silent = len(set(names) - run.starts.keys() - {failure.trial for failure in run.failures})
+    if silent:
+        run.notes.append(f"{store}: {silent} of {len(names)} trials have written nothing yet")
     run.notes.extend(f"skipped: {line}" for line in skipped)
     return run
-
-
-def _events(store: str, trial: str, skipped: list[str]) -> Iterator[Event]:
-    folder = storage.join(store, TRIALS, trial)
-    file = storage.join(folder, RESULT)
-    if not storage.exists(file):
-        return
-    result = read_result(file)
-    ended_ms = result.epochs[-1].time_ms if result.epochs else 0
-    yield ResultEvent(trial=result.id, record=result, time_ms=ended_ms)
-    reprobed, lines = read_reprobed(folder, result)
-    skipped += lines
-    for again in reprobed:
-        yield ProbeEvent(trial=result.id, step=result.last_step, result=again, time_ms=ended_ms)

@@ -15,23 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-GRID = """\
-name: small
-fixed:
-  dataset: digits
-  teacher: embedded
-  train_samples: 200
-  test_samples: 60
-  epochs: 2
-  views: 2
-  batch_size: 50
-  probes: [spectrum, linear, robustness, infonce]
-  adapt_arms: []
-axes:
-  student: [width:1]
-  arm: [clean, noise:0.1]
-seeds: 2
-"""
+GRID = (Path(__file__).parents[2] / "examples" / "small.yaml").read_text()
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,14 @@ def test_a_store_gives_the_same_values_as_its_journal(tmp_path: Path) -> None:
     store = stored(tmp_path / "store", *records)
     (store / "trials" / "begun").mkdir()
     kept = sweep.load(store)
-    assert "1 of 3 trials have no result.json yet" in kept.notes[0]
+    assert "1 of 3 trials have written nothing yet" in kept.notes[0]
     journal = load(write_journal(tmp_path / "run", lines(*records)))
     names = [n for n in journal.trials.columns if n not in ("run", "started_ms", "ended_ms")]
     assert "test/rank/effective" in names
     assert kept.trials[names].equals(journal.trials[names])
     assert kept.curves.drop(columns="run").equals(journal.curves.drop(columns="run"))
+    assert kept.arrays("width:1-0") == {"test/spectrum": [0.75, 0.25]}
+    assert kept.config("width:1-1")["seed"] == 1
     with pytest.raises(ValueError, match=r"no journal\.jsonl in it"):
         load(tmp_path)
 

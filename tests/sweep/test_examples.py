@@ -1,0 +1,78 @@
+"""The examples run as they are, on one small sweep, and the facade leads to the real things."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import distilsweep
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*arguments: str, cwd: Path, **variables: str) -> str:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"} | variables
+    ran = subprocess.run(
+        [sys.executable, *arguments], check=False, capture_output=True, text=True, cwd=cwd, env=env
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def run(swept, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("examples") / "small"
+    shutil.copytree(swept.folder, folder)
+    return folder
+
+
+@pytest.mark.ray
+def test_a_finished_run_is_used_from_python(run: Path) -> None:
+    out = python(str(ROOT / "examples/use_a_run.py"), str(run), cwd=run.parent)
+    assert "60 test images of 10 classes, 512 numbers each" in out
+    assert "one picture: (1, 512)" in out
+    assert "after one step the effective rank is" in out
+
+
+@pytest.mark.ray
+def test_a_sweep_is_run_from_python(run: Path, grid: Path) -> None:
+    out = python(str(ROOT / "examples/run_a_sweep.py"), str(grid), str(run), cwd=run.parent)
+    assert "axes: ['arm']" in out
+    assert len([line for line in out.splitlines() if line.startswith(("clean", "noise:0.1 "))]) >= 2
+
+
+@pytest.mark.ray
+def test_the_notebook_runs(run: Path) -> None:
+    """Its cells as one script; what a notebook shows of a last expression is not checked."""
+    cells = json.loads((ROOT / "examples/results.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    out = python("-c", code + "\nplt.savefig('last.png')", cwd=run.parent, RUN=str(run))
+    assert "4 trials that differ in arm" in out
+    assert (run.parent / "last.png").stat().st_size > 1000
+
+
+def test_every_command_is_one_of_distilsweep(monkeypatch, capsys) -> None:
+    files = [p for room in ("shards", "trainers", "sweep") for p in (ROOT / room).glob("*.py")]
+    commands = {f"{p.parent.name}.{p.stem}" for p in files if "@command" in p.read_text()}
+    assert commands == {module for module in distilsweep.COMMANDS.values() if find_spec(module)}
+    monkeypatch.setattr(sys, "argv", ["distilsweep", "run", "--grid", "dmo"])
+    with pytest.raises(SystemExit) as left:
+        distilsweep.main()
+    assert left.value.code == 2
+    assert "unknown grid `dmo`; did you mean `demo`" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["distilsweep", "runn"])
+    with pytest.raises(SystemExit):
+        distilsweep.main()
+    assert "unknown command `runn`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(distilsweep.PARTS))
+def test_every_part_is_found(name: str) -> None:
+    assert callable(getattr(distilsweep, name))

@@ -1,0 +1,45 @@
+"""A trial's student, loaded from its folder, embeds pictures as it did when it was measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import shards
+import trainers.students
+from trainers.results.folder import open_stored, trial_folder
+
+
+def test_it_embeds_arrays_tensors_and_pictures_alike(done, bank) -> None:
+    config, root, result, _ = done
+    folder = trial_folder(root, config)
+    student = trainers.students.load(folder)
+    images_BCHW, _, _ = shards.Bank(bank, "test").batch(range(8))
+    found_BD = student(images_BCHW)
+    with torch.inference_mode():
+        raw_BD = open_stored(folder).network(result.input.preprocess(images_BCHW))
+    assert torch.allclose(found_BD, torch.nn.functional.normalize(raw_BD, dim=1), atol=1e-6)
+    array_BHWC = images_BCHW.permute(0, 2, 3, 1).numpy()
+    assert torch.equal(student(array_BHWC), found_BD)
+    pictures = [Image.fromarray(array_HWC) for array_HWC in array_BHWC]
+    assert torch.equal(student(pictures), found_BD)
+    assert torch.allclose(student(array_BHWC[0]), found_BD[:1], atol=1e-6)
+    assert student.classes == result.input.classes
+    wide = Image.new("RGB", (64, 32))
+    wide.paste(pictures[0], (16, 0))
+    assert torch.allclose(student(wide), found_BD[:1], atol=1e-6)  # the middle
+
+
+def test_other_input_and_other_folders_are_refused(done, bank, tmp_path) -> None:
+    config, root, _, _ = done
+    student = trainers.students.load(trial_folder(root, config))
+    for wrong in (np.zeros((8, 8, 3)), torch.zeros(8, 8, 3, dtype=torch.uint8), "cat.jpg"):
+        with pytest.raises(ValueError, match="expected"):
+            student(wrong)
+    with pytest.raises(ValueError, match="expected the folder of a finished trial"):
+        trainers.students.load(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match="not the result of a trial"):
+        trainers.students.load(tmp_path)
