@@ -20,12 +20,19 @@ def trials(text: str):
     return expand(read_grid(text, "mine.yaml", "mine"))
 
 
-@pytest.mark.parametrize(("name", "count"), [("demo", 18), ("paper", 12), ("full", 90)])
+COUNTS = {
+    "demo": 18, "paper": 12, "full": 120, "controls": 215, "quick": 36, "expansion": 108,
+    "objectives": 280,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_the_named_grids_load(name: str, count: int) -> None:
     found = expand(load_grid(name))
     assert len(found) == count
     assert len({config.identity for config in found}) == count
-    assert name in named_grids()
+    assert named_grids().keys() == COUNTS.keys()
+    assert "Hardware" in summaries()[name] or name == "demo"
 
 
 def test_paper_grid_is_nine_clean_and_three_augmented() -> None:

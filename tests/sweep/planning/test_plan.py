@@ -12,11 +12,13 @@ import pytest
 
 from shards.building.estimate import bank_bytes, bank_passes
 from shards.building.request import Request
+from sweep.grids import named_grids
 from sweep.planning import costs
 from sweep.planning import plan as plan_module
 from sweep.planning.costs import check_room
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
+from sweep.planning.plan import plan_sweep
 from sweep.run import main
 
 ROOT = Path(__file__).parents[3]
@@ -36,15 +38,16 @@ def dry(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_dry_run_of_the_full_grid_lists_sizes_views_and_downloads(tmp_path: Path) -> None:
     ran = dry(tmp_path, "--grid", "full")
     assert ran.returncode == 0, ran.stderr
-    assert "90 trials" in ran.stdout
+    assert "120 trials" in ran.stdout
     for total in ("497,773", "2,001,345", "7,999,586"):
-        assert ran.stdout.count(total) == 3
+        assert ran.stdout.count(total) == 4
     assert "to download: data set cifar10" in ran.stdout
     assert "to download: weights of ViT-B-32 (openai)" in ran.stdout
     assert "bytes" in ran.stdout
     assert "RANDOM" not in ran.stderr
     assert max(map(len, ran.stdout.splitlines())) <= 80
-    assert "distinct views of a sample: clean 1, crop_flip:4 8, noise:0.1 8" in ran.stdout
+    views = "distinct views of a sample: clean 1, crop_flip:4 8, noise:0.1 8, noise_denoise:0.1 8"
+    assert views in " ".join(ran.stdout.split())
 
 
 def test_dry_run_of_the_paper_grid_as_json(
@@ -75,6 +78,20 @@ def test_dry_run_of_the_paper_grid_as_json(
     assert paper("--set", "epochs=10") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "5 of arm crop_flip:4 for 10 epochs" in line
+
+
+@pytest.mark.parametrize("name", sorted(named_grids()))
+def test_every_grid_is_planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan_module, "teacher_pass_seconds", lambda request: 0.25)
+    monkeypatch.setattr(costs, "seconds_per_sample", lambda *student: 0.5)
+    trials = expand(load_grid(name))
+    plan = plan_sweep(trials, str(tmp_path / "store"))
+    assert [row.id for row in plan.trials] == [config.identity for config in trials]
+    data = {(config.dataset, config.teacher) for config in trials}
+    assert len(plan.banks) >= len({dataset for dataset, _ in data})
+    assert plan.bytes > 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_bank_sizes_are_those_of_the_columns() -> None:
