@@ -23,6 +23,7 @@ from sweep.reporting.tables import all_measures, every_trial, main_tables, unfin
 from sweep.reporting.verdict_lines import verdict_lines
 
 NAME = "report.html"
+MISSING = "some spectra and curves are missing, for results are not in the store"
 TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = {
     "rank": ("Rank and capacity", ["geometry"], ["rank"]),
@@ -87,6 +88,10 @@ def material_of(study: Study, by: str | None = None) -> Material:
         try:
             return study.arrays(trial)
         except KeyError:  # read from MLflow, which has none
+            return {}
+        except OSError as error:
+            if not any(MISSING in note for note in study.notes):
+                study.notes.append(f"{MISSING}: {error.filename}: {error.strerror}")
             return {}
 
     return Material(compare(study.trials, study.axes, by), arrays, study.curves)

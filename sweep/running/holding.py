@@ -26,6 +26,7 @@ from shards.support.lease import (
 from shards.support.processes import this_process
 
 FOLDER = "sweep-lease"
+_TAKEN: set[str] = set()  # holders of the leases that this program has taken since its start
 BEAT = 1.25  # seconds; two looks that far apart show whether a sweep on another machine is alive
 
 
@@ -57,8 +58,10 @@ def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
         _, before = read_claim(place)
         claim = ours(what, before.token if before else os.urandom(6).hex())
         lease = held = None
-        # A command that has replaced itself (see sweep.running.restart) finds its own claim.
-        own = (before.holder,) if before and before.process == this_process() else ()
+        # A command that has replaced itself (see sweep.running.restart) finds the claim of this
+        # process, and it is not one of those that this program has taken since.
+        replaced = before and before.process == this_process() and before.holder not in _TAKEN
+        own = (before.holder,) if before and replaced else ()
         try:
             lease = wait_and_take(place, claim, own, notice=_say)
         except HeldError as error:
@@ -73,6 +76,7 @@ def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
         yield Hold(os.urandom(6).hex(), True, lambda: is_stop_requested(place))
         return
     lease.every = BEAT
+    _TAKEN.add(claim.holder)
     try:
         with lease:
             yield Hold(claim.token, False, lambda: lease.stop_requested)
