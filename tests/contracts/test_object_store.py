@@ -13,7 +13,9 @@ from shards.building.request import Request
 from shards.datasets import open_dataset, webdataset
 from shards.support import storage
 from shards.verify import verify
+from tests.s3_server import serve_bucket
 from trainers.canonical import make_config
+from trainers.results import trial_journal
 from trainers.results.folder import finished
 from trainers.training.checkpoint import Checkpoints
 from trainers.trial import run_trial
@@ -35,21 +37,8 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def bucket():
     """s3://sweep on a real server of the S3 protocol."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    patch = pytest.MonkeyPatch()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="sweep")
-    yield "s3://sweep"
-    server.stop()
-    patch.undo()
+    with serve_bucket("sweep") as address:
+        yield address
 
 
 def test_a_bank_and_a_trial_on_s3_equal_those_on_disk(bucket, tmp_path):
@@ -76,7 +65,9 @@ def test_a_bank_and_a_trial_on_s3_equal_those_on_disk(bucket, tmp_path):
     ]
 
 
-def test_an_interrupted_trial_goes_on_from_s3(bucket, tmp_path):
+def test_an_interrupted_trial_goes_on_from_s3(bucket, tmp_path, monkeypatch):
+    # Rows are reported once they are stored; here each at once, and not those of 5 s together.
+    monkeypatch.setattr(trial_journal, "PUT_SECONDS", 0.0)
     bank = str(tmp_path / "bank")
     build(
         Request(

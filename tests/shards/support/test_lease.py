@@ -26,6 +26,7 @@ from shards.support.lease import (
     wait_and_take,
 )
 from shards.support.processes import Process, has_ended, is_running, this_process
+from tests.s3_server import serve_bucket
 
 
 class Clock:
@@ -47,21 +48,8 @@ def elsewhere(token: str = "") -> Claim:
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    patch = pytest.MonkeyPatch()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="leases")
-    yield "s3://leases"
-    server.stop()
-    patch.undo()
+    with serve_bucket("leases") as address:
+        yield address
 
 
 @pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.store)])
