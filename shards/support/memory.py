@@ -37,11 +37,11 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps every large array anew and unmaps it when it is freed. A training step
     allocates its activations again each time, so the kernel zeroes and maps the same gigabytes at
-    every step: at 224 pixels that was half of the CPU time (benchmarks/train_step.py). With this
+    every step: at 224 pixels that is half of the CPU time (benchmarks/freed_memory.py). With this
     setting freed memory stays with the process, which then holds up to twice as much at its peak,
     since arrays of different sizes leave gaps. `release_memory` still gives back what is free.
 
-    Call it in the main thread of a process that trains or embeds on a CPU, before it starts
+    Call it in the main thread of a process that trains on a CPU, before it starts
     threads: one that has allocated keeps the heap it has.
     """
     if not (sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")):
