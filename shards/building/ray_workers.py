@@ -27,7 +27,7 @@ from shards.building.embed import Embedder
 from shards.building.executor import Columns, CorruptedView, OnImages, Task
 from shards.building.ray_start import check_address, end_processes, keep_logs, prepare_local
 from shards.building.request import Request
-from shards.datasets.left_out import SILENT
+from shards.datasets.left_out import report_once, reported
 from shards.support.command import one_line
 from shards.teachers import Precision
 
@@ -116,9 +116,7 @@ class Worker:
     on another node, might choose differently, and the bank's bytes would depend on it.
     """
 
-    def __init__(self, request: str, device: str, tells: bool = True) -> None:
-        if not tells:  # the first worker has told what the data set leaves out
-            os.environ[SILENT] = "1"
+    def __init__(self, request: str, device: str) -> None:
         self._arguments = (Request.model_validate_json(request), device)
         self._opened: Embedder | None = None
 
@@ -134,6 +132,10 @@ class Worker:
     def plan(self, precisions: dict[str, Precision]) -> str:
         """The bank's plan as JSON."""
         return self._embedder(precisions).plan.model_dump_json()
+
+    def left_out(self) -> list[str]:
+        """What the data set does not use, which the worker's stderr shows to nobody."""
+        return reported()
 
     def class_embeddings(self, precisions: dict[str, Precision]) -> tuple[Packed | None, ...]:
         """See `Executor.class_embeddings`."""
@@ -196,6 +198,8 @@ class RayExecutor:
         self._seconds, self._used = 0.0, set[Any]()
         self._first = self._start_worker(*self._arguments)
         self.plan = Plan.model_validate_json(_get(self._first.plan.remote(precisions)))
+        for line in _get(self._first.left_out.remote()):
+            report_once(line)
         self._precisions = {teacher.spec: teacher.precision for teacher in self.plan.teachers}
 
     @property
@@ -229,8 +233,7 @@ class RayExecutor:
         # cluster may have no GPU before.
         unit = "GPU" if self._gpu else "CPU"
         workers = self._workers or max(1, int(ray.cluster_resources().get(unit, 0)))
-        count = min(workers, len(tasks)) - 1
-        others = [self._start_worker(*self._arguments, tells=False) for _ in range(count)]
+        others = [self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)]
         waiting, left = deque(tasks), len(tasks)
         # A worker gets tasks only after it has answered a first call (task None): one that Ray
         # cannot schedule yet would block the tasks that were submitted to it.

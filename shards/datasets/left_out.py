@@ -6,12 +6,9 @@ on fewer images than its author believes.
 
 from __future__ import annotations
 
-import functools
-import os
 import sys
 from collections.abc import Iterable
 
-SILENT = "SHARDS_LEFT_OUT_SILENT"
 Entry = tuple[str, int, str]  # kind, count, name of the first
 
 
@@ -44,18 +41,24 @@ class LeftOut:
         )
 
     def report(self, spec: str) -> None:
-        """Print the line to stderr, once in a process however often the data set is opened.
-
-        Not where SILENT is in the environment: of several processes that open one data set, one
-        tells.
-        """
-        if self._count and not os.environ.get(SILENT):
-            _print_once(f"dataset {readable(spec)}: {self.line()}")
+        """Print the line to stderr, once in a process however often the data set is opened."""
+        if self._count:
+            report_once(f"dataset {readable(spec)}: {self.line()}")
 
 
-@functools.cache
-def _print_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+_reported: dict[str, None] = {}  # the lines that this process has printed, in order
+
+
+def report_once(line: str) -> None:
+    """Print a line to stderr, unless this process has printed it before."""
+    if line not in _reported:
+        _reported[line] = None
+        print(line, file=sys.stderr, flush=True)
+
+
+def reported() -> list[str]:
+    """The lines that this process has printed, for a process that does not see its stderr."""
+    return list(_reported)
 
 
 def readable(name: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from PIL import Image
 
 from shards.building.build import build
 from shards.building.embed import Embedder
@@ -158,6 +159,23 @@ def test_a_worker_that_chose_and_died_computes_in_what_it_chose(
     here = Embedder(request_60, "cpu", {"embedded": "bf16"})
     assert there == dict(here.shards(tasks_of(here.plan), lambda images: None))
     assert place.class_embeddings() == here.class_embeddings()
+
+
+def test_what_a_data_set_leaves_out_is_reported_by_the_driver_once(
+    cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray shows nothing of what workers print."""
+    for index, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(3):
+            image = Image.new("RGB", (32, 32), (60 * index, 60 * number, 0))
+            image.save(tmp_path / place / f"{number}.png")
+    (tmp_path / "train/a/.hidden").touch()
+    request = Request(dataset=f"folder:{tmp_path}", teachers=("embedded",), test_arms=())
+    for _ in range(2):
+        RayExecutor(request, "cpu", {}, workers=1)
+    line = f"dataset folder:{tmp_path}: hidden files left out: 1 (first `train/a/.hidden`)\n"
+    assert capsys.readouterr().err.count(line) == 1
 
 
 def test_the_command_starts_a_ray_of_its_own_and_leaves_nothing(
