@@ -74,14 +74,11 @@ def _conditional_put(location: str, data: bytes, **condition: Any) -> None:
     with described_errors(location):
         try:
             fs.pipe_file(path, data, **condition)
+            return
         except FileExistsError:
-            refused = True
+            pass
         except OSError as error:
-            # s3fs has a type of its own for If-None-Match alone.
+            # s3fs raises FileExistsError for If-None-Match alone.
             if not any(word in f"{error} {error.__cause__}" for word in REFUSED):
                 raise
-            refused = True
-        else:
-            refused = False
-    if refused:
-        raise FileExistsError(location)
+    raise FileExistsError(location)  # out here: `described_errors` would change its type

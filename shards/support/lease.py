@@ -145,16 +145,16 @@ class Observer:
 def request_stop(location: str) -> Claim | None:
     """Ask the present holder to end; returns its claim, None where nobody holds the lease."""
     generation, claim = read_claim(location)
-    if claim is None or claim.released or has_ended(claim.process):
+    if is_free(claim):
         return None
-    storage.write(_stop_file(location, generation), b"")
+    storage.write(storage.join(location, _stop_name(generation)), b"")
     return claim
 
 
 def is_stop_requested(location: str) -> bool:
     """Whether the newest holder, at work or not, was asked to end. Raises: OSError."""
-    generation = _newest(location)
-    return bool(generation) and storage.exists(_stop_file(location, generation))
+    names = storage.names(location)
+    return _stop_name(_newest_of(names)) in names
 
 
 def is_free(claim: Claim | None, gone: Collection[str] = ()) -> bool:
@@ -176,8 +176,7 @@ def take(
     `observer`: what it has seen expire may be taken. Raises: HeldError; OSError.
     """
     generation, held = read_claim(location)
-    if not is_free(held, gone) and not (held and observer and observer.expired(held)):
-        assert held is not None
+    if held and not (is_free(held, gone) or (observer and observer.expired(held))):
         raise HeldError(f"{location}: held by {held}", held)
     return Lease.create(location, generation + 1, claim)
 
@@ -278,7 +277,7 @@ class Lease:
         """Look for a request to stop and for a later holder; write a heartbeat. Raises: OSError."""
         names = storage.names(self.location)
         self.lost = _newest_of(names) != self.generation
-        self.stop_requested |= f"{self.generation:08d}.stop" in names
+        self.stop_requested |= _stop_name(self.generation) in names
         if self.lost:
             return
         self.claim = self.claim.model_copy(update={"beat": self.claim.beat + 1})
@@ -375,8 +374,8 @@ def _file(location: str, generation: int) -> str:
     return storage.join(location, f"{generation:08d}.json")
 
 
-def _stop_file(location: str, generation: int) -> str:
-    return storage.join(location, f"{generation:08d}.stop")
+def _stop_name(generation: int) -> str:
+    return f"{generation:08d}.stop"
 
 
 def _encoded(claim: Claim) -> bytes:
