@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.support import storage
-from shards.support.command import command, make_parser
+from shards.support.command import command, make_parser, without_password
 from shards.support.lock import exclusive
 from sweep.environment import set_defaults
 from sweep.grids import summaries
@@ -459,7 +459,6 @@ def _tracking_uri(folder: Path, options: argparse.Namespace) -> str:
 
 def compare_lines(uri: str, experiment: str) -> list[str]:
     """How to look at the sweep in MLflow: a command where there is no server, and the address."""
-    from sweep.journal.mlflow_uri import without_password
     from sweep.journal.uploader import experiment_address
 
     address = without_password(experiment_address(uri, experiment))
@@ -473,8 +472,6 @@ def mlflow_command(uri: str) -> str:
 
     A password is shown as `***`, because what a sweep prints ends up in logs.
     """
-    from sweep.journal.mlflow_uri import without_password
-
     beside = Path(sys.executable).parent / "mlflow"
     program = shlex.quote(str(beside) if beside.exists() else "mlflow")
     store = shlex.quote(without_password(uri))

@@ -81,3 +81,9 @@ def one_line(text: str) -> str:
     """
     words = " ".join(text.split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
+
+def without_password(text: str) -> str:
+    """A URI, or a text that holds some, with `***` in the place of passwords, to be printed."""
+    http = re.sub(r"(https?://[^\s/:@]*):[^\s/]*@", r"\1:***@", text)
+    return re.sub(r"((?<!http)(?<!https)://[^\s/:@]*):[^\s@]*@", r"\1:***@", http)

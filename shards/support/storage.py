@@ -12,7 +12,6 @@ import errno
 import glob as local_glob
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +19,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.utils import merge_offset_ranges
 
-from shards.support.command import one_line
+from shards.support.command import one_line, without_password
 from shards.support.retry import described_errors, retried
 
 REMOTE = ("s3", "gs", "https")
@@ -40,12 +39,9 @@ def scheme_of(location: str) -> str:
     # `pipe:COMMAND` is refused by name: webdataset would run it as a shell command.
     if colon and (rest.startswith("//") or head == "pipe"):
         if head not in (*REMOTE, "file"):
-            shown = re.sub(
-                r"//.*@", "//***@", one_line(location)
-            )  # it may be a URI with a password
             raise ValueError(
-                f"location `{shown}`: scheme `{one_line(head)}:` is refused; use a "
-                "path, s3://, gs:// or https://"
+                f"location `{one_line(without_password(location))}`: scheme `{one_line(head)}:` is "
+                "refused; use a path, s3://, gs:// or https://"
             )
         return head
     return "file"

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from shards.support.command import without_password
 from sweep.environment import set_defaults
-from sweep.journal.mlflow_uri import without_password
 from sweep.journal.tracking import ERROR, TRIAL
 from trainers.canonical import trial_fields
 

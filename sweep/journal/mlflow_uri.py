@@ -7,7 +7,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
-from shards.support.command import one_line
+from shards.support.command import one_line, without_password
 from shards.support.registry import CONTROL
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # those that MLflow has a store for
@@ -36,12 +36,6 @@ def default_uri(folder: Path) -> str:
             "path; update it, or choose another --out"
         )
     return uri
-
-
-def without_password(text: str) -> str:
-    """A URI, or a text that holds some, with `***` in the place of passwords, to be printed."""
-    http = re.sub(r"(https?://[^\s/:@]*):[^\s/]*@", r"\1:***@", text)
-    return re.sub(r"((?<!http)(?<!https)://[^\s/:@]*):[^\s@]*@", r"\1:***@", http)
 
 
 def is_tracking_uri(text: str) -> bool:

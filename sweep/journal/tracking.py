@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from shards.support.command import without_password
 from shards.support.metric_names import metric_name_error
 from sweep.journal.acknowledged import Acknowledged
 from sweep.journal.artifacts import log_bank, store_artifacts
@@ -34,7 +35,7 @@ from sweep.journal.metric_rows import (
     tags_of,
 )
 from sweep.journal.mlflow_errors import code_of, is_refusal, one_line
-from sweep.journal.mlflow_uri import default_uri, without_password
+from sweep.journal.mlflow_uri import default_uri
 from sweep.journal.run_record import read_record
 from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
 from sweep.journal.uploader import lacking

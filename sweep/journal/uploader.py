@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.support.child_process import child_command, run_module
-from sweep.journal.mlflow_uri import without_password
+from shards.support.command import without_password
 
 PATIENCE = 60.0  # seconds without progress after which the end of an upload is not waited for
 NOTICE = 5.0  # seconds after which a person is told what is waited for

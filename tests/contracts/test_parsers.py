@@ -14,14 +14,13 @@ from sqlalchemy.engine import make_url
 from shards.arms import ARMS, make_arm
 from shards.arms.groups import GROUPS, expand_arms
 from shards.support import storage
-from shards.support.command import one_line
+from shards.support.command import one_line, without_password
 from shards.support.registry import split_spec
 from shards.teachers import TEACHERS, check_teacher, untrained
 from sweep.journal.mlflow_uri import (
     check_tracking_uri,
     default_uri,
     is_tracking_uri,
-    without_password,
 )
 from sweep.planning.grid import KEYS, read_grid
 from trainers.config.durations import canonical_duration, in_steps

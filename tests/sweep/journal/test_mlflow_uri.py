@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.journal.mlflow_uri import check_tracking_uri, without_password
+from shards.support.command import without_password
+from sweep.journal.mlflow_uri import check_tracking_uri
 from sweep.run import compare_lines
 
 
