@@ -83,13 +83,12 @@ def main(argv: list[str]) -> int:
     from sweep.reporting.summary import as_plain, table
 
     study = read_study(options.runs)
-    judged = judge_all(options.runs, options.claims)
+    judged = judge_all(options.runs, options.claims, study)
     if options.json:
-        print(json.dumps([*as_plain(study.results), *as_rows(judged)], indent=1))
+        print(json.dumps([*as_plain(study), *as_rows(judged)], indent=1))
         return 0
     _write(options, study, judged)
-    if study.results:
-        Console().print(table(study.results), soft_wrap=True)
+    Console().print(table(study), soft_wrap=True)
     show_verdicts(judged, Console())
     for note in study.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -97,16 +96,17 @@ def main(argv: list[str]) -> int:
 
 
 def _write(options: argparse.Namespace, study: Study, judged: list[Judged]) -> None:
-    """The report and, where they are asked for, its figures as files."""
+    """The report and, where requested, its figures as files."""
     from sweep.reporting.figures import save_figures
     from sweep.reporting.page import material_of, write_report
 
     with Progress("report", 1) as bar:
         path = write_report(
             options.runs,
+            study,
+            judged,
             options.out,
             options.by,
-            judged,
             lambda done, total: bar.update(done / total),
         )
     if options.figures:

@@ -421,23 +421,23 @@ def _show_results(folder: Path, as_json: bool) -> Path | None:
     """Print the table and write the report of all results; returns its path."""
     from rich.console import Console
 
+    from sweep.analysis.frame import load
     from sweep.analysis.judged import as_rows, judge
     from sweep.analysis.terminal import show_verdicts
-    from sweep.journal.records import read_run
     from sweep.reporting.page import write_report
     from sweep.reporting.summary import as_plain, table
 
-    run = read_run(folder)
-    if not run.results:
+    study = load(folder)
+    if not study.results:
         return None
-    report = write_report(folder)
-    judged = judge(folder)
+    judged = judge(folder, study)
+    report = write_report([folder], study, judged)
     if as_json:
-        print(json.dumps([*as_plain(run.results), *as_rows(judged)]))
+        print(json.dumps([*as_plain(study), *as_rows(judged)]))
     else:
-        Console().print(table(run.results), soft_wrap=True)
+        Console().print(table(study), soft_wrap=True)
         show_verdicts(judged, Console())
-    for note in run.notes:
+    for note in study.notes:
         print(f"note:    {note}", file=sys.stderr)
     print(f"report:  {report}", file=sys.stderr)
     return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,16 @@ def judge(location: str | Path, study: Study | None = None, claims: str = "") ->
     return [_judge(family, study) for family in families]
 
 
-def judge_all(locations: Iterable[str | Path], claims: str = "") -> list[Judged]:
-    """The verdicts of several runs, each judged by itself. Raises: as `judge`."""
-    return [family for location in locations for family in judge(location, claims=claims)]
+def judge_all(
+    locations: Sequence[str | Path], claims: str = "", study: Study | None = None
+) -> list[Judged]:
+    """The verdicts of several runs, each judged by itself: on its own trials and probe versions.
+
+    study: their trials together, where they are loaded already; those of a single run are not read
+    again. Raises: as `judge`.
+    """
+    own = study if len(locations) == 1 else None
+    return [family for location in locations for family in judge(location, own, claims)]
 
 
 def _given(file: str, families: Iterable[Family]) -> Family:

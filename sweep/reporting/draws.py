@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sweep.reporting.groups import Frame, natural, text_of
+from sweep.reporting.groups import natural, text_of
+from sweep.reporting.stat import Frame
 
 SHARED = (
     "augmented views and test noise are the same for every trial seed, so a spread over seeds does "

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from sweep.analysis.floor import floor_of
 from sweep.planning.recorded_plan import PlannedStart
 from sweep.reporting.draws import embeddings_and_draws
 from sweep.reporting.groups import (
@@ -14,7 +15,6 @@ from sweep.reporting.groups import (
     SEED,
     SETTING,
     Compared,
-    Frame,
     Setting,
     differences,
     finished_of,
@@ -23,6 +23,7 @@ from sweep.reporting.groups import (
     text_of,
 )
 from sweep.reporting.material import metrics_of
+from sweep.reporting.stat import Frame
 from sweep.reporting.tables import Cell, Table
 
 WORDS = {"student": "capacity", "arm": "augmentation", "objective": "the objective"}
@@ -68,18 +69,7 @@ def lead(compared: Compared) -> str:
 
 def banners(compared: Compared) -> list[tuple[str, str]]:
     """(strong words, the rest) of what a reader must know before any number."""
-    found: list[tuple[str, str]] = []
-    random = [
-        str(setting.fields["teacher"])
-        for setting in compared.settings
-        if setting.fields.get("teacher.random_weights") is True
-    ]
-    if random:
-        names = ", ".join(dict.fromkeys(random))
-        found.append((
-            f"RANDOM WEIGHTS: {names}.",
-            "These numbers show that the mechanics work; they say nothing of any trained teacher.",
-        ))  # fmt: skip
+    found = random_weights(compared)
     # Controls that are not trained (epochs 0) are not meant.
     steps = [int(count) for group in compared.groups for count in group.trials["steps"]]
     if few := [count for count in steps if 0 < count < FEW_STEPS]:
@@ -94,16 +84,27 @@ def banners(compared: Compared) -> list[tuple[str, str]]:
     return found
 
 
+def random_weights(compared: Compared) -> list[tuple[str, str]]:
+    """The banner that names teachers of random weights; none where every teacher was trained."""
+    random = [
+        str(setting.fields["teacher"])
+        for setting in compared.settings
+        if setting.fields.get("teacher.random_weights") is True
+    ]
+    names = ", ".join(dict.fromkeys(random))
+    words = "These numbers show that the mechanics work; they say nothing of any trained teacher."
+    return [(f"RANDOM WEIGHTS: {names}.", words)] if random else []
+
+
 def notes(compared: Compared, trials: Frame) -> list[str]:
     """Caveats that apply to the numbers of this study."""
     groups, said = compared.groups, []
     least = min(group.n for group in groups)
     if least < FEW_SEEDS:
-        floor = f"{min(1.0, 2 / 2**least):.3g}"
         n = f"{least} seed{'s' if least > 1 else ''}"
         said.append(
             f"With {n} a group, few differences can be decided: a two-sided sign-flip test "
-            f"cannot give a p below {floor}, whatever the numbers."
+            f"cannot give a p below {floor_of(least):.3g}, whatever the numbers."
         )
     if max(group.n for group in groups) > 1:
         said.append(

@@ -8,8 +8,9 @@ import numpy as np
 
 from sweep.reporting.by_size import against_size, scatter, sentence, titled
 from sweep.reporting.drawing import GUIDE, TEACHER, Draw, Figure, Panel, finite
-from sweep.reporting.groups import Compared, Setting, Stat
+from sweep.reporting.groups import Compared, Setting
 from sweep.reporting.material import Material
+from sweep.reporting.stat import Stat
 
 SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # numbers of components with words
 Curves = list[tuple[str, dict[str, object], np.ndarray]]

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trainers.probes.names import metric_of
+from sweep.reporting.stat import Frame, Stat, metrics_in, stat_of_metric, values_of
 
 SEED = "seed"
-Frame = Any  # a DataFrame; pandas' own types are too wide to be checked
 # A number of one of these settings must not be compared with one of another.
 SETTING = (
     *("dataset", "teacher", "weights_sha256", "teacher_dim", "teacher_size", "classes"),
@@ -37,41 +36,6 @@ VERSIONS = "probe_versions"
 FIRST = ("student", "arm", "objective")  # the order of columns; others follow as they come
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
 MARKERS = "osD^vP*X<>ph8d"
-
-
-@dataclass(frozen=True)
-class Stat:
-    """Mean, standard deviation (ddof = 1, None where n = 1) and count of finite values."""
-
-    mean: float
-    sd: float | None
-    n: int
-
-    def half_width(self) -> float | None:
-        """Half of the 95 % t interval of the mean, t(0.975, n - 1) sd / sqrt(n); None at n = 1."""
-        from scipy.stats import t
-
-        return None if self.sd is None else float(t.ppf(0.975, self.n - 1)) * self.sd / self.n**0.5
-
-    def interval(self, metric: str) -> tuple[float, float] | None:
-        """That interval, clipped to the metric's range where it is a share; None at n = 1.
-
-        A t interval knows no bounds: three accuracies near 1 give one that ends above 100 %.
-        """
-        half = self.half_width()
-        if half is None:
-            return None
-        known = metric_of(metric)
-        bounded = known is not None and known.range == "0 to 1"
-        low, high = self.mean - half, self.mean + half
-        return (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
-
-
-def stat_of(values: Iterable[Any]) -> Stat | None:
-    """Stat of the finite numbers among `values`; None if there is none."""
-    numbers = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
-    sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
-    return Stat(float(np.mean(numbers)), sd, len(numbers)) if numbers else None
 
 
 @dataclass(frozen=True)
@@ -101,13 +65,11 @@ class Group:
 
     def values(self, metric: str) -> list[float]:
         """One value a seed, NaN where a seed has none."""
-        if metric not in self.trials:
-            return [math.nan] * self.n
-        return [float(value) for value in self.trials[metric]]
+        return values_of(self.trials, metric)
 
     def stat(self, metric: str) -> Stat | None:
         """Over the seeds; its n is below the group's where a seed lacks a finite value."""
-        return stat_of(self.values(metric))
+        return stat_of_metric(self.trials, metric)
 
 
 @dataclass(frozen=True)
@@ -127,8 +89,8 @@ class Setting:
     def teacher(self) -> dict[str, Stat]:
         """The teacher's values, `teacher/...`: means over the trials that measured them."""
         rows: Frame = pd.concat([group.trials for group in self.groups])
-        names = [str(name) for name in rows.columns if str(name).startswith("teacher/")]
-        return {name: stat for name in names if (stat := stat_of(rows[name]))}
+        names = metrics_in(rows, "teacher/")
+        return {name: stat for name in names if (stat := stat_of_metric(rows, name))}
 
     def in_panel(self, panel: str) -> list[Group]:
         return [group for group in self.groups if group.panel == panel]
@@ -207,12 +169,10 @@ def compare(trials: Frame, axes: Iterable[str], by: str | None = None) -> Compar
     """
     finished = finished_of(trials)
     apart = _apart(finished)
-    axes = [name for name in axes if name not in (*SETTING, SEED) and name in finished]
+    # On another kind of device the same seed gives other bits: it is no further seed of a group.
+    axes = [n for n in (*axes, "device") if n not in (*SETTING, SEED) and n in finished]
     axes = [name for name in axes if _varies(finished, name, apart)]
-    axes = sorted(
-        (name for name in axes if not _implied(finished, name, axes)),
-        key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST),
-    )
+    axes.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     if by is not None and by not in axes:
         raise ValueError(f"--by {by}: does not vary in this study; varying: {', '.join(axes)}")
     beside = [name for name in axes if name != "student"]
@@ -294,15 +254,6 @@ def _varies(trials: Frame, name: str, apart: list[str]) -> bool:
 def _same_split(trials: Frame, one: str, other: str) -> bool:
     pairs = {(str(a), str(b)) for a, b in zip(trials[one], trials[other], strict=True)}
     return len(pairs) == _count(trials[one]) == _count(trials[other])
-
-
-def _implied(trials: Frame, name: str, axes: list[str]) -> bool:
-    """Whether `views` follows from the arm (a clean image has one), so that it tells nothing."""
-    if name != "views" or "arm" not in axes:
-        return False
-    return len({(str(a), str(v)) for a, v in zip(trials["arm"], trials["views"], strict=True)}) == (
-        _count(trials["arm"])
-    )
 
 
 def _count(values: Any) -> int:

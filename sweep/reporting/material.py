@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sweep.reporting.groups import Compared, Frame, Group, Setting, natural
+from sweep.reporting.groups import Compared, Group, Setting, natural
+from sweep.reporting.stat import Frame, metrics_in
 
 NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
+SHOWN = 3  # noises of each space in a table; the table of all measures has the rest
 Arrays = Mapping[str, Sequence[float]]
 
 
@@ -38,12 +40,12 @@ class Material:
 
 def metrics_of(setting: Setting) -> list[str]:
     """Names of the students' metrics that any trial of a setting has."""
-    names = dict.fromkeys(
-        str(name)
+    names = {
+        name
         for group in setting.groups
-        for name in group.trials.columns
-        if str(name).startswith("test/") and group.stat(str(name))
-    )
+        for name in metrics_in(group.trials, "test/")
+        if group.stat(name)
+    }
     return sorted(names, key=natural)
 
 
@@ -51,6 +53,24 @@ def noises(setting: Setting) -> list[tuple[str, str]]:
     """(space, sigma) of every noise that any trial was measured under, by space and strength."""
     found = {(m[1], m[2]) for name in metrics_of(setting) if (m := NOISE.fullmatch(name))}
     return sorted(found, key=lambda pair: (natural(pair[0]), float(pair[1])))
+
+
+def noises_of(compared: Compared) -> list[tuple[str, str]]:
+    """`noises` of all settings together."""
+    found = {pair for setting in compared.settings for pair in noises(setting)}
+    return sorted(found, key=lambda pair: (natural(pair[0]), float(pair[1])))
+
+
+def some_noises(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of each space at most SHOWN, evenly from the weakest to the strongest; not 0 then."""
+    kept: list[tuple[str, str]] = []
+    for space in dict.fromkeys(space for space, _ in found):
+        own = [pair for pair in found if pair[0] == space]
+        if len(own) > SHOWN:
+            own = [pair for pair in own if float(pair[1]) > 0]
+            own = [own[round(i * (len(own) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
+        kept += own
+    return kept
 
 
 def mean_curve(lines: list[np.ndarray]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from shards.support import storage
 from sweep.analysis.frame import Study, load
-from sweep.analysis.judged import Judged, judge_all
+from sweep.analysis.judged import Judged
 from sweep.analysis.verdicts import Verdict
 from sweep.planning.recorded_plan import PlannedStart, read_plan
 from sweep.reporting import facts
@@ -38,27 +38,23 @@ OnFigures = Callable[[int, int], None]
 
 
 def write_report(
-    runs: str | Path | Sequence[str | Path],
+    runs: Sequence[str | Path],
+    study: Study,
+    judged: Iterable[Judged],
     out: str | Path | None = None,
     by: str | None = None,
-    judged: Sequence[Judged] | None = None,
     on_figures: OnFigures = lambda done, total: None,
 ) -> Path:
     """Write the report of one or several runs and return its path; equal results, equal bytes.
 
-    out: the file (default: report.html in the first run). by: the field that colours stand for.
-    judged: the verdicts (default: on the claims that the runs have declared).
-
-    Raises: ValueError for a run that cannot be read or has no finished trial, or where `by` does
-    not vary; OSError where the file cannot be written.
+    study, judged: what was read of the runs, and the verdicts on their claims. out: the file
+    (default: report.html in the first run). by: the field that colours stand for.
+    Raises: ValueError where `by` does not vary; OSError where the file cannot be written.
     """
-    folders = [runs] if isinstance(runs, str | Path) else list(runs)
-    target = Path(out) if out else Path(folders[0]) / NAME
-    study = read_study(folders)
-    title = " + ".join(Path(folder).resolve().name for folder in folders)
-    judged = judge_all(folders) if judged is None else judged
+    target = Path(out) if out else Path(runs[0]) / NAME
+    title = " + ".join(Path(folder).resolve().name for folder in runs)
     verdicts = [verdict for family in judged for verdict in family.verdicts]
-    html = render(study, title, by, verdicts, _plan(folders), on_figures)
+    html = render(study, title, by, verdicts, _plan(runs), on_figures)
     storage.write(str(target), html.encode())
     return target
 
@@ -167,7 +163,6 @@ def render(
         published=published,
         sections=sections,
         unfinished=unfinished(trials, compared.axes),
-        undefined="",
         cost=facts.cost(trials, planned),
         provenance=facts.provenance(trials, planned),
         folded=[t for t in (all_measures(compared), every_trial(compared)) if t],

@@ -7,8 +7,9 @@ from typing import Any
 
 from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
 from sweep.analysis.published import paper_numbers
-from sweep.reporting.groups import Group, Setting, Stat
+from sweep.reporting.groups import Group, Setting
 from sweep.reporting.material import Material
+from sweep.reporting.stat import Stat
 from sweep.reporting.tables import Cell, Measure, Table, stat_cell
 
 MEAN_SPECTRUM = "rank/mean_spectrum"  # no metric of a trial: one number for all seeds of a group

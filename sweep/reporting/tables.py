@@ -6,17 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweep.reporting.groups import (
-    Compared,
-    Frame,
-    Group,
-    Setting,
-    Stat,
-    natural,
-    number,
-    text_of,
-)
-from sweep.reporting.material import metrics_of, noises
+from sweep.reporting.groups import Compared, Group, Setting, natural, number, text_of
+from sweep.reporting.material import metrics_of, noises_of, some_noises
+from sweep.reporting.stat import Frame, Stat
 from trainers.probes.names import arrow, metric_of
 
 Measure = tuple[str, str, float, int]  # metric without its prefix, title, factor, digits
@@ -41,7 +33,6 @@ AGREEMENT: list[Measure] = [
     ("zero_shot/accuracy", "zero-shot, %", 100, 1),
     ("knn/accuracy", "k-NN, %", 100, 1),
 ]
-NOISES = 3  # of each kind in a table; the figure and the table of all measures have the rest
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,10 @@ class Table:
 
 
 def stat_cell(stat: Stat | None, measure: Measure, n: int | None = None) -> Cell:
-    """`71.1` with `± 0.4` and the interval for who points at it; nothing of these at n = 1."""
+    """`71.1` with `± 0.4` and the interval for who points at it; nothing of these at n = 1.
+
+    `> 0.43` where values are censored, so that the mean is a lower bound.
+    """
     name, _, by, digits = measure
     if stat is None:
         return Cell("–", math.nan, number=True)
@@ -80,6 +74,9 @@ def stat_cell(stat: Stat | None, measure: Measure, n: int | None = None) -> Cell
         assert ends is not None
         low, high = (number(by * end, digits) for end in ends)
         tip = f"95 % t interval of the mean: {low} to {high}; n = {stat.n}"
+    if stat.censored:
+        text = f"> {text}"
+        tip = f"a lower bound: of {stat.censored} of {stat.n} values only a bound is known"
     if n is not None and stat.n < n:
         sub += f" (n = {stat.n})"
     return Cell(text, by * stat.mean, sub, tip, number=True)
@@ -98,14 +95,11 @@ def main_tables(compared: Compared) -> list[Table]:
 
 
 def _noise_measures(compared: Compared) -> list[Measure]:
-    found = {pair for setting in compared.settings for pair in noises(setting)}
-    measures: list[Measure] = []
-    for space in sorted({space for space, _ in found}):
-        own = sorted((s for kind, s in found if kind == space and float(s) > 0), key=float)
-        if len(own) > NOISES:
-            own = [own[round(i * (len(own) - 1) / (NOISES - 1))] for i in range(NOISES)]
-        measures += [(f"noise/{space}/{s}/accuracy", f"{space} noise {s}, %", 100, 2) for s in own]
-    return measures
+    found = [(space, sigma) for space, sigma in noises_of(compared) if float(sigma) > 0]
+    return [
+        (f"noise/{space}/{sigma}/accuracy", f"{space} noise {sigma}, %", 100, 2)
+        for space, sigma in some_noises(found)
+    ]
 
 
 def _by_group(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal.events import Journal
 from sweep.journal.records import read_run
@@ -40,7 +41,7 @@ def raw() -> list[dict[str, Any]]:
 
 
 def test_the_report_has_the_same_numbers() -> None:
-    rows = json.loads(json.dumps(as_plain(read_run(RUN).results)))
+    rows = json.loads(json.dumps(as_plain(load(RUN))))
     assert rows == json.loads((GOLDEN / "format1_report.json").read_text())
 
 

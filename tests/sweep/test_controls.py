@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from sweep.analysis.frame import load
 from sweep.journal.records import read_run
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid, override, read_grid
 from sweep.planning.plan import plan_sweep
 from sweep.planning.sizes import planned_steps, trial_weight
-from sweep.reporting.page import write_report
 from sweep.reporting.summary import as_plain
+from tests.sweep.reporting.trials import write_page
 from trainers.canonical import make_config
 from trainers.config.schema import TrialConfig
 
@@ -166,7 +167,7 @@ def test_a_sweep_of_controls(tools: Any, tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("Rank against epochs") == 1
     assert "teacher_pca:8" in page
-    assert write_report(tmp_path / "run").read_text() == page
+    assert write_page(tmp_path / "run").read_text() == page
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
@@ -178,5 +179,5 @@ def test_a_sweep_of_controls(tools: Any, tmp_path: Path) -> None:
             rows = records[trial].observations.rows
             kept = [(row.step, row.values["rank/effective"]) for row in rows]
             assert [(m.step, m.value) for m in logged] == kept
-    rows = [row for row in as_plain(records.values()) if row["kind"] == "teacher"]
+    rows = [row for row in as_plain(load(tmp_path / "run")) if row["kind"] == "teacher"]
     assert sorted(row["classes"] or 10 for row in rows) == [5, 10]

@@ -12,9 +12,10 @@ from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal.events import Journal, ResultEvent, StartEvent
 from sweep.journal.tracking import Tracker
-from sweep.reporting.page import material_of, write_report
+from sweep.reporting.page import material_of
 from sweep.reporting.training import rank_by_epoch
 from tests.sweep.made import made
+from tests.sweep.reporting.trials import write_page
 
 T0 = 1_700_000_000_000
 RANKS = {0: [9.0, 7.0, 5.0], 1: [11.0, 5.0, 3.0]}  # by seed, at steps 0, 4 and 8
@@ -81,7 +82,7 @@ def test_the_figure_says_where_mean_ranks_began_peaked_and_ended(tmp_path: Path)
 
 def test_the_report_has_it(tmp_path: Path) -> None:
     journal(tmp_path, record(0), record(1))
-    page = write_report(tmp_path).read_text()
+    page = write_page(tmp_path).read_text()
     assert "Rank against epochs" in page
     assert "8 steps" in page
-    assert write_report(tmp_path).read_text() == page
+    assert write_page(tmp_path).read_text() == page

@@ -9,14 +9,7 @@ mean is itself given as a bound.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 CENSORED = "/above"  # after the name of a value: the bound that it lies above
-
-
-def bound_of(metrics: Mapping[str, float], name: str) -> float | None:
-    """The bound that a censored value lies above; None where the value is not censored."""
-    return None if name in metrics else metrics.get(f"{name}{CENSORED}")
 
 
 def uncensored(name: str) -> str:

@@ -7,8 +7,8 @@ from scipy.stats import t
 
 from sweep.analysis.frame import load
 from sweep.reporting.figures import figures_of
-from sweep.reporting.groups import Stat, stat_of
 from sweep.reporting.page import material_of
+from sweep.reporting.stat import Stat, stat_of
 from tests.sweep.reporting.trials import grid, make_run, record
 
 

@@ -17,9 +17,9 @@ from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
 from sweep.analysis.verdicts import verdicts_of_trials
 from sweep.report import main
 from sweep.reporting.figures import FIGURES, save_figures
-from sweep.reporting.page import material_of, render, write_report
+from sweep.reporting.page import material_of, render
 from tests.sweep.made import result_line, write_journal
-from tests.sweep.reporting.trials import Page, grid, make_run, record
+from tests.sweep.reporting.trials import Page, grid, make_run, record, write_page
 
 ROOT = Path(__file__).parents[3]
 ERROR = "ValueError: loss: got nan; lower lr"
@@ -49,11 +49,11 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(run):
     """A whole page, drawn once for all tests that only look at it."""
-    return write_report(run).read_text()
+    return write_page(run).read_text()
 
 
 def page_of(folder, *others, **options):
-    return Page(write_report([folder, *others], folder / "page.html", **options).read_text())
+    return Page(write_page(folder, *others, out=folder / "page.html", **options).read_text())
 
 
 def test_all_figures_groups_and_failures_are_there(html):
@@ -96,6 +96,19 @@ def test_numbers_in_the_page_are_those_of_the_study(undrawn, tmp_path):
     assert any(value and "n = 4" in value for name, value in page.attributes if name == "data-tip")
 
 
+def test_a_mean_of_censored_values_is_shown_as_a_bound(undrawn, tmp_path):
+    half = "test/noise/pixel/half"
+    records = [record(student, seed=seed) for student in ("width:1", "width:4") for seed in (0, 1)]
+    values = {half: 0.2}, {f"{half}/above": 0.5}, {f"{half}/above": 0.5}, {f"{half}/above": 0.5}
+    for one, own in zip(records, values, strict=True):
+        one["metrics"] |= own
+        one["teacher"] |= {f"{half}/above".replace("test/", "teacher/"): 0.5}
+    page = page_of(make_run(tmp_path / "r", records))
+    (row,) = [row for row in page.rows if row[0] == half.removeprefix("test/")]
+    assert row[2:] == ["> 0.5000", "> 0.3500", "> 0.5000"]
+    assert any("1 of 2 values only a bound" in (v or "") for _, v in page.attributes)
+
+
 def test_one_seed_has_no_deviations_and_no_dashes_for_them(undrawn, tmp_path):
     page = page_of(make_run(tmp_path / "r", [record(), record("width:4")]))
     assert "±" not in page.text
@@ -124,7 +137,7 @@ def test_figures_group_by_the_axis_that_varies(undrawn, tmp_path):
     assert "width:1" in page_of(folder).titles
     assert {"a", "b"} <= set(page_of(folder, by="student").titles)
     with pytest.raises(ValueError, match="--by arm: does not vary in this study; varying: student"):
-        write_report(folder, by="arm")
+        write_page(folder, by="arm")
 
 
 def test_numbers_that_may_not_be_compared_never_share_a_panel(undrawn, tmp_path):
@@ -186,7 +199,7 @@ def test_names_are_escaped_everywhere(tmp_path):
         one["arrays"] = {}
     records[0]["metrics"]["test/" + evil] = 1.0
     records[0]["environment"] = {"device": evil}
-    text = write_report(make_run(tmp_path / "a<b>", records, [failure])).read_text()
+    text = write_page(make_run(tmp_path / "a<b>", records, [failure])).read_text()
     assert text.count("<script") == 1
     assert evil in Page(text).text
 
@@ -235,7 +248,7 @@ def test_two_writes_are_byte_equal_in_two_processes(tmp_path):
     one = record()
     one["metrics"] = {n: v for n, v in one["metrics"].items() if "rank" in n}
     folder = make_run(tmp_path / "r", [one])
-    first = write_report(folder).read_bytes()
+    first = write_page(folder).read_bytes()
     other = tmp_path / "other.html"
     assert command(folder, "--out", other).returncode == 0
     assert other.read_bytes() == first

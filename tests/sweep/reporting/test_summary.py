@@ -5,24 +5,19 @@ from __future__ import annotations
 import io
 import json
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from sweep.reporting.summary import (
-    as_plain,
-    columns,
-    group_results,
-    random_teachers,
-    severities,
-    short,
-    some_severities,
-    stat_of,
-    table,
-    teachers,
-)
-from tests.sweep.made import every
+from sweep.analysis.frame import load
+from sweep.reporting.groups import compare
+from sweep.reporting.material import noises_of, some_noises
+from sweep.reporting.stat import stat_of
+from sweep.reporting.summary import as_plain, columns_of, short, table
+from tests.sweep.reporting.trials import make_run
 
 SIZES = {"width:1": 811_264, "width:2": 1_405_440, "width:10": 9_000_000}
 
@@ -48,13 +43,23 @@ def record(student="width:1", arm="clean", seed=0, rank=15.0, **config):
     }
 
 
+def study(records):
+    with tempfile.TemporaryDirectory() as folder:
+        return load(make_run(Path(folder), records))
+
+
+def compared(records):
+    found = study(records)
+    return compare(found.trials, found.axes)
+
+
 def groups_of(records):
-    return group_results(every(records))
+    return compared(records).groups
 
 
 def shown(records, width=100):
     console = Console(width=width, file=io.StringIO())
-    console.print(table(every(records)))
+    console.print(table(study(records)))
     return console.file.getvalue()
 
 
@@ -83,14 +88,14 @@ def test_values_that_are_no_finite_numbers_lower_n():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("objective", "mse"), ("epochs", 5), ("input", "224"), ("loss", {"tau": 0.1}), ("lr", None)],
+    [("objective", "mse"), ("epochs", 5), ("input", "224"), ("ema", 0.9), ("lr", 0.1)],
 )
 def test_groups_never_mix_configurations(name, value):
     records = [record(seed=0), record(seed=1), record(seed=0, **{name: value})]
-    groups = groups_of(records)
-    assert sorted(group.n for group in groups) == [1, 2]
-    assert columns(groups) == ["loss.tau" if name == "loss" else name]
-    assert columns(groups)[0].split(".")[0] in shown(records, width=200)
+    found = compared(records)
+    assert sorted(group.n for group in found.groups) == [1, 2]
+    assert columns_of(found)[2:] == ["setting" if name == "input" else name]
+    assert name in shown(records, width=200)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_a_seed_twice_in_a_group_is_refused():
 def test_order_is_by_capacity_then_arm_clean_first():
     arms = ("noise:0.1", "crop_flip:4", "clean", "noise:0.05")
     records = [record(student, arm) for student in ("width:10", "width:2") for arm in arms]
-    order = [(g.config["student"], g.config["arm"]) for g in groups_of(records)]
+    order = [(g.fields["student"], g.fields["arm"]) for g in groups_of(records)]
     sorted_arms = ["clean", "crop_flip:4", "noise:0.05", "noise:0.1"]
     assert order == [(student, arm) for student in ("width:2", "width:10") for arm in sorted_arms]
 
@@ -121,7 +126,7 @@ def test_severities_and_gaps_in_them():
     bare["metrics"] = {"test/rank/effective": 1.0, "test/noise/paper/0.1/accuracy": 0.4}
     bare["teacher"] = {}
     records = [record(), bare]
-    assert severities(every(records)) == [
+    assert noises_of(compared(records)) == [
         ("paper", "0.1"), ("pixel", "0.05"), ("pixel", "0.1"), ("pixel", "0.2")
     ]  # fmt: skip
     assert groups_of(records)[1].stat("test/noise/pixel/0.1/accuracy") is None
@@ -131,18 +136,18 @@ def test_severities_and_gaps_in_them():
 def test_a_terminal_shows_few_of_many_severities():
     many = [("pixel", s) for s in ("0", "0.02", "0.04", "0.05", "0.1", "0.2")]
     paper = [("paper", "0.1")]
-    assert some_severities(paper + many) == [
+    assert some_noises(paper + many) == [
         *paper, ("pixel", "0.02"), ("pixel", "0.05"), ("pixel", "0.2")
     ]  # fmt: skip
-    assert some_severities(many[:3]) == many[:3]
+    assert some_noises(many[:3]) == many[:3]
 
 
 def test_one_teacher_per_data_set_with_its_missing_values():
     other = record(dataset="cifar10")
     other["teacher"] = {}
-    first, second = teachers(every([record(), record(seed=1), other]))
-    assert (first.fields["dataset"], first.metrics) == ("cifar10", {})
-    assert second.metrics["teacher/linear/paper/accuracy"].mean == pytest.approx(0.9)
+    first, second = compared([record(), record(seed=1), other]).settings
+    assert (first.fields["dataset"], first.teacher) == ("cifar10", {})
+    assert second.teacher["teacher/linear/paper/accuracy"].mean == pytest.approx(0.9)
     assert shown([record(), other]).count("teacher ") >= 2
 
 
@@ -161,7 +166,7 @@ def test_the_table_takes_names_as_text():
 
 
 def test_plain_rows_are_json_with_mean_sd_n():
-    rows = as_plain(every([record(seed=0, rank=1.0), record(seed=1, rank=2.0)]))
+    rows = as_plain(study([record(seed=0, rank=1.0), record(seed=1, rank=2.0)]))
     again = json.loads(json.dumps(rows, allow_nan=False))
     assert [row["kind"] for row in again] == ["teacher", "student"]
     assert again[1]["seeds"] == [0, 1]
@@ -170,26 +175,30 @@ def test_plain_rows_are_json_with_mean_sd_n():
 
 
 def test_random_teachers_are_named_in_the_table():
-    results = every([record(teacher="open_clip:ViT-B-32:none")])
-    assert random_teachers(results) == ["open_clip:ViT-B-32:none"]
-    assert "RANDOM WEIGHTS: open_clip:ViT-B-32:none" in str(table(results).caption)
-    assert random_teachers(every([record()])) == []
+    random = table(study([record(teacher="open_clip:ViT-B-32:none")]))
+    assert "RANDOM WEIGHTS: open_clip:ViT-B-32:none" in str(random.caption)
+    assert "RANDOM" not in str(table(study([record()])).caption)
 
 
 def test_trials_of_other_sources_never_meet_in_one_group():
     one, other = record(seed=0), record(seed=1) | {"source": "9" * 64}
     with pytest.raises(ValueError, match="differ in their seed alone, but read other images"):
-        group_results(every([one, other]))
-    with pytest.raises(ValueError, match="teacher embedded has weights"):
-        group_results(every([one, record(arm="noise:0.1") | {"weights_sha256": "9" * 64}]))
+        groups_of([one, other])
+
+
+def test_other_weights_of_one_teacher_stand_apart():
+    records = [record(seed=0), record(arm="noise:0.1") | {"weights_sha256": "9" * 64}]
+    assert [s.name for s in compared(records).settings] == [f"weights {c * 12}" for c in "79"]
+    assert [row["kind"] for row in as_plain(study(records))] == ["teacher"] * 2 + ["student"] * 2
 
 
 def test_seeds_on_other_devices_are_groups_of_their_own():
     devices = ((0, "cpu"), (1, "H100"))
     trials = [record(seed=s) | {"environment": {"device": d}} for s, d in devices]
-    groups = group_results(every(trials))
-    assert {group.fields["device"] for group in groups} == {"cpu", "H100"}
-    assert "device" in columns(groups)
+    found = compared(trials)
+    assert {group.fields["device"] for group in found.groups} == {"cpu", "H100"}
+    assert {group.label for group in found.groups} == {"cpu", "H100"}
+    assert "device" in columns_of(found)
 
 
 # ---- values of which only a bound is known ----
@@ -201,7 +210,7 @@ def censored(*values):
     records = [record(seed=seed) for seed in range(len(values))]
     for trial, value in zip(records, values, strict=True):
         trial["metrics"] |= {f"{half}/above": 0.5} if value is None else {half: value}
-    return every(records)
+    return records
 
 
 @pytest.mark.parametrize(
@@ -213,17 +222,17 @@ def censored(*values):
     ],
 )
 def test_a_mean_with_censored_values_is_a_bound(values, mean, count, text):
-    (group,) = group_results(censored(*values))
+    (group,) = groups_of(censored(*values))
     stat = group.stat("test/noise/pixel/half")
     assert (stat.mean, stat.n, stat.censored) == (pytest.approx(mean), len(values), count)
     assert (stat.sd is None) == (count > 0)
     assert short(stat, 1, 2, group.n) == text
-    plain = as_plain(censored(*values))[1]["metrics"]["test/noise/pixel/half"]
+    plain = as_plain(study(censored(*values)))[1]["metrics"]["test/noise/pixel/half"]
     assert plain.get("censored", 0) == count
 
 
 def test_recipes_are_groups_of_their_own_and_the_first_need_not_be_named():
     old, named, new = record(seed=0), record(seed=1, recipe=1), record(seed=2, recipe=2)
-    groups = groups_of([old, named, new])
-    assert [group.seeds for group in groups] == [[0, 1], [2]]
-    assert "recipe" in columns(groups)
+    found = compared([old, named, new])
+    assert [group.trials["seed"].tolist() for group in found.groups] == [[0, 1], [2]]
+    assert "recipe" in columns_of(found)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sweep.analysis.judged import judge_all
+from sweep.reporting.page import read_study, write_report
 from tests.sweep.made import result_line, write_journal
 
 SIZES = {"width:1": 811_264, "width:2": 1_405_440, "width:4": 2_732_032}
@@ -61,6 +63,13 @@ def grid(
 
 def make_run(folder: Path, records: Iterable[Any], events: Iterable[Any] = ()) -> Path:
     return write_journal(folder, [*map(result_line, records), *events])
+
+
+def write_page(run: Path, *others: Path, out: Path | None = None, by: str | None = None) -> Path:
+    """The report of these runs, as `python -m sweep.report` writes it."""
+    runs = [run, *others]
+    study = read_study(runs)
+    return write_report(runs, study, judge_all(runs, study=study), out, by)
 
 
 class Page(HTMLParser):
