@@ -6,9 +6,13 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: it imports torch, which no command's --help should wait for.
+    # On demand: they import torch, which no command's --help should wait for.
     if name == "run":
         from trainers.trial import run
 
         return run
+    if name == "load_student":
+        from trainers.results.loaded import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,12 +141,3 @@ def describe(spec: str, embedding_dim: int, image_size: int) -> StudentSummary:
     model = build_on_meta(spec, embedding_dim, image_size)
     cost = count_macs(model, image_size)
     return StudentSummary(spec, count_parameters(model), cost, model.channels)
-
-
-def __getattr__(name: str) -> Any:
-    # On demand, for `loaded` imports this module.
-    if name == "load":
-        from trainers.students.loaded import load
-
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

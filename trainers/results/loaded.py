@@ -1,28 +1,22 @@
-"""A finished trial's student, ready for pictures: weights and preprocessing from its folder."""
+"""A finished trial's student, ready for pictures: its network with its preprocessing."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
-from shards.support import storage
 from shards.teachers.preprocess import Preprocess
+from trainers.results.folder import open_stored
 from trainers.students.base import Student
-from trainers.students.files import RECORD, WEIGHTS, load_student
-
-RESULT, STUDENT = "result.json", "student"
 
 
 class LoadedStudent:
     """Pictures -> unit embeddings in the teacher's space.
 
-        student = trainers.students.load("runs/demo/trials/0123456789abcdef")
+        student = trainers.load_student("runs/demo/trials/0123456789abcdef")
         embedding_BD = student([Image.open("cat.jpg"), Image.open("dog.jpg")])
 
     model: the network, in evaluation mode. preprocess: how its input is prepared. classes: names
@@ -54,30 +48,14 @@ class LoadedStudent:
 def load(path: str | Path) -> LoadedStudent:
     """The student of a finished trial, on the CPU.
 
-    path: path or URL of the trial's folder. Raises: ValueError where it has no result or no
-    network, or a file is damaged; OSError.
+    path: path or URL of the trial's folder. Raises: ValueError where it is not that of a finished
+    trial, or the student has no network, or a file is damaged; OSError.
     """
-    folder = str(path).rstrip("/")
-    file = storage.join(folder, RESULT)
-    try:
-        record = json.loads(storage.read(file))
-        preprocess = Preprocess.model_validate(record["input"]["preprocess"])
-        classes = list(map(str, record["input"]["classes"]))
-    except FileNotFoundError:
-        raise ValueError(f"{file}: no such file; expected the folder of a finished trial") from None
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: not the result of a trial ({error!r})") from None
-    with tempfile.TemporaryDirectory() as copy:
-        for name in (WEIGHTS, RECORD):
-            source = storage.join(folder, STUDENT, name)
-            try:
-                Path(copy, name).write_bytes(storage.read(source))
-            except FileNotFoundError:
-                raise ValueError(f"{source}: no such file; this student has no network") from None
-        try:
-            return LoadedStudent(load_student(copy), preprocess, classes)
-        except ValueError as error:
-            raise ValueError(str(error).replace(copy, storage.join(folder, STUDENT))) from None
+    stored = open_stored(str(path))
+    if stored.result is None:
+        raise ValueError(f"{path}: a student without its trial; expected a trial's folder")
+    about = stored.result.input
+    return LoadedStudent(stored.network, about.preprocess, about.classes)
 
 
 def _images(images: Any) -> list[torch.Tensor]:

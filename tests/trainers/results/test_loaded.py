@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import shards
-import trainers.students
+import trainers
 from trainers.results.folder import open_stored, trial_folder
 
 
 def test_it_embeds_arrays_tensors_and_pictures_alike(done, bank) -> None:
     config, root, result, _ = done
     folder = trial_folder(root, config)
-    student = trainers.students.load(folder)
+    student = trainers.load_student(folder)
     images_BCHW, _, _ = shards.Bank(bank, "test").batch(range(8))
     found_BD = student(images_BCHW)
     with torch.inference_mode():
@@ -34,12 +36,15 @@ def test_it_embeds_arrays_tensors_and_pictures_alike(done, bank) -> None:
 
 def test_other_input_and_other_folders_are_refused(done, bank, tmp_path) -> None:
     config, root, _, _ = done
-    student = trainers.students.load(trial_folder(root, config))
+    student = trainers.load_student(trial_folder(root, config))
     for wrong in (np.zeros((8, 8, 3)), torch.zeros(8, 8, 3, dtype=torch.uint8), "cat.jpg"):
         with pytest.raises(ValueError, match="expected"):
             student(wrong)
-    with pytest.raises(ValueError, match="expected the folder of a finished trial"):
-        trainers.students.load(tmp_path)
+    with pytest.raises(ValueError, match=r"expected a trial's folder \(result.json"):
+        trainers.load_student(tmp_path)
+    alone = shutil.copytree(f"{trial_folder(root, config)}/student", tmp_path / "alone")
+    with pytest.raises(ValueError, match="a student without its trial"):
+        trainers.load_student(alone)
     (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(ValueError, match="not the result of a trial"):
-        trainers.students.load(tmp_path)
+    with pytest.raises(ValueError, match=r"result\.json: "):
+        trainers.load_student(tmp_path)
