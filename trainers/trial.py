@@ -113,7 +113,7 @@ def run_trial(
         reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
         behalf: on whose behalf the trial runs, see Behalf.
         time_limit: seconds after which training ends, with its state saved; None: no limit.
-        stop: once it returns true, the trial leaves as after SIGTERM.
+        stop: once it returns true, the trial ends as after SIGTERM.
         launcher: starts the ranks of a trial with several; None: all on this machine.
 
     Raises:
@@ -137,10 +137,9 @@ def run_trial(
     check_recipe(config.recipe)
     if launcher is None:  # else each rank checks its own machine
         check_engine(config, choose_device(device))
-    failures = _failure_noted(trial_folder(root, config), config)
     with (
         PreemptionHandler(stop) as preempted,
-        failures,
+        _failure_noted(trial_folder(root, config), config),
         Ending(preempted, time_limit).named() as ending,
     ):
         behalf = behalf or Behalf()
@@ -223,7 +222,7 @@ def _run(
         if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=ending)
             with ENGINES[config.engine](device) as engine, ending.preempted.deferred():
-                trained = _train(splits, engine, saver, journal.epoch if journal else report)
+                trained = train_student(splits, engine, saver, journal.epoch if journal else report)
             if journal is None:
                 return None
             patiently(journal.folder, journal.flush)
@@ -261,7 +260,7 @@ def _failure_noted(folder: str, config: TrialConfig) -> Iterator[None]:
         raise
 
 
-def _train(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) -> Trained:
+def train_student(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) -> Trained:
     """Build student, target, data and objective, and train. Raises: as `train`; ValueError."""
     inputs, config = splits.inputs, splits.inputs.config
     if engine.ranks != config.ranks:
@@ -330,8 +329,9 @@ def _run_ranks(
     arguments = [STANDARD_INPUT, "--bank", inputs.bank, "--out", root]
     for name, value in options.items():
         arguments += [f"--{name}", value]
-    for gone in (*behalf.gone, behalf.token):
-        arguments += ["--lease", gone]
+    arguments += ["--token", behalf.token]
+    for gone in behalf.gone:
+        arguments += ["--gone", gone]
     try:
         with ending.preempted.deferred():
             document = config.model_dump_json()
@@ -395,8 +395,9 @@ def main(argv: list[str]) -> int:
         metavar="SECONDS",
         help="end the training after so long, with its state saved (default: no limit)",
     )
-    # For ranks, see Behalf: tokens and holders that are gone, last the token of this sweep.
-    parser.add_argument("--lease", action="append", default=[], help=argparse.SUPPRESS)
+    # For ranks, see Behalf.
+    parser.add_argument("--token", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--gone", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     keep_freed_memory()
     if options.trial == STANDARD_INPUT:
@@ -435,7 +436,6 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
     started it. `torchrun` starts ranks too, but reads nothing from them; its first rank shows both.
     """
     start = time.monotonic()
-    *gone, token = options.lease or [""]
 
     def run(report: Reporter) -> TrialResult | None:
         return run_trial(
@@ -447,7 +447,7 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             save_seconds=options.save_seconds,
             reading=options.reading,
             time_limit=options.time_limit,
-            behalf=Behalf(token, tuple(gone)),
+            behalf=Behalf(options.token, tuple(options.gone)),
         )
 
     launched = options.trial == STANDARD_INPUT and rank_of_environment() is not None

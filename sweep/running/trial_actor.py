@@ -19,11 +19,10 @@ from trainers.canonical import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
 from trainers.results.lease import Behalf
+from trainers.results.trial_journal import error_line
 from trainers.training.ending import StoppedError
 from trainers.training.preemption import PreemptedError
 from trainers.trial import run_trial
-
-LONGEST = 1000  # characters of an error
 
 
 def actor_class(resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory]) -> type:
@@ -76,7 +75,7 @@ def trainable(space: dict[str, Any]) -> None:
         _leave("preempted", error)
     except Exception as error:
         if not _may_work_again(error, job["store"]):
-            tune.report({"outcome": "failed", "error": _described(error)})
+            tune.report({"outcome": "failed", "error": error_line(error)})
         else:
             _leave("died", error)
     finally:
@@ -85,7 +84,7 @@ def trainable(space: dict[str, Any]) -> None:
 
 def _leave(outcome: str, error: Exception) -> None:
     """Report the outcome and raise, so that Tune ends this actor: its node may be the reason."""
-    text = _described(error)
+    text = error_line(error)
     tune.report({"outcome": outcome, "error": text})
     raise RuntimeError(text) from None  # Ray cannot pickle a RankError
 
@@ -96,8 +95,3 @@ def _may_work_again(error: Exception, store: str) -> bool:
         return error.code < 0 or error.code == STUCK or error.is_about_connection
     lasting = isinstance(error, FileNotFoundError | PermissionError)
     return isinstance(error, OSError) and not lasting and not storage.is_local(store)
-
-
-def _described(error: Exception) -> str:
-    text = one_line(str(error)) or type(error).__name__
-    return f"{type(error).__name__}: {text}"[:LONGEST]

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from shards.arms import make_arm
 from shards.building.build import build
 from shards.building.request import Request
 from trainers.canonical import make_config
@@ -22,15 +21,10 @@ from trainers.config.recipe import RECIPE
 from trainers.config.schema import TrialConfig
 from trainers.engines.single import Single
 from trainers.inputs import TrialInputs, resolve
-from trainers.objectives import OBJECTIVES, make_objective, needs_second_view
-from trainers.objectives.targets import make_target
-from trainers.students import build_student
+from trainers.objectives import OBJECTIVES
 from trainers.training.checkpoint import Checkpoints, owner_of
-from trainers.training.compile import apply_performance_options
-from trainers.training.data import Data
-from trainers.training.loop import train
 from trainers.training.state import Saver
-from trainers.training.wrappers import wrap_student
+from trainers.trial import train_student
 
 FILE = Path(__file__).with_name("steps.json")
 CPU = torch.device("cpu")
@@ -77,18 +71,11 @@ def steps_of(bank: str) -> dict[str, dict[str, Any]]:
 
 
 def _train(config: TrialConfig, inputs: TrialInputs) -> dict[str, Any]:
-    splits, dim = inputs.load(CPU), inputs.teacher.dim
-    student = build_student(config.student, dim, inputs.preprocess.size, config.seed)
-    model = wrap_student(config, student, dim, len(inputs.classes))
-    apply_performance_options(model, config, CPU, inputs.preprocess.size)
-    target = make_target(config.target, splits.clean_train, len(inputs.classes))
-    pair = needs_second_view(config.objective, config.objective_fields)
-    data = Data(splits.train, make_arm(config.arm), inputs.preprocess, CPU, target, pair)
-    objective = make_objective(config.objective, config.objective_fields)
+    splits = inputs.load(CPU)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         saver = Saver(Checkpoints(place, owner_of(config)), 1e9)
-        trained = train(config, model, objective, data, Single(CPU), saver, rows.append)
+        trained = train_student(splits, Single(CPU), saver, rows.append)
     weights = {
         name: tensor.float().contiguous() for name, tensor in trained.student.state_dict().items()
     }

@@ -83,5 +83,5 @@ def test_a_finished_trial_of_another_teacher_is_refused(done, make):
     }  # fmt: skip
     assert finished(root, config.model_copy(update={"teacher_precision": "fp32"})) is not None
     for pin, found in (("teacher_precision", "bf16"), ("teacher_dim", 9)):
-        with pytest.raises(ValueError, match=rf"{pin}: this trial was finished with .*, now"):
+        with pytest.raises(ValueError, match=rf"{pin}: this trial was finished with .*, but"):
             finished(root, config.model_copy(update={pin: found}))

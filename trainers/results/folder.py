@@ -54,6 +54,7 @@ def begun(root: str) -> set[str]:
 def _check_pins(config: TrialConfig, result: TrialResult, file: str) -> None:
     """Facts that the trial pins of its teacher are no part of its identity: compare them here.
 
+    Not `teacher_size`, which no result holds; `resolve` compares it with the bank's.
     Raises: ValueError naming the file, the field and both values.
     """
     precision = result.embeddings.precision if result.embeddings else "unknown"
@@ -66,8 +67,8 @@ def _check_pins(config: TrialConfig, result: TrialResult, file: str) -> None:
         pinned = getattr(config, name)
         if pinned is not None and value != pinned:
             raise ValueError(
-                f"{file}: {name}: this trial was finished with {value!r}, now {pinned!r} is asked "
-                "for; choose another --out, or delete the trial's folder to run it again"
+                f"{file}: {name}: this trial was finished with {value!r}, but {pinned!r} is "
+                "required; choose another --out, or delete the trial's folder to run it again"
             )
 
 

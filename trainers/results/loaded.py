@@ -14,7 +14,7 @@ from trainers.students.base import Student
 
 
 class LoadedStudent:
-    """Pictures -> unit embeddings in the teacher's space.
+    """Pictures -> unit embeddings, in the space of the trial's target (the teacher's by default).
 
         student = trainers.load_student("runs/demo/trials/0123456789abcdef")
         embedding_BD = student([Image.open("cat.jpg"), Image.open("dog.jpg")])

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shards.support import storage
+from shards.support.command import one_line
 from shards.support.commit import commit_of_code
 from trainers.config.schema import TrialConfig
 
@@ -97,6 +98,7 @@ class TrialJournal:
         rows = read_rows(folder)
         self._times: dict[int, int] = {r["step"]: r["time_ms"] for r in rows if "step" in r}
         self._is_finished = any(row["event"] == "finished" for row in rows)
+        self._last: Row | None = rows[-1] if rows else None
         names = storage.names(self.folder)
         self._number = max((int(n[:6]) for n in names if n[:6].isdigit()), default=0)
         self._part: int | None = None  # file descriptor of the part that is appended to
@@ -130,7 +132,12 @@ class TrialJournal:
         return [row | {"time_ms": self._times.get(row["step"], row["time_ms"])} for row in epochs]
 
     def failed(self, error: str) -> None:
-        """Note that the attempt ended without a result, and why, in one line."""
+        """Note that the attempt ended without a result, and why, in one line.
+
+        Nothing is added where the last row says so already.
+        """
+        if self._last and self._last["event"] == "failed" and self._last["error"] == error:
+            return
         self._append("failed", config=self._config.model_dump(mode="json"), error=error)
         self.flush()
 
@@ -145,7 +152,8 @@ class TrialJournal:
 
     def _append(self, event: str, **fields: Any) -> None:
         row = {"event": event, "trial": self._config.identity, "time_ms": int(self._clock() * 1000)}
-        self._waiting.append(json.dumps(row | fields).encode() + b"\n")
+        self._last = row | fields
+        self._waiting.append(json.dumps(self._last).encode() + b"\n")
 
     # ---- parts ----
 
@@ -216,9 +224,6 @@ def note_failure(folder: str, config: TrialConfig, error: str) -> None:
     started that process, since a process that was killed notes nothing.
     Raises: OSError; ValueError for a damaged journal.
     """
-    rows = read_rows(folder)
-    if rows and rows[-1]["event"] == "failed" and rows[-1]["error"] == error:
-        return
     journal = TrialJournal(folder, config)
     try:
         journal.failed(error)
@@ -228,5 +233,5 @@ def note_failure(folder: str, config: TrialConfig, error: str) -> None:
 
 def error_line(error: BaseException) -> str:
     """`ValueError: its text`, in one line of at most 1,000 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(str(error)) or type(error).__name__
     return f"{type(error).__name__}: {text}"[:1000]

@@ -1,6 +1,6 @@
 """Preemption: a scheduler sends SIGTERM some seconds before it reclaims the machine.
 
-Where it tells so otherwise, or someone asks the trial to leave, `asked` says it.
+`requested` is for schedulers and users that announce it in another way.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class PreemptionHandler:
     loop can finish its step and save; the error is raised when that block ends. Outside the main
     thread the handler does nothing, because Python handles signals in the main thread only.
 
-    asked: true once the trial is to leave for another reason, which counts as SIGTERM; but it is
-    only looked at where `preempted()` is called, and at the end of `deferred`.
+    requested: returns true once the trial is to end for another reason, which counts as SIGTERM;
+    but it is called only where `preempted()` is, and at the end of `deferred`.
     """
 
-    def __init__(self, asked: Callable[[], bool] = lambda: False) -> None:
-        self._asked = asked
+    def __init__(self, requested: Callable[[], bool] = lambda: False) -> None:
+        self._requested = requested
         self._received = self._deferred = False
         self._previous: Any = None  # the handler before this one
 
     def __call__(self) -> bool:
-        """Whether SIGTERM has been received, or the trial was asked to leave."""
-        return self._received or self._asked()
+        """Whether SIGTERM has been received, or the end of the trial was requested."""
+        return self._received or self._requested()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -68,5 +68,5 @@ class PreemptionHandler:
 
     def _raise_if_received(self) -> None:
         if self():
-            how = "by SIGTERM" if self._received else "because it was asked to leave"
+            how = "by SIGTERM" if self._received else "on request"
             raise PreemptedError(f"ended {how}; the same command again continues")

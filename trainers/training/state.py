@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from shards.support import storage
+from shards.support.command import one_line
 from trainers.config.durations import in_steps
 from trainers.config.schema import TrialConfig
 from trainers.engines.base import Engine
@@ -103,7 +104,7 @@ class Saver:
             if storage.is_local(self.checkpoints.location):
                 raise
             saved = False
-            text = " ".join(str(error).split())
+            text = one_line(str(error))
             print(f"warning: checkpoint of step {state.step} not saved: {text}", file=sys.stderr)
         self._last = self.clock()
         self._cost = self._last - began

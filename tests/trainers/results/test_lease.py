@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from shards.support import lease, storage
 from shards.support.lease import HeldError, LostError, ours, read_claim, take
+from trainers import trial
 from trainers.results.folder import finished, trial_folder
 from trainers.results.lease import Behalf, holder, lease_folder
 from trainers.trial import run_trial
@@ -101,8 +103,6 @@ def test_the_same_sweep_does_not_wait_for_its_own_earlier_attempt(
 def test_what_was_finished_while_the_lease_was_awaited_is_not_run_again(
     bank: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainers import trial
-
     config, root = make(epochs=1, probes=("spectrum",)), str(tmp_path)
     result = run_trial(config, bank, root)
     real, looks = trial.finished, []
@@ -119,3 +119,23 @@ def test_what_was_finished_while_the_lease_was_awaited_is_not_run_again(
     assert run_trial(config, bank, root, never) == result
     assert len(looks) == 2
     assert storage.names(lease_folder(root, config)) == ["00000002.json"]
+
+
+def test_ranks_know_the_sweep_and_who_is_gone(
+    bank: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behalf, found = Behalf("sweep 2", ("holder 1", "sweep 1")), []
+
+    def launcher(ranks: int, arguments: list[str], report: Any, stop: Any, document: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(document))
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setattr(trial, "run_trial", lambda *a, **options: found.append(options))
+        with pytest.raises(SystemExit):
+            trial.main(arguments)
+        monkeypatch.delenv("RANK")
+
+    with pytest.raises(RuntimeError, match=r"no result\.json"):
+        run_trial(
+            make(engine="ddp", ranks=2), bank, str(tmp_path), behalf=behalf, launcher=launcher
+        )
+    assert [options["behalf"] for options in found] == [behalf]
