@@ -10,11 +10,10 @@ checkpoint.
 
 Exit status:
     0   the result is stored
-    1   a rank died, or the time limit was reached
+    1   a rank died or waited too long for the others, or the time limit was reached
     2   bad input: a field, an option, or a bank that does not hold what the trial needs
     3   the loss became NaN or infinite
     4   ended by SIGTERM or sweep.stop: the state is saved, and the same command continues
-    5   a rank waited too long for the others
     6   another process runs this trial
 torchrun reports its own exit status in place of these.
 """

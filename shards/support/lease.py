@@ -152,7 +152,7 @@ def request_stop(location: str) -> Claim | None:
 
 
 def is_stop_requested(location: str) -> bool:
-    """Whether the newest holder, at work or not, was asked to end. Raises: OSError."""
+    """Whether the newest holder, at work or not, was requested to stop. Raises: OSError."""
     names = storage.names(location)
     return _stop_name(_newest_of(names)) in names
 
@@ -217,7 +217,7 @@ class Lease:
         suffix: for names of objects that each holder writes anew; "" on a disk, where staging
             folders do the same.
         every: seconds between two heartbeats; None: BEAT.
-        stop_requested: whether a heartbeat has found that this process is asked to end.
+        stop_requested: whether a heartbeat has found a request to stop.
         lost: whether a heartbeat has found that another process has taken the lease.
     """
 

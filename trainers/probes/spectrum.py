@@ -86,11 +86,11 @@ SPECTRUM = Probe(
 rank/effective | dimensions | 1 to min(N - 1, D) | neither
     exp of the entropy of the shares of variance (the paper's effective rank)
 rank/roy_vetterli | dimensions | 1 to min(N - 1, D) | neither
-    the same of singular values (Roy and Vetterli); the teacher's is up to 0.5 % high (stored fp16)
+    the same of singular values (Roy and Vetterli); fp16 storage raises the teacher's, see The paper
 rank/participation | dimensions | 1 to min(N - 1, D) | neither
     participation ratio, tr(C)^2 / tr(C^2)
 rank/rankme | dimensions | 1 to min(N, D) | neither
-    RankMe: of singular values, not centred; the teacher's is up to 0.5 % high (stored fp16)
+    RankMe: of singular values, not centred; fp16 storage raises the teacher's, see The paper
 rank/paper/effective | dimensions | 1 to min(N - 1, D) | neither
     rank/effective as the paper's code computes it, with 1e-10 inside the logarithm
 rank/alpha | exponent | real | neither

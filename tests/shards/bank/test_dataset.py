@@ -13,6 +13,8 @@ import shards
 from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
+from shards.building.build import build
+from shards.building.request import Request
 
 
 def test_samples_are_those_of_the_shards(bank: Path) -> None:
@@ -56,3 +58,14 @@ def test_what_a_bank_lacks_is_named(bank: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             shards.Bank(str(bank), **wrong)
+
+
+def test_pixels_are_refused_of_an_arm_that_they_do_not_show(tmp_path: Path) -> None:
+    arm, sizes = "noise_normalised:0.1", {"train_samples": 40, "test_samples": 10}
+    request = Request(dataset="digits", teachers=("embedded",), arms=(arm,), test_arms=(), **sizes)
+    build(request, str(tmp_path))
+    with pytest.raises(ValueError, match=r"acts on normalised images.*images=\"native\""):
+        shards.Bank(str(tmp_path), arm=arm)
+    noisy, clean = (shards.Bank(str(tmp_path), arm=a, images="native") for a in (arm, "clean"))
+    change = noisy.batch([0])[0] - clean.batch([0])[0]
+    assert 0.05 < float(change.std()) < 0.2

@@ -277,9 +277,9 @@ def test_a_request_to_stop_is_for_the_present_holder_alone(folder: str) -> None:
     first.beat()
     assert not first.stop_requested
     assert not lease.is_stop_requested(folder)
-    asked = lease.request_stop(folder)
-    assert asked
-    assert asked.holder == first.claim.holder
+    claim = lease.request_stop(folder)
+    assert claim
+    assert claim.holder == first.claim.holder
     assert lease.is_stop_requested(folder)
     first.beat()
     assert first.stop_requested

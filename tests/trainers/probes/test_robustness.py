@@ -47,12 +47,12 @@ def test_half_that_is_never_lost_is_above_all_that_was_measured() -> None:
 def test_a_half_that_is_not_lost_is_censored_at_the_largest_noise(features) -> None:
     arms = ("noise:0.1", "noise:0.3")
     figures = {spec: {"accuracy": 1.0, "cosine": 0.5, "rank": 7.0} for spec in arms}
-    told = replace(features, test_arms=arms, subject=Stored({}), figures=figures, cache={})
-    robust = names_of(told)
+    measured = replace(features, test_arms=arms, subject=Stored({}), figures=figures, cache={})
+    robust = names_of(measured)
     assert robust["noise/pixel/half"] == np.inf  # recorded as undefined
     assert robust["noise/pixel/half/above"] == 0.3
     lost = figures["noise:0.3"] | {"accuracy": 0.0}
-    found = names_of(replace(told, figures=figures | {"noise:0.3": lost}, cache={}))
+    found = names_of(replace(measured, figures=figures | {"noise:0.3": lost}, cache={}))
     assert 0.1 < found["noise/pixel/half"] < 0.3
     assert "noise/pixel/half/above" not in found
 

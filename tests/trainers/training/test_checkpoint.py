@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from shards.support import retry
+from shards.support import retry, storage
 from tests.trainers.small_runs import same
 from trainers.engines.stepper import load_optimizer, optimizer_arrays
 from trainers.training.checkpoint import (
@@ -23,6 +23,7 @@ from trainers.training.checkpoint import (
     capture,
     owner_of,
     restore,
+    step_of,
 )
 from trainers.training.rng_state import random_arrays, restore_random, seed_all
 
@@ -175,6 +176,42 @@ def test_a_damaged_newer_one_does_not_count_among_the_two(kept):
     for at in (4, 5):
         checkpoints.save(State(at, arrays, {}))
     assert checkpoints.steps() == [4, 5]
+
+
+# ---- of several holders of the trial's lease, on an object store ----
+
+
+class Holder:
+    """What a lease on an object store gives to the names of checkpoints."""
+
+    def __init__(self, generation):
+        self.suffix = f".{generation:08d}"
+        self.publish_folder, self.discard = storage.write_folder, storage.delete
+
+
+def test_a_later_holders_checkpoint_is_newer_whatever_its_step(tmp_path):
+    first, second = (Checkpoints(str(tmp_path), OWNER, Holder(n)) for n in (1, 2))
+    arrays = arrays_of(*trained(1))
+
+    def names():
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    for at in (2, 4):
+        first.save(State(at, arrays, {}))
+    assert second.latest().step == 4
+    second.save(State(5, arrays, {}))
+    first.save(State(8, arrays, {}))  # late: it does not know yet that it was replaced
+    assert names() == ["step-00000004.00000001", "step-00000005.00000002", "step-00000008.00000001"]
+    assert first.latest().step == second.latest().step == 5
+    second.save(State(8, arrays, {"of": "second"}))
+    assert names() == ["step-00000005.00000002", "step-00000008.00000002"]
+    assert second.load(8).values["of"] == "second"
+
+
+def test_other_names_are_no_checkpoints():
+    assert step_of("step-00000012.00000003") == 12
+    with pytest.raises(ValueError, match="`step-x`: not the name of a checkpoint"):
+        step_of("step-x")
 
 
 # ---- whole, but not this trial's ----

@@ -95,9 +95,7 @@ def test_a_store_that_fails_for_a_while_is_a_warning(
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("warning: checkpoint of step 15 not saved: s3://bucket/trial: answered")
     slow.error = None
-    ran(
-        saver, clock, 31.0
-    )  # sooner than after the 200 s that a saved one of 4 s would be followed by
+    ran(saver, clock, 31.0)  # and not only after the 200 s that 4 s of saving call for
     assert len(slow.saved) == 1
 
 
