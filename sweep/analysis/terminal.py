@@ -30,12 +30,11 @@ def verdict_table(verdicts: Sequence[Verdict], alpha: float, heading: str = "") 
     for name in ("claim", "verdict", "estimate [95 %]", "claimed", "n", "test", "seeds to decide"):
         table.add_column(name, justify="right" if name == "n" else "left", overflow="fold")
     for verdict in verdicts:
-        name = verdict.claim.name + (" (post hoc)" if verdict.post_hoc else "")
         found = verdict.evidence
         cells = [words.estimate(verdict), words.bound(verdict), str(found.n) if found else ""]
         cells += [words.test(verdict), words.seeds(verdict)]
         shown = Text(words.title(verdict), style=STYLES.get(verdict.verdict, ""))
-        table.add_row(Text(name), shown, *map(Text, cells))
+        table.add_row(Text(words.claim(verdict)), shown, *map(Text, cells))
     return table
 
 
@@ -43,9 +42,9 @@ def reasons(verdicts: Sequence[Verdict]) -> list[str]:
     """One line each for what the table has no room for: reasons, diverged seeds, spent alpha."""
     lines: list[str] = []
     for verdict in verdicts:
-        told = [part for part in (verdict.reason, *verdict.notes) if part]
-        if told:
-            lines.append(f"{verdict.claim.name}: {'; '.join(told)}")
+        parts = [part for part in (verdict.reason, *verdict.notes) if part]
+        if parts:
+            lines.append(f"{verdict.claim.name}: {'; '.join(parts)}")
     return lines
 
 

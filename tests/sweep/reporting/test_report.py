@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sweep.analysis import words
 from sweep.analysis.claims import read_claims
 from sweep.analysis.frame import load
 from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
@@ -64,8 +65,8 @@ def test_all_figures_groups_and_failures_are_there(html):
         assert {(student, "clean"), (student, "noise:0.1")} <= set(rows)
     assert any(row[0] == "f00" and row[-1] == ERROR for row in page.rows)
     assert "width:1 · clean" in page.words("Effective rank: width:1")
-    for words in ("my-grid", "1,438", "811,264", "below 0.5", "Does capacity or augmentation"):
-        assert words in page.text
+    for text in ("my-grid", "1,438", "811,264", "below 0.5", "Does capacity or augmentation"):
+        assert text in page.text
 
 
 def test_the_page_loads_nothing_and_is_small(html):
@@ -120,10 +121,13 @@ def test_verdicts_are_shown_with_their_evidence(undrawn, run):
     study = load(run)
     verdicts = verdicts_of_trials(read_claims(CLAIMS, "here"), study.trials, study.curves)
     page = Page(render(study, "t", verdicts=verdicts))
-    estimate = verdicts[0].evidence.contrast.estimate
-    assert verdicts[0].verdict in page.text
-    assert f"{abs(100 * estimate):.1f}"[:2] in page.text
-    assert "n = 2" in page.text
+    difference = 100 * verdicts[0].evidence.contrast.estimate
+    assert "S beats L at sigma 0.1" in page.text
+    assert words.title(verdicts[0]) == "undecidable at this n"
+    assert words.title(verdicts[0]) in page.text
+    assert f"{difference:+.1f} points [" in page.text
+    assert words.evidence(verdicts[0]) in page.text
+    assert "; ".join(words.details(verdicts[0])) in page.text
 
 
 def test_figures_group_by_the_axis_that_varies(undrawn, tmp_path):
