@@ -27,7 +27,7 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Corrected]:
     false rejection is then at most alpha, whatever the tests have to do with each other. A test
     without a p (None) stays in the family, as if its p were 1: a family is declared, and does not
     shrink with what could not be tested. Source: Holm 1979. (Written out, because statsmodels'
-    multipletests collects garbage at every call, a third of a second where much is loaded.)
+    multipletests runs the garbage collector at every call.)
     """
     filled_M = np.array([1.0 if p is None else p for p in p_values])
     order_M = np.argsort(filled_M, kind="stable")

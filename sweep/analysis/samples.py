@@ -54,7 +54,7 @@ def t_interval(sample: Sample, level: float = 0.95) -> tuple[float, float] | Non
     """mean +- t(df = n - 1) sd / sqrt(n), in the unit of the metric; None without a deviation.
 
     It covers the expected value over seeds with probability `level` where values are normal. (A
-    percentile bootstrap of three values covers 74 % instead of 95 %.)
+    percentile bootstrap of three values covers it three times in four instead.)
     """
     if sample.sd is None:
         return None

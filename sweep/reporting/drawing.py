@@ -100,7 +100,7 @@ class Figure:
     """A figure: title, what it shows, its numbers in words, and its panels by title.
 
     series, marks: whether its legend has colours, and markers or dashes. teacher: whether the
-    dashed line of the teacher is in it. wide: a panel that needs more than its share of a row.
+    dashed line of the teacher is in it.
     """
 
     name: str

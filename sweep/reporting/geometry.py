@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from sweep.reporting.by_size import against_size, scatter, sentence, titled
-from sweep.reporting.drawing import GUIDE, TEACHER, Draw, Figure, Panel, finite
+from sweep.reporting.by_size import against_size, means_of, pairs_of, scatter, sentence, titled
+from sweep.reporting.drawing import GUIDE, TEACHER, Draw, Figure, Panel
 from sweep.reporting.groups import Compared, Setting
 from sweep.reporting.material import Material
 from sweep.reporting.stat import Stat
@@ -118,15 +118,12 @@ def agreement(material: Material) -> Figure | None:
     )
     for setting in compared.settings:
         for metric, title in wanted:
-            known = [g for g in setting.groups if g.stat(metric)]
-            if known:
+            if means := means_of(setting, metric, 1, title, digits=3):
                 draw = against_size(compared, setting, metric, 1, title, teacher=False)
                 panels.append((titled(setting, title), draw))
-                means = [f"{g.label} {s.mean:.3f}" for g in known if (s := g.stat(metric))]
-                words.append(f"{title}: {', '.join(means)}")
+                words.append(means)
         names = ("test/alignment", "test/uniformity")
-        pairs = [zip(g.values(names[0]), g.values(names[1]), strict=True) for g in setting.groups]
-        if len(finite(pair for rows in pairs for pair in rows)):
+        if len(pairs_of(setting, *names)):
             x = (names[0], 1, "squared distance to the teacher")
             own = setting.teacher.get("teacher/uniformity")
             draw = scatter(compared, setting, x, (names[1], 1, "uniformity"), _level(own))

@@ -283,12 +283,12 @@ def _check(rows: Frame) -> None:
     ids = [str(trial) for trial in rows["trial"]]
     if rows[SEED].duplicated().any():
         raise ValueError(f"trials {', '.join(ids)}: a seed occurs twice; expected one a seed")
-    for trial, source in zip(ids, rows["source"], strict=True):
-        first = rows["source"].iloc[0]
-        if source != first:
+    sources = list(map(str, rows.get("source", ())))  # MLflow may have none
+    for trial, source in zip(ids, sources, strict=bool(sources)):
+        if source != (first := sources[0]):
             raise ValueError(
                 f"trials {ids[0]} and {trial} differ in their seed alone, but read other images, "
-                f"draws or teacher weights ({str(first)[:16]} and {str(source)[:16]}): delete the "
+                f"draws or teacher weights ({first[:16]} and {source[:16]}): delete the "
                 "older one and run it again"
             )
 

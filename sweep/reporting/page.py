@@ -12,14 +12,15 @@ from shards.support import storage
 from sweep.analysis.frame import Study, load
 from sweep.analysis.judged import Judged
 from sweep.analysis.verdicts import Verdict
+from sweep.journal.mlflow_uri import is_tracking_uri
 from sweep.planning.recorded_plan import PlannedStart, read_plan
 from sweep.reporting import facts
-from sweep.reporting.drawing import Figure, as_svg
+from sweep.reporting.drawing import TEACHER, Figure, as_svg
 from sweep.reporting.figures import figures_of, legend_of
 from sweep.reporting.groups import Compared, compare
 from sweep.reporting.material import Material
 from sweep.reporting.published import published_table
-from sweep.reporting.tables import all_measures, every_trial, main_tables, unfinished
+from sweep.reporting.tables import Table, all_measures, every_trial, main_tables, unfinished
 from sweep.reporting.verdict_lines import verdict_lines
 
 NAME = "report.html"
@@ -34,6 +35,7 @@ SECTIONS = {
     "training": ("During training", [], ["curves", "loss"]),
     "frequency": ("Frequencies", [], ["frequency", "fourier"]),
 }
+Section = tuple[str, str, list[Figure], list[Table]]
 OnFigures = Callable[[int, int], None]
 
 
@@ -49,9 +51,13 @@ def write_report(
 
     study, judged: what was read of the runs, and the verdicts on their claims. out: the file
     (default: report.html in the first run). by: the field that colours stand for.
-    Raises: ValueError where `by` does not vary; OSError where the file cannot be written.
+    Raises: ValueError where `by` does not vary, or for a first run without a folder and no `out`;
+    OSError where the file cannot be written.
     """
-    target = Path(out) if out else Path(runs[0]) / NAME
+    folder = _folder(runs[0])
+    if not out and not folder:
+        raise ValueError(f"{runs[0]}: not a folder, so the report needs a place: --out FILE")
+    target = Path(out or f"{folder}/{NAME}")
     title = " + ".join(Path(folder).resolve().name for folder in runs)
     verdicts = [verdict for family in judged for verdict in family.verdicts]
     html = render(study, title, by, verdicts, _plan(runs), on_figures)
@@ -59,9 +65,15 @@ def write_report(
     return target
 
 
-def _plan(folders: Sequence[str | Path]) -> list[PlannedStart]:
-    local = [storage.local_path(str(f)) for f in folders if storage.is_local(str(f))]
-    return [start for folder in local for start in read_plan(folder).starts]
+def _plan(runs: Sequence[str | Path]) -> list[PlannedStart]:
+    folders = [folder for run in runs if (folder := _folder(run))]
+    return [start for folder in folders for start in read_plan(folder).starts]
+
+
+def _folder(run: str | Path) -> Path | None:
+    """The folder of a run; None for a store, and for an experiment of MLflow."""
+    elsewhere = is_tracking_uri(str(run)) or not storage.is_local(str(run))
+    return None if elsewhere else storage.local_path(str(run))
 
 
 def read_study(runs: Sequence[str | Path]) -> Study:
@@ -129,17 +141,7 @@ def render(
     )
     pages.globals |= {"panels": panels, "legend": lambda f: _legend(f, compared)}
     pages.globals |= {"sortable": _sortable}
-    tables = {table.name: table for table in main_tables(compared)}
-    sections = [
-        (
-            id,
-            name,
-            [figures[f] for f in its if f in figures],
-            [tables[t] for t in own if t in tables],
-        )
-        for id, (name, own, its) in SECTIONS.items()
-        if any(f in figures for f in its) or any(t in tables for t in own)
-    ]
+    sections = _sections(figures, main_tables(compared))
     published, notes = published_table(material), [*facts.notes(compared, trials), *study.notes]
     contents = [("verdicts", "Verdicts")] if verdicts else []
     contents += [("figure-glance", "At a glance")] if "glance" in figures else []
@@ -170,6 +172,21 @@ def render(
     )
 
 
+def _sections(figures: dict[str, Figure], tables: list[Table]) -> list[Section]:
+    """(id, title, figures, tables) of those sections that have any."""
+    named = {table.name: table for table in tables}
+    found = [
+        (
+            id,
+            name,
+            [figures[figure] for figure in its if figure in figures],
+            [named[table] for table in own if table in named],
+        )
+        for id, (name, own, its) in SECTIONS.items()
+    ]
+    return [section for section in found if section[2] or section[3]]
+
+
 def _sortable(cell: Any) -> str:
     """The value of `data-sort`; empty where the text sorts as well."""
     if isinstance(cell.sort, float | int) and not isinstance(cell.sort, bool):
@@ -182,7 +199,7 @@ def _legend(figure: Figure, compared: Compared) -> list[dict[str, Any]]:
     found = []
     names = compared.colours if figure.series and len(compared.colours) > 1 else []
     for name, look in legend_of(figure, compared):
-        if look.get("lw") == 3:  # a colour
+        if "ls" not in look:  # a colour alone
             if name in names:
                 found.append({"name": name, "series": names.index(name), "svg": ""})
         else:
@@ -205,10 +222,6 @@ def _sample(look: dict[str, Any]) -> Any:
     else:
         dashes = look["ls"][1] if isinstance(look["ls"], tuple) else ()
         array = " ".join(f"{2 * d:g}" for d in dashes)
-        ink = (
-            "var(--ink)"
-            if "teacher" in look.get("gid", "") or look["lw"] == 1.4
-            else "var(--faint)"
-        )
+        ink = "var(--ink)" if look is TEACHER else "var(--faint)"
         inside = f'<path d="M0 6H24" stroke="{ink}" stroke-width="2" stroke-dasharray="{array}"/>'
     return Markup(f'<svg viewBox="0 0 24 12" aria-hidden="true">{inside}</svg>')

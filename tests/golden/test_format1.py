@@ -20,6 +20,7 @@ from sweep.environment import set_defaults
 from sweep.journal.events import Journal
 from sweep.journal.records import read_run
 from sweep.journal.tracking import Tracker
+from sweep.reporting.page import write_report
 from sweep.reporting.summary import as_plain
 from sweep.running.watch import Watch
 from trainers.canonical import make_config
@@ -40,9 +41,12 @@ def raw() -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in FILES]
 
 
+def reported() -> list[dict[str, Any]]:
+    return json.loads((GOLDEN / "format1_report.json").read_text())
+
+
 def test_the_report_has_the_same_numbers() -> None:
-    rows = json.loads(json.dumps(as_plain(load(RUN))))
-    assert rows == json.loads((GOLDEN / "format1_report.json").read_text())
+    assert json.loads(json.dumps(as_plain(load(RUN)))) == reported()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
@@ -89,3 +93,13 @@ def test_mlflow_gets_the_same_rows(run: Path) -> None:
         for row in old["curve"]:
             expected += [(old["id"], f"train/{n}", row["step"], row[n]) for n in ("loss", "epoch")]
     assert sorted(rows) == sorted(expected)
+    uri = f"sqlite:///{run / 'mlflow.db'}#golden"
+    study = load(uri)
+    assert set(study.trials["source"]) == {old["source"] for old in raw()}
+    kept = ("kind", "student", "arm", "seeds", "n", "metrics")
+    again, first = (
+        [{k: row.get(k) for k in kept} for row in r] for r in (as_plain(study), reported())
+    )
+    assert again == first
+    with pytest.raises(ValueError, match="not a folder, so the report needs a place: --out FILE"):
+        write_report([uri], study, [])
