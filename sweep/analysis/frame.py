@@ -42,7 +42,7 @@ SEED = "seed"
 FINISHED, FAILED, DIVERGED, UNFINISHED = "finished", "failed", "diverged", "unfinished"
 FIRST = ("run", "trial", "status", "error")
 DIVERGENCE = re.compile(r"(\w+: )?diverged at step \d+")  # how DivergedError begins
-TEACHER = tuple(f"teacher.{name}" for name in Embeddings.model_fields)
+TEACHER = ("weights_sha256", *(f"teacher.{name}" for name in Embeddings.model_fields))
 VERSION = re.compile(r"probe\.(.+)\.version")
 SIZES = {"total": "parameters", "trunk": "trunk", "head": "head", "macs": "macs"}
 Row = dict[str, Any]
@@ -280,7 +280,7 @@ def _tracked_row(tracked: TrackedTrial) -> Row:
         **_config_row(config),
         **{f"student.{SIZES[n]}": v for n, v in groups["student"].items() if n in SIZES},
         **{f"data.{name}": value for name, value in groups["data"].items()},
-        **({"source": str(tags["shards"])} if "shards" in tags else {}),
+        **({"source": tags["shards"]} if "shards" in tags else {}),
         **{name: tags[name] for name in TEACHER if name in tags},
         "steps": max(tracked.curves, default=0),
         "probe_versions": ", ".join(f"{probe} {version}" for probe, version in named),

@@ -147,8 +147,8 @@ def tags_of(event: Event) -> dict[str, str]:
             tags[RANDOM_WEIGHTS] = "true"
     if isinstance(event, ResultEvent):
         tags |= _result_tags(event.record)
-        tags |= {"shards": event.record.source, "bank": event.bank, "commit": event.commit}
-        tags |= {COMMIT: event.commit}
+        tags |= {"shards": event.record.source, "weights_sha256": event.record.weights_sha256}
+        tags |= {"bank": event.bank, "commit": event.commit, COMMIT: event.commit}
     for probe, version in _versions(event).items():
         tags[f"probe.{probe}.version"] = version
     return {name: str(value)[:VALUE_LENGTH] for name, value in tags.items() if value != ""}

@@ -1,7 +1,7 @@
 """The trials of a sweep read back from MLflow, where the run folder and the store are out of reach.
 
 MLflow keeps parameters and tags as text and no arrays; see `sweep.journal.metric_rows` for what is
-stored under which name.
+stored under which name. A teacher's values are read from the sweep's own run.
 """
 
 from __future__ import annotations
@@ -9,23 +9,28 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 from shards.support.command import without_password
 from sweep.environment import set_defaults
-from sweep.journal.tracking import ERROR, TRIAL
+from sweep.journal.metric_rows import TEACHER
+from sweep.journal.server import ERROR, PARENT, TRIAL
+from sweep.journal.tracking import REFERENCE
 from trainers.canonical import trial_fields
 
 PAGE = 1000  # runs of one request
-HELD = re.compile(r"(train|curve)/(.+)")  # metrics with a history
+CURVE = re.compile(r"(train|curve)/(.+)")  # metrics with a history
+SIZES = "student/"  # metrics that tags hold as well
+NUMBERS = ("student.", "data.")  # groups of tags with numbers
 
 
 @dataclass(frozen=True)
 class TrackedTrial:
     """One trial as MLflow has it.
 
-    status: MLflow's, such as FINISHED. config: its fields. tags: see `metric_rows.tags_of`, values
-    as numbers where they are numbers. curves: {step: {name: value}}.
+    status: MLflow's, such as FINISHED. config: its fields. tags: see `metric_rows.tags_of`; those
+    of the groups NUMBERS are numbers. metrics: final values of the trial and of its teacher.
+    curves: {step: {name: value}}.
     """
 
     trial: str
@@ -54,10 +59,11 @@ def read_server(uri: str) -> list[TrackedTrial]:
     client: Any = MlflowClient(address.rstrip("/") if address.startswith("http") else address)
     experiment = _experiment(client, uri, chosen)
     found: list[TrackedTrial] = []
+    sweeps: dict[str, dict[str, float]] = {}
     token: str | None = None
     while True:
         page = client.search_runs([experiment], f"tags.`{TRIAL}` != ''", 1, PAGE, None, token)
-        found += [_trial(client, run) for run in page]
+        found += [_trial(client, run, sweeps) for run in page]
         token = page.token
         if not token:
             break
@@ -85,35 +91,59 @@ def _experiment(client: Any, uri: str, chosen: str) -> str:
     return str(found[0].experiment_id)
 
 
-def _trial(client: Any, run: Any) -> TrackedTrial:
+def _trial(client: Any, run: Any, sweeps: dict[str, dict[str, float]]) -> TrackedTrial:
+    """sweeps: {run of a sweep: its metrics}, filled as they are needed."""
     curves: dict[int, dict[str, float]] = {}
     metrics: dict[str, float] = {}
     for name, value in run.data.metrics.items():
-        held = HELD.fullmatch(name)
-        if held is None:
-            metrics[name] = value
+        curve = CURVE.fullmatch(name)
+        if curve is None:
+            metrics |= {} if name.startswith(SIZES) else {name: value}
             continue
         for point in client.get_metric_history(run.info.run_id, name):
-            curves.setdefault(point.step, {})[held[2]] = point.value
-    tags = {name: _value(text) for name, text in run.data.tags.items()}
+            curves.setdefault(point.step, {})[curve[2]] = point.value
+    tags = run.data.tags
+    if REFERENCE in tags:
+        sweep = tags[PARENT]
+        if sweep not in sweeps:
+            sweeps[sweep] = client.get_run(sweep).data.metrics
+        metrics |= _teacher(tags[REFERENCE], sweeps[sweep])
     return TrackedTrial(
-        trial=run.data.tags[TRIAL],
+        trial=tags[TRIAL],
         status=run.info.status,
-        error=run.data.tags.get(ERROR),
+        error=tags.get(ERROR),
         started_ms=run.info.start_time,
         ended_ms=run.info.end_time,
         config=_config(run.data.params),
-        tags=tags,
+        tags={n: _value(text) if n.startswith(NUMBERS) else text for n, text in tags.items()},
         metrics=metrics,
         curves=dict(sorted(curves.items())),
     )
 
 
+def _teacher(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Values of the teacher `name` (`teacher`, `teacher 2`, ...) under the names of results."""
+    prefix = f"{name}/"
+    return {
+        f"{TEACHER}/{metric.removeprefix(prefix)}": value
+        for metric, value in metrics.items()
+        if metric.startswith(prefix)
+    }
+
+
 def _config(params: dict[str, str]) -> dict[str, Any]:
-    """Fields of a trial from their text: a field that is always text stays as it is."""
+    """Fields of a trial from their text, see `metric_rows.params_of`."""
     known = trial_fields()
-    text = {name for name, field in known.items() if field.annotation is str}
-    return {name: v if name in text else _value(v) for name, v in params.items()}
+    config: dict[str, Any] = {}
+    for name, text in params.items():
+        kind = known[name].annotation if name in known else None
+        if kind is str:
+            config[name] = text
+        elif get_origin(kind) is tuple and not text.startswith("["):  # as earlier versions wrote it
+            config[name] = text.split(", ") if text else []
+        else:
+            config[name] = _value(text)
+    return config
 
 
 def _value(text: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shards.support import storage
+from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal.run_record import PlannedTrial, open_record, record_sweep
 from sweep.journal.server import PARENT, SWEEP, TRIAL
@@ -160,6 +161,27 @@ def test_what_users_of_mlflow_expect(run: Path, tmp_path: Path) -> None:
     assert failed.data.tags["sweep.error"] == "ValueError: of its own"
     note = client.get_experiment(one.info.experiment_id).tags["mlflow.note.content"]
     assert "| `rank/effective` | dimensions |" in note
+
+
+def test_tables_read_from_mlflow_are_those_of_the_journal(run: Path) -> None:
+    other = make_config(FIELDS | {"seed": 3, "data_seed": 5, "adapt_arms": []})
+    finish(run, other, reference=0.7)
+    planned = PlannedTrial(steps=8, work=1.0, weight=1.0)
+    record = open_record(run, str(run), "family")
+    record_sweep(str(run), record, {c.identity: planned for c in (*CONFIGS, other)})
+    assert sync(run) == 0
+    tracked, kept = load(f"sqlite:///{run / 'mlflow.db'}"), load(run)
+    assert set(tracked.trials) == set(kept.trials)
+    unlike = {"run", "started_ms"}  # a trial that never started has in MLflow the time of its run
+    for study in (tracked, kept):
+        study.trials.sort_values("trial", inplace=True, ignore_index=True)
+        study.curves.sort_values(["trial", "step"], inplace=True, ignore_index=True)
+    finished = kept.trials["status"] == "finished"
+    for name in set(kept.trials) - unlike:
+        assert list(tracked.trials[name][finished]) == list(kept.trials[name][finished]), name
+    assert set(kept.trials["teacher/linear/paper/accuracy"].dropna()) == {0.7, 0.9}
+    values = [study.curves.drop(columns="run").to_dict("list") for study in (tracked, kept)]
+    assert values[0] == values[1]
 
 
 def test_a_copied_folder_makes_no_second_set_and_two_teachers_stay_apart(
