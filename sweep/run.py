@@ -344,7 +344,7 @@ def _sweep(
             report = _show_results(folder, options.json)
             ended = "KILLED" if outcome.left else "FINISHED"
             status = "FAILED" if outcome.failed else ended
-            for line in uploader.finish(status, report, tell=_tell):
+            for line in uploader.finish(status, report, notify=_tell):
                 print(f"warning: {line}", file=sys.stderr)
     for line in compare_lines(uri, uploader.experiment):
         print(f"compare: {line}", file=sys.stderr)

@@ -8,20 +8,21 @@ Trials' own journals and results in the store are read first; what the sweep's j
 is added to it. Then MLflow gets what it lacks. A second call changes nothing. A sweep that is
 running uploads by itself, and is refused here.
 
-Exit status: 0; 1 where MLflow lacks something, which is said; 2 for bad input.
+Exit status: 0; 1 where MLflow lacks something, with a line that names it; 2 for bad input.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shards.support import storage
 from shards.support.command import command, make_parser
 from sweep.environment import set_defaults
 
-PATIENCE = 60.0  # seconds without progress after which the upload is given up
+if TYPE_CHECKING:
+    from sweep.journal.run_record import StoredSweep
 
 
 @command
@@ -49,13 +50,13 @@ def main(argv: list[str]) -> int:
     from sweep.journal.events import NAME
     from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
     from sweep.journal.rebuild import rebuild
-    from sweep.journal.run_record import StoredSweep, find_sweep, keep_record, read_record
+    from sweep.journal.run_record import find_sweep, keep_record, read_record
     from sweep.journal.tracking import Tracker
-    from sweep.journal.uploader import experiment_address
+    from sweep.journal.uploader import PATIENCE, experiment_address
 
     if options.tracking_uri:
         check_tracking_uri(options.tracking_uri)
-    local = Path(options.run) if storage.is_local(options.run) else None
+    local = storage.local_path(options.run) if storage.is_local(options.run) else None
     store, sweep = "", None
     if local is None or not (local / NAME).is_file() or read_record(local) is not None:
         store, sweep = find_sweep(options.run, options.sweep)
@@ -64,39 +65,31 @@ def main(argv: list[str]) -> int:
     folder = Path(options.out) if options.out else local or Path("runs") / name
     uri = options.tracking_uri or default_uri(folder)
     with exclusive(str(folder), "sweep"):
-        status = "FINISHED"
-        if isinstance(sweep, StoredSweep):
+        if sweep:
             keep_record(folder, store, sweep)
             with Progress("journal", len(sweep.identities)) as bar:
                 for line in rebuild(folder, store, sweep, bar.update):
                     print(f"warning: skipped: {line}", file=sys.stderr)
-            status = _status(folder, sweep)
         tracker = Tracker(folder, name, uri)
         with Progress("upload", 1.0) as bar:
             tracker.start()
-            tracker.end(status)
-            while not tracker.join(0.2) and time.monotonic() - tracker.progress_at < PATIENCE:
-                bar.update(tracker.share())
+            tracker.finish(PATIENCE, _status(folder, sweep), lambda: bar.update(tracker.share()))
         warnings = tracker.warnings()
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
-    if not tracker.join(0.0):
-        print(f"warning: no progress for {PATIENCE:g} s; run it again", file=sys.stderr)
-        warnings.append("")
     print(experiment_address(uri, tracker.experiment))
     return 1 if warnings else 0
 
 
-def _status(folder: Path, sweep: object) -> str:
+def _status(folder: Path, sweep: StoredSweep | None) -> str:
     """What the sweep's own run in MLflow ends as."""
     from sweep.journal.records import read_run
-    from sweep.journal.run_record import StoredSweep
 
-    assert isinstance(sweep, StoredSweep)
     run = read_run(folder)
     if run.failures:
         return "FAILED"
-    return "FINISHED" if sweep.trials.keys() <= {r.id for r in run.results} else "KILLED"
+    planned = sweep.trials.keys() if sweep else run.starts.keys()
+    return "FINISHED" if planned <= {result.id for result in run.results} else "KILLED"
 
 
 if __name__ == "__main__":

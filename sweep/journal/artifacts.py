@@ -13,6 +13,7 @@ from typing import Any
 
 from shards.support import storage
 from sweep.journal.events import ResultEvent
+from sweep.journal.mlflow_errors import reason
 from trainers.results.folder import STUDENT, read_result
 from trainers.results.record import TrialResult
 
@@ -37,8 +38,7 @@ def store_artifacts(client: Any, run_id: str, event: ResultEvent, store: str) ->
             _fill(Path(folder), read_result(file), file.rpartition("/")[0])
             client.log_artifacts(run_id, folder)
     except Exception as error:  # the artifact store may raise whatever its client does
-        text = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"its artifacts were not stored: {text}") from None
+        raise ArtifactError(f"its artifacts were not stored: {reason(error)}") from None
 
 
 def _fill(folder: Path, result: TrialResult, trial: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shards.support.command import one_line
+
 # MLflow's codes of errors that the same request would get again.
 REFUSALS = {
     *("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"),
@@ -20,5 +22,6 @@ def is_refusal(error: Exception) -> bool:
     return code in REFUSALS if code else not isinstance(error, OSError)
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def reason(error: Exception) -> str:
+    """The error's text in one line of at most 300 characters."""
+    return one_line(str(error))[:300] or type(error).__name__

@@ -100,7 +100,7 @@ def _check_other(uri: str) -> None:
     try:
         MlflowClient(uri)
     except MlflowException as error:
-        text = " ".join(str(error).split())
+        text = one_line(str(error))
         if "unsupported URI" in text:
             text = "MLflow does not know this kind of URI"
         raise ValueError(text.split(". ")[0][:200]) from None

@@ -80,20 +80,23 @@ def read_record(folder: Path) -> RunRecord | None:
     return _parsed(RunRecord, path.read_bytes(), str(path)) if path.exists() else None
 
 
+def id_before_records(folder: Path) -> str:
+    """The id in MLflow of a folder that had no run.json: its path's hash."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
 def open_record(folder: Path, store: str, name: str) -> RunRecord:
     """The folder's run.json, made where there is none; `store` replaces an earlier one.
 
     Raises: ValueError for a damaged file; OSError.
     """
-    resolved = str(folder.resolve())
     place = _place(folder, store)
     before = read_record(folder)
     if before is None:
         record = RunRecord(id=secrets.token_hex(8), name=name, store=place)
         if (folder / "journal.jsonl").exists():
-            # A folder from before there were ids: MLflow has its runs by the hash of its path, in
-            # an experiment of its name.
-            id = hashlib.sha256(resolved.encode()).hexdigest()[:16]
+            # A folder from before there were ids: its experiment in MLflow has its name.
+            id = id_before_records(folder)
             record = RunRecord(id=id, name=folder.resolve().name, store=place)
     else:
         record = before.model_copy(update={"store": place})

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from shards.support.command import without_password
@@ -34,9 +35,9 @@ from sweep.journal.metric_rows import (
     reference_of,
     tags_of,
 )
-from sweep.journal.mlflow_errors import code_of, is_refusal, one_line
+from sweep.journal.mlflow_errors import code_of, is_refusal, reason
 from sweep.journal.mlflow_uri import default_uri
-from sweep.journal.run_record import read_record
+from sweep.journal.run_record import id_before_records, read_record
 from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
 from sweep.journal.uploader import lacking
 
@@ -53,8 +54,7 @@ NAMED = 10  # trials that one warning names
 class Tracker:
     """Uploads one sweep's journal to one tracking server.
 
-    folder: of the run. name: of the experiment. uri: of the server. report: file that is stored
-    with the sweep's own run at the end, if it is there by then.
+    folder: of the run. name: of the experiment. uri: of the server.
 
     Attributes:
         error: why some events have not arrived yet, in one line; empty where all have.
@@ -62,16 +62,14 @@ class Tracker:
         progress_at: when something last arrived, on the monotonic clock.
     """
 
-    def __init__(self, folder: Path, name: str, uri: str, report: Path | None = None) -> None:
-        self.folder, self.uri, self.report = folder, uri, report
+    def __init__(self, folder: Path, name: str, uri: str) -> None:
+        self.folder, self.uri = folder, uri
         self.error = ""
         self.refused: dict[str, str] = {}
         self.progress_at = time.monotonic()
         record = read_record(folder)
-        path = str(folder.resolve())
-        # Without a record: a folder from before there were ids, whose runs have the path's hash.
-        sweep = record.id if record else hashlib.sha256(path.encode()).hexdigest()[:16]
-        self._store = record.store_of(folder) if record else path
+        sweep = record.id if record else id_before_records(folder)
+        self._store = record.store_of(folder) if record else str(folder)
         self.server = Server(folder, sweep, name, uri)
         self._acknowledged = Acknowledged(folder, uri)
         if uri == default_uri(folder) and not (folder / "mlflow.db").exists():
@@ -81,26 +79,36 @@ class Tracker:
         self._failed: set[str] = set()  # trials whose upload failed at least once
         self._waiting = ""
         self._status = "RUNNING"
+        self._report: Path | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def end(self, status: str) -> None:
-        """Upload what is left and leave; `status`: what the sweep's own run ends as."""
-        self._status = status
+    def end(self, status: str, report: Path | None = None) -> None:
+        """Upload what is left and leave.
+
+        status: what the sweep's own run ends as. report: a file that is stored with it.
+        """
+        self._status, self._report = status, report
         self.progress_at = time.monotonic()
         self._stop.set()
 
-    def finish(self, seconds: float = 30.0, status: str = "FINISHED") -> bool:
+    def finish(
+        self,
+        seconds: float = 30.0,
+        status: str = "FINISHED",
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Upload what is left, as long as it makes progress; whether all of it arrived.
 
-        seconds: how long to wait without progress. status: FINISHED, FAILED or KILLED.
+        seconds: how long to wait without progress. status: FINISHED, FAILED or KILLED. on_wait:
+        called several times a second meanwhile.
         """
         self.end(status)
         while not self.join(0.2) and time.monotonic() - self.progress_at < seconds:
-            pass
+            on_wait()
         if self._thread.is_alive():
             self.error = self.error or f"no progress for {seconds:g} s"
         return not self.warnings()
@@ -124,12 +132,12 @@ class Tracker:
         kept = f"the values are in {self.folder / NAME}"
         lines: list[str] = []
         trials_of: dict[str, list[str]] = {}
-        for trial, reason in sorted(self.refused.items()):
-            trials_of.setdefault(reason, []).append(trial)
-        for reason, trials in trials_of.items():
+        for trial, why in sorted(self.refused.items()):
+            trials_of.setdefault(why, []).append(trial)
+        for why, trials in trials_of.items():
             more = f" and {len(trials) - NAMED} more" if len(trials) > NAMED else ""
             named = ", ".join(trials[:NAMED]) + more
-            lines.append(f"MLflow at {self.uri} refused trial {named}: {reason}; {kept}")
+            lines.append(f"MLflow at {self.uri} refused trial {named}: {why}; {kept}")
         for name in sorted(self.server.unnamed):
             error = metric_name_error(name)
             lines.append(f"MLflow does not take metric `{name}`: it {error}; {kept}")
@@ -147,7 +155,7 @@ class Tracker:
                 self._upload()
                 self.error = self._waiting
             except Exception as error:  # whatever the client raises, the sweep goes on
-                self.error = one_line(error)
+                self.error = reason(error)
             progress = self.progress_at > progress_at
             if not self.error or progress:
                 delay, tries = 1.0, 0
@@ -234,9 +242,9 @@ class Tracker:
             self.server.client.get_run(self._parent().id)
             self._failures[trial] = self._failures.get(trial, 0) + 1
             if self._failures[trial] < ATTEMPTS:
-                self._waiting = one_line(error)
+                self._waiting = reason(error)
                 return
-        self.refused[trial] = one_line(error)
+        self.refused[trial] = reason(error)
 
     # ---- one trial ----
 
@@ -264,10 +272,10 @@ class Tracker:
                 self.progress_at = time.monotonic()
         if end is None:
             return
-        if isinstance(end, ResultEvent):
-            self._complete(run, end)
         status = "FAILED" if isinstance(end, FailedEvent) else "FINISHED"
         self.server.client.set_terminated(run.id, status, end_time=end.time_ms)
+        if isinstance(end, ResultEvent):
+            self._complete(run, end)
 
     def _complete(self, run: KnownRun, event: ResultEvent) -> None:
         """What a finished trial has besides values."""
@@ -332,10 +340,10 @@ class Tracker:
 
     def _log_report(self) -> None:
         """Store the report with the sweep's own run, unless that has it already."""
-        if self.report is None or not self.report.exists():
+        if self._report is None:
             return
-        digest = hashlib.sha256(self.report.read_bytes()).hexdigest()
+        digest = hashlib.sha256(self._report.read_bytes()).hexdigest()
         parent = self._parent()
         if parent.tags.get(REPORT) != digest:
-            self.server.client.log_artifact(parent.id, str(self.report))
+            self.server.client.log_artifact(parent.id, str(self._report))
             self.server.client.set_tag(parent.id, REPORT, digest)

@@ -2,8 +2,8 @@
 
 `sweep.journal.uploader` starts it and writes to its standard input: at once a line with the
 server's URI, which may hold a password and so is no argument, since all users see those; when the
-sweep has ended {"status": "FINISHED", "report": PATH}. On its standard output it writes lines with
-{"progress": N} whenever something has arrived, at most one a second, and at the end one with
+sweep has ended {"status": "FINISHED", "report": PATH}. On its standard output it writes a line {}
+whenever something has arrived, at most one a second, and at the end one with
 {"warnings": [...], "experiment": ID}.
 """
 
@@ -36,17 +36,16 @@ def main(folder: str, name: str) -> None:
     def end() -> None:
         """Wait for the sweep's end, which is also that of its process."""
         line = sys.stdin.readline()
-        said: dict[str, Any] = json.loads(line) if line else {"status": "KILLED", "report": ""}
-        tracker.report = Path(said["report"]) if said["report"] else None
-        tracker.end(said["status"])
+        last: dict[str, Any] = json.loads(line) if line else {"status": "KILLED", "report": ""}
+        tracker.end(last["status"], Path(last["report"]) if last["report"] else None)
 
     threading.Thread(target=end, daemon=True).start()
-    said_at, count = tracker.progress_at, 0
+    reported_at = tracker.progress_at
     with system_metrics(tracker.server):
         while not tracker.join(1.0):
-            if tracker.progress_at > said_at:
-                said_at, count = tracker.progress_at, count + 1
-                print(json.dumps({"progress": count}), file=out, flush=True)
+            if tracker.progress_at > reported_at:
+                reported_at = tracker.progress_at
+                print("{}", file=out, flush=True)
     last = {"warnings": tracker.warnings(), "experiment": tracker.experiment}
     print(json.dumps(last), file=out, flush=True)
 

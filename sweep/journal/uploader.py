@@ -19,7 +19,7 @@ from shards.support.child_process import child_command, run_module
 from shards.support.command import without_password
 
 PATIENCE = 60.0  # seconds without progress after which the end of an upload is not waited for
-NOTICE = 5.0  # seconds after which a person is told what is waited for
+NOTICE = 5.0  # seconds after which a line says what is waited for
 
 
 class Uploader:
@@ -44,51 +44,49 @@ class Uploader:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended, which `_ended` says
-            self._process.stdin.write(self.uri + "\n")  # not an argument: `ps` shows passwords
-            self._process.stdin.flush()
+        self._send(self._process, self.uri)  # not an argument: `ps` shows passwords
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         return self
+
+    @staticmethod
+    def _send(process: subprocess.Popen[str], line: str) -> None:
+        assert process.stdin is not None
+        # A pipe without a reader: the process has ended, of which `finish` returns a line.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             self._progress_at = time.monotonic()
-            said = json.loads(line)
-            if "warnings" in said:
-                self._last = said
+            self._last = json.loads(line)
 
     def finish(
         self,
         status: str,
         report: Path | None = None,
         patience: float = PATIENCE,
-        tell: Callable[[str], None] = lambda line: None,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> list[str]:
         """Upload what is left, for as long as that makes progress; what MLflow lacks, in lines.
 
         status: what the sweep's own run ends as, FINISHED, FAILED or KILLED. report: a file that is
-        stored with it. patience: seconds without progress after which it is given up. tell: gets
+        stored with it. patience: seconds without progress after which it is given up. notify: gets
         a line once it has taken NOTICE seconds.
         """
         process = self._process
         assert process is not None
-        assert process.stdin is not None
         end = {"status": status, "report": str(report) if report else ""}
-        try:
-            process.stdin.write(json.dumps(end) + "\n")
-            process.stdin.close()
-        except OSError:
-            pass  # it has ended, which `_ended` says
+        self._send(process, json.dumps(end))
         began = self._progress_at = time.monotonic()
-        told = False
+        notified = False
         while process.poll() is None and time.monotonic() - self._progress_at < patience:
             time.sleep(0.05)
-            if not told and time.monotonic() - began > NOTICE:
+            if not notified and time.monotonic() - began > NOTICE:
                 shown = without_password(self.uri)
-                tell(f"uploading the rest to MLflow at {shown}; Ctrl-C leaves it to sweep.sync")
-                told = True
+                notify(f"uploading the rest to MLflow at {shown}; Ctrl-C leaves it to sweep.sync")
+                notified = True
         return self._ended(process, patience)
 
     def _ended(self, process: subprocess.Popen[str], patience: float) -> list[str]:

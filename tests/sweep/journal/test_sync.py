@@ -206,6 +206,23 @@ def test_a_copied_folder_makes_no_second_set_and_two_teachers_stay_apart(
     assert "data seed 5" in parent.data.tags["teacher 2"]
 
 
+def test_a_folder_of_an_earlier_version_has_its_journal_alone(run: Path, tmp_path: Path) -> None:
+    assert sync(run) == 0
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(run / "journal.jsonl", old)
+    base = f"sqlite:///{run / 'mlflow.db'}"
+    assert sync(old, "--tracking-uri", base) == 0
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(base)
+    experiment = client.get_experiment_by_name("old")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert len(found) == 1 + len(CONFIGS)
+    assert {r.info.status for r in found if PARENT not in r.data.tags} == {"FAILED"}
+
+
 @pytest.mark.faults
 def test_files_that_cannot_be_stored_are_named_and_the_values_arrive(
     run: Path, capsys: pytest.CaptureFixture[str]
@@ -216,7 +233,9 @@ def test_files_that_cannot_be_stored_are_named_and_the_values_arrive(
     assert "its artifacts were not stored: " in err
     assert all(config.identity in err for config in CONFIGS[:2])
     _, _, children = client_of(run / "mlflow.db")
-    assert "test/linear/paper/accuracy" in children[CONFIGS[0].identity].data.metrics
+    one = children[CONFIGS[0].identity]
+    assert "test/linear/paper/accuracy" in one.data.metrics
+    assert one.info.status == "FINISHED"
     (run / "mlartifacts").unlink()
     assert sync(run) == 0
 
