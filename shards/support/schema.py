@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -29,6 +30,17 @@ def validated(model: type[M], fields: Mapping[str, object], where: str = "") -> 
     except ValidationError as error:
         prefix = f"{where}: " if where else ""
         raise ValueError(prefix + describe_error(model, error)) from None
+
+
+def parsed(model: type[M], content: bytes, where: str) -> M:
+    """The JSON text `content`, read from the file `where`, as a `model`.
+
+    Raises: ValueError, of one line, with the file, the fault, and that it is to be deleted.
+    """
+    try:
+        return validated(model, json.loads(content))
+    except ValueError as error:  # json's and UTF-8's errors are of this type as well
+        raise ValueError(f"{where}: not readable ({error}); delete it") from None
 
 
 def describe_error(model: type[BaseModel], error: ValidationError) -> str:

@@ -12,20 +12,16 @@ once the machine that ran the sweep is gone.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from pathlib import Path
-from typing import Literal, TypeVar
-
-from pydantic import BaseModel
+from typing import Literal
 
 from shards.support import storage
-from shards.support.schema import StrictModel, validated
+from shards.support.schema import StrictModel, parsed
 
 RUN = "run.json"
 SWEEPS = "sweeps"
 HERE = "."  # in place of the store's location where it is the run folder itself
-M = TypeVar("M", bound=BaseModel)
 
 
 class RunRecord(StrictModel):
@@ -77,7 +73,7 @@ class StoredSweep(StrictModel):
 def read_record(folder: Path) -> RunRecord | None:
     """The content of run.json; None where there is none. Raises: ValueError; OSError."""
     path = folder / RUN
-    return _parsed(RunRecord, path.read_bytes(), str(path)) if path.exists() else None
+    return parsed(RunRecord, path.read_bytes(), str(path)) if path.exists() else None
 
 
 def id_before_records(folder: Path) -> str:
@@ -139,7 +135,7 @@ def sweep_file(store: str, id: str) -> str:
 def read_sweep(store: str, id: str) -> StoredSweep:
     """What the store says of a run. Raises: FileNotFoundError; ValueError; OSError."""
     file = sweep_file(store, id)
-    return _parsed(StoredSweep, storage.read(file), file)
+    return parsed(StoredSweep, storage.read(file), file)
 
 
 def sweeps_in(store: str) -> list[StoredSweep]:
@@ -193,11 +189,3 @@ def record_sweep(store: str, record: RunRecord, trials: dict[str, PlannedTrial])
     after = StoredSweep(id=record.id, name=record.name, trials=trials, earlier=earlier)
     if after != before:
         storage.write_json(sweep_file(store, record.id), after.model_dump(mode="json"))
-
-
-def _parsed(model: type[M], content: bytes, where: str) -> M:
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error}); delete it") from None
-    return validated(model, document, where)

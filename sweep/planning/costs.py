@@ -1,4 +1,4 @@
-"""What trials cost: bytes on disk exactly, seconds from a short calibration on this machine."""
+"""What trials cost: bytes on disk, and seconds from a short calibration on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shards.building.estimate import bank_bytes, size_of, teacher_seconds
 from shards.building.request import Request
 from shards.support import storage
 from shards.teachers import embedding_dim
-from sweep.planning.banks import plan_banks
+from sweep.planning.banks import BankJob, plan_banks
 from sweep.planning.sizes import input_side, samples_seen, student_of
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished
@@ -20,29 +20,33 @@ from trainers.students import build_student
 
 FIXED_SECONDS = 4.0  # of a trial besides its training, on one CPU core
 START_SECONDS = 10.0  # until Ray and its workers have started
-BYTES_PER_PARAMETER = 4 * (1 + 2 * 3)  # fp32: the student; two checkpoints with Adam's two moments
+# fp32: the student, its copy among MLflow's artifacts; two checkpoints with Adam's two moments
+BYTES_PER_PARAMETER = 4 * (2 + 2 * 3)
 
 
-def bytes_needed(trials: list[TrialConfig], store: str, teacher_robustness: bool = False) -> int:
-    """Bytes of the banks still to build, and of every unfinished trial's student and checkpoints.
+def bytes_needed(unfinished: list[TrialConfig], banks: list[BankJob]) -> int:
+    """Bytes of the banks still to build, and of all that unfinished trials write, at most.
 
-    `teacher_robustness`: see `plan_banks`.
+    A trial's checkpoints are counted, though they are deleted when it ends; MLflow's copy of its
+    student is counted as well, though it may be on another disk.
     """
-    unfinished = [config for config in trials if finished(store, config) is None]
-    _, jobs = plan_banks(unfinished, store, teacher_robustness)
     parameters = sum(student_of(config).parameters.total for config in unfinished)
-    return sum(bank_bytes(job.request) for job in jobs) + BYTES_PER_PARAMETER * parameters
+    return sum(bank_bytes(job.request) for job in banks) + BYTES_PER_PARAMETER * parameters
 
 
 def check_room(trials: list[TrialConfig], store: str, teacher_robustness: bool = False) -> None:
-    """Raises: OSError with bytes needed and free where a local store is too small."""
+    """Raises: OSError with bytes needed and free where a local store is too small.
+
+    `teacher_robustness`: see `plan_banks`.
+    """
     if not storage.is_local(store):
         return
     folder = storage.local_path(store).resolve()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    needed = bytes_needed(trials, store, teacher_robustness)
+    unfinished = [config for config in trials if finished(store, config) is None]
+    needed = bytes_needed(unfinished, plan_banks(unfinished, store, teacher_robustness)[1])
     if needed > free:
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
 
@@ -115,9 +119,7 @@ def teacher_pass_seconds(request: Request) -> float:
 def guess(trials: list[TrialConfig], cpus: int) -> tuple[dict[str, float], float]:
     """({trial identity: seconds that it trains}, seconds of all trials), on this machine's CPUs."""
     training = training_seconds(trials)
-    core_seconds = sum(
-        (FIXED_SECONDS + seconds) * min(cpus, config.ranks * config.threads)
-        for config, seconds in training.items()
-    )
-    whole = START_SECONDS + core_seconds / min(cpus, len(trials))
+    cores = {config: min(cpus, config.ranks * config.threads) for config in training}
+    core_seconds = sum((FIXED_SECONDS + training[config]) * n for config, n in cores.items())
+    whole = START_SECONDS + core_seconds / min(cpus, sum(cores.values()))
     return {config.identity: seconds for config, seconds in training.items()}, whole

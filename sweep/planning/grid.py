@@ -31,7 +31,7 @@ With `parts`, the trials are those of all parts together. A part may have `fixed
 
 `read_grid` checks the keys, the names of fields, and the types of their values, and
 `sweep.planning.expand` every combination. Only the latter needs torch: a mistake in a grid file
-should not take seconds to be told.
+should not take seconds to be reported.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ from trainers.config.schema import TrialConfig
 LIMIT = 10_000  # trials; more is taken for a mistake
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KEYS = (
-    *("name", "fixed", "axes", "seeds", "exclude", "first", "parts", "distinct_views"),
-    "resources",
+    *("name", "fixed", "axes", "seeds", "exclude", "first", "distinct_views", "resources"),
+    "parts",
 )
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 PLACEMENTS = ("pack", "spread", "strict_pack")
@@ -255,6 +255,19 @@ def _seeds(value: Any, source: str) -> list[int]:
     )
 
 
+def parse_setting(option: str, setting: str) -> tuple[str, Any]:
+    """(field, value) of a command line's `OPTION FIELD=VALUE`, where VALUE is YAML.
+
+    Raises: ValueError, of one line, for an unknown field or a value that is not YAML.
+    """
+    source = f"{option} {setting}"
+    field, equals, text = setting.partition("=")
+    if not equals:
+        raise ValueError(f"{source}: write {option} FIELD=VALUE")
+    check_fields([field], source)
+    return field, parse_value(text, source)
+
+
 def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
     """`grid` with the values of the command line.
 
@@ -265,15 +278,12 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
     """
     fixed, axes = dict(grid.fixed), dict(grid.axes)
     for setting in settings:
-        field, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting}: write --set FIELD=VALUE")
+        field, value = parse_setting("--set", setting)
         if field == "seed":
             raise ValueError(f"--set {setting}: seeds are given by --seeds N, or in a grid file")
-        check_fields([field], f"--set {setting}")
         axes.pop(field, None)
-        fixed[field] = parse_value(text, f"--set {setting}")
-        _check_value(field, fixed[field], f"--set {setting}")
+        fixed[field] = value
+        _check_value(field, value, f"--set {setting}")
     chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")
     parts = tuple(override(part, settings, seeds) for part in grid.parts)
     return replace(grid, fixed=fixed, axes=axes, seeds=chosen, parts=parts)

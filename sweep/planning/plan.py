@@ -87,7 +87,7 @@ def plan_sweep(trials: list[TrialConfig], store: str, teacher_robustness: bool =
         trials=rows,
         banks=banks,
         downloads=to_download,
-        bytes=bytes_needed(trials, store, teacher_robustness),
+        bytes=bytes_needed(unfinished, jobs),
         cpu_seconds={
             "teacher": sum(bank.seconds for bank in banks),
             "training": sum(row.seconds for row in rows if not row.finished),

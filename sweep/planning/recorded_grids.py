@@ -8,12 +8,11 @@ name: one that has grown, or that the command line changes with `--set` or `--se
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from shards.support import storage
-from shards.support.schema import StrictModel
+from shards.support.schema import StrictModel, parsed
 from sweep.planning.grid import Grid
 from trainers.config.schema import TrialConfig
 
@@ -62,7 +61,4 @@ def _read(folder: Path) -> RecordedGrids:
     path = folder / FILE
     if not path.exists():
         return RecordedGrids()
-    try:
-        return RecordedGrids.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable ({error}); delete it") from None
+    return parsed(RecordedGrids, path.read_bytes(), str(path))

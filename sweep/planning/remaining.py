@@ -87,10 +87,10 @@ class _Costs:
         return self.before + trial.work * self.unit + self.after_training(trial)
 
 
-def remaining_seconds(trials: Sequence[Timing], now: float, slots: int = 0) -> float | None:
-    """Seconds until the last of the trials ends; None before enough has been seen.
+def remaining_seconds(trials: Sequence[Timing], now: float) -> float | None:
+    """Seconds until the last of the trials ends, with as many at a time as run now.
 
-    slots: trials at a time, if known; otherwise as many as run now.
+    None before enough has been seen.
     """
     waiting = [trial for trial in trials if trial.waiting]
     running = [trial for trial in trials if trial.running]
@@ -99,8 +99,7 @@ def remaining_seconds(trials: Sequence[Timing], now: float, slots: int = 0) -> f
     costs = _costs(trials)
     if costs is None:
         return None
-    free = sorted(_left(trial, costs, now) for trial in running)
-    free += [0.0] * (max(slots, len(running), 1) - len(free))
+    free = [_left(trial, costs, now) for trial in running] or [0.0]
     heapq.heapify(free)
     end = max(free)
     for trial in sorted(waiting, key=lambda trial: trial.work, reverse=True):
@@ -136,7 +135,7 @@ def _costs(trials: Iterable[Timing]) -> _Costs | None:
     if units:
         unit = median(units)
         before = [_before(t, unit) for t in seen if t.first is not None and not t.fresh]
-    else:  # one row a trial: what comes before it cannot be told from training
+    else:  # one row a trial: what comes before it cannot be separated from training
         usual = [_until_row(t) / max(t.work, 1e-9) for t in seen if not t.fresh]
         if not usual:
             return None

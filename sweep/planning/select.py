@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shards.support.yaml_reader import parse_value
-from sweep.planning.grid import check_fields
+from sweep.planning.grid import parse_setting
 from trainers.canonical import make_config
 from trainers.config.schema import TrialConfig
 
@@ -41,18 +40,15 @@ def only(trials: list[TrialConfig], settings: list[str]) -> list[TrialConfig]:
     """
     wanted: dict[str, list[Any]] = {}
     for setting in settings:
-        field, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--only {setting}: write --only FIELD=VALUE")
-        check_fields([field], f"--only {setting}")
-        wanted.setdefault(field, []).append(parse_value(text, f"--only {setting}"))
+        field, value = parse_setting("--only", setting)
+        wanted.setdefault(field, []).append(value)
     chosen = trials
     for field, values in wanted.items():
         found = [c for c in chosen if any(matches(c, {field: value}) for value in values)]
         if not found:
             has = list(dict.fromkeys(str(c.model_dump(mode="json").get(field)) for c in chosen))
             some = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "")
-            asked = " or ".join(str(value) for value in values)
-            raise ValueError(f"--only {field}={asked}: no trial has it; there are {some}")
+            given = " or ".join(str(value) for value in values)
+            raise ValueError(f"--only {field}={given}: no trial has it; there are {some}")
         chosen = found
     return chosen

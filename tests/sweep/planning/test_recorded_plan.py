@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from sweep.planning import recorded_plan
-from sweep.planning.recorded_plan import program_commit, read_plan, record_plan
+from sweep.planning.recorded_plan import read_plan, record_plan
 
 
 def test_each_start_is_kept_in_order(tmp_path):
@@ -21,23 +20,12 @@ def test_each_start_is_kept_in_order(tmp_path):
     assert first.started_ms <= second.started_ms
 
 
-def test_the_commit_is_that_of_the_programs_own_repository(tmp_path, monkeypatch):
-    def git(*words):
-        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
-
-    file = tmp_path / "program.py"
-    file.write_text("1")
-    monkeypatch.setattr(recorded_plan, "__file__", str(file))
-    assert program_commit() is None
-    git("init")
-    assert program_commit() is None  # somebody else's repository
-    git("add", ".")
-    git("-c", "user.name=n", "-c", "user.email=e", "commit", "-m", "first")
-    commit = program_commit()
-    assert commit is not None
-    assert len(commit) == 40
-    file.write_text("2")
-    assert program_commit() == f"{commit}+changes"
+def test_the_program_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded_plan, "commit_of_code", lambda: "0123456789ab")
+    record_plan(tmp_path, {}, None)
+    monkeypatch.setattr(recorded_plan, "commit_of_code", lambda: "")
+    record_plan(tmp_path, {}, None)
+    assert [start.commit for start in read_plan(tmp_path).starts] == ["0123456789ab", None]
 
 
 def test_a_damaged_plan_is_named(tmp_path):
