@@ -15,10 +15,11 @@ from shards.building.request import Request
 from sweep.grids import named_grids
 from sweep.planning import costs
 from sweep.planning import plan as plan_module
-from sweep.planning.costs import check_room
+from sweep.planning.costs import bytes_needed, check_room, guess
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.plan import plan_sweep
+from sweep.planning.sizes import student_of
 from sweep.run import main
 
 ROOT = Path(__file__).parents[3]
@@ -101,6 +102,25 @@ def test_bank_sizes_are_those_of_the_columns() -> None:
     )  # fmt: skip
     assert bank_passes(request) == 100 * 3 + 50
     assert bank_bytes(request) > 150 * 32 * 32 * 3
+
+
+def test_room_is_counted_for_student_copy_and_checkpoints() -> None:
+    trials = expand(load_grid("demo"))[:2]
+    parameters = sum(student_of(config).parameters.total for config in trials)
+    assert bytes_needed(trials, []) == 4 * parameters * (1 + 1 + 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("threads", "cpus", "rounds"), [(1, 1, 3), (1, 8, 1), (2, 6, 1), (4, 2, 3)]
+)
+def test_the_first_estimate_fills_the_cores(
+    threads: int, cpus: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = [c.model_copy(update={"threads": threads}) for c in expand(load_grid("demo"))[:3]]
+    monkeypatch.setattr(costs, "training_seconds", lambda trials: dict.fromkeys(trials, 6.0))
+    seconds, whole = guess(trials, cpus)
+    assert seconds == {config.identity: 6.0 for config in trials}
+    assert whole == pytest.approx(costs.START_SECONDS + rounds * (costs.FIXED_SECONDS + 6.0))
 
 
 def test_too_little_room_names_both_numbers(tmp_path: Path) -> None:
