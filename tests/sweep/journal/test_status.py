@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from shards.support.lease import ours, take
 from sweep.journal.overview import counts, view
@@ -78,7 +80,23 @@ def test_every_trial_is_in_its_state(store: Path) -> None:
     assert (failure.trial, failure.error) == (CONFIGS[3].identity, "ValueError: of its own")
     expected = "1/5 trials, 1 running, 1 failed, 1 interrupted, 1 waiting, 1 steps/s"
     assert counts(found) == expected
-    assert view(found, 3.0)
+    assert one.holder == str(ours("trial").process)
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(view(found, 3.0))
+    shown = console.export_text()
+    assert "48%" in shown
+    assert "0:03 elapsed 0:32 left" in shown
+    assert "seed 1, width:1, clean  step 4/10  loss 0.2500" in shown
+
+
+def test_a_result_of_an_earlier_version_without_a_journal_is_done(store: Path) -> None:
+    for config in CONFIGS:
+        folder = Path(trial_folder(str(store), config))
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "result.json").write_text("{}")
+    found = StatusReader(*find_sweep(str(store)), clock=lambda: 1004.0).read()
+    assert (found.finished, found.share, found.remaining_seconds) == (5, 1.0, 0.0)
 
 
 def left(*arguments: str) -> int:

@@ -91,3 +91,29 @@ def test_a_failed_trial_counts_for_no_time_and_is_not_waited_for() -> None:
     failed.restart(12.0)
     failed.ended, failed.failed = 12.1, True
     assert remaining_seconds([done, failed, waiting], 12.1) == pytest.approx(12.0, abs=1.0)
+
+
+def trained(trial: Timing, start: float, *rows: tuple[int, float]) -> Timing:
+    trial.restart(start)
+    for step, at in rows:
+        trial.step(step, at)
+    return trial
+
+
+def test_measuring_is_a_tenth_of_training_until_a_trial_has_ended() -> None:
+    running = trained(Timing(1.0, 10), 0.0, (2, 2.0), (6, 6.0))
+    assert remaining_seconds([running], 6.0) == pytest.approx(4.0 + 1.0)
+
+
+def test_an_attempt_that_was_begun_again_has_a_rate_of_its_own() -> None:
+    running = trained(Timing(1.0, 100), 0.0, (10, 1.0), (20, 2.0))
+    trained(running, 1000.0, (30, 1001.0), (40, 1003.0))
+    assert running.seconds_a_step() == pytest.approx(0.2)
+
+
+def test_the_longest_of_the_waiting_trials_comes_first() -> None:
+    ended = trained(Timing(1.0, 10), 0.0, (5, 5.0), (10, 10.0))
+    ended.ended = 10.0
+    running = [trained(Timing(1.0, 10), 10.0, (1, 11.0), (10, 20.0)) for _ in range(2)]
+    waiting = [Timing(work, 10) for work in (1.0, 1.0, 2.0)]
+    assert remaining_seconds([ended, *running, *waiting], 20.0) == pytest.approx(20.0)
