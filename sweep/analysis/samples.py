@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 @dataclass(frozen=True)
@@ -58,5 +58,7 @@ def t_interval(sample: Sample, level: float = 0.95) -> tuple[float, float] | Non
     """
     if sample.sd is None:
         return None
-    half = float(stats.t.ppf((1 + level) / 2, sample.n - 1)) * sample.sd / math.sqrt(sample.n)
+    # The quantile that stats.t.ppf gives, which takes a hundred times as long for one number.
+    quantile = float(special.stdtrit(sample.n - 1, (1 + level) / 2))
+    half = quantile * sample.sd / math.sqrt(sample.n)
     return sample.mean - half, sample.mean + half

@@ -12,7 +12,7 @@ import numpy as np
 from sweep.reporting.by_size import titled
 from sweep.reporting.drawing import GUIDE, TEACHER, Draw, Figure, Panel
 from sweep.reporting.groups import Compared, Setting
-from sweep.reporting.material import Material, metrics_of, noises
+from sweep.reporting.material import Material, noises
 
 AXES = {
     "band": (r"test/(band_noise/[^/]+)/([1-8])/accuracy", "band, low to high frequency"),
@@ -65,7 +65,7 @@ def accuracy_by_frequency(material: Material) -> Figure | None:
     def kinds(setting: Setting) -> list[Kind]:
         found: dict[str, Kind] = {}
         for pattern, xlabel in AXES.values():
-            for name in metrics_of(setting):
+            for name in setting.metrics:
                 if match := re.fullmatch(pattern, name):
                     title = match[1].replace("band_noise/", "band noise ").replace("_", "-")
                     kind = found.setdefault(match[1], Kind(title, xlabel, {}))

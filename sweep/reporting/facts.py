@@ -22,7 +22,6 @@ from sweep.reporting.groups import (
     number,
     text_of,
 )
-from sweep.reporting.material import metrics_of
 from sweep.reporting.stat import Frame
 from sweep.reporting.tables import Cell, Table
 
@@ -130,8 +129,9 @@ def notes(compared: Compared, trials: Frame) -> list[str]:
 
 def _notes(setting: Setting) -> Iterable[str]:
     where = f" ({setting.name})" if setting.name else ""
-    measured = metrics_of(setting)
-    if setting.fields.get("input") == "native" and any(n.startswith(AT_INPUT) for n in measured):
+    if setting.fields.get("input") == "native" and any(
+        n.startswith(AT_INPUT) for n in setting.metrics
+    ):
         yield (
             "Noise after normalisation (`paper`), bands, filters and waves act at each network’s "
             "own input size. Where students see native images and the teacher larger ones, its "

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -69,7 +69,14 @@ class Group:
 
     def stat(self, metric: str) -> Stat | None:
         """Over the seeds; its n is below the group's where a seed lacks a finite value."""
-        return stat_of_metric(self.trials, metric)
+        if metric not in self._stats:
+            self._stats[metric] = stat_of_metric(self.trials, metric)
+        return self._stats[metric]
+
+    @cached_property
+    def _stats(self) -> dict[str, Stat | None]:
+        """Those that were computed: tables and figures read the same ones many times."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,12 @@ class Setting:
         names = metrics_in(rows, "teacher/")
         return {name: stat for name in names if (stat := stat_of_metric(rows, name))}
 
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Names of the students' metrics that any trial has."""
+        groups = [(group, metrics_in(group.trials, "test/")) for group in self.groups]
+        return sorted({n for group, names in groups for n in names if group.stat(n)}, key=natural)
+
     def in_panel(self, panel: str) -> list[Group]:
         return [group for group in self.groups if group.panel == panel]
 
@@ -109,9 +122,9 @@ class Compared:
     by: str
     panel: str
     marks: list[str]
-    colours: list[str] = field(default_factory=lambda: [])
-    panel_names: list[str] = field(default_factory=lambda: [])
-    mark_names: list[str] = field(default_factory=lambda: [])
+    colours: list[str]
+    panel_names: list[str]
+    mark_names: list[str]
 
     @property
     def groups(self) -> list[Group]:

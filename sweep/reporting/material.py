@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from sweep.reporting.groups import Compared, Group, Setting, natural
-from sweep.reporting.stat import Frame, metrics_in
+from sweep.reporting.stat import Frame
 
 NOISE = re.compile(r"test/noise/([^/]+)/([0-9.]+(?:e-?[0-9]+)?)/accuracy")
 SHOWN = 3  # noises of each space in a table; the table of all measures has the rest
@@ -32,26 +33,20 @@ class Material:
 
     def curve_of(self, trial: str, name: str) -> np.ndarray:
         """(points, 2): epoch and value of one curve of a trial, without gaps."""
-        if name not in self.curves:
+        if name not in self.curves or trial not in self._by_trial:
             return np.empty((0, 2))
-        rows = self.curves[self.curves["trial"] == trial][["epoch", name]].dropna()
+        rows = self._by_trial[trial][["epoch", name]].dropna()
         return rows.to_numpy(dtype=float).reshape(-1, 2)
 
-
-def metrics_of(setting: Setting) -> list[str]:
-    """Names of the students' metrics that any trial of a setting has."""
-    names = {
-        name
-        for group in setting.groups
-        for name in metrics_in(group.trials, "test/")
-        if group.stat(name)
-    }
-    return sorted(names, key=natural)
+    @cached_property
+    def _by_trial(self) -> dict[str, Frame]:
+        """The rows of each trial's curves."""
+        return {str(trial): rows for trial, rows in self.curves.groupby("trial", sort=False)}
 
 
 def noises(setting: Setting) -> list[tuple[str, str]]:
     """(space, sigma) of every noise that any trial was measured under, by space and strength."""
-    found = {(m[1], m[2]) for name in metrics_of(setting) if (m := NOISE.fullmatch(name))}
+    found = {(m[1], m[2]) for name in setting.metrics if (m := NOISE.fullmatch(name))}
     return sorted(found, key=lambda pair: (natural(pair[0]), float(pair[1])))
 
 

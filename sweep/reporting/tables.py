@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweep.reporting.groups import Compared, Group, Setting, natural, number, text_of
-from sweep.reporting.material import metrics_of, noises_of, some_noises
+from sweep.reporting.material import noises_of, some_noises
 from sweep.reporting.stat import Frame, Stat
 from trainers.probes.names import arrow, metric_of
 
@@ -160,7 +160,7 @@ def all_measures(compared: Compared) -> Table | None:
     """Every metric, a row each, a column a group: for who looks for one by name."""
     names: dict[str, None] = {}
     for setting in compared.settings:
-        names |= dict.fromkeys(metrics_of(setting))
+        names |= dict.fromkeys(setting.metrics)
     if not names:
         return None
     several = len(compared.settings) > 1
