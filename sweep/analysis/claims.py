@@ -79,20 +79,13 @@ class _Claim(StrictModel):
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def groups(self) -> list[Where]:
-        """Fields and values of each group of trials that the claim compares."""
-        raise NotImplementedError
-
-    def metrics(self) -> list[str]:
-        """The columns that the claim reads."""
-        return [self.metric]
-
 
 class _TwoGroups(_Claim):
     first: Where = Field(min_length=1)
     second: Where = Field(min_length=1)
 
     def groups(self) -> list[Where]:
+        """Fields and values of each group of trials that the claim compares."""
         return [self.where | self.first, self.where | self.second]
 
 
@@ -138,6 +131,7 @@ class Equivalence(_Claim):
         return self
 
     def groups(self) -> list[Where]:
+        """Fields and values of each group of trials that the claim compares."""
         if self.along is None:
             return [self.where | (self.first or {}), self.where | (self.second or {})]
         return [self.where | {f: v} for f, values in self.along.items() for v in values]
@@ -171,9 +165,6 @@ class Interaction(_TwoGroups):
     def groups(self) -> list[Where]:
         own = super().groups()
         return own if "metric" in self.minus else [*own, *(group | self.minus for group in own)]
-
-    def metrics(self) -> list[str]:
-        return [self.metric, *(str(self.minus[n]) for n in ("metric",) if n in self.minus)]
 
 
 Claim = Superiority | Difference | Equivalence | Ratio | Interaction

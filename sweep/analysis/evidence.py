@@ -29,11 +29,11 @@ class Evidence:
     """The tested quantity theta of one claim.
 
     quantity: what theta is: `difference`, `slope` (of ln metric over ln parameters), `ln ratio` or
-    `interaction`. groups: their samples, in the order of `weights`, which make theta their weighted
-    sum of means. bound: what theta is compared with, or the margin around 0 of an equivalence.
-    contrast: by the primary test; None where there is no spread to test with. secondary: by the
-    other test, where it can be made. p_for, p_against: p of the test that would support or refute
-    the claim, uncorrected; NaN without a contrast, p_against 1 where nothing can refute it.
+    `interaction`. groups: their samples. bound: what theta is compared with, or the margin around 0
+    of an equivalence. contrast: by the primary test; None where there is no spread to test with.
+    secondary: by the other test, where it can be made. p_for, p_against: p of the test that would
+    support or refute the claim, uncorrected; NaN without a contrast, p_against 1 where nothing can
+    refute it.
     n: seeds. floor: the smallest p that flips of the signs of n values can give, 2 / 2^n, or half
     of that for the one-sided tests of an equivalence; 0 for published values, which have no signs
     to flip. flips: the exact sign-flip p; None for published values. correlation: of pairs.
@@ -43,7 +43,6 @@ class Evidence:
 
     quantity: str
     groups: tuple[Sample, ...]
-    weights: tuple[float, ...]
     bound: float
     contrast: Contrast | None
     secondary: Contrast | None
@@ -78,7 +77,6 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     found = Evidence(
         quantity=quantity,
         groups=tuple(groups),
-        weights=tuple(weights),
         bound=bound,
         contrast=primary,
         secondary=other,
@@ -159,10 +157,8 @@ def _is_paired(claim: Claim, values: Values) -> bool:
 
 
 def _images(claim: Claim, values: Values) -> tuple[float, float] | None:
-    first, second = (values.records(where, claim.metric) for where in claim.groups())
-    if first is None or second is None or first.shape[1] != second.shape[1]:
-        return None
-    return image_interval(first, second)
+    found = values.records(claim.groups(), claim.metric)
+    return image_interval(*found) if found else None
 
 
 # ---- p values ----

@@ -20,6 +20,7 @@ FINISHED = "finished"
 # Trials that differ in one of these have students of other shapes or other data: a common seed
 # gives them neither the same initial weights nor the same images.
 SHAPE = ("student", "teacher", "dataset", "image_size", "input", "classes", "student.parameters")
+IMAGES = ("dataset", "classes", "data.test")  # which test images there are
 
 
 class UntestableError(ValueError):
@@ -41,8 +42,11 @@ class Values(Protocol):
         """Whether trials of one seed in these groups begin alike, so that they are pairs."""
         ...
 
-    def records(self, where: Where, metric: str) -> Any:
-        """(seeds, images): 1 where an accuracy's classifier is right; None where not recorded."""
+    def records(self, groups: Iterable[Where], metric: str) -> list[Any] | None:
+        """(seeds, images) of each group: 1 where an accuracy's classifier is right.
+
+        None where that is not recorded, cannot be read, or is not of the same images.
+        """
         ...
 
     def movement(self, where: Where) -> float | None:
@@ -133,17 +137,21 @@ class TrialValues:
         rows = [row for row in every if row["status"] == FINISHED]  # others have no parameters
         return not any(len({str(row.get(field)) for row in rows}) > 1 for field in SHAPE)
 
-    def records(self, where: Where, metric: str) -> Any:
+    def records(self, groups: Iterable[Where], metric: str) -> list[Any] | None:
         stem, _, last = metric.rpartition("/")
         if self._arrays is None or last != "accuracy":
             return None
-        rows = [row for _, row in self.rows(where) if row["status"] == FINISHED]
-        try:
-            found = [self._arrays(row["trial"])[f"{stem}/correct"] for row in rows]
-        except KeyError:
+        done = [[r for _, r in self.rows(where) if r["status"] == FINISHED] for where in groups]
+        if len({str([row.get(name) for name in IMAGES]) for rows in done for row in rows}) > 1:
             return None
-        same_images = len({len(values) for values in found}) == 1
-        return np.array(found) if same_images else None
+        found: list[list[list[float]]] = []
+        try:
+            for rows in done:
+                found.append([self._arrays(row["trial"])[f"{stem}/correct"] for row in rows])
+        except (KeyError, OSError):
+            return None
+        lengths = {len(values) for group in found for values in group}
+        return [np.array(group) for group in found] if len(lengths) == 1 else None
 
     def movement(self, where: Where) -> float | None:
         finished = {row["trial"] for _, row in self.rows(where) if row["status"] == FINISHED}
@@ -196,7 +204,7 @@ class PublishedValues:
     def pairs(self, groups: Iterable[Where]) -> bool:
         return False  # values of single seeds are not published
 
-    def records(self, where: Where, metric: str) -> Any:
+    def records(self, groups: Iterable[Where], metric: str) -> list[Any] | None:
         return None
 
     def movement(self, where: Where) -> float | None:

@@ -119,12 +119,12 @@ def _panel(compared: Compared, setting: Setting, panel_name: str, kind: Kind) ->
                 ends = stat.interval(metric)
                 interval = f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
                 text = f"{group.label} at {x:g}: {100 * stat.mean:.1f} %{interval}"
-                panel.say(x, 100 * stat.mean, text, look)
+                panel.tooltip(x, 100 * stat.mean, text, look)
         own = [(x, setting.teacher.get(f"teacher/{metric}")) for x, metric in names.items()]
         reference = [(x, 100 * stat.mean) for x, stat in own if stat]
         panel.axis.plot(*np.array(reference).reshape(-1, 2).T, **TEACHER)
         for x, value in reference:
-            panel.say(x, value, f"teacher at {x:g}: {value:.1f} %", TEACHER)
+            panel.tooltip(x, value, f"teacher at {x:g}: {value:.1f} %", TEACHER)
         if math.isfinite(setting.chance):
             panel.axis.axhline(100 * setting.chance, **GUIDE)
         panel.axis.set(ylim=(0, 103), xlabel=kind.xlabel, ylabel="accuracy, %")
@@ -179,7 +179,7 @@ def _map(means: dict[tuple[float, float], float]) -> Draw:
         percent_YX = np.full((len(rows), len(columns)), np.nan)
         for y, x, value in points:
             percent_YX[rows.index(y), columns.index(x)] = 100 * value
-            panel.say(x, y, f"down {y:g}, across {x:g}: {100 * value:.1f} %", {})
+            panel.tooltip(x, y, f"down {y:g}, across {x:g}: {100 * value:.1f} %", {})
         axis = panel.axis
         image = axis.pcolormesh(
             columns, rows, percent_YX, vmin=0, vmax=100, cmap="viridis", rasterized=True

@@ -149,7 +149,9 @@ def against_size(
             for seed, value in zip(group.trials["seed"], group.values(metric), strict=True):
                 if group.n > 1:
                     axis.plot(x, by * value, ls="", ms=4, alpha=0.4, mec="none", **look)
-                    panel.say(x, by * value, f"{group.label}, seed {seed}: {by * value:.4g}", look)
+                    panel.tooltip(
+                        x, by * value, f"{group.label}, seed {seed}: {by * value:.4g}", look
+                    )
             words = f"{group.label}: {by * stat.mean:.4g}"
             if ends := stat.interval(metric):
                 low, high = by * ends[0], by * ends[1]
@@ -157,7 +159,7 @@ def against_size(
                 axis.errorbar(x, by * stat.mean, bar, lw=1.6, capsize=3, ls="", **_lined(look))
                 words += f" [{low:.4g}, {high:.4g}], n = {stat.n}"
             axis.plot(x, by * stat.mean, ls="", ms=8, mec="#fffffe", mew=1, **look)
-            panel.say(x, by * stat.mean, words, look)
+            panel.tooltip(x, by * stat.mean, words, look)
         reference = setting.teacher.get(metric.replace("test/", "teacher/", 1))
         if teacher and reference:
             panel.rule(by * reference.mean, f"teacher {by * reference.mean:.4g}", TEACHER)
@@ -217,7 +219,7 @@ def scatter(
                 at, height = x[1] * right, y[1] * up
                 panel.axis.plot(at, height, ls="", ms=7, alpha=0.85, mec="#fffffe", **look)
                 where = f"{x[2]} {at:.4g}, {y[2]} {height:.4g}".replace(",  ", ", ")
-                panel.say(at, height, f"{group.label}, seed {seed}: {where}", look)
+                panel.tooltip(at, height, f"{group.label}, seed {seed}: {where}", look)
         panel.axis.set(xlabel=x[2], ylabel=y[2])
         if extra:
             extra(panel)

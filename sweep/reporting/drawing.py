@@ -70,18 +70,18 @@ def settings(name: str, fonts: str) -> dict[Any, Any]:
 
 @dataclass
 class Panel:
-    """One pair of axes, and the words of the values in it.
+    """One pair of axes, and the tooltips of the values in it.
 
-    words: (x, y, text, series) of each value that a reader may point at.
+    tooltips: (x, y, text, series) of each value that a reader may point at.
     """
 
     axis: Any
-    words: list[tuple[float, float, str, str]] = field(default_factory=lambda: [])
+    tooltips: list[tuple[float, float, str, str]] = field(default_factory=lambda: [])
 
-    def say(self, x: float, y: float, text: str, look: dict[str, Any]) -> None:
+    def tooltip(self, x: float, y: float, text: str, look: dict[str, Any]) -> None:
         """Show `text` where a reader points at (x, y)."""
         if np.isfinite([x, y]).all():
-            self.words.append((x, y, text, str(look.get("gid", ""))))
+            self.tooltips.append((x, y, text, str(look.get("gid", ""))))
 
     def rule(self, y: float, text: str, look: dict[str, Any]) -> None:
         """A horizontal line through the panel, with its name at its right end."""
@@ -130,15 +130,15 @@ def as_svg(name: str, draw: Draw) -> str:
         canvas.draw_without_rendering()  # lays out, so that positions are final
         canvas.set_layout_engine("none")
         height = canvas.get_figheight() * 72
-        points = [axis.transData.transform((x, y)) for x, y, *_ in panel.words]
+        points = [axis.transData.transform((x, y)) for x, y, *_ in panel.tooltips]
         canvas.savefig(
             out := io.StringIO(),
             format="svg", transparent=True, metadata={"Date": None, "Creator": None},
         )  # fmt: skip
     circles = "".join(
         f'<circle class="{series}" cx="{x:.1f}" cy="{height - y:.1f}" r="5" '
-        f'data-say="{html.escape(text)}"/>'
-        for (x, y), (*_, text, series) in zip(points, panel.words, strict=True)
+        f'data-tooltip="{html.escape(text)}"/>'
+        for (x, y), (*_, text, series) in zip(points, panel.tooltips, strict=True)
     )
     return _for_page(out.getvalue(), circles)
 
@@ -162,7 +162,7 @@ def _for_page(text: str, circles: str) -> str:
         text,
     )
     text = re.sub(r"\s*\n\s*", "\n", text)
-    return text.replace("</svg>", f'<g class="words">{circles}</g></svg>').strip()
+    return text.replace("</svg>", f'<g class="tooltips">{circles}</g></svg>').strip()
 
 
 def save(figure: Figure, path: Path, legend: list[tuple[str, dict[str, Any]]]) -> None:

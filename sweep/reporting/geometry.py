@@ -84,12 +84,12 @@ def _curves(curves: Curves, own: np.ndarray) -> Draw:
             axis.plot(range(1, len(own) + 1), own, **TEACHER)
             for k in SHOWN:
                 if k <= len(own):
-                    panel.say(k, own[k - 1], f"teacher, k = {k}: {own[k - 1]:.1f} %", TEACHER)
+                    panel.tooltip(k, own[k - 1], f"teacher, k = {k}: {own[k - 1]:.1f} %", TEACHER)
         for label, look, curve in curves:
             axis.plot(range(1, len(curve) + 1), curve, lw=2, **look)
             for k in SHOWN:
                 if k <= len(curve):
-                    panel.say(k, curve[k - 1], f"{label}, k = {k}: {curve[k - 1]:.1f} %", look)
+                    panel.tooltip(k, curve[k - 1], f"{label}, k = {k}: {curve[k - 1]:.1f} %", look)
         axis.axhline(90, **GUIDE)
         axis.set(xscale="log", ylim=(0, 103), xlabel="principal components k")
         axis.set_ylabel("variance, %")

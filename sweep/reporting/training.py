@@ -62,7 +62,7 @@ def _mean_lines(compared: Compared, setting: Setting, name: str, curves: list) -
             every = max(1, len(curve) // 8)
             panel.axis.plot(*curve.T, lw=2, ms=6, mec="#fffffe", markevery=every, **look)
             for epoch, value in curve[:: max(1, len(curve) // 24)]:
-                panel.say(epoch, value, f"{group.label}, epoch {epoch:g}: {value:.4g}", look)
+                panel.tooltip(epoch, value, f"{group.label}, epoch {epoch:g}: {value:.4g}", look)
         own = setting.teacher.get(f"teacher/curve/{name}")
         if own and name == RANK:
             panel.rule(own.mean, f"teacher {own.mean:.4g}", TEACHER)
@@ -114,7 +114,9 @@ def _losses(compared: Compared, curves: list, top: float) -> Draw:
                 marker = "o" if len(line) == 1 else ""
                 panel.axis.plot(*line.T, lw=1.2, alpha=0.85, marker=marker, **look)
                 epoch, value = line[-1]
-                panel.say(epoch, value, f"{group.label}, seed {seed}: {value:.4g} at the end", look)
+                panel.tooltip(
+                    epoch, value, f"{group.label}, seed {seed}: {value:.4g} at the end", look
+                )
         panel.axis.set(xlabel="epoch", ylabel="loss", xlim=(0, None))
         if top > 0:
             panel.axis.set_ylim(0, 1.05 * top)

@@ -1,4 +1,4 @@
-// Light help for reading: words at points, series that can be hidden, tables that sort and filter.
+// Light help for reading: values at points, series that can be hidden, tables that sort and filter.
 // The page is complete without it.
 (() => {
   const tip = document.body.appendChild(Object.assign(document.createElement("div"), { id: "tip", hidden: true }));
@@ -18,7 +18,7 @@
   };
 
   for (const svg of document.querySelectorAll(".panel svg")) {
-    const circles = [...svg.querySelectorAll("circle[data-say]")];
+    const circles = [...svg.querySelectorAll("circle[data-tooltip]")];
     svg.addEventListener("pointerleave", hide);
     svg.addEventListener("pointermove", (event) => {
       let best = null, least = 26 ** 2;
@@ -32,7 +32,7 @@
       if (!best) return;
       marked = best;
       best.classList.add("at");
-      show(best.dataset.say, event.clientX, event.clientY);
+      show(best.dataset.tooltip, event.clientX, event.clientY);
     });
   }
   document.addEventListener("pointerover", (event) => {

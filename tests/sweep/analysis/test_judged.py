@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from sweep.analysis.declared import FILE, declared, record_claims
+from sweep.analysis.frame import load
 from sweep.analysis.judged import as_rows, judge
+from sweep.analysis.values import TrialValues
 from sweep.planning.expand import expand
 from sweep.planning.grid import Grid, read_grid
 from sweep.report import main
@@ -144,6 +146,23 @@ def test_a_damaged_file_is_named(run: Path) -> None:
     (run / FILE).write_text('{"declarations": [{}]}')
     with pytest.raises(ValueError, match=r"claims\.json: not readable"):
         judge(run)
+
+
+def test_images_that_are_not_the_same_or_not_readable_give_no_interval(run: Path) -> None:
+    def records(trials: Any, arrays: Any) -> Any:
+        groups = [{"student": "width:1"}, {"student": "width:4"}]
+        return TrialValues(trials, arrays=arrays).records(groups, M)
+
+    def gone(trial: str) -> Any:
+        raise FileNotFoundError(trial)
+
+    study = load(run)
+    assert [part.shape for part in records(study.trials, study.arrays)] == [(8, 4), (8, 4)]
+    assert records(study.trials, gone) is None
+    other = study.trials.assign(
+        dataset=["a" if s == "width:1" else "b" for s in study.trials["student"]]
+    )
+    assert records(other, study.arrays) is None
 
 
 # ---- python -m sweep.report ----

@@ -81,7 +81,7 @@ def test_the_page_loads_nothing_and_is_small(html):
 
 
 def test_pictures_have_text_words_and_colours_of_both_schemes(html):
-    assert 'data-say="width:1 · clean, seed 0: ' in html
+    assert 'data-tooltip="width:1 · clean, seed 0: ' in html
     assert "stroke: var(--c0)" in html
     assert "#0072b2" not in html.partition("</style>")[2]
     assert "prefers-color-scheme: dark" in html
