@@ -19,7 +19,7 @@ SHOWN = 12  # running trials, and failures, that are shown one by one
 class RunningTrial(StrictModel):
     """A trial that is being trained or measured.
 
-    label: what tells it from the others. loss: of its newest row. holder: which process runs it.
+    label: see `label_of`. loss: of its newest row. holder: which process runs it.
     """
 
     trial: str
@@ -43,7 +43,7 @@ class Overview(StrictModel):
 
     interrupted: trials that were begun and that no process works on. share: how much of the work is
     done, 0 to 1. steps, steps_done: optimiser steps of all trials. steps_per_second: of the trials
-    that run now, together. remaining_seconds: None before it can be told.
+    that run now, together. remaining_seconds: None before it can be estimated.
     """
 
     name: str

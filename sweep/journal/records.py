@@ -29,7 +29,7 @@ from trainers.results.reprobed import Reprobed
 class Run:
     """Results of one sweep, and the last failure of each trial that has no later result.
 
-    results: without arrays unless they were asked for, see `with_arrays`. notes: what was left out
+    results: without arrays unless requested, see `with_arrays`. notes: what was left out
     of the results, so that every metric is of one version of its probe, or could not be read.
     starts: the first start of each trial. ended_ms: when each trial's last result or failure was
     recorded.

@@ -56,7 +56,7 @@ class Server:
         self.client = client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(self.name)
         if found is None:
-            # A server stores artifacts where it was told to; a database of our own beside itself.
+            # A server has a place for artifacts; that of a database of our own is beside it.
             remote = self.uri.startswith("http")
             place = None if remote else (self.folder / "mlartifacts").as_uri()
             self.experiment = client.create_experiment(self.name, place)

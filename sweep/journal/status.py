@@ -19,7 +19,7 @@ from sweep.planning.remaining import Timing, remaining_seconds
 from trainers.results.trial_journal import FOLDER as JOURNAL
 from trainers.results.trial_journal import Row, read_rows
 
-TRIALS, RESULT, LEASE = "trials", "result.json", "lease"
+TRIALS, RESULT, LEASE = "trials", "result.json", "lease"  # as in trainers.results; needs torch
 State = Literal["finished", "failed", "running", "interrupted", "waiting"]
 STATES: tuple[State, ...] = get_args(State)
 TIMED = 32  # finished trials whose journals are read for their times
@@ -41,8 +41,8 @@ class _Trial:
 class StatusReader:
     """Reads the status of one sweep, again and again; what cannot change is read once.
 
-    Whether the holder of a trial's lease is alive can only be told on its own machine, or by
-    looking twice: the first look from another machine takes it to be alive.
+    Whether the holder of a trial's lease is alive is known on its own machine only, or by
+    reading twice: the first reading from another machine takes it to be alive.
     """
 
     def __init__(

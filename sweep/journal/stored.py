@@ -1,7 +1,7 @@
 """What the store says of a trial, as events of the sweep's journal.
 
 The driver takes finished trials into its journal through this, and a journal that was lost is made
-again through this: both therefore write equal events, with equal times, and a tracking server that
+again through this: both therefore write equal values with equal times, and a tracking server that
 has the rows already takes them as the same ones.
 """
 
