@@ -180,17 +180,15 @@ def choose_c(
         return accuracy(Classifier(model), x_ND[held_N], labels_N[held_N]), model
 
     model, best, found = None, -1.0, 0.0
-    ends: list[SoftmaxModel] = []
+    models: dict[float, SoftmaxModel] = {}
     for C in sorted(grid):
         reached, model = score(C, model)
-        ends = [*ends[:1], model]
+        models[C] = model
         if reached > best:
             best, found = reached, C
-    for end, further, start in zip((min(grid), max(grid)), wider, (ends[0], ends[-1]), strict=True):
-        if found != end:
-            continue
-        model = start
-        for beyond in further:
+    for end, further in zip((min(grid), max(grid)), wider, strict=True):
+        model = models[end]
+        for beyond in further if found == end else ():
             reached, model = score(beyond, model)
             if reached <= best:
                 break

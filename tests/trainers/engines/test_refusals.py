@@ -79,3 +79,13 @@ def test_exact_refuses_what_drops_at_random(make, student, rate):
         ENGINES["single"](CPU).prepare(model, optimizer, config)
     plain = timm.create_model(student[5:])
     ENGINES["single"](CPU).prepare(plain, torch.optim.SGD(plain.parameters()), config)
+
+
+def test_gpus_are_counted_for_the_ranks_of_this_machine_alone(monkeypatch, make):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    config, gpu = make(engine="ddp", ranks=4, batch_size=64), torch.device("cuda")
+    with pytest.raises(ValueError, match="ranks: 4, each needs a GPU of its own; this machine has"):
+        check_engine(config, gpu)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_engine(config, gpu)
