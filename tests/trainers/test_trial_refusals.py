@@ -59,6 +59,12 @@ def test_a_trial_without_a_step_is_refused(bank, make, tmp_path, change, fault):
     assert {path.parent.name for path in tmp_path.rglob("*.*")} <= {"lease", "journal"}
 
 
+def test_another_recipe_than_that_of_the_code_is_refused(bank, make, tmp_path):
+    with pytest.raises(ValueError, match="recipe: 2, but this code trains by recipe 1"):
+        run_trial(make(recipe=2), bank, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_pins_that_agree_change_nothing(done, bank, make):
     config, root, result, _ = done
     teacher = load_manifest(bank).plan.teachers[0]

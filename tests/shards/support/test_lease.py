@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.support import conditional, lease, storage
+from shards.support import conditional, lease, processes, storage
 from shards.support.lease import (
     Claim,
     HeldError,
@@ -243,6 +243,20 @@ def test_a_process_number_that_is_used_again_is_another_process() -> None:
     far = this.model_copy(update={"host": "far", "pid": 2**22})
     assert not has_ended(far)
     assert not is_running(far)
+
+
+def test_a_process_that_ended_but_was_not_waited_for_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    _, started = processes._state(child.pid)
+    there = this_process().model_copy(update={"pid": child.pid, "started": started})
+    assert is_running(there)
+    assert not has_ended(there)
+    assert child.stdin
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert has_ended(there)
+    assert not is_running(there)
+    child.wait()
 
 
 def test_heartbeats_go_on_until_it_is_released(

@@ -57,6 +57,12 @@ def test_a_row_holds_the_measures_of_the_chosen_images(watching):
     assert reference["rank/effective"] == pytest.approx(effective_rank(teacher_ND))
 
 
+def test_a_student_with_axes_of_its_own_is_not_compared_by_cosines(bank, make):
+    config = make(**CURVE, objective="rkd")
+    row = Observer(resolve(config, bank).load(CPU), CPU)(7, build_student("width:1", 512, 32, 0))
+    assert set(row) == NAMES - {"cosine_to_teacher", "alignment"}
+
+
 def test_the_images_are_the_same_for_every_seed(watching, bank, make):
     observer, _ = watching
     other = Observer(resolve(make(seed=9, **CURVE), bank).load(CPU), CPU)

@@ -39,6 +39,15 @@ def test_a_real_trial_leaves_its_rows_and_their_times(done):
     assert rows[3]["bank"]
 
 
+def test_a_row_that_is_trained_again_keeps_its_first_time_in_the_result(done, bank, make, tmp_path):
+    """Killed after the row was stored and before a checkpoint was."""
+    config, first = make(epochs=1, probes=("spectrum",)), done[3][0]
+    journal = TrialJournal(trial_folder(str(tmp_path), config), config)
+    journal.epoch(first | {"time_ms": 5})
+    journal.close()
+    assert [e.time_ms for e in run_trial(config, bank, str(tmp_path)).epochs] == [5]
+
+
 def test_a_row_is_on_disk_before_it_is_reported(tmp_path, make, monkeypatch):
     synced, seen = [], []
     monkeypatch.setattr(trial_journal.os, "fsync", synced.append)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from trainers.engines.single import Single
 from trainers.objectives import cosine
 from trainers.training.data import Data, permutation
 from trainers.training.ema import MovingAverage
-from trainers.training.state import DivergedError
+from trainers.training.state import DivergedError, Saver
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,19 @@ def test_saving_checkpoints_does_not_change_training(make, data, tmp_path):
     assert timeless(often.epochs) == timeless(never.epochs)
     assert checkpoints(config, tmp_path / "0").steps() == [5, 6]
     assert checkpoints(config, tmp_path / str(1e9)).steps() == []
+
+
+def test_the_first_checkpoint_is_expected_to_cost_what_its_size_suggests(make, data, tmp_path):
+    sizes = []
+
+    class Watched(Saver):
+        def expect(self, size):
+            sizes.append(size)
+
+    with mock.patch("tests.trainers.small_runs.Saver", Watched):
+        trained = run(make(epochs=1), data, tmp_path, seconds=None)
+    weights = sum(p.numel() * 4 for p in trained.student.parameters())
+    assert sizes == [3 * weights]
 
 
 def test_saves_follow_the_clock(make, data, tmp_path):
