@@ -10,7 +10,7 @@ continues from its newest checkpoint, and a failed one is retried. A value added
 only what is new. `python -m sweep.stop STORE` asks a running sweep to save its state and end.
 
 Exit status:
-    0    every trial has a result, or the sweep was asked to stop
+    0    every trial has a result, or the sweep, or a trial of it, was stopped on request
     1    a trial failed
     2    bad input, or another sweep works on the store
     130  interrupted from the keyboard
@@ -23,195 +23,31 @@ import json
 import shlex
 import sys
 import tempfile
-import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.support import storage
-from shards.support.command import command, make_parser, without_password
+from shards.support.command import command, without_password
 from shards.support.lock import exclusive
+from shards.support.registry import closest
 from sweep.environment import set_defaults
-from sweep.grids import summaries
+from sweep.options import parse_arguments
 from trainers.config.schema import TrialConfig
 
 if TYPE_CHECKING:
     from sweep.analysis.frame import Study
-    from sweep.journal.run_record import RunRecord
     from sweep.planning.grid import Grid
     from sweep.running.driver import Outcome
     from sweep.running.holding import Hold
+    from sweep.running.resources import Resources
 
 STOPPED = "stopped on request; run the same command again to continue"
-GRID_FILE = """\
-a grid file of your own:
-  name: mine                    # of the run folder and the MLflow experiment
-  fixed:                        # fields that all trials share
-    dataset: folder:photos      # photos/train/CLASS/*.jpg and photos/test/CLASS/*.jpg
-    teacher: open_clip:ViT-B-32:openai
-    epochs: 30
-  axes:                         # every combination of these values is a trial
-    student: [width:1, width:2]
-    arm: [clean, noise:0.1]
-  seeds: 3                      # each with seeds 0, 1 and 2; or a list: [42, 123, 456]
-  resources: {cpus: 2, gpus: 0.5, placement: spread}    # of each rank; changes no result
-  exclude:                      # leave out combinations that match every field of an entry
-    - {student: width:1, arm: noise:0.1}
-  first: [{arm: clean}]         # trials that match an entry start before the others
-  parts:                        # several sets of combinations; each adds to, or replaces, the above
-    - axes: {objective: [cosine, infonce]}
-    - fixed: {objective: none}
-
-docs/configuration.md lists every field. --dry-run checks a grid without running it.
-"""
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The options of the command. Bad ones, and `--help`, end the process."""
-    parser = make_parser("sweep.run", __doc__, _grids_help())
-
-    what = parser.add_argument_group("what to run")
-    what.add_argument(
-        "--grid", required=True, metavar="NAME|FILE", help="one of the grids below, or a YAML file"
-    )
-    what.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="settings",
-        help="fix a field of every trial, in place of its axis if it has one; may be repeated",
-    )
-    what.add_argument(
-        "--seeds", type=int, metavar="N", help="run every combination with seeds 0 to N-1"
-    )
-    what.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="run only the trials of the grid that have this value; may be repeated: of one field "
-        "any of the values, of different fields all",
-    )
-    what.add_argument(
-        "--retry-failed",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="run trials again that failed in an earlier run of this command (default: yes); "
-        "finished ones are never run again, and one that fails is not retried in the same run",
-    )
-    what.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="list trials, banks, downloads, disk space and time, and run nothing",
-    )
-
-    where = parser.add_argument_group("where results go")
-    where.add_argument(
-        "--out", metavar="DIR", help="folder of journal and report (default: runs/NAME of the grid)"
-    )
-    where.add_argument(
-        "--add",
-        action="store_true",
-        help="add this grid to a folder that holds another one; both are in one report then",
-    )
-    where.add_argument(
-        "--store",
-        metavar="DIR-OR-URL",
-        help="folder or URL of banks, trial results and checkpoints (default: the --out folder); "
-        "a cluster needs one that every node can reach",
-    )
-    where.add_argument(
-        "--join",
-        action="store_true",
-        help="work off the same trials beside another sweep on the same --store; each has an --out "
-        "of its own (default: a second sweep on a store is refused)",
-    )
-    where.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: mlflow.db in the --out folder)"
-    )
-    where.add_argument(
-        "--json", action="store_true", help="print the table, or the dry run, as JSON"
-    )
-
-    how = parser.add_argument_group("what it may use")
-    how.add_argument(
-        "--address",
-        metavar="ADDRESS",
-        help="of a running Ray cluster, e.g. auto (default: start Ray on this machine)",
-    )
-    how.add_argument(
-        "--cpus", type=_at_least(1), metavar="N", help="CPU cores of this machine (default: all)"
-    )
-    how.add_argument(
-        "--gpus-per-trial",
-        type=_at_least(0.0),
-        metavar="F",
-        help="GPUs of each rank of a trial, e.g. 0.5 to run two trials on one GPU "
-        "(default: 1 where there are GPUs)",
-    )
-    how.add_argument(
-        "--max-concurrent",
-        type=_at_least(1),
-        metavar="N",
-        help="run at most so many trials at a time (default: as many as there is room for)",
-    )
-    how.add_argument(
-        "--time-limit",
-        type=_at_least(0.0),
-        metavar="MINUTES",
-        help="end the training of a trial after so long; it fails, with its state saved, and is "
-        "not retried in the same run (default: no limit)",
-    )
-    how.add_argument(
-        "--save-seconds",
-        type=_at_least(0.0),
-        metavar="S",
-        help="seconds between two checkpoints of a trial (default: as often as costs 2 %% of the "
-        "time)",
-    )
-    how.add_argument(
-        "--reading",
-        default="auto",
-        choices=("auto", "resident", "streaming"),
-        help="whether trials keep a bank in memory or read it as needed; results are the same",
-    )
-    how.add_argument(
-        "--teacher-robustness",
-        action="store_true",
-        help="new banks hold the teacher's accuracy and rank under the test arms in place of its "
-        "embeddings, which takes much less space where there are many test arms",
-    )
-    return parser.parse_args(argv)
-
-
-def _grids_help() -> str:
-    lines = ["grids that come with the project:"]
-    for name, summary in summaries().items():
-        first, *rest = textwrap.wrap(summary, 68)
-        lines += [f"  {name:<10}{first}", *(" " * 12 + line for line in rest)]
-    return "\n".join([*lines, "", GRID_FILE])
-
-
-def _at_least(least: float) -> Callable[[str], float]:
-    """An option's type: numbers of the type of `least`, and not below it."""
-
-    def convert(text: str) -> float:
-        try:
-            value = type(least)(text)
-        except ValueError:
-            value = float("nan")
-        if not value >= least:
-            kind = "a whole number" if isinstance(least, int) else "a number"
-            raise argparse.ArgumentTypeError(f"{text}; expected {kind}, at least {least:g}")
-        return value
-
-    return convert
 
 
 @command
 def main(argv: list[str]) -> int:
-    return _run_command(argv)
+    return _run_command(argv, owns_process=True)
 
 
 def run(
@@ -225,35 +61,54 @@ def run(
         study = distilsweep.run("demo", settings={"epochs": 2}, seeds=1, cpus=2)
 
     grid: a grid's name, a YAML file, or the content of one as a mapping. settings: as `--set`.
-    options: the command's other options, with `_` for `-`. Trials that failed are rows of the
-    study. Raises: ValueError for a wrong grid or option; OSError.
+    options: the command's other options, with `_` for `-`; `only` may be a list. Trials that failed
+    are rows of the study.
+    Raises: ValueError for a wrong grid or option, and where a bank cannot be built; OSError.
     """
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(grid, Mapping):
-            file = Path(folder, f"{grid.get('name', 'grid')}.yaml")
+            file = Path(folder, "grid.yaml")
             file.write_text(json.dumps(grid), encoding="utf-8")
             grid = file
         argv = ["--grid", str(grid), *([] if out is None else ["--out", str(out)])]
         for name, value in (settings or {}).items():
             argv += ["--set", f"{name}={json.dumps(value)}"]
-        for name, value in options.items():
-            flag = f"--{name.replace('_', '-')}"
-            argv += [flag] if value is True else [flag, str(value)]
+        argv += _as_arguments(options)
         try:
-            _run_command(argv)
-        except SystemExit:
-            raise ValueError(f"sweep.run {shlex.join(argv)}: wrong options, see above") from None
+            _run_command(argv, owns_process=False)
+        except SystemExit as ended:  # of options that cannot be parsed, and of a bank's build
+            raise ValueError(
+                f"sweep.run {shlex.join(argv)}: ended with status {ended.code}; see the error above"
+            ) from None
         from sweep.analysis.frame import load
         from sweep.planning.grid import load_grid
 
         return load(out or f"runs/{load_grid(str(grid)).name}")
 
 
-def _run_command(argv: list[str]) -> int:
-    """Run the sweep, or show its plan; the command's exit status."""
-    options = parse_arguments(argv)
+def _as_arguments(options: Mapping[str, Any]) -> list[str]:
+    """Keywords of `run` as options of the command. Raises: ValueError for an unknown one."""
+    defaults = vars(parse_arguments(["--grid", ""]))
+    arguments: list[str] = []
+    for name, value in options.items():
+        if name not in defaults:
+            raise ValueError(f"unknown option `{name}`; {closest(name, list(defaults))}")
+        if value == defaults[name]:
+            continue
+        option = name.replace("_", "-")
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, bool):
+                arguments.append(f"--{option}" if one else f"--no-{option}")
+            else:
+                arguments += [f"--{option}", str(one)]
+    return arguments
+
+
+def _run_command(argv: list[str], owns_process: bool) -> int:
+    """Run the sweep, or show its plan; the command's exit status. owns_process: see Sweep."""
+    options = parse_arguments(argv, __doc__)
     # What is imported here needs neither torch, Ray nor MLflow, which take seconds. A mistake in
-    # the grid, or another sweep on the store, should not take that long to be told.
+    # the grid, or another sweep on the store, should not take that long to be reported.
     set_defaults()
     from sweep.planning.grid import load_grid, override
     from sweep.planning.recorded_grids import check_grid
@@ -269,12 +124,12 @@ def _run_command(argv: list[str]) -> int:
     check_grid(folder, grid, options.add)
     if options.dry_run:
         trials, chosen, _ = _trials(grid, options)
-        _tell_of_claims(trials, options)
+        _check_claims(trials, options)
         _show_plan(chosen, store, options)
         return 0
     with holding(store, argv, options.join) as hold:
         try:
-            outcome = _sweep(grid, folder, store, hold, options)
+            outcome = _sweep(grid, folder, store, hold, options, owns_process)
         except KeyboardInterrupt:
             if not hold.stop_requested():
                 raise
@@ -305,46 +160,68 @@ def _trials(
     return trials, chosen, {config.identity: needs for config, needs in found if needs}
 
 
-def _tell_of_claims(trials: list[TrialConfig], options: argparse.Namespace) -> None:
-    """Name claims that these trials cannot decide. Raises: ValueError for an invalid claim."""
+def _check_claims(trials: list[TrialConfig], options: argparse.Namespace) -> tuple[str, str] | None:
+    """The grid's claims, see `claims_text`; prints a line on each that these trials cannot decide.
+
+    Raises: ValueError for an invalid claim.
+    """
     from sweep.analysis.declared import check_claims, claims_text
 
     claims = claims_text(options.grid)
     for note in check_claims(*claims, trials) if claims else ():
         print(f"claims:  {note}", file=sys.stderr)
+    return claims
 
 
 def _sweep(
-    grid: Grid, folder: Path, store: str, hold: Hold, options: argparse.Namespace
+    grid: Grid,
+    folder: Path,
+    store: str,
+    hold: Hold,
+    options: argparse.Namespace,
+    owns_process: bool,
 ) -> Outcome:
     """Run the trials, then show table and report."""
     from shards.building.ray_start import check_address
-    from sweep.analysis.declared import claims_text, record_claims
+    from sweep.analysis.declared import record_claims
     from sweep.journal.run_record import open_record
     from sweep.journal.uploader import Uploader
     from sweep.planning.recorded_grids import record_grid
     from sweep.planning.select import priorities
 
-    claims = claims_text(options.grid)
     trials, chosen, needs = _trials(grid, options)
     uri = _tracking_uri(folder, options)
     if options.address:
         check_address(options.address)
-    _tell_of_claims(trials, options)
-
-    def keep_grid() -> None:
-        record_grid(folder, grid, trials)
-        if claims:
-            record_claims(folder, grid.name, claims[0], trials, store)
-
+    claims = _check_claims(trials, options)
     with exclusive(str(folder), "sweep"):
-        record, first = open_record(folder, store, grid.name), priorities(chosen, grid.first)
+        record = open_record(folder, store, grid.name)
         with Uploader(folder, record.name, uri) as uploader:
-            outcome = _run(chosen, needs, folder, store, record, hold, first, options, keep_grid)
+            # Only now: Ray is imported while the upload's process imports MLflow.
+            from sweep.running.driver import Sweep, run_sweep
+
+            sweep = Sweep(
+                folder=folder,
+                store=store,
+                resources=_resources(needs, options),
+                record=record,
+                hold=hold,
+                retry_failed=options.retry_failed,
+                teacher_robustness=options.teacher_robustness,
+                first=priorities(chosen, grid.first),
+                owns_process=owns_process,
+            )
+            _check_room(chosen, store, sweep.resources, options)
+            # After the checks: a folder that has recorded a grid refuses any other one, although
+            # nothing has run in it.
+            record_grid(folder, grid, trials)
+            if claims:
+                record_claims(folder, grid.name, claims[0], trials, store)
+            outcome = run_sweep(sweep, chosen)
             report = _show_results(folder, options.json)
             ended = "KILLED" if outcome.left else "FINISHED"
             status = "FAILED" if outcome.failed else ended
-            for line in uploader.finish(status, report, notify=_tell):
+            for line in uploader.finish(status, report, notify=_print_upload):
                 print(f"warning: {line}", file=sys.stderr)
     for line in compare_lines(uri, uploader.experiment):
         print(f"compare: {line}", file=sys.stderr)
@@ -364,32 +241,10 @@ def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespac
         show(plan, Console())
 
 
-def _run(
-    trials: list[TrialConfig],
-    needs: dict[str, dict[str, Any]],
-    folder: Path,
-    store: str,
-    record: RunRecord,
-    hold: Hold,
-    first: dict[str, int],
-    options: argparse.Namespace,
-    keep_grid: Callable[[], None],
-) -> Outcome:
-    """Check room and resources, then run the trials.
+def _resources(needs: dict[str, dict[str, Any]], options: argparse.Namespace) -> Resources:
+    from sweep.running.resources import Resources
 
-    keep_grid: called once both were found to be enough. A folder that recorded a grid before that
-    would refuse the next grid, although nothing has run in it.
-    """
-    from sweep.planning.costs import check_room
-    from sweep.planning.plan import downloads
-    from sweep.running.driver import Sweep, run_sweep
-    from sweep.running.resources import Resources, check_fits
-    from trainers.results.folder import begun
-
-    for line in downloads(trials):
-        print(f"to download: {line}", file=sys.stderr)
-    check_room(trials, store, options.teacher_robustness)
-    resources = Resources(
+    return Resources(
         address=options.address,
         cpus=options.cpus,
         gpus_per_trial=options.gpus_per_trial,
@@ -399,22 +254,22 @@ def _run(
         time_limit=None if options.time_limit is None else 60 * options.time_limit,
         needs=needs,
     )
-    own = __name__ == "__main__"
-    sweep = Sweep(
-        folder,
-        store,
-        resources,
-        record,
-        hold,
-        options.retry_failed,
-        options.teacher_robustness,
-        first,
-        own,
-    )
+
+
+def _check_room(
+    trials: list[TrialConfig], store: str, resources: Resources, options: argparse.Namespace
+) -> None:
+    """Print what will be downloaded. Raises: ValueError where disk, cores or GPUs are too few."""
+    from sweep.planning.costs import check_room
+    from sweep.planning.plan import downloads
+    from sweep.running.resources import check_fits
+    from trainers.results.folder import begun
+
+    for line in downloads(trials):
+        print(f"to download: {line}", file=sys.stderr)
+    check_room(trials, store, options.teacher_robustness)
     found = begun(store)
     check_fits([config for config in trials if config.identity not in found], resources)
-    keep_grid()
-    return run_sweep(sweep, trials)
 
 
 def _show_results(folder: Path, as_json: bool) -> Path | None:
@@ -443,7 +298,7 @@ def _show_results(folder: Path, as_json: bool) -> Path | None:
     return report
 
 
-def _tell(line: str) -> None:
+def _print_upload(line: str) -> None:
     print(f"mlflow:  {line}", file=sys.stderr)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from shards.building.build import build
+from sweep.options import parse_arguments
 from sweep.planning.banks import plan_banks
-from sweep.run import main, parse_arguments
+from sweep.run import main
 from trainers.canonical import make_config
 
 FIELDS = {

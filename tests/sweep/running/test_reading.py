@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.run import parse_arguments
+from sweep.options import parse_arguments
 from sweep.running import channel, schedule, trial_actor
 from sweep.running.resources import Resources
 from trainers.canonical import make_config
