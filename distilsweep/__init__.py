@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 __version__ = "0.1.0"
@@ -31,7 +30,7 @@ COMMANDS = {
     **{name: f"shards.{name}" for name in ("build", "verify")},
     "export-shards": "shards.export",
     **{name: f"trainers.{name}" for name in ("trial", "probe", "export")},
-    **{n: f"sweep.{n}" for n in ("run", "report", "status", "stop", "lease", "sync", "cluster")},
+    **{n: f"sweep.{n}" for n in ("run", "report", "status", "stop", "sync", "cluster")},
 }
 
 
@@ -44,15 +43,14 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """The console script: `distilsweep COMMAND ...`."""
-    known = {name: module for name, module in COMMANDS.items() if find_spec(module)}
     chosen = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if chosen in known:
-        importlib.import_module(known[chosen]).main(sys.argv[2:])
+    if chosen in COMMANDS:
+        importlib.import_module(COMMANDS[chosen]).main(sys.argv[2:])
     elif chosen == "--version":
         print(__version__)
     elif chosen in ("-h", "--help"):
-        for name, module in known.items():
+        for name, module in COMMANDS.items():
             print(f"distilsweep {name:<14}python -m {module}")
     else:
-        print(f"error: unknown command `{chosen}`; known: {', '.join(known)}", file=sys.stderr)
+        print(f"error: unknown command `{chosen}`; known: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def test_the_notebook_runs(run: Path) -> None:
 def test_every_command_is_one_of_distilsweep(monkeypatch, capsys) -> None:
     files = [p for room in ("shards", "trainers", "sweep") for p in (ROOT / room).glob("*.py")]
     commands = {f"{p.parent.name}.{p.stem}" for p in files if "@command" in p.read_text()}
-    assert commands == {module for module in distilsweep.COMMANDS.values() if find_spec(module)}
+    assert commands == set(distilsweep.COMMANDS.values())
     monkeypatch.setattr(sys, "argv", ["distilsweep", "run", "--grid", "dmo"])
     with pytest.raises(SystemExit) as left:
         distilsweep.main()
