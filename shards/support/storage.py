@@ -281,15 +281,19 @@ def encoded_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def explain_full_disk(error: OSError, path: Path, needed: int) -> OSError:
-    """`error` itself, or, when space ran out, one with the bytes needed and the bytes free."""
+def explain_full_disk(error: OSError, path: Path, needed: int | None = None) -> OSError:
+    """`error` itself, or, when space ran out, one with the bytes needed and the bytes free.
+
+    needed: None where it is not known.
+    """
     if error.errno not in NO_SPACE:
         return error
-    free = shutil.disk_usage(path.parent).free
+    sizes = f"{shutil.disk_usage(path.parent).free:,} bytes free"
+    if needed is not None:
+        sizes = f"{needed:,} bytes needed, {sizes}"
     return OSError(
         error.errno,
-        f"no space to write {path}: {needed:,} bytes needed, {free:,} bytes free; make room, then "
-        "run the same command again",
+        f"no space to write {path}: {sizes}; make room, then run the same command again",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a driver tells the workers, through the key-value store of Ray's control process.
+"""What a driver publishes to its workers: in the key-value store of Ray's control process.
 
 Trials' fields are written once for the whole sweep, and read once by every worker process; Tune
 itself is given identities only.
@@ -27,14 +27,14 @@ def forget(sweep: str) -> None:
     internal_kv._internal_kv_del(f"{sweep}/", del_by_prefix=True, namespace=NAMESPACE)
 
 
-def ask_to_leave(sweep: str, node: str = "") -> None:
-    """Ask the trials on one node, or all trials, to save their state and leave."""
+def request_leave(sweep: str, node: str = "") -> None:
+    """Request the trials on one node, or all trials, to save their state and leave."""
     key = f"{sweep}/leave/{node or 'all'}"
     internal_kv._internal_kv_put(key, b"1", namespace=NAMESPACE)
 
 
-def is_asked_to_leave(sweep: str, node: str) -> bool:
-    """Whether the trials on this node were asked to leave."""
+def is_leave_requested(sweep: str, node: str) -> bool:
+    """Whether the trials on this node are to leave."""
     found = internal_kv._internal_kv_list(f"{sweep}/leave/", namespace=NAMESPACE)
     return any(key.decode().rpartition("/")[2] in ("all", node) for key in found)
 

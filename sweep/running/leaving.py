@@ -2,10 +2,10 @@
 
 - SIGTERM: Ray or the system ends this process. Python handles signals in the main thread, and Tune
   runs trials in another, so the trial's actor installs the handler, see `listen`.
-- The driver asks all trials to leave (Ctrl-C), or those of a node that Ray drains.
+- The driver requests it of all trials (Ctrl-C), or of those on a node that Ray drains.
 - The cloud announces that it takes this machine away, see `sweep.running.spot_notice`.
 
-A trial only calls `asked`, which takes no time: a thread looks for the reasons.
+A trial only calls `requested`, which takes no time: a thread looks for the reasons.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 import ray
 
@@ -26,18 +26,18 @@ from sweep.running.spot_notice import SpotNotice, drain_this_node
 POLL_SECONDS = 2.0
 NOTICE_VARIABLE = "DISTIL_SPOT_NOTICE"  # where this machine's notice is, see SpotNotice
 
-_asked = threading.Event()
+_requested = threading.Event()
 _busy = threading.Event()  # while a trial runs
 
 
-def asked() -> bool:
+def requested() -> bool:
     """Whether the trial is to leave."""
-    return _asked.is_set()
+    return _requested.is_set()
 
 
 @contextlib.contextmanager
-def trial_running() -> Any:
-    """While a trial runs, SIGTERM asks it to leave; otherwise it ends the process as before."""
+def trial_running() -> Iterator[None]:
+    """Inside the block SIGTERM requests the trial to leave; outside it ends the process."""
     _busy.set()
     try:
         yield
@@ -50,7 +50,7 @@ def listen(sweep: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
-        _asked.set()
+        _requested.set()
         if not _busy.is_set() and callable(before):
             before(number, frame)
 
@@ -62,11 +62,11 @@ def listen(sweep: str) -> None:
 
 def _look(sweep: str, notice: SpotNotice | None) -> None:
     node = ray.get_runtime_context().get_node_id()
-    while not _asked.wait(POLL_SECONDS):
+    while not _requested.wait(POLL_SECONDS):
         with contextlib.suppress(Exception):  # the control process may be away for a while
-            if channel.is_asked_to_leave(sweep, node):
-                _asked.set()
+            if channel.is_leave_requested(sweep, node):
+                _requested.set()
         if notice is not None and notice.given():
-            _asked.set()
+            _requested.set()
             print("the cloud takes this machine away", file=sys.stderr)
             drain_this_node(node)

@@ -25,7 +25,7 @@ from ray._private.state import state
 from ray.tune.schedulers import FIFOScheduler
 
 from shards.building import ray_workers
-from sweep.environment import set_defaults
+from shards.support import storage
 from sweep.running import channel
 from sweep.running.events import Events, OnEvent, TuneCallback
 from sweep.running.health import watched
@@ -62,7 +62,6 @@ class Job:
 @contextlib.contextmanager
 def connected(resources: Resources, folder: Path) -> Iterator[None]:
     """A connection to Ray for the sweep in `folder`; a Ray started here is stopped at the end."""
-    set_defaults()
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     owner, cpus = str(folder.resolve()), resources.local_cpus()
@@ -123,8 +122,9 @@ def run_jobs(
     behalf: of this sweep, see Behalf. stopping: looks for a request to stop. owns_process: see
     Sweep.
 
-    Raises: OSError, after the last trial, where `on_event` raised one; ValueError where Ray died;
-        KeyboardInterrupt after Ctrl-C or SIGTERM, once the trials have saved their state.
+    Raises: what `on_event` raised, after the last trial; OSError where the disk is full; ValueError
+        where Ray died; KeyboardInterrupt after Ctrl-C or SIGTERM, once the trials have saved their
+        state.
     """
     gpus, sweep = gpus_for(resources), uuid.uuid4().hex
     places = [placement_of(job.config, resources, gpus) for job in jobs]
@@ -136,31 +136,15 @@ def run_jobs(
     }
     channel.publish(sweep, documents)
     waiting = WaitingTrials(entries, sweep, offered, resources.concurrent)
-    events = Events(on_event)
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors of trials are told by events
-    tuner = tune.Tuner(
-        actor_class(_factory),
-        param_space={},
-        tune_config=tune.TuneConfig(
-            num_samples=-1, search_alg=waiting, scheduler=_InOrder(), reuse_actors=True
-        ),
-        run_config=tune.RunConfig(
-            storage_path=str(folder.resolve() / "tune"),
-            name="trials",
-            callbacks=[TuneCallback(events, waiting)],
-            failure_config=tune.FailureConfig(max_failures=0),
-            verbose=0,
-        ),
-    )
+    events, tune_folder = Events(on_event), folder.resolve() / "tune"
 
     def leave() -> None:
         waiting.stop()
-        channel.ask_to_leave(sweep)
+        channel.request_leave(sweep)
 
     def drain() -> None:
         for node in state.get_draining_nodes():
-            channel.ask_to_leave(sweep, node)
+            channel.request_leave(sweep, node)
 
     dead: list[str] = []
 
@@ -171,6 +155,7 @@ def run_jobs(
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     try:
+        tuner = _tuner(waiting, events, tune_folder)
         at_once = end_command if owns_process else None
         with (
             graceful(leave, waiting.running, at_once),
@@ -182,7 +167,30 @@ def run_jobs(
         if dead:
             raise ValueError(f"Ray died ({dead[0]}); run the sweep again to continue it") from None
         raise
+    except OSError as error:
+        raise storage.explain_full_disk(error, tune_folder) from None
     finally:
-        shutil.rmtree(folder / "tune", ignore_errors=True)
+        shutil.rmtree(tune_folder, ignore_errors=True)
+        if not dead:
+            channel.forget(sweep)
         events.close()
-    channel.forget(sweep)
+
+
+def _tuner(waiting: WaitingTrials, events: Events, folder: Path) -> tune.Tuner:
+    """Tune, which writes into `folder` from now on. Raises: OSError."""
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # TuneCallback reports trials' errors
+    return tune.Tuner(
+        actor_class(_factory),
+        param_space={},
+        tune_config=tune.TuneConfig(
+            num_samples=-1, search_alg=waiting, scheduler=_InOrder(), reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(folder),
+            name="trials",
+            callbacks=[TuneCallback(events, waiting)],
+            failure_config=tune.FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    )

@@ -1,16 +1,17 @@
 """The notice that a cloud gives before it takes a spot machine away.
 
-No part of Ray asks for it. Every worker process asks its own machine, every few seconds.
+No part of Ray looks for it: every worker process does, for its own machine, every few seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from http.client import HTTPException
 
 import ray
 
@@ -24,7 +25,7 @@ class Source:
     """Where a notice is.
 
     Attributes:
-        url: that is asked. It answers 404 while there is no notice.
+        url: that is requested. It answers 404 while there is no notice.
         headers: of the request.
         text: what the answer contains where there is a notice; any answer will do if empty.
         token: URL that gives the token of AWS, empty elsewhere.
@@ -47,7 +48,7 @@ CLOUDS = {
 
 
 class SpotNotice:
-    """Asks for the notice of this machine.
+    """Looks for the notice of this machine.
 
     source: `aws`, `gcp`, an http URL that answers with status 200 once there is a notice, or a
     command that then ends with status 0.
@@ -63,11 +64,11 @@ class SpotNotice:
     def given(self) -> bool:
         """Whether the machine is to be taken away. An answer that does not come is none."""
         try:
-            return self._asked() if self._source is None else self._read(self._source)
-        except (OSError, subprocess.TimeoutExpired):  # urllib's errors are OSErrors
+            return self._run() if self._source is None else self._read(self._source)
+        except (OSError, HTTPException, subprocess.TimeoutExpired):  # urllib's own are OSErrors
             return False
 
-    def _asked(self) -> bool:
+    def _run(self) -> bool:
         ran = subprocess.run(
             self._command, check=False, capture_output=True, timeout=ANSWER_SECONDS
         )
@@ -91,4 +92,5 @@ def drain_this_node(node: str) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
     command += ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "spot notice", "--deadline-remaining-seconds", str(DEADLINE)]
-    subprocess.run(command, check=False, capture_output=True, timeout=60)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, check=False, capture_output=True, timeout=60)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
@@ -46,7 +46,7 @@ def trainable(space: dict[str, Any]) -> None:
     - `died`: a rank died or stopped responding, or the store of a cluster did not answer. The next
       attempt goes on from the newest checkpoint.
     - `preempted`: the trial saved its state, because its machine is taken away.
-    - `stopped`: it saved its state, because `sweep.stop` asked it to.
+    - `stopped`: it saved its state, because `sweep.stop` requested it.
     - `elsewhere`: another sweep runs it, or has taken it over.
     """
     keep_freed_memory()
@@ -59,12 +59,12 @@ def trainable(space: dict[str, Any]) -> None:
     try:
         how: dict[str, Any] = dict(job["how"])
         how["behalf"] = Behalf(job["token"], tuple(job["gone"]))
-        how["stop"] = leaving.asked
+        how["stop"] = leaving.requested
         if config.ranks > 1:
             how["launcher"] = RayLauncher(Placement.of(space))
         with leaving.trial_running():
-            if leaving.asked():
-                raise PreemptedError("asked to leave before it began")
+            if leaving.requested():
+                raise PreemptedError("was to leave before it began")
             run_trial(config, job["bank"], job["store"], report, **how)
         tune.report({"outcome": "finished"})
     except StoppedError as error:
@@ -74,15 +74,14 @@ def trainable(space: dict[str, Any]) -> None:
     except PreemptedError as error:
         _leave("preempted", error)
     except Exception as error:
-        if not _may_work_again(error, job["store"]):
-            tune.report({"outcome": "failed", "error": error_line(error)})
-        else:
+        if _may_work_again(error, job["store"]):
             _leave("died", error)
+        tune.report({"outcome": "failed", "error": error_line(error)})
     finally:
         release_memory()  # the process is used for the next trial, which may need less
 
 
-def _leave(outcome: str, error: Exception) -> None:
+def _leave(outcome: str, error: Exception) -> NoReturn:
     """Report the outcome and raise, so that Tune ends this actor: its node may be the reason."""
     text = error_line(error)
     tune.report({"outcome": outcome, "error": text})

@@ -89,10 +89,10 @@ def test_trials_of_the_machine_leave_and_it_takes_no_new_ones(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drained = []
-    monkeypatch.setattr(leaving, "_asked", threading.Event())
+    monkeypatch.setattr(leaving, "_requested", threading.Event())
     monkeypatch.setattr(leaving, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(leaving, "drain_this_node", drained.append)
-    monkeypatch.setattr(leaving.channel, "is_asked_to_leave", lambda sweep, node: False)
+    monkeypatch.setattr(leaving.channel, "is_leave_requested", lambda sweep, node: False)
     monkeypatch.setattr(Metadata, "given", True)
 
     class Context:
@@ -100,7 +100,7 @@ def test_trials_of_the_machine_leave_and_it_takes_no_new_ones(
             return "this node"
 
     monkeypatch.setattr(leaving.ray, "get_runtime_context", Context)
-    assert not leaving.asked()
+    assert not leaving.requested()
     leaving._look("sweep", SpotNotice(place + "/notice"))
-    assert leaving.asked()
+    assert leaving.requested()
     assert drained == ["this node"]
