@@ -22,7 +22,7 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweep.running.placement import Placement
-from sweep.running.rank_host import POLL_SECONDS, News, RankHost
+from sweep.running.rank_host import POLL_SECONDS, News, Rank, RankHost
 from trainers.engines import launch
 from trainers.engines.launch import PREEMPTED, REPORT_PREFIX, RankError
 from trainers.engines.rendezvous import rendezvous
@@ -73,12 +73,12 @@ class RayLauncher:
 
 
 class _Gang:
-    """The ranks of a trial. A question to each rank's actor is always open."""
+    """The ranks of a trial. A call of each rank's actor is always pending."""
 
     def __init__(self, hosts: list[Any]) -> None:
         self._hosts = hosts
         self._limit = seconds_of(launch.SILENT_VARIABLE, launch.SILENT)
-        self._open: dict[Any, int] = {}  # {answer to come: rank}
+        self._pending: dict[Any, int] = {}  # {answer to come: rank}
         self._answered = dict.fromkeys(range(len(hosts)), time.monotonic())
         self._ended: dict[int, News] = {}
         self._first_left: float | None = None
@@ -99,10 +99,8 @@ class _Gang:
             place = {"RANK": rank, "WORLD_SIZE": len(self._hosts)}
             place |= {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
             environment = own | meeting | {name: str(value) for name, value in place.items()}
-            self._ask(
-                rank,
-                host.start.remote(launch.RANK_CODE, arguments, environment, document, self._limit),
-            )
+            start = Rank(launch.RANK_CODE, arguments, environment, document, self._limit)
+            self._pending[host.start.remote(start)] = rank
         while len(self._ended) < len(self._hosts):
             self._take_news(report)
             failed = self._failed()
@@ -118,16 +116,13 @@ class _Gang:
                 break
         left = self._left()
         if left:
-            raise self._preemption(left)
-
-    def _ask(self, rank: int, answer: Any) -> None:
-        self._open[answer] = rank
+            raise launch.preemption([self._error(rank) for rank in left])
 
     def _take_news(self, report: Report) -> None:
-        """Wait a moment for answers, and ask those that have answered again."""
-        answers, _ = ray.wait(list(self._open), num_returns=1, timeout=POLL_SECONDS)
+        """Wait a moment for answers, and call the actors again that have answered."""
+        answers, _ = ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
         for answer in answers:
-            rank = self._open.pop(answer)
+            rank = self._pending.pop(answer)
             try:
                 news = ray.get(answer) or News()
             except RayError:
@@ -137,7 +132,7 @@ class _Gang:
                 if rank == 0 and line.startswith(REPORT_PREFIX):
                     report(json.loads(line[len(REPORT_PREFIX) :]))
             if news.code is None:
-                self._ask(rank, self._hosts[rank].poll.remote())
+                self._pending[self._hosts[rank].poll.remote()] = rank
             else:
                 self._ended[rank] = news
         for rank, when in self._answered.items():
@@ -188,10 +183,3 @@ class _Gang:
         if news.code < 0 and len(news.log) > 1:
             last = " | ".join(line.strip() for line in news.log)
         return RankError(rank, news.code, last, news.ending)
-
-    def _preemption(self, left: list[int]) -> RankError:
-        for rank in left:
-            if self._ended[rank].code == PREEMPTED:
-                return self._error(rank)
-        message = "SIGTERM came before training began; the same command again continues"
-        return RankError(left[0], PREEMPTED, message)

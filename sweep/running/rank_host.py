@@ -21,13 +21,13 @@ import ray
 
 from shards.support.child_process import Heartbeats, child_command
 
-POLL_SECONDS = 1.0  # how long a question waits for news
+POLL_SECONDS = 1.0  # how long `poll` waits for news
 LAST_LINES = 3  # of the rank's standard error
 
 
 @dataclass(frozen=True)
 class News:
-    """What happened to a rank since the last question.
+    """What happened to a rank since the last call of `poll`.
 
     lines: of its standard output. code: its exit status, None while it runs. log: the last lines
     of its standard error, once it has ended. ending: how it ended, where the exit status does not
@@ -40,6 +40,22 @@ class News:
     ending: str = ""
 
 
+@dataclass(frozen=True)
+class Rank:
+    """How a rank is started.
+
+    code, arguments: of its Python process, see `child_command`. environment: added to that of the
+    actor. document: its standard input. limit: seconds without a heartbeat after which it is
+    killed.
+    """
+
+    code: str
+    arguments: list[str]
+    environment: dict[str, str]
+    document: str
+    limit: float
+
+
 def interface_of(address: str) -> str | None:
     """The network interface that has this address, None where no interface has it."""
     for name, addresses in psutil.net_if_addrs().items():
@@ -48,8 +64,15 @@ def interface_of(address: str) -> str | None:
     return None
 
 
+def _interface_variables() -> dict[str, str]:
+    """Without them the backends look up the host's name, which often is a loopback address."""
+    found = interface_of(ray.util.get_node_ip_address())
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {name: found for name in names if found is not None and name not in os.environ}
+
+
 class RankHost:
-    """Starts a rank, and answers questions about it. Two threads call it at a time."""
+    """Starts a rank, and reports on it. Two threads call it at a time."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -58,30 +81,11 @@ class RankHost:
         self._child: subprocess.Popen[str] | None = None
         self._terminated = False
 
-    def start(
-        self,
-        code: str,
-        arguments: list[str],
-        environment: dict[str, str],
-        document: str,
-        limit: float,
-    ) -> None:
-        """Start the rank.
-
-        code, arguments: of the Python process, see `child_command`. environment: added to that of
-        this process. document: its standard input. limit: seconds without a heartbeat after which
-        it is killed.
-        """
-        found = interface_of(ray.util.get_node_ip_address())
-        if found is not None:
-            # Without them the backends look up the host's name, which often is a loopback address.
-            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-                if variable not in os.environ:
-                    environment = environment | {variable: found}
+    def start(self, rank: Rank) -> None:
+        """Start the rank."""
         # The kernel ends the child when the thread that started it ends, so that must be one that
         # lives as long as the child.
-        arguments_of_run = (code, arguments, os.environ | environment, document, limit)
-        threading.Thread(target=self._run, args=arguments_of_run, daemon=True).start()
+        threading.Thread(target=self._run, args=(rank,), daemon=True).start()
 
     def poll(self) -> News:
         """What is new, or nothing after POLL_SECONDS."""
@@ -98,40 +102,25 @@ class RankHost:
             if self._child is not None:
                 self._child.terminate()
 
-    def _run(
-        self,
-        code: str,
-        arguments: list[str],
-        environment: dict[str, str],
-        document: str,
-        limit: float,
-    ) -> None:
+    def _run(self, rank: Rank) -> None:
         with ExitStack() as stack:
             try:
-                end = self._supervise(stack, code, arguments, environment, document, limit)
+                end = self._supervise(stack, rank)
             except Exception as error:
                 end = News(code=1, log=[f"{type(error).__name__}: {error}"])
         with self._changed:
             self._end = end
             self._changed.notify_all()
 
-    def _supervise(
-        self,
-        stack: ExitStack,
-        code: str,
-        arguments: list[str],
-        environment: dict[str, str],
-        document: str,
-        limit: float,
-    ) -> News:
+    def _supervise(self, stack: ExitStack, rank: Rank) -> News:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         heartbeat, standard_input = folder / "heartbeat", folder / "standard_input"
         heartbeat.touch()
-        standard_input.write_text(document, encoding="utf-8")
+        standard_input.write_text(rank.document, encoding="utf-8")
         log = stack.enter_context((folder / "log").open("w+", encoding="utf-8", errors="replace"))
         child = subprocess.Popen(
-            child_command(code, arguments, heartbeat=heartbeat),
-            env=environment,
+            child_command(rank.code, rank.arguments, heartbeat=heartbeat),
+            env=os.environ | _interface_variables() | rank.environment,
             stdin=stack.enter_context(standard_input.open()),
             stdout=subprocess.PIPE,
             stderr=log,
@@ -145,10 +134,10 @@ class RankHost:
                 child.terminate()
         reader = threading.Thread(target=self._read, args=(child,), daemon=True)
         reader.start()
-        beats, ending = Heartbeats([heartbeat], limit), ""
+        beats, ending = Heartbeats([heartbeat], rank.limit), ""
         while child.poll() is None:
             if beats.silent([0]) is not None:
-                ending = f"sent no heartbeat for {limit:g} s"
+                ending = f"sent no heartbeat for {rank.limit:g} s"
                 child.kill()
             time.sleep(0.05)
         reader.join(POLL_SECONDS)  # but not for ever: a grandchild may hold the pipe open

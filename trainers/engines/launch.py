@@ -219,11 +219,10 @@ class _RankGroup:
                 self._children[rank].send_signal(signal.SIGTERM)
 
     def _preemption(self, left: list[int]) -> RankError:
-        for rank in left:
-            if self._children[rank].returncode == PREEMPTED:
-                return RankError(rank, PREEMPTED, last_line(self._logs[rank]))
-        message = "SIGTERM came before training began; the same command again continues"
-        return RankError(left[0], PREEMPTED, message)
+        codes = {rank: self._children[rank].returncode for rank in left}
+        return preemption(
+            [RankError(rank, code, last_line(self._logs[rank])) for rank, code in codes.items()]
+        )
 
     def _check(self, codes: list[int | None], alive: list[int], left: list[int]) -> None:
         """Raises: RankError where a rank failed, is silent, or does not leave after SIGTERM."""
@@ -274,6 +273,15 @@ def likely_cause(failed: list[RankError], first: Sequence[int]) -> RankError:
         return error.code < 0, not error.is_about_connection, error.rank in first
 
     return max(failed, key=likelihood)
+
+
+def preemption(left: list[RankError]) -> RankError:
+    """One error, with code PREEMPTED, for ranks that SIGTERM ended."""
+    for error in left:
+        if error.code == PREEMPTED:
+            return error
+    message = "SIGTERM came before training began; the same command again continues"
+    return RankError(left[0].rank, PREEMPTED, message)
 
 
 def last_line(log: IO[str]) -> str:
