@@ -69,8 +69,8 @@ class Outcome:
 
     Attributes:
         failed: {trial identity: error} of the trials that failed.
-        stopped: {trial identity: where it was stopped} of those that were asked to end.
-        left: how many trials are still to be run, because the sweep was asked to end.
+        stopped: {trial identity: where it was stopped} of those that ended on request.
+        left: how many trials are still to be run, because the sweep ended on request.
     """
 
     failed: dict[str, str]
@@ -93,8 +93,7 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
             config for config in trials if config.identity not in found or not watch.adopt(config)
         ]
         if not sweep.retry_failed:
-            watch.failed = _failed_before(sweep.folder, unfinished)
-            watch.ended |= watch.failed.keys()
+            watch.skip(_failed_before(sweep.folder, unfinished))
             unfinished = [c for c in unfinished if c.identity not in watch.failed]
         stopping = _stopping(sweep, watch)
         if unfinished:

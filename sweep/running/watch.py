@@ -43,7 +43,7 @@ class Watch:
         failed: {trial: error, in one line}.
         stopped: {trial: where it was stopped on request}.
         elsewhere: trials that another sweep was found to run, in the last attempt.
-        running: trials that were started and have not ended.
+        running: {trial: its timing} of those that were started and have not ended.
         bar: shows progress, once it is set.
     """
 
@@ -57,25 +57,20 @@ class Watch:
         work = {config.identity: training_work(config) for config in trials}
         self.timings = {name: Timing(work[name], steps) for name, steps in self.planned.items()}
         self.losses: dict[str, float] = {}
-        self._running: dict[str, Timing] = {}
         self._one_ended = False  # whether a trial of this command has ended
         self.steps: dict[str, int] = {}
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
         self.elsewhere: set[str] = set()
-        self.running: set[str] = set()
+        self.running: dict[str, Timing] = {}
         self.bar: Progress | None = None
 
     def __call__(self, trial: str, kind: str, values: dict[str, Any]) -> None:
         config = self.trials[trial]
-        if kind in ("start", "epoch"):
-            self.running.add(trial)
-            self.elsewhere.discard(trial)
-        else:
-            self.running.discard(trial)
         if kind == "start":
             self._started(config)
+            self.elsewhere.discard(trial)
             self._begin(trial)
         elif kind == "epoch":
             self._started(config)
@@ -87,14 +82,14 @@ class Watch:
         elif kind == "finished":
             self.adopt(config)
         elif kind == "stopped":
+            self.running.pop(trial, None)
             self.stopped[trial] = values["error"]
         elif kind == "elsewhere":
+            self.running.pop(trial, None)
             self.elsewhere.add(trial)
         elif kind == "failed":
             error, fields = values["error"], config.model_dump(mode="json")
-            self.failed[trial] = error
-            self._end(trial)
-            self._advance(trial)
+            self.skip({trial: error})
             self.journal.append(FailedEvent(trial=trial, config=fields, error=error))
             note_failure(trial_folder(self.store, config), config, error)
         self.show()
@@ -121,6 +116,13 @@ class Watch:
             print(f"warning: skipped: {line}", file=sys.stderr)
         return True
 
+    def skip(self, failures: dict[str, str]) -> None:
+        """Count trials as failed: {trial: error}."""
+        for trial, error in failures.items():
+            self.failed[trial] = error
+            self._end(trial)
+            self._advance(trial)
+
     def _started(self, config: TrialConfig) -> None:
         if not self.journal.has_started(config.identity):
             fields = config.model_dump(mode="json")
@@ -136,13 +138,13 @@ class Watch:
         timing = self.timings[trial]
         timing.restart(time.time())
         timing.fresh = not self._one_ended
-        self._running[trial] = timing
+        self.running[trial] = timing
 
     def _end(self, trial: str) -> None:
         self.ended.add(trial)
         timing = self.timings[trial]
         timing.ended, timing.failed = time.time(), trial in self.failed
-        self._one_ended |= self._running.pop(trial, None) is not None
+        self._one_ended |= self.running.pop(trial, None) is not None
 
     def _advance(self, trial: str) -> None:
         share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
@@ -159,12 +161,12 @@ class Watch:
         return sum(self.weights.values())
 
     def remaining(self) -> float | None:
-        """Seconds until the last trial ends; None before that can be told."""
+        """Seconds until the last trial ends; None before that can be estimated."""
         return remaining_seconds(list(self.timings.values()), time.time())
 
     def overview(self) -> Overview:
         """How the sweep stands."""
-        running = list(self._running)
+        running = list(self.running)
         failed = list(self.failed.items())
         paces = [self.timings[name].seconds_a_step() for name in running]
         finished = len(self.ended) - len(failed)
@@ -202,7 +204,7 @@ class Watch:
     def note(self) -> str:
         """`3/18 trials, 2 running, 1 failed, 41 steps/s`."""
         note = f"{len(self.ended)}/{len(self.trials)} trials"
-        running = list(self._running.values())
+        running = list(self.running.values())
         rate = sum(1 / pace for timing in running if (pace := timing.seconds_a_step()))
         note += f", {len(running)} running" if running else ""
         note += f", {len(self.failed)} failed" if self.failed else ""

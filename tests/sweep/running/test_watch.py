@@ -46,6 +46,26 @@ def test_a_trial_that_trains_nothing_has_no_progress_before_its_end(tmp_path: Pa
     assert watch.done() == pytest.approx(watch.total())
 
 
+@pytest.mark.parametrize("kind", ["stopped", "elsewhere"])
+def test_a_trial_that_ended_without_a_result_no_longer_runs(tmp_path: Path, kind: str) -> None:
+    config = make_config(FIELDS | {"epochs": 1})
+    watch = Watch(Journal(tmp_path), [config], str(tmp_path))
+    watch(config.identity, "start", {})
+    assert (watch.overview().running, list(watch.running)) == (1, [config.identity])
+    watch(config.identity, kind, {"error": "state saved at step 3"})
+    assert (watch.overview().running, watch.overview().waiting) == (0, 1)
+    assert "running" not in watch.note()
+    assert not watch.running
+
+
+def test_failures_of_an_earlier_run_count_as_done(tmp_path: Path) -> None:
+    config = make_config(FIELDS | {"epochs": 1})
+    watch = Watch(Journal(tmp_path), [config], str(tmp_path))
+    watch.skip({config.identity: "of its own"})
+    assert watch.done() == watch.total()
+    assert watch.ended == watch.failed.keys() == {config.identity}
+
+
 def test_the_view_counts_and_says_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
