@@ -23,8 +23,8 @@ class Events:
     `on_event` reads results from the store and writes the journal, which may take seconds. Tune
     waits for none of that.
 
-    An OSError of `on_event` stops no trial, since results are in the store as well. `close` raises
-    the last one, after all events were passed on.
+    An error of `on_event` stops no trial, since results are in the store as well. `close` raises
+    the first one, after all events were passed on.
     """
 
     def __init__(self, on_event: OnEvent) -> None:
@@ -42,8 +42,7 @@ class Events:
             try:
                 self._on_event(*event)
             except Exception as error:
-                if not isinstance(self._error, Exception) or isinstance(self._error, OSError):
-                    self._error = error
+                self._error = self._error or error
 
     def close(self) -> None:
         """Wait until all events were passed on. Raises: what `on_event` raised."""

@@ -38,7 +38,8 @@ class Hold:
         token: of the leases of its trials. A sweep that follows another one on a store has the
             same token, and so takes the trials over that the earlier one has left.
         joined: whether another sweep holds the store, and this one works beside it.
-        stop_requested: whether `sweep.stop` asked the sweeps on the store to end. Raises: OSError.
+        stop_requested: whether the sweeps on the store are to end, see `sweep.stop`. Raises:
+            OSError.
     """
 
     token: str

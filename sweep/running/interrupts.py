@@ -29,7 +29,7 @@ def graceful(
         return
     main = threading.main_thread().ident
     assert main is not None
-    asked, over = threading.Event(), threading.Event()
+    signalled, over = threading.Event(), threading.Event()
 
     def wait() -> None:
         leave()
@@ -41,12 +41,12 @@ def graceful(
             signal.pthread_kill(main, signal.SIGINT)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if signalled.is_set():
             if at_once is not None and not over.is_set():
                 at_once()
             over.set()
             raise KeyboardInterrupt
-        asked.set()
+        signalled.set()
         print(
             f"\nending: trials save their state for up to {GRACE:g} s; once more ends at once",
             file=sys.stderr,
@@ -61,5 +61,5 @@ def graceful(
         over.set()
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
-    if asked.is_set():
+    if signalled.is_set():
         raise KeyboardInterrupt

@@ -22,12 +22,15 @@ MOST = 5
 
 def restart_command(dead: str) -> NoReturn:
     """End all children and run this command anew; after MOST times, end. dead: what of Ray."""
-    what = f"Ray's {dead} on this machine has died"
     count = int(os.environ.get(TRIES, "0"))
-    _end_children()
     if count >= MOST:
-        leave_command(f"{dead}, for the {count + 1}th time")
-    print(f"\nwarning: {what}; starting another Ray and going on", file=sys.stderr, flush=True)
+        leave_command(f"{dead}, after {count} restarts")
+    _end_children()
+    print(
+        f"\nwarning: Ray's {dead} on this machine has died; starting another Ray and going on",
+        file=sys.stderr,
+        flush=True,
+    )
     os.environ[TRIES] = str(count + 1)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

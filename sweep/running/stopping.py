@@ -1,4 +1,4 @@
-"""A sweep that `sweep.stop` asks to end: its trials save their state, and no other starts."""
+"""A sweep that `sweep.stop` requests to end: its trials save their state, and no other starts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ LOOK = 1.0  # seconds between two looks for a request
 class Stopping:
     """Looks for a request while trials run, and passes it on to them through their leases.
 
-    asked: whether the sweep is to stop; it may ask the store, and raise OSError. running: the
-    trials at work. requested: whether it was.
+    stop_requested: whether the sweep is to stop; it may read the store, and raise OSError.
+    running: the trials at work.
+
+    Attributes: `requested`, whether a request was found.
     """
 
     def __init__(
-        self, store: str, asked: Callable[[], bool], running: Callable[[], Iterable[TrialConfig]]
+        self,
+        store: str,
+        stop_requested: Callable[[], bool],
+        running: Callable[[], Iterable[TrialConfig]],
     ) -> None:
-        self._store, self._asked, self._running = store, asked, running
-        self._told: set[str] = set()
+        self._store, self._stop_requested, self._running = store, stop_requested, running
+        self._passed_on: set[str] = set()  # trials whose leases hold the request
         self.requested = False
 
     @contextlib.contextmanager
@@ -47,13 +52,13 @@ class Stopping:
 
     def look(self, stop: Callable[[], None]) -> None:
         """Look once. Raises: OSError."""
-        if not self.requested and self._asked():
+        if not self.requested and self._stop_requested():
             self.requested = True
             stop()
         if self.requested:
             for config in self._running():
-                # A trial that has been started, but has not taken its lease yet, is told later.
-                if config.identity not in self._told and request_stop(
+                # One that has been started, but has not taken its lease yet, gets it later.
+                if config.identity not in self._passed_on and request_stop(
                     lease_folder(self._store, config)
                 ):
-                    self._told.add(config.identity)
+                    self._passed_on.add(config.identity)

@@ -87,9 +87,6 @@ class WaitingTrials(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Nothing is saved: the next driver finds in the store what is finished."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep is continued from its store")
-
     # ---- called for the events of trials ----
 
     def started(self, trial_id: str) -> None:
@@ -111,8 +108,8 @@ class WaitingTrials(Searcher):
             return None
         if len(set(reasons)) == 1:
             return f"died {len(reasons)} times: {reason}"
-        told = "; ".join(f"{number}. {text}" for number, text in enumerate(reasons, 1))
-        return f"died {len(reasons)} times: {told}"
+        listed = "; ".join(f"{number}. {text}" for number, text in enumerate(reasons, 1))
+        return f"died {len(reasons)} times: {listed}"
 
     def left(self, trial: str, placement: Placement) -> None:
         """A trial saved its state and left, because its machine is taken away or is to stop."""
