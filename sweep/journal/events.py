@@ -17,16 +17,18 @@ measurement is one event.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator
 
+from shards.support import storage
 from shards.support.schema import validated
 from trainers.results.record import Part, TrialResult, parse_result
 from trainers.results.reprobed import Reprobed, parse_reprobed
@@ -201,16 +203,30 @@ class Journal:
         return ("result", trial, 0) in self._seen
 
     def append(self, event: Event) -> None:
-        """Write and fsync. `failed` may repeat; other events are written once."""
+        """Write and fsync. `failed` may repeat; other events are written once. Raises: OSError.
+
+        What a full disk has refused is written before the next event.
+        """
         with self._lock:
             key = self._key(event)
             if key in self._seen and not isinstance(event, FailedEvent):
                 return
             self._note(event)
             # The result of a trial holds aliased names (scikit-learn), hence by_alias.
-            self._stream.write(event.model_dump_json(by_alias=True).encode() + b"\n")
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            line = event.model_dump_json(by_alias=True).encode() + b"\n"
+            with self._explained(len(line)):
+                self._stream.write(line)
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        self._stream.close()
+        """Raises: OSError, where something is still to be written."""
+        with self._explained():
+            self._stream.close()
+
+    @contextlib.contextmanager
+    def _explained(self, needed: int | None = None) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise storage.explain_full_disk(error, self.path, needed) from None

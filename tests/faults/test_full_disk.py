@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sweep.journal.events import FailedEvent, Journal, read_events
 from trainers.results.folder import finished, trial_folder
 from trainers.trial import main, run_trial
 
@@ -52,3 +53,21 @@ def test_a_trial_says_so_keeps_its_state_and_goes_on(bank, make, tmp_path, capsy
     whole, again = run_trial(config, bank, str(tmp_path / "whole")), finished(root, config)
     assert again is not None
     assert again.metrics == whole.metrics
+
+
+def test_the_journal_names_itself_and_writes_later_what_was_refused(tmp_path):
+    events = [FailedEvent(trial=trial, config={}, error="why") for trial in "abc"]
+    journal = Journal(tmp_path)
+    journal.append(events[0])
+    said = f"no space to write {journal.path}: "
+    with files_of_at_most(journal.path.stat().st_size + 5), pytest.raises(OSError, match=said):
+        journal.append(events[1])
+    journal.append(events[2])
+    journal.close()
+    assert [event.trial for _, event in read_events(journal.path)] == ["a", "b", "c"]
+    journal = Journal(tmp_path)
+    with files_of_at_most(10):
+        with pytest.raises(OSError, match="no space to write"):
+            journal.append(events[0])
+        with pytest.raises(OSError, match="no space to write"):
+            journal.close()
