@@ -1,4 +1,4 @@
-"""What survives distillation: one import, and one command, for everything that the project does.
+"""What survives distillation: one import for use from Python, and one command for all commands.
 
     import distilsweep
 

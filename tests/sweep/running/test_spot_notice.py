@@ -29,7 +29,9 @@ class Metadata(BaseHTTPRequestHandler):
         self._answer(200 if self.path == "/token" else 404, "secret")
 
     def do_GET(self) -> None:
-        if self.path == "/preempted":
+        if self.path == "/garbage":
+            self.wfile.write(b"not HTTP\r\n")
+        elif self.path == "/preempted":
             self._answer(200, "TRUE" if self.given else "FALSE")
         elif self.token and self.headers.get("X-aws-ec2-metadata-token") != self.token:
             self._answer(401)
@@ -67,7 +69,8 @@ def test_a_notice_is_seen_when_it_is_given(
     assert notice.given()
 
 
-def test_a_server_that_is_not_there_gives_none(place: str) -> None:
+def test_no_server_and_one_that_speaks_otherwise_give_none(place: str) -> None:
+    assert not SpotNotice(place + "/garbage").given()
     assert not SpotNotice("http://127.0.0.1:9/").given()
     assert not SpotNotice("/no/such/command").given()
 
