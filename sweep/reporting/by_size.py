@@ -270,8 +270,10 @@ def middle_noise(setting: Setting) -> tuple[str, str] | None:
 def _correlation(pairs: np.ndarray) -> str:
     from scipy.stats import spearmanr
 
-    if len(pairs) < 4 or min(np.ptp(pairs, axis=0)) == 0:
+    if len(pairs) < 4:
         return f"{len(pairs)} trials, too few for a correlation"
+    if min(np.ptp(pairs, axis=0)) == 0:
+        return f"{len(pairs)} trials, equal in one of the two: no correlation"
     found: Any = spearmanr(*pairs.T)
     return f"Spearman’s ρ = {number(float(found.statistic), 2)}, {len(pairs)} trials"
 

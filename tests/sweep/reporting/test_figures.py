@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
+
+import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import spearmanr, t
 
 from sweep.analysis.frame import load
+from sweep.reporting.drawing import as_svg
 from sweep.reporting.figures import figures_of
 from sweep.reporting.page import material_of
 from sweep.reporting.stat import Stat, stat_of
@@ -38,6 +43,44 @@ def test_noise_and_bands_are_means_over_seeds(drawn):
     assert "high" not in drawn["frequency"].alt
 
 
+def tooltips(figure, panel=0):
+    """What a reader sees who points at the values of a panel."""
+    svg = as_svg("test", figure.panels[panel][1])
+    return [html.unescape(text) for text in re.findall(r'data-tooltip="([^"]*)"', svg)]
+
+
+def test_spectra_are_summed_and_shares_of_a_subspace_are_not(drawn):
+    shares = np.exp(-np.arange(20) / 6)
+    share = 100 * shares[:5].sum() / shares.sum()  # of the record's spectrum
+    for name in ("variance", "subspace"):
+        found = tooltips(drawn[name])
+        assert f"width:1 · clean, k = 5: {share:.1f} %" in found
+        assert f"teacher, k = 5: {share:.1f} %" in found
+
+
+def test_values_and_their_intervals_are_those_of_the_trials(drawn):
+    first, second = (record(seed=seed)["metrics"] for seed in (0, 1))
+    ranks = [one["test/rank/effective"] for one in (first, second)]
+    low, high = t.interval(0.95, 1, np.mean(ranks), np.std(ranks, ddof=1) / 2**0.5)
+    found = tooltips(drawn["glance"])
+    assert f"width:1 · clean: {np.mean(ranks):.4g} [{low:.4g}, {high:.4g}], n = 2" in found
+    assert f"width:1 · clean, seed 1: {ranks[1]:.4g}" in found
+    shrunk = first["test/retained/rank/effective"]
+    words = f"rank that shrinkage alone would give {shrunk:.4g}, effective rank {ranks[0]:.4g}"
+    assert f"width:1 · clean, seed 0: {words}" in tooltips(drawn["collapse"])
+    assert "width:1 · clean, seed 1: 0.3333 at the end" in tooltips(drawn["loss"])
+
+
+def test_rank_and_agreement_are_means_over_seeds(drawn):
+    for figure, metric, digits in (
+        ("rank", "test/rank/roy_vetterli", 1),
+        ("agreement", "test/infonce/paper", 3),
+        ("collapse", "test/retained/rank/ratio", 2),
+    ):
+        mean = np.mean([record("width:4", seed=seed)["metrics"][metric] for seed in (0, 1)])
+        assert f"width:4 · clean {mean:.{digits}f}" in drawn[figure].alt
+
+
 def test_a_map_a_group(drawn):
     assert "width:1 · clean, strength 0.5: 20 to 35" in drawn["fourier"].alt
     assert len(drawn["fourier"].panels) == 4
@@ -48,7 +91,11 @@ def test_ranks_during_training_are_told_by_their_ends(drawn):
 
 
 def test_trials_of_all_groups_are_correlated(drawn):
-    assert "8 trials" in drawn["robustness"].caption
+    trials = [one["metrics"] for one in grid()]
+    names = ("test/rank/effective", "test/linear/paper/accuracy")
+    rho = spearmanr(*([one[name] for one in trials] for name in names)).statistic
+    assert f" = {rho:.2f}, 8 trials" in drawn["robustness"].caption
+    assert "8 trials, equal in one of the two: no correlation" in drawn["robustness"].caption
 
 
 def test_what_was_not_measured_is_not_drawn(tmp_path):

@@ -65,6 +65,13 @@ def test_all_figures_groups_and_failures_are_there(html):
         assert {(student, "clean"), (student, "noise:0.1")} <= set(rows)
     assert any(row[0] == "f00" and row[-1] == ERROR for row in page.rows)
     assert "width:1 · clean" in page.words("Effective rank: width:1")
+    (trial,) = [row for row in page.rows if "width:1-noise:0.1-1-" in row]
+    accuracy = record("width:1", "noise:0.1", 1)["metrics"]["test/linear/paper/accuracy"]
+    assert trial[:3] == ["width:1", "noise:0.1", "1"]
+    assert f"{100 * accuracy:.2f}" in trial
+    for i, arm in enumerate(("clean", "noise:0.1")):
+        button = rf'data-series="series{i}"[^>]*><span class="key k{i}"></span>{arm}</button>'
+        assert re.search(button, html)
     for text in ("my-grid", "1,438", "811,264", "below 0.5", "Does capacity or augmentation"):
         assert text in page.text
 
