@@ -96,7 +96,7 @@ def rank_against_robustness(material: Material) -> Figure | None:
 
 
 def collapse(material: Material) -> Figure | None:
-    """A low rank told from shrinkage, from underfitting and from class count."""
+    """Whether a low rank may come from shrinkage, from underfitting or from class count."""
     compared, panels, words = material.compared, [], []
     rank = (RANK, 1, "effective rank")
     for setting in compared.settings:

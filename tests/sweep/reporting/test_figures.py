@@ -86,7 +86,7 @@ def test_a_map_a_group(drawn):
     assert len(drawn["fourier"].panels) == 4
 
 
-def test_ranks_during_training_are_told_by_their_ends(drawn):
+def test_ranks_during_training_are_described_by_their_ends(drawn):
     assert "width:1 · clean 9.0, at most 9.0, then 7.0" in drawn["curves"].alt
 
 

@@ -102,6 +102,7 @@ def test_numbers_in_the_page_are_those_of_the_study(undrawn, tmp_path):
     page = page_of(folder)
     assert any(cell == expected for row in page.rows for cell in row)
     assert any(value and "n = 4" in value for name, value in page.attributes if name == "data-tip")
+    assert "cannot give a p below 0.125" in page.text
 
 
 def test_a_mean_of_censored_values_is_shown_as_a_bound(undrawn, tmp_path):

@@ -148,7 +148,9 @@ def test_one_teacher_per_data_set_with_its_missing_values():
     first, second = compared([record(), record(seed=1), other]).settings
     assert (first.fields["dataset"], first.teacher) == ("cifar10", {})
     assert second.teacher["teacher/linear/paper/accuracy"].mean == pytest.approx(0.9)
-    assert shown([record(), other]).count("teacher ") >= 2
+    text = shown([record(), other], width=200)
+    assert text.count("teacher ") == 2
+    assert [text.count(name) for name in ("cifar10", "digits")] == [2, 2]  # teacher and group
 
 
 def test_the_table_shows_whole_numbers_at_100_and_80_columns():
