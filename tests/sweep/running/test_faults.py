@@ -114,9 +114,13 @@ def test_a_worker_and_a_raylet_die_and_ctrl_c_lets_trials_save(
     before = epochs()
     wait_for(lambda: epochs() > before, 60, driver)
     wait_for(lambda: named("raylet/raylet"), 10, driver).kill()
+    # A trial that outlives its raylet by a moment may end one more epoch, so the line is awaited
+    # first.
+    restarts = "starting another Ray and going on"
+    wait_for(lambda: restarts in log.read_text(), 120, driver)
     before = epochs()
-    wait_for(lambda: epochs() > before, 120, driver)  # the same process has started another Ray
-    assert log.read_text().count("starting another Ray and going on") == 1
+    wait_for(lambda: epochs() > before, 120, driver)
+    assert log.read_text().count(restarts) == 1
 
     ours, start = descendants(driver.pid), time.monotonic()
     driver.send_signal(signal.SIGINT)
