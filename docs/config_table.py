@@ -34,6 +34,8 @@ SECTIONS = {
         "image_size": "side of the stored images in pixels; null: the data set's own",
         "train_samples": "a class-balanced subset of the train images; null: all",
         "test_samples": "a class-balanced subset of the test images; null: all",
+        "validation_samples": "so many train images are held out: nothing is fitted on them, and "
+        "curves are measured on them in place of test images; 0: none",
         "teacher": "teacher, as for `shards.build`",
         "arm": "augmentation or corruption of the train images",
         "views": "stored views of each train image; an arm without randomness has one",

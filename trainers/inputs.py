@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from shards.arms import make_arm
 from shards.arms.cifar10c_files import check_stored
 from shards.bank.manifest import Manifest, TeacherRecord, arm_record
+from shards.bank.order import held_out_rows
 from shards.bank.reader import load_manifest
 from shards.bank.splits import Split, load_splits, split_bytes, take
 from shards.datasets import decoder_of
@@ -25,7 +26,7 @@ from shards.measures.corruption import Figures
 from shards.support.memory import free_memory
 from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import unpack_floats
-from trainers.config.lengths import check_length
+from trainers.config.lengths import check_length, samples_left
 from trainers.config.schema import PINS, TrialConfig
 from trainers.objectives import needs_second_view
 
@@ -71,9 +72,10 @@ class TrialInputs:
     def teacher_figures(self) -> Mapping[str, Figures]:
         """The teacher's stored robustness figures by arm; empty where they do not suffice.
 
-        They were measured on all classes, so a trial on fewer classes cannot use them.
+        They were measured on all classes, with classifiers fitted on all train images, so a trial
+        on fewer classes, or with some images held out, cannot use them.
         """
-        if self.config.classes is not None:
+        if self.config.classes is not None or self.config.validation_samples:
             return {}
         return self.manifest.teacher_figures(self.config.test_views)[self.teacher_index]
 
@@ -90,7 +92,8 @@ class TrialInputs:
                 measure a student, the clean train images are enough.
 
         Raises:
-            ValueError: where the samples of the chosen classes do not fill a batch or make no step.
+            ValueError: where the samples of the chosen classes do not fill a batch or make no step,
+                or fewer than are to be held out for validation.
         """
         config, manifest = self.config, self.manifest
         arm = config.arm if training else "clean"
@@ -115,14 +118,20 @@ class TrialInputs:
         for spec in config.test_arms:
             if make_arm(spec).test_only:
                 check_stored(spec, test["clean"].keys, test["clean"].labels_N)
-        train_count, test_count = len(train["clean"].keys), len(test["clean"].keys)
+        # Here the samples of the chosen classes are known.
+        samples, test_count = len(train["clean"].keys), len(test["clean"].keys)
+        train_count = samples_left(config, samples)
         if train_count < config.batch_size or test_count < 2:
+            held = f", {config.validation_samples} of them held out" * (train_count < samples)
             raise ValueError(
-                f"classes: the first {len(self.classes)} have {train_count} train and "
+                f"classes: the first {len(self.classes)} have {samples} train{held} and "
                 f"{test_count} test samples; a batch needs {config.batch_size}, measuring needs 2"
             )
-        check_length(config, train_count)  # here the samples of the chosen classes are known
-        return TrialSplits(self, train[arm], train["clean"], test)
+        check_length(config, train_count)
+        validation = None
+        if config.validation_samples:
+            train, validation = _divided(train, config.validation_samples, manifest.plan.seed)
+        return TrialSplits(self, train[arm], train["clean"], test, validation)
 
 
 @dataclass(frozen=True)
@@ -134,12 +143,15 @@ class TrialSplits:
         train: train images under the trial's training arm (clean without `training`).
         clean_train: the same images without augmentation, with the teacher's embeddings.
         test: test images by arm: `clean`, and those test arms that the bank stores.
+        validation: the clean train images that are held out; None without `validation_samples`.
+            Nothing is fitted on them, and they are in neither `train` nor `clean_train`.
     """
 
     inputs: TrialInputs
     train: Split
     clean_train: Split
     test: dict[str, Split]
+    validation: Split | None = None
 
 
 def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) -> TrialInputs:
@@ -167,7 +179,7 @@ def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) ->
             f"classes: {config.classes}, but {config.dataset} in {bank} has {len(names)}; "
             f"choose at most {len(names)}"
         )
-    check_length(config, plan.dataset.counts["train"])
+    check_length(config, samples_left(config, plan.dataset.counts["train"]))
     index = plan.teacher_index(config.teacher)
     preprocess = plan.teachers[index].preprocess
     if config.input == "native":
@@ -275,6 +287,14 @@ def _of_classes(splits: dict[str, Split], classes: int) -> dict[str, Split]:
     chosen_N = np.flatnonzero(splits["clean"].labels_N < classes)
     whole = len(chosen_N) == len(splits["clean"].keys)
     return splits if whole else take(splits, chosen_N)
+
+
+def _divided(splits: dict[str, Split], count: int, seed: int) -> tuple[dict[str, Split], Split]:
+    """(the samples that are trained on, `count` clean ones that are held out), each in order."""
+    keys = splits["clean"].keys
+    held_M = held_out_rows(keys, count, seed)
+    left_N = np.setdiff1d(np.arange(len(keys)), held_M)
+    return take(splits, left_N), take({"clean": splits["clean"]}, held_M)["clean"]
 
 
 def fits_in_memory(needed: int, device: torch.device) -> bool:

@@ -42,6 +42,7 @@ from shards.support.memory import keep_freed_memory
 from shards.support.progress import Progress
 from shards.support.retry import patiently
 from trainers.canonical import load_config, make_config
+from trainers.config.lengths import samples_left
 from trainers.config.recipe import check_recipe
 from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES, check_engine, choose_device
@@ -458,7 +459,8 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
 
         run(report)
         return
-    train_samples = load_manifest(options.bank).plan.dataset.counts["train"]
+    stored_samples = load_manifest(options.bank).plan.dataset.counts["train"]
+    train_samples = samples_left(config, stored_samples)
     with Progress(f"trial {config.identity}", config.total_steps(train_samples)) as bar:
 
         def show(values: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shards.support.rng import hash64, key_id
 
 ORDER = 0x0D0E12  # the first word of every hash; another value would give another order
+HELD_OUT = 0x4E1D07  # likewise, of the draw of validation samples
 
 
 @functools.lru_cache(maxsize=16)
@@ -25,8 +26,23 @@ def keyed_order(keys: tuple[str, ...]) -> NDArray[np.int64]:
     the order is pseudo-random, the same for every arrangement of the samples in shards, and that of
     a subset is the order of the whole with the other samples left out. The array is read-only.
     """
-    ids_N = np.fromiter(map(key_id, keys), dtype=np.uint64, count=len(keys))
-    words = hash64(ORDER, ids_N).tolist()
-    order_N = np.array(sorted(range(len(keys)), key=lambda row: (words[row], keys[row])), np.int64)
+    order_N = _order_by_hash(keys, ORDER)
     order_N.setflags(write=False)
     return order_N
+
+
+def held_out_rows(keys: tuple[str, ...], count: int, seed: int) -> NDArray[np.int64]:
+    """The rows of `count` of N samples, drawn without replacement: int64 (count,), ascending.
+
+    They are the first in the order of hash64(HELD_OUT, seed, key_id(key)): a draw that depends on
+    the keys and the seed alone, and is independent of `keyed_order`. Those of a smaller count are
+    among those of a larger one.
+    """
+    return np.sort(_order_by_hash(keys, HELD_OUT, seed)[:count])
+
+
+def _order_by_hash(keys: tuple[str, ...], *words: int) -> NDArray[np.int64]:
+    """Rows sorted by hash64(*words, key_id(key)), and those of one hash by their keys."""
+    ids_N = np.fromiter(map(key_id, keys), dtype=np.uint64, count=len(keys))
+    hashes = hash64(*words, ids_N).tolist()
+    return np.array(sorted(range(len(keys)), key=lambda row: (hashes[row], keys[row])), np.int64)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweep.analysis.curves import observed
+
 RANK = "rank/effective"
 LAST = 0.2  # share of the training at whose end the rank must hold still
 MOVES = 0.02  # relative movement in it below which a rank counts as settled
@@ -16,17 +18,16 @@ MOVES = 0.02  # relative movement in it below which a rank counts as settled
 def movement(curves: pd.DataFrame, measure: str = RANK) -> float | None:
     """How far the mean curve over seeds moves in the last fifth of training, relative to its end.
 
-    curves: rows of (trial, step) of one group, see `Study.curves`. The mean is over the seeds that
+    curves: rows of (trial, step) of one group, see `Study.curves`; of the validation split where
+    the trials have one, see `sweep.analysis.curves`. The mean is over the seeds that
     were observed at a step, and only of steps at which all were. With v(t) that mean, interpolated
     linearly, and T the last step: max |v(t) - v(T)| / |v(T)| over t in [0.8 T, T]; 0 upwards, lower
     is better. None where nothing was observed before 0.8 T, so that the movement is unknown.
     """
-    if measure not in curves.columns:
-        return None
-    rows: Any = curves.dropna(subset=[measure])
+    rows: Any = curves.assign(value=observed(curves, measure)).dropna(subset=["value"])
     if rows.empty:
         return None
-    by_step = rows.groupby("step")[measure].agg(["mean", "count"]).sort_index()
+    by_step = rows.groupby("step")["value"].agg(["mean", "count"]).sort_index()
     whole = by_step[by_step["count"] == rows["trial"].nunique()]
     steps_T, values_T = whole.index.to_numpy(dtype=float), whole["mean"].to_numpy(dtype=float)
     if len(steps_T) < 2 or steps_T[0] > (1 - LAST) * steps_T[-1] or values_T[-1] == 0:

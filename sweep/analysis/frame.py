@@ -36,6 +36,7 @@ from sweep.journal.records import Run, newest_only, read_run, store_of, with_arr
 from sweep.journal.store_runs import is_store, read_store
 from trainers.canonical import trial_fields
 from trainers.config.recipe import RECIPE_FIELD, recipe_of
+from trainers.config.schema import NO_VALIDATION, VALIDATION
 from trainers.results.record import Embeddings, TrialResult
 
 SEED = "seed"
@@ -226,7 +227,8 @@ def _rows(run: Run) -> list[tuple[Row, TrialResult | None]]:
 
 
 def _config_row(config: Mapping[str, Any]) -> Row:
-    row = {RECIPE_FIELD: recipe_of(config)} | {name: _cell(v) for name, v in config.items()}
+    absent = {RECIPE_FIELD: recipe_of(config), VALIDATION: NO_VALIDATION}
+    row = absent | {name: _cell(v) for name, v in config.items()}
     return row | {"teacher.random_weights": has_random_weights(str(config.get("teacher")))}
 
 

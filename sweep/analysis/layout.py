@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweep.analysis.curves import observed
 from sweep.analysis.samples import Sample, sample_of
 from sweep.analysis.values import FINISHED
 
@@ -87,13 +88,14 @@ def at_matched(
     fit that all reached. A trial that never reaches it, or begins above it, is left out.
     """
     found: dict[str, float] = {}
-    rows: Any = curves.dropna(subset=[value, by]).sort_values("step")
+    both = {"value": observed(curves, value), "by": observed(curves, by)}
+    rows: Any = curves.assign(**both).dropna(subset=["value", "by"]).sort_values("step")
     by_trial = {str(trial): part for trial, part in rows.groupby("trial", sort=False)}
     if not by_trial:
         return found
-    goal = min(float(part[by].max()) for part in by_trial.values()) if level is None else level
+    goal = min(float(part["by"].max()) for part in by_trial.values()) if level is None else level
     for trial, part in by_trial.items():
-        fit_T, value_T = part[by].to_numpy(dtype=float), part[value].to_numpy(dtype=float)
+        fit_T, value_T = part["by"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
         reached = np.flatnonzero(fit_T >= goal)
         if len(reached) == 0 or (reached[0] == 0 and fit_T[0] > goal):
             continue

@@ -57,10 +57,12 @@ def serves(config: TrialConfig, manifest: Manifest, location: str) -> bool:
 def _figures_serve(config: TrialConfig) -> bool:
     """Whether the teacher's figures can take the place of its embeddings.
 
-    They are of all classes and all dimensions, so a trial on some classes needs embeddings, and
-    so does `teacher_pca`, which is made of the teacher's own dimensions.
+    They are of all classes and all dimensions, with classifiers fitted on all train images. So a
+    trial on some classes needs embeddings, and so do one that holds images out and `teacher_pca`,
+    which is made of the teacher's own dimensions.
     """
-    return config.classes is None and not has_no_network(config.student)
+    whole = config.classes is None and not config.validation_samples
+    return whole and not has_no_network(config.student)
 
 
 def plan_banks(

@@ -7,7 +7,7 @@ import functools
 from shards.building.estimate import size_of
 from shards.datasets import open_dataset
 from shards.teachers import embedding_dim, input_size
-from trainers.config.lengths import check_length
+from trainers.config.lengths import check_length, samples_left
 from trainers.config.schema import TrialConfig
 from trainers.students import StudentSummary
 from trainers.students import describe as describe_student
@@ -36,17 +36,18 @@ def student_of(config: TrialConfig) -> StudentSummary:
 
 
 def train_samples(config: TrialConfig) -> int:
-    """Number of images that a trial learns from.
+    """Number of images that a trial learns from, without those held out for validation.
 
     With `classes`, the data set's classes are taken to be of equal size.
 
-    Raises: ValueError with both numbers where `classes` is more than the data set has.
+    Raises: ValueError with both numbers where `classes` is more than the data set has, or all
+        images are held out.
     """
     size = size_of(config)
     classes = size.classes if config.classes is None else config.classes
     if classes > size.classes:
         raise ValueError(f"classes: {classes}; {config.dataset} has {size.classes}")
-    return size.train * classes // size.classes
+    return samples_left(config, size.train * classes // size.classes)
 
 
 def check_lengths(trials: list[TrialConfig]) -> None:
@@ -59,6 +60,7 @@ def check_lengths(trials: list[TrialConfig]) -> None:
         key = (
             config.dataset, config.image_size, config.train_samples, config.test_samples,
             config.classes, config.epochs, config.duration, config.batch_size,
+            config.validation_samples,
         )  # fmt: skip
         if key not in checked:
             checked.add(key)
@@ -76,7 +78,7 @@ def _counted_train_samples(config: TrialConfig) -> int:
     data = open_dataset(
         config.dataset, config.image_size, config.train_samples, config.test_samples
     )
-    return int((data.labels("train") < config.classes).sum())
+    return samples_left(config, int((data.labels("train") < config.classes).sum()))
 
 
 def planned_steps(config: TrialConfig) -> int:

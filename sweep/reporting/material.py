@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from sweep.analysis.curves import observed
 from sweep.reporting.groups import Compared, Group, Setting, natural
 from sweep.reporting.stat import Frame
 
@@ -33,10 +34,11 @@ class Material:
 
     def curve_of(self, trial: str, name: str) -> np.ndarray:
         """(points, 2): epoch and value of one curve of a trial, without gaps."""
-        if name not in self.curves or trial not in self._by_trial:
+        if trial not in self._by_trial:
             return np.empty((0, 2))
-        rows = self._by_trial[trial][["epoch", name]].dropna()
-        return rows.to_numpy(dtype=float).reshape(-1, 2)
+        rows = self._by_trial[trial]
+        both = pd.DataFrame({"epoch": rows["epoch"], "value": observed(rows, name)}).dropna()
+        return both.to_numpy(dtype=float).reshape(-1, 2)
 
     @cached_property
     def _by_trial(self) -> dict[str, Frame]:

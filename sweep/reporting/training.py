@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sweep.analysis.curves import VALIDATION, images_of
 from sweep.reporting.by_size import sentence, titled
 from sweep.reporting.drawing import TEACHER, Draw, Figure, Panel
 from sweep.reporting.groups import Compared, Setting
@@ -38,8 +39,9 @@ def rank_by_epoch(material: Material) -> Figure | None:
     if not panels:
         return None
     caption = (
-        "Measured during training on a fixed subset of clean test images (fewer than the whole "
-        "test set, so these ranks are lower than the final ones and not comparable with them); "
+        f"Measured during training on a fixed subset of {images_of(material.curves)} (fewer than "
+        "the whole test set, so these ranks are lower than the final ones and not comparable with "
+        "them); "
         "dashed: the teacher on the same images. A rank that falls while the cosine rises is lost "
         "in training; where both still rise at the end, the student has not converged; where both "
         "level off below the teacher, this is what the student can do."
@@ -63,7 +65,8 @@ def _mean_lines(compared: Compared, setting: Setting, name: str, curves: list) -
             panel.axis.plot(*curve.T, lw=2, ms=6, mec="#fffffe", markevery=every, **look)
             for epoch, value in curve[:: max(1, len(curve) // 24)]:
                 panel.tooltip(epoch, value, f"{group.label}, epoch {epoch:g}: {value:.4g}", look)
-        own = setting.teacher.get(f"teacher/curve/{name}")
+        names = (f"teacher/curve/{VALIDATION}{name}", f"teacher/curve/{name}")
+        own = next((setting.teacher[n] for n in names if n in setting.teacher), None)
         if own and name == RANK:
             panel.rule(own.mean, f"teacher {own.mean:.4g}", TEACHER)
         panel.axis.set_xlabel("epoch")

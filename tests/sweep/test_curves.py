@@ -80,6 +80,20 @@ def test_the_figure_says_where_mean_ranks_began_peaked_and_ended(tmp_path: Path)
     assert rank_by_epoch(material_of(load(tmp_path / "none"))) is None
 
 
+def test_curves_of_validation_images_are_drawn_with_their_teacher_and_named(tmp_path: Path) -> None:
+    held = record(0)
+    for row in held["observations"]["rows"]:
+        row["values"] = {f"validation/{name}": v for name, v in row["values"].items()}
+    held["observations"]["teacher"] = {"validation/rank/effective": 20.0}
+    held["config"]["validation_samples"] = 40
+    journal(tmp_path, held)
+    figure = rank_by_epoch(material_of(load(tmp_path)))
+    assert figure is not None
+    assert "width:1 9.0, at most 9.0, then 5.0" in figure.alt
+    assert "clean validation images" in figure.caption
+    assert "teacher 20" in write_page(tmp_path).read_text()
+
+
 def test_the_report_has_it(tmp_path: Path) -> None:
     journal(tmp_path, record(0), record(1))
     page = write_page(tmp_path).read_text()

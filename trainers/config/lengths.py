@@ -1,8 +1,22 @@
-"""Whether a trial's length and batch size make any optimiser step on so many samples."""
+"""How many samples a trial trains on, and whether its length and batch size make any step."""
 
 from __future__ import annotations
 
 from trainers.config.schema import TrialConfig
+
+
+def samples_left(config: TrialConfig, samples: int) -> int:
+    """How many of `samples` train samples are trained on: those not held out for validation.
+
+    Raises: ValueError with both numbers where none are left.
+    """
+    left = samples - config.validation_samples
+    if left < 1:
+        raise ValueError(
+            f"validation_samples: {config.validation_samples} of {samples} train samples leaves "
+            f"none to train on; choose fewer than {samples}"
+        )
+    return left
 
 
 def check_length(config: TrialConfig, train_samples: int) -> None:
@@ -15,8 +29,8 @@ def check_length(config: TrialConfig, train_samples: int) -> None:
     """
     if train_samples < config.batch_size:
         raise ValueError(
-            f"batch_size: {config.batch_size} is more than the {train_samples} train samples; "
-            f"choose at most {train_samples}"
+            f"batch_size: {config.batch_size} is more than the {train_samples} train samples"
+            f"{_held_out(config)}; choose at most {train_samples}"
         )
     if not config.trains or config.total_steps(train_samples) > 0:
         return
@@ -27,3 +41,8 @@ def check_length(config: TrialConfig, train_samples: int) -> None:
         f"the {train_samples} train samples; choose at least `{least}`, or `epochs: 0` for an "
         "untrained student"
     )
+
+
+def _held_out(config: TrialConfig) -> str:
+    held = config.validation_samples
+    return f" that validation_samples: {held} leaves" if held else ""

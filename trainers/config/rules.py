@@ -30,6 +30,7 @@ TRAINING = (
 NETWORK = ("seed", "input", "channels_last", "curve_every")
 MOMENTUM = ("sgd", "muon")  # the optimisers that have a momentum
 LEAST_MICRO_BATCH = 2  # BatchNorm needs two samples
+LEAST_VALIDATION = 2  # a covariance needs two samples
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ def check(fields: Fields, facts: Facts) -> None:
     """
     if trains(fields, facts):
         _check_objective(fields, facts)
+    if 0 < fields["validation_samples"] < LEAST_VALIDATION:
+        raise ValueError(
+            f"validation_samples: a rank of {fields['validation_samples']} image is undefined; "
+            f"choose 0, or at least {LEAST_VALIDATION}"
+        )
     if fields["cuda_graphs"] and fields["engine"] != "single":
         raise ValueError(f"cuda_graphs: true with engine `{fields['engine']}`; choose `single`")
     if fields["optimizer"] == "muon" and fields["engine"] == "deepspeed" and fields["zero_stage"]:

@@ -20,6 +20,8 @@ from trainers.config.types import DataSeed, Flag, Integer, Number, Text, without
 
 # Expected facts about the teacher: they are compared with the bank and change no result.
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size", "teacher_precision")
+# Written only where there are such samples, so that other trials have the identities they had.
+VALIDATION, NO_VALIDATION = "validation_samples", 0
 # Fields that are no part of the identity because `elastic` lets them change when a trial resumes.
 UNNAMED: dict[str, set[str]] = {"off": set(), "order": {"ranks"}, "exact": {"ranks", "engine"}}
 
@@ -32,6 +34,8 @@ class TrialConfig(StrictModel):
     image_size: Integer | None = Field(default=None, ge=1, le=4096)
     train_samples: Integer | None = Field(default=None, ge=1)
     test_samples: Integer | None = Field(default=None, ge=1)
+    # So many of the train samples are held out: curves are measured on them. 0: none are.
+    validation_samples: Integer = Field(default=0, ge=0)
     teacher: Text
     arm: Text = "clean"
     views: Integer = Field(default=1, ge=1, le=4096)
@@ -125,9 +129,11 @@ class TrialConfig(StrictModel):
         flat: dict[str, Any] = {}
         for name, value in handler(self).items():
             flat |= value if name == "objective_fields" else {name: value}
-        # A result written before this field existed has the same JSON as one that does not set it.
+        # A result written before these fields existed has the same JSON as one without them.
         if flat.get("teacher_precision", "") is None:
             del flat["teacher_precision"]
+        if flat.get(VALIDATION, "") == NO_VALIDATION:
+            del flat[VALIDATION]
         if flat.get(RECIPE_FIELD) == FIRST:
             del flat[RECIPE_FIELD]
         return flat

@@ -67,6 +67,8 @@ def measure_teacher(splits: TrialSplits, root: str) -> dict[str, Measured]:
         dict(inputs.teacher_figures),
         config.threads,
         config.classes,
+        # Appended only where there are some, so that files of other trials are still found.
+        *([config.validation_samples] if config.validation_samples else []),
     ]
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     file = storage.join(root, "teacher", f"{name}.json")

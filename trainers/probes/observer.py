@@ -4,13 +4,17 @@ They show how the geometry develops. A final low rank can be a collapse or an un
 rank against step, beside the cosine to the teacher, tells the two apart. An `Observer` is called
 with (step, model) and returns one row:
 
-    rank/effective       exp H(lambda / sum lambda) of the centred test embeddings, [1, D]
+    rank/effective       exp H(lambda / sum lambda) of the centred embeddings, [1, D]
     rank/participation   tr(C)^2 / tr(C^2), [1, D]
     cosine_to_teacher    mean cosine to the teacher's embeddings, [-1, 1]; where it has a meaning
     spectrum/K           share of the variance in the first K = 1, 2, 4, ... components, [0, 1]
     alignment            mean |x_i - y_i|^2 to the teacher's embeddings y, [0, 4]; likewise
     uniformity           log mean exp(-2 |x_i - x_j|^2) over distinct pairs, [-8, 0]
     ridge/accuracy       of a ridge classifier fitted on the train subset, [0, 1]
+
+The rows are of the test split; of a trial with `validation_samples`, of the validation split, and
+their names begin with `validation/`. Whatever is decided during training, such as stopping early,
+is then decided without the test images.
 
 The subset is the first `curve_samples` clean images of each split in keyed order
 (`shards.bank.order`), so it is the same for every student. A rank depends on the number of images:
@@ -47,6 +51,7 @@ from trainers.probes.teacher_space import learns_teacher_space
 from trainers.training.data import Data
 from trainers.training.wrappers import unwrap_student
 
+VALIDATION = "validation/"  # how names of values of the validation split begin
 Row = dict[str, float]
 
 
@@ -112,12 +117,14 @@ class Observer:
         inputs, config = splits.inputs, splits.inputs.config
         self.threads, self._aligned = config.threads, learns_teacher_space(config)
         clean = make_arm("clean")
-        self._train, self._test = (
-            _subset(split, config.curve_samples)
-            for split in (splits.clean_train, splits.test["clean"])
+        measured = splits.test["clean"] if splits.validation is None else splits.validation
+        self._prefix = "" if splits.validation is None else VALIDATION
+        self._train, self._measured = (
+            _subset(split, config.curve_samples) for split in (splits.clean_train, measured)
         )
-        self._data = [Data(s, clean, inputs.preprocess, device) for s in (self._train, self._test)]
-        self._teacher = [unit(s.embedding_NVD[:, 0]) for s in (self._train, self._test)]
+        both = (self._train, self._measured)
+        self._data = [Data(s, clean, inputs.preprocess, device) for s in both]
+        self._teacher = [unit(s.embedding_NVD[:, 0]) for s in both]
 
     def __call__(self, step: int, model: nn.Module) -> Row:
         with temporarily_in_eval(model):
@@ -128,23 +135,23 @@ class Observer:
         """The same measures of the teacher's embeddings of the same images."""
         return self._row(*self._teacher)
 
-    def _row(self, train_ND: Floats, test_ND: Floats) -> Row:
+    def _row(self, train_ND: Floats, other_ND: Floats) -> Row:
         with threadpool_limits(self.threads):
-            labels = self._train.labels_N, self._test.labels_N
-            values_D = centred_eigenvalues(test_ND)
+            labels = self._train.labels_N, self._measured.labels_N
+            values_D = centred_eigenvalues(other_ND)
             shares_D = np.cumsum(values_D) / (values_D.sum() or np.nan)
             row = {
                 "rank/effective": rank_from_eigenvalues(values_D),
                 "rank/participation": participation_ratio(values_D),
                 **{f"spectrum/{k}": float(shares_D[k - 1]) for k in dims(len(shares_D))},
-                "uniformity": uniformity(test_ND),
-                "ridge/accuracy": ridge_accuracy(train_ND, labels[0], test_ND, labels[1]),
+                "uniformity": uniformity(other_ND),
+                "ridge/accuracy": ridge_accuracy(train_ND, labels[0], other_ND, labels[1]),
             }
             if self._aligned:
-                cosine_N = (test_ND.astype(np.float64) * self._teacher[1]).sum(axis=1)
+                cosine_N = (other_ND.astype(np.float64) * self._teacher[1]).sum(axis=1)
                 row["cosine_to_teacher"] = float(cosine_N.mean())
-                row["alignment"] = alignment(test_ND, self._teacher[1])
-        return {name: value for name, value in row.items() if np.isfinite(value)}
+                row["alignment"] = alignment(other_ND, self._teacher[1])
+        return {self._prefix + name: v for name, v in row.items() if np.isfinite(v)}
 
 
 def _subset(split: Split, samples: int) -> Split:

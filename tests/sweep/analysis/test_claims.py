@@ -254,5 +254,7 @@ def test_a_gated_claim_needs_a_rank_that_has_settled() -> None:
     moving = verdict(text, frame(), curves(0.03))
     assert (moving.verdict, moving.seeds_needed) == ("not converged", None)
     assert "moves by 2.9%" in moving.reason
+    held = curves(0.03).rename(columns={"rank/effective": "validation/rank/effective"})
+    assert verdict(text, frame(), held).reason == moving.reason
     for unseen in (None, curves(0.0, first_step=90)):
         assert "set curve_every" in verdict(text, frame(), unseen).reason

@@ -70,6 +70,11 @@ def test_ranks_are_compared_where_the_fit_is_the_same() -> None:
     assert at_matched(curves) == pytest.approx({"a": 6.0, "b": 8.0})
     assert at_matched(curves, level=0.3) == pytest.approx({"a": 3.4, "b": 5.0})
     assert at_matched(curves, level=0.65) == pytest.approx({"a": 6.5})
+    measures = ["cosine_to_teacher", "rank/effective"]
+    held = curves.rename(columns={name: f"validation/{name}" for name in measures})
+    assert at_matched(held) == at_matched(curves)
+    both = [held[held["trial"] == "a"], curves[curves["trial"] == "b"]]
+    assert at_matched(pd.concat(both)) == at_matched(curves)
 
 
 # ---- images ----

@@ -36,7 +36,7 @@ def test_a_row_holds_the_measures_of_the_chosen_images(watching):
     student = build_student("width:1", 512, 32, 0)
     row = observer(7, student)
     assert set(row) == NAMES
-    test = observer._test
+    test = observer._measured
     assert len(test.keys) == 40
     keys = splits.test["clean"].keys
     assert list(test.keys) == [keys[row] for row in keyed(keys)][:40]
@@ -69,7 +69,7 @@ def test_the_images_are_the_same_for_every_seed(watching, bank, make):
     assert other._train.keys == observer._train.keys
     longer = resolve(make(**CURVE | {"curve_samples": 10_000}), bank)
     more = Observer(longer.load(CPU), CPU)
-    assert (len(more._train.keys), len(more._test.keys)) == (200, 60)
+    assert (len(more._train.keys), len(more._measured.keys)) == (200, 60)
 
 
 class Dropping(nn.Module):
