@@ -80,7 +80,10 @@ def _add_what_to_run(what: argparse._ArgumentGroup) -> None:
 
 def _add_where_results_go(where: argparse._ArgumentGroup) -> None:
     where.add_argument(
-        "--out", metavar="DIR", help="folder of journal and report (default: runs/NAME of the grid)"
+        "--out",
+        metavar="DIR-OR-URL",
+        help="folder of journal and report (default: runs/NAME of the grid); a URL such as "
+        "s3://BUCKET/NAME is the --store, and the folder is runs/NAME then",
     )
     where.add_argument(
         "--add",

@@ -20,11 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
 from sweep.reporting.drawing import FORMATS
@@ -40,7 +40,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", help="the folder of a run, with its journal.jsonl"
     )
-    parser.add_argument("--out", metavar="FILE", help="where to write (default: RUN/report.html)")
+    parser.add_argument(
+        "--out", metavar="FILE-OR-URL", help="where to write (default: RUN/report.html)"
+    )
     parser.add_argument(
         "--by",
         metavar="FIELD",
@@ -110,7 +112,8 @@ def _write(options: argparse.Namespace, study: Study, judged: list[Judged]) -> N
             lambda done, total: bar.update(done / total),
         )
     if options.figures:
-        files = save_figures(material_of(study, options.by), Path(options.figures), options.format)
+        folder = storage.local_only("--figures", options.figures)
+        files = save_figures(material_of(study, options.by), folder, options.format)
         print(f"{len(files)} figures: {options.figures}", file=sys.stderr)
     print(path)
 

@@ -117,10 +117,7 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
     if options.join and not options.store:
         raise ValueError("--join: give the --store of the other sweep, and an --out of its own")
     grid = override(load_grid(options.grid), options.settings, options.seeds)
-    folder = Path(options.out or f"runs/{grid.name}")
-    store = options.store or str(folder)
-    if storage.is_local(store):  # workers have other working directories
-        store = str(storage.local_path(store).resolve())
+    folder, store = _places(grid.name, options.out, options.store)
     check_grid(folder, grid, options.add)
     if options.dry_run:
         trials, chosen, _ = _trials(grid, options)
@@ -143,6 +140,29 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
         for trial, where in outcome.stopped.items():
             print(f"stopped: trial {trial}: {where}", file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+def _places(name: str, out: str | None, store: str | None) -> tuple[Path, str]:
+    """The folder of journal and report on this machine, and the store's path or URL.
+
+    Where `out` is a URL it is the store, and the folder is runs/ and the URL's last name.
+    Raises: ValueError for a URL that cannot be used, or beside another store.
+    """
+    if out and not storage.is_local(out):
+        if store:
+            raise ValueError(
+                f"--out {without_password(out)}: a URL beside --store; give the URL as --store, "
+                "and as --out a folder of this machine"
+            )
+        bucket, *names = out.rstrip("/").partition("://")[2].split("/")
+        if not bucket:
+            raise ValueError(f"--out {out}: no bucket; expected s3://BUCKET/NAME")
+        return Path("runs", [bucket, *names][-1]), out.rstrip("/")
+    folder = storage.local_path(out) if out else Path("runs", name)
+    store = store or str(folder)
+    if storage.is_local(store):  # workers have other working directories
+        store = str(storage.local_path(store).resolve())
+    return folder, store
 
 
 def _trials(
@@ -286,7 +306,7 @@ def _show_results(folder: Path, as_json: bool) -> Path | None:
     if not study.results:
         return None
     judged = judge(folder, study)
-    report = write_report([folder], study, judged)
+    report = Path(write_report([folder], study, judged))
     if as_json:
         print(json.dumps([*as_plain(study), *as_rows(judged)]))
     else:

@@ -62,7 +62,8 @@ def main(argv: list[str]) -> int:
         store, sweep = find_sweep(options.run, options.sweep)
     # Without a sweep: a folder of an earlier version, whose journal is all there is.
     name = sweep.name if sweep else Path(options.run).resolve().name
-    folder = Path(options.out) if options.out else local or Path("runs") / name
+    out = storage.local_only("--out", options.out) if options.out else None
+    folder = out or local or Path("runs") / name
     uri = options.tracking_uri or default_uri(folder)
     with exclusive(str(folder), "sweep"):
         if sweep:

@@ -57,6 +57,13 @@ def local_path(location: str) -> Path:
     return Path(location.removeprefix("file://"))
 
 
+def local_only(option: str, location: str) -> Path:
+    """The Path that `option` gives. Raises: ValueError for a URL, naming the option."""
+    if not is_local(location):
+        raise ValueError(f"{option} {without_password(location)}: a URL; expected a path")
+    return local_path(location)
+
+
 def join(location: str, *parts: str) -> str:
     """`location` and the names below it, with single slashes."""
     return "/".join([location.rstrip("/"), *parts])

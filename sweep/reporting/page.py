@@ -46,22 +46,22 @@ def write_report(
     out: str | Path | None = None,
     by: str | None = None,
     on_figures: OnFigures = lambda done, total: None,
-) -> Path:
-    """Write the report of one or several runs and return its path; equal results, equal bytes.
+) -> str:
+    """Write the report of one or several runs; returns where. Equal results give equal bytes.
 
-    study, judged: what was read of the runs, and the verdicts on their claims. out: the file
-    (default: report.html in the first run). by: the field that colours stand for.
+    study, judged: what was read of the runs, and the verdicts on their claims. out: path or URL of
+    the file (default: report.html in the first run). by: the field that colours stand for.
     Raises: ValueError where `by` does not vary, or for a first run without a folder and no `out`;
     OSError where the file cannot be written.
     """
     folder = _folder(runs[0])
     if not out and not folder:
         raise ValueError(f"{runs[0]}: not a folder, so the report needs a place: --out FILE")
-    target = Path(out or f"{folder}/{NAME}")
+    target = str(out or f"{folder}/{NAME}")
     title = " + ".join(Path(folder).resolve().name for folder in runs)
     verdicts = [verdict for family in judged for verdict in family.verdicts]
     html = render(study, title, by, verdicts, _plan(runs), on_figures)
-    storage.write(str(target), html.encode())
+    storage.write(target, html.encode())
     return target
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import distilsweep
 import sweep.run
+from shards.support import storage
 from sweep.analysis import frame
 from sweep.options import parse_arguments
 
@@ -75,3 +76,41 @@ def test_a_command_may_replace_its_process(
         main()
     assert ended.value.code == 0
     assert calls[0]["owns_process"]
+
+
+@pytest.mark.parametrize(
+    ("out", "store", "folder", "found"),
+    [
+        (None, None, "runs/mine", None),
+        ("runs/x", None, "runs/x", None),
+        ("runs/x", "s3://bucket/y", "runs/x", "s3://bucket/y"),
+        ("s3://bucket/a/x/", None, "runs/x", "s3://bucket/a/x"),
+        ("s3://bucket", None, "runs/bucket", "s3://bucket"),
+    ],
+)
+def test_a_url_as_out_is_the_store(
+    out: str | None, store: str | None, folder: str, found: str | None
+) -> None:
+    here = str(Path(folder).resolve())
+    assert sweep.run._places("mine", out, store) == (Path(folder), found or here)
+
+
+@pytest.mark.parametrize(
+    ("out", "store", "line"),
+    [
+        ("s3://bucket/x", "runs/x", "a URL beside --store"),
+        ("s3://me:secret@bucket/x", "runs/x", r"s3://me:\*\*\*@bucket/x: a URL beside"),
+        ("s3://", None, "--out s3://: no bucket"),
+        ("ftp://host/x", None, "scheme `ftp:` is refused"),
+    ],
+)
+def test_a_wrong_out_is_refused(out: str, store: str | None, line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        sweep.run._places("mine", out, store)
+
+
+@pytest.mark.parametrize("option", ["--figures", "--out"])
+def test_a_url_where_only_a_folder_works_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f"^{option} s3://b/x: a URL; expected a path"):
+        storage.local_only(option, "s3://b/x")
+    assert storage.local_only(option, "file:///a/b") == Path("/a/b")

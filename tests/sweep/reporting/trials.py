@@ -69,7 +69,7 @@ def write_page(run: Path, *others: Path, out: Path | None = None, by: str | None
     """The report of these runs, as `python -m sweep.report` writes it."""
     runs = [run, *others]
     study = read_study(runs)
-    return write_report(runs, study, judge_all(runs, study=study), out, by)
+    return Path(write_report(runs, study, judge_all(runs, study=study), out, by))
 
 
 class Page(HTMLParser):
