@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from shards.bank.manifest import Manifest, Packed, Plan
 from shards.building.build import build
+from shards.building.cluster_resources import most
 from shards.building.embed import Embedder
 from shards.building.executor import Columns, CorruptedView, OnImages, Task
 from shards.building.ray_start import check_address, end_processes, keep_logs, prepare_local
@@ -175,7 +176,8 @@ class Worker:
 class RayExecutor:
     """The executor that computes on the connected Ray cluster.
 
-    workers: number of copies of the teachers; None for as many as the cluster has GPUs or cores.
+    workers: number of copies of the teachers; None for as many as the cluster has, or can start,
+        GPUs or cores.
     """
 
     def __init__(
@@ -229,10 +231,8 @@ class RayExecutor:
 
     def _spread(self, tasks: list[Any], method: str) -> Iterator[tuple[Any, Any]]:
         """Distribute calls of `method` over the workers; yields (task, result) as they complete."""
-        # The resources are counted after the first worker has started, because an autoscaling
-        # cluster may have no GPU before.
         unit = "GPU" if self._gpu else "CPU"
-        workers = self._workers or max(1, int(ray.cluster_resources().get(unit, 0)))
+        workers = self._workers or max(1, int(most(unit)))
         others = [self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)]
         waiting, left = deque(tasks), len(tasks)
         # A worker gets tasks only after it has answered a first call (task None): one that Ray
@@ -294,11 +294,11 @@ def build_on_connected_ray(
 ) -> Manifest:
     """Build a bank on the Ray cluster that this process is connected to.
 
-    workers: number of copies of the teachers; None for as many as fit. device: None for cuda if the
-    cluster has a GPU now; a cluster that starts GPU nodes on demand needs `device="cuda"`.
+    workers: number of copies of the teachers; None for as many as fit on the nodes that are up or
+    can be started. device: None for cuda if the cluster has a GPU, or can start a node with one.
     Raises: as `build`.
     """
-    device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) else "cpu")
+    device = device or ("cuda" if most("GPU") else "cpu")
 
     def make_executor(
         request: Request, device: str, precisions: dict[str, Precision]

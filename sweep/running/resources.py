@@ -22,7 +22,7 @@ class Resources:
         address: of a running Ray cluster; None starts one on this machine.
         cpus: CPU cores of this machine to use; None means all. Not used with `address`.
         gpus_per_trial: GPUs of each rank of a trial, below 1 to share one between trials; None
-            means 1 where there are GPUs and 0 elsewhere.
+            means 1 where the cluster has GPUs, or can start nodes with them, and 0 elsewhere.
         concurrent: at most so many trials at a time; None means as many as there is room for.
         needs: {trial identity: what the grid says about its resources}, see `sweep.planning.grid`.
         reading: how trials read their bank: `auto`, `resident` or `streaming`. Results are equal.

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray._private.state import state
 from ray.tune.schedulers import FIFOScheduler
 
 from shards.building import ray_workers
+from shards.building.cluster_resources import most
 from shards.support import storage
 from sweep.running import channel
 from sweep.running.events import Events, OnEvent, TuneCallback
@@ -70,10 +70,10 @@ def connected(resources: Resources, folder: Path) -> Iterator[None]:
 
 
 def gpus_for(resources: Resources) -> float:
-    """GPUs of each rank: `gpus_per_trial` if given, else 1 where the cluster has any."""
+    """GPUs of each rank: `gpus_per_trial` if given, else 1 where the cluster can have any."""
     if resources.gpus_per_trial is not None:
         return resources.gpus_per_trial
-    return float(ray.cluster_resources().get("GPU", 0.0) > 0)
+    return float(most("GPU") > 0)
 
 
 def document_of(
