@@ -67,14 +67,17 @@ def test_what_the_autoscaler_may_start_counts(autoscaler: Any, limit: int, gpus:
 
 
 def test_what_a_cluster_reports_counts() -> None:
-    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+    from ray._private.worker import global_worker
+    from ray.core.generated import autoscaler_pb2
 
-    group = NodeGroupConfig(resources={"CPU": 8, "GPU": 2}, max_count=5, name="workers")
-    client = ray._private.worker.global_worker.gcs_client
-    config = ClusterConfig(node_group_configs=[group])
+    messages: Any = autoscaler_pb2  # generated: its classes are made when it is imported
+    group = messages.NodeGroupConfig(resources={"CPU": 8, "GPU": 2}, max_count=5, name="workers")
+    worker: Any = global_worker
+    client = worker.gcs_client
+    config = messages.ClusterConfig(node_group_configs=[group])
     client.report_cluster_config(config.SerializeToString())
     try:
         assert (most("CPU"), most("GPU")) == (40, 10)
     finally:
-        client.report_cluster_config(ClusterConfig().SerializeToString())
+        client.report_cluster_config(messages.ClusterConfig().SerializeToString())
     assert most("GPU") == 0
