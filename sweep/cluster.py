@@ -1,12 +1,15 @@
-"""Check a cluster file before `ray up` bills anything.
+"""Check a cluster file before `ray up` bills anything, and end workers that have lost their head.
 
     python -m sweep.cluster check                          # cluster.yaml in this folder
     python -m sweep.cluster check --ready                  # also: is everything filled in?
     python -m sweep.cluster check clusters/mine.yaml
+    python -m sweep.cluster watch 10.0.0.5:6379 --minutes 10 -- sudo shutdown -h now
 
 `ray up` has no dry run: a misspelt parameter, a missing file or GPUs billed on demand are found
-when machines already run. This command finds them beforehand. It reads the file and nothing else:
-it needs no account and no network. Exit status 1 where something is wrong, each named in one line.
+when machines already run. `check` finds them beforehand. It reads the file and nothing else: it
+needs no account and no network. Exit status 1 where something is wrong, each named in one line.
+
+`watch` runs on every worker, where cluster.yaml starts it. It returns the status of its command.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ from pathlib import Path
 
 from shards.support.command import command, make_parser
 from sweep.clusters.rules import TOKEN, check, not_ready
+from sweep.clusters.watchdog import watch
 
 
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("sweep.cluster", __doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|watch")
     checking = actions.add_parser("check", help="name what is wrong in a cluster file")
     checking.add_argument("file", nargs="?", default="cluster.yaml", help="default: cluster.yaml")
     checking.add_argument(
@@ -28,15 +32,30 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="also name the values still to fill in, and a missing authentication token",
     )
+    watching = actions.add_parser("watch", help="run a command once the head is gone")
+    watching.add_argument("head", metavar="HOST:PORT", help="of the head's control store")
+    watching.add_argument(
+        "--minutes",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="how long nothing may answer there (default: %(default)g)",
+    )
+    watching.add_argument("command", nargs="+", help="what to run then, after --")
     options = parser.parse_args(argv)
+    if options.action == "watch":
+        return watch(options.head, options.minutes, options.command)
+    return _check(Path(options.file), options.ready)
 
-    path = Path(options.file)
+
+def _check(path: Path, ready: bool) -> int:
+    """Print what is wrong in a cluster file; 1 where something is. Raises: ValueError; OSError."""
     text = path.read_text()
     try:
         problems = [f"{rule}: {message}" for rule, message in check(text, path.resolve().parent)]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if options.ready:
+    if ready:
         problems += [f"not ready: {line}" for line in not_ready(text, Path(TOKEN).expanduser())]
     for problem in problems:
         print(f"{path}: {problem}")

@@ -103,12 +103,52 @@ def node_config_keys(file: ClusterFile) -> Iterator[str]:
 
 
 def spot(file: ClusterFile) -> Iterator[str]:
+    """Workers are spot machines; on-demand ones come only where a launch of those has failed."""
     if "InstanceMarketOptions" in file.head["node_config"]:
         yield "the head has InstanceMarketOptions: losing it loses the scheduler; remove them"
+    markets = {
+        name: (node["node_config"].get("InstanceMarketOptions") or {}).get("MarketType")
+        for name, node in file.workers.items()
+    }
+    spot = [node for name, node in file.workers.items() if markets[name] == "spot"]
+    lowest = min((node.get("priority", 0) for node in spot), default=0)
     for name, node in file.workers.items():
-        market = node["node_config"].get("InstanceMarketOptions") or {}
-        if market.get("MarketType") != "spot":
+        if markets[name] not in ("spot", None):
+            yield f"{name}: InstanceMarketOptions.MarketType: {markets[name]}; expected spot"
+        elif markets[name] is None and not spot:
             yield f"{name} is billed on demand: InstanceMarketOptions.MarketType must be spot"
+        elif markets[name] is None and node.get("priority", 0) >= lowest:
+            yield (
+                f"{name} is billed on demand: its priority must be below that of every spot type, "
+                f"{lowest}, so that it comes only where those cannot be had"
+            )
+        elif all(node.get("resources") != other.get("resources") for other in spot):
+            yield f"{name}: resources of no spot type; it could not stand in for one"
+
+
+def shutdown(file: ClusterFile) -> Iterator[str]:
+    """Workers without a head shut themselves down, and are not billed after that."""
+    for name, node in file.workers.items():
+        if node["node_config"].get("InstanceInitiatedShutdownBehavior") != "terminate":
+            yield f"{name}: InstanceInitiatedShutdownBehavior must be terminate: disks are billed"
+    lines = file.config.get("worker_start_ray_commands", [])
+    if not any(
+        "sweep.cluster watch $RAY_HEAD_IP:" in line and "shutdown" in line for line in lines
+    ):
+        yield "worker_start_ray_commands: start `sweep.cluster watch $RAY_HEAD_IP:PORT` in them"
+
+
+def sees_gpu(file: ClusterFile) -> Iterator[str]:
+    commands = [*file.setup_commands]
+    if not any("torch.cuda.is_available()" in line for line in commands):
+        yield "the set-up does not check torch.cuda.is_available(): trials would train on the CPU"
+
+
+def tags(file: ClusterFile) -> Iterator[str]:
+    for name, node in file.node_configs.items():
+        tagged = {entry.get("ResourceType") for entry in node.get("TagSpecifications", [])}
+        if not {"instance", "volume"} <= tagged:
+            yield f"{name}: TagSpecifications must tag instance and volume; found {sorted(tagged)}"
 
 
 def image(file: ClusterFile) -> Iterator[str]:
@@ -278,7 +318,18 @@ def secrets(file: ClusterFile) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(node_config_keys, spot, image, ssh_user, ssh_rule, everywhere, file_mounts),
+    *(
+        node_config_keys,
+        spot,
+        shutdown,
+        sees_gpu,
+        tags,
+        image,
+        ssh_user,
+        ssh_rule,
+        everywhere,
+        file_mounts,
+    ),
     *(head_runs_no_trial, workers, zones, no_stopped_nodes, idle_timeout, token, telemetry),
     *(loopback, starts, pinned, isolation, secrets),
 )

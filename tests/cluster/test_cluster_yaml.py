@@ -23,6 +23,7 @@ HEAD, WORKER = ("available_node_types", "head"), ("available_node_types", "spot_
 HEAD_START, WORKER_START = ("head_start_ray_commands", 1), ("worker_start_ray_commands", 1)
 PROVIDER, SETUP, GONE = ("provider",), ("setup_commands",), object()
 HEAD_NODE, WORKER_NODE = (*HEAD, "node_config"), (*WORKER, "node_config")
+ON_DEMAND, WATCH = ("available_node_types", "on_demand_gpu"), ("worker_start_ray_commands", 3)
 MARKET, MOUNTS = (*WORKER_NODE, "InstanceMarketOptions"), ("file_mounts",)
 
 
@@ -65,7 +66,8 @@ def test_ray_prepares_and_validates_it(config, repository):
         *("docker", "cluster_synced_files", "file_mounts_sync_continuously", "rsync_filter")
     }
     assert prepared["head_setup_commands"] == config["setup_commands"]
-    assert prepared["worker_setup_commands"] == config["setup_commands"]
+    last = config["worker_setup_commands"]
+    assert prepared["worker_setup_commands"] == config["setup_commands"] + last
     assert check(COMMENTS + _dump(prepared), repository) == []
 
 
@@ -133,6 +135,17 @@ MUTATIONS = [
     ("node_config_keys", (*HEAD_NODE, "BlockDeviceMappings", 0, "Ebs", "Size"), 9),
     ("spot", MARKET, GONE),
     ("spot", MARKET, {"MarketType": "capacity-block"}),
+    ("spot", (*WORKER, "priority"), GONE),
+    ("spot", (*ON_DEMAND, "priority"), 10),
+    ("spot", (*ON_DEMAND, "resources"), {"CPU": 4, "GPU": 2}),
+    ("spot", WORKER, GONE),
+    ("shutdown", (*WORKER_NODE, "InstanceInitiatedShutdownBehavior"), GONE),
+    ("shutdown", (*ON_DEMAND, "node_config", "InstanceInitiatedShutdownBehavior"), "stop"),
+    ("shutdown", ("worker_start_ray_commands",), lambda lines: lines[:2]),
+    ("shutdown", WATCH, lambda line: line.replace("shutdown", "echo")),
+    ("sees_gpu", ("worker_setup_commands",), []),
+    ("tags", (*HEAD_NODE, "TagSpecifications"), GONE),
+    ("tags", (*WORKER_NODE, "TagSpecifications"), lambda tags: tags[:1]),
     ("spot", (*HEAD_NODE, "InstanceMarketOptions"), {"MarketType": "spot"}),
     ("image", (*HEAD_NODE, "ImageId"), GONE),
     ("image", (*WORKER_NODE, "ImageId"), "latest_dlami"),
@@ -158,7 +171,7 @@ MUTATIONS = [
     ("workers", (*WORKER, "max_workers"), 1000),
     ("workers", (*WORKER, "resources"), {"CPU": 4}),
     ("workers", ("max_workers",), 0),
-    ("workers", WORKER, GONE),
+    ("workers", ("available_node_types",), lambda types: {"head": types["head"]}),
     ("zones", (*PROVIDER, "availability_zone"), "us-west-2a"),
     ("zones", (*PROVIDER, "availability_zone"), GONE),
     ("zones", (*PROVIDER, "region"), "eu-west-1"),
