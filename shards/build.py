@@ -51,6 +51,13 @@ def _parser() -> CommandParser:
         dest="arms",
         help="augmentation of the training images; may be repeated",
     )
+    add(
+        "--plugin",
+        action="append",
+        metavar="MODULE",
+        dest="plugins",
+        help="a module on sys.path that registers an arm, a teacher or a data set; may be repeated",
+    )
     add("--views", type=int, metavar="K", help="augmented views per training arm (default 1)")
     add(
         "--test-arm",

@@ -26,6 +26,7 @@ from shards.bank.reader import Shard, UniqueKeys, check_shard, load_manifest
 from shards.building.replay import Replay, Verdict
 from shards.datasets.base import SPLITS
 from shards.support.command import command, make_parser
+from shards.support.plugins import load_plugins
 from shards.support.progress import Progress
 from shards.teachers.prompts import unpack_floats
 
@@ -100,9 +101,10 @@ def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
 
     live: number of samples to embed again on `device`, 0 for none. Failures are collected in the
     result.
-    Raises: ValueError where the bank has no readable manifest.
+    Raises: ValueError where the bank has no readable manifest, or a plugin is not found.
     """
     manifest = load_manifest(location)
+    _ = load_plugins(manifest.plan.plugins)  # the checks below draw their arms' parameters again
     verdict = Verdict(manifest, {"shards": [], "keys": [], "draws": []})
     verdict.attempt("texts", lambda: check_texts(manifest))
     if manifest.robustness:

@@ -5,7 +5,7 @@
 This module looks names up in the tables (students, objectives, targets, arms, optimisers, engines,
 probes), so a wrong one is refused before anything runs. It also gives all spellings of one trial
 the same identity: `params:500K` and `params:0.5M`, `cosine+koleo` and `koleo+cosine`, or any value
-of a field that has no effect.
+of a field that has no effect. The trial names those plugins, with their hashes, that it uses.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from shards.arms import make_arm
+from shards.arms import ARMS, make_arm
 from shards.arms.cifar10c_files import check_dataset
 from shards.arms.groups import expand_arms
+from shards.datasets import DATASETS
 from shards.support.command import one_line
-from shards.support.registry import closest
+from shards.support.plugins import load_plugins
+from shards.support.registry import closest, plugins_of
 from shards.support.schema import validated
 from shards.support.yaml_reader import parse_mapping
+from shards.teachers import TEACHERS
 from trainers.config import rules
 from trainers.config.recipe import FIRST, RECIPE_FIELD
-from trainers.config.schema import TrialConfig
+from trainers.config.schema import PLUGINS, TrialConfig
 from trainers.engines import ENGINES
 from trainers.objectives import (
+    OBJECTIVES,
     UNTRAINED,
     canonical_objective,
     classes_in_trial,
@@ -36,9 +40,9 @@ from trainers.objectives import (
     fields_read,
     needs_second_view,
 )
-from trainers.objectives.targets import canonical_target
+from trainers.objectives.targets import TARGETS, canonical_target
 from trainers.probes import PROBES, default_probes
-from trainers.students import canonical_student
+from trainers.students import STUDENTS, canonical_student
 from trainers.students.teacher_pca import has_no_network
 from trainers.training.optim import OPTIMIZERS
 
@@ -91,7 +95,7 @@ def stored_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
 
 
 def load_config(path: str) -> TrialConfig:
-    """The trial in a YAML file.
+    """The trial in a YAML file. Its plugins are searched beside it, then on sys.path.
 
     Raises: ValueError for wrong YAML or fields; OSError where the file cannot be read.
     """
@@ -99,10 +103,23 @@ def load_config(path: str) -> TrialConfig:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return make_config(parse_mapping(text, path), path)
+    fields = parse_mapping(text, path)
+    if PLUGINS in fields:
+        try:
+            fields[PLUGINS] = list(load_plugins(fields[PLUGINS], Path(path).parent))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return make_config(fields, path)
 
 
 def _canonical(fields: Mapping[Any, Any]) -> TrialConfig:
+    _ = load_plugins(fields.get(PLUGINS, ()))  # they add entries to the tables
+    for name in PROBES.plugins:
+        if PROBES[name].default:
+            raise ValueError(
+                f"plugins: probe `{name}` is a default one, which would change other trials; make "
+                "it no default, and name it in `probes`"
+            )
     known, of_objectives = trial_fields(), _objective_fields()
     for name in fields:
         if isinstance(name, str) and name not in known:
@@ -131,7 +148,29 @@ def _canonical(fields: Mapping[Any, Any]) -> TrialConfig:
         values["target"] = "labels"
     values |= _defaults(unused)
     values["objective_fields"] = _in_trial(values["objective"], objective_values)
+    values[PLUGINS] = _plugins_used(values)
     return validated(TrialConfig, values)
+
+
+def _plugins_used(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """MODULE@HASH of every plugin that registered something the trial names."""
+    tables = {
+        "dataset": DATASETS,
+        "teacher": TEACHERS,
+        "arm": ARMS,
+        "student": STUDENTS,
+        "target": TARGETS,
+        "optimizer": OPTIMIZERS,
+        "engine": ENGINES,
+        "test_arms": ARMS,
+        "adapt_arms": ARMS,
+        "probes": PROBES,
+    }
+    used = [(OBJECTIVES, term) for term in values["objective"].split("+")]
+    for field, table in tables.items():
+        value = values[field]
+        used += [(table, spec) for spec in ([value] if isinstance(value, str) else value)]
+    return plugins_of(*used)
 
 
 def _defaults(names: set[str]) -> dict[str, Any]:

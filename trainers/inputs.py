@@ -10,20 +10,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards.arms import make_arm
+from shards.arms import PLUGIN, make_arm
 from shards.arms.cifar10c_files import check_stored
 from shards.bank.manifest import Manifest, TeacherRecord, arm_record
 from shards.bank.order import held_out_rows
 from shards.bank.reader import load_manifest
 from shards.bank.splits import Split, load_splits, split_bytes, take
-from shards.datasets import decoder_of
+from shards.datasets import DATASETS, decoder_of
 from shards.measures.corruption import Figures
 from shards.support.memory import free_memory
+from shards.support.registry import Table, plugins_of
+from shards.teachers import TEACHERS
 from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import unpack_floats
 from trainers.config.lengths import check_length, samples_left
@@ -246,6 +249,7 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
         drawn, draws = (record.columns, record.options), (arm.columns, arm.options)
         values.append(("arm", drawn, draws))
         values.append(("views", record.stop - record.start, config.views))
+    values += _plugins(config, manifest)
     for field, found, needed in values:
         if found != needed:
             where = f" of arm {config.arm}" if field == "views" else ""
@@ -256,6 +260,28 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
         count = plan.dataset.counts["train"]
         return f"batch_size: {config.batch_size} is more than the {count} train samples"
     return None
+
+
+def _plugins(config: TrialConfig, manifest: Manifest) -> list[tuple[str, object, object]]:
+    """(field, the bank's plugin, the trial's): another source of a plugin made other samples.
+
+    That of the training arm is among its options.
+    """
+    plan = manifest.plan
+    found: list[tuple[str, str | None, Table[Any], str]]
+    found = [("dataset", plan.dataset.plugin, DATASETS, config.dataset)]
+    if config.teacher in (teacher.spec for teacher in plan.teachers):
+        teacher = plan.teachers[plan.teacher_index(config.teacher)]
+        found.append(("teacher", teacher.plugin, TEACHERS, config.teacher))
+    values: list[tuple[str, object, object]] = [
+        (f"plugin of {field}", plugin, next(iter(plugins_of((table, spec))), None))
+        for field, plugin, table, spec in found
+    ]
+    for record in plan.arms["test"]:
+        if record.arm in config.test_arms:
+            needed = make_arm(record.arm).options.get(PLUGIN)
+            values.append((f"plugin of {record.arm}", record.options.get(PLUGIN), needed))
+    return values
 
 
 def _pinned(config: TrialConfig, teacher: TeacherRecord) -> list[tuple[str, object, object]]:

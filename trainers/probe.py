@@ -27,6 +27,7 @@ import torch
 
 from shards.support import storage
 from shards.support.command import command, make_parser
+from shards.support.plugins import load_plugins
 from shards.support.progress import Progress
 from trainers.canonical import stored_config
 from trainers.config.schema import TrialConfig
@@ -92,7 +93,7 @@ def probe(
             reference = measure_teacher(one_probe, subject.root)[name]
             reprobed = Reprobed(
                 probe=name,
-                settings=settings_of(config),
+                settings=settings_of(config, name),
                 trial=subject.trial,
                 student_sha256=subject.sha256,
                 source=subject.inputs.source,
@@ -116,7 +117,7 @@ def _measurement(subject: Subject, config: TrialConfig, name: str) -> Measuremen
     return Measurement(
         probe=name,
         version=PROBES[name].version,
-        settings=settings_of(config),
+        settings=settings_of(config, name),
         student_sha256=subject.sha256,
         source=subject.inputs.source,
     )
@@ -181,7 +182,16 @@ def main(argv: list[str]) -> int:
         help="keep the shards in memory, read them as needed, or (auto, the default) keep them "
         "where they fit; the result is the same",
     )
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        dest="plugins",
+        help="a module on sys.path that registers a probe or an arm named here; may be repeated",
+    )
     options = parser.parse_args(argv)
+    load_plugins(options.plugins)
     names = tuple(options.probes)
     fields = ("test_arms", "adapt_arms", "test_views")
     changes = {name: value for name in fields if (value := getattr(options, name)) is not None}

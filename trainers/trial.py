@@ -39,6 +39,7 @@ from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.lease import Lease, LeaseError
 from shards.support.memory import keep_freed_memory
+from shards.support.plugins import keep_copies
 from shards.support.progress import Progress
 from shards.support.retry import patiently
 from trainers.canonical import load_config, make_config
@@ -213,6 +214,7 @@ def _run(
         if lease is not None:
             journal = TrialJournal(folder, config, report, lease.check)
             stack.callback(journal.leave)
+            keep_copies(root, config.plugins)
             journal.start()
         splits = inputs.load(device, reading)
         check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)

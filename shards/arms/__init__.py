@@ -14,6 +14,7 @@ by `shards.arms.base.arm_entry` (or any function from a spec to an `Arm`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -30,6 +31,7 @@ from shards.arms.ops import (
 from shards.support.registry import Table, split_spec
 from shards.support.rng import key_id
 
+PLUGIN = "plugin"  # option of the arms that a plugin registered
 SIGMA = Option("sigma", 0.1, 0, 1)
 PIXEL: Options = {"space": "pixel", "unit": "[0, 1] pixels", "clipped": True}
 
@@ -121,10 +123,14 @@ def described(table: Mapping[str, Callable[..., object]]) -> list[tuple[str, str
 def make_arm(spec: str) -> Arm:
     """The arm that a spec `NAME[:OPTION...]` names; `Arm.spec` is canonical (`noise:0.1`).
 
+    The options of a plugin's arm name the plugin with its hash (MODULE@HASH), and so do the shards.
     Raises: ValueError for an unknown name or an option out of range.
     """
     name, argument = split_spec(spec)
-    return ARMS[name](spec, argument)
+    arm = ARMS[name](spec, argument)
+    if name not in ARMS.plugins:
+        return arm
+    return replace(arm, options={**arm.options, PLUGIN: ARMS.plugins[name]})
 
 
 def view_of(epoch: int, offsets_N: torch.Tensor, views: int) -> torch.Tensor:

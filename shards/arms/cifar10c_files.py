@@ -31,7 +31,9 @@ NAMES = (
 )
 # Published beside the 15 of the benchmark, and not part of its mean accuracy.
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-STORED: Table[str] = Table("stored corruption", {name: f"{name}.npy" for name in NAMES + EXTRA})
+STORED: Table[str] = Table(
+    "stored corruption", {name: f"{name}.npy" for name in NAMES + EXTRA}, closed=True
+)
 
 
 def _path_of(file: str) -> Path:

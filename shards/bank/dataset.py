@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from shards.arms import make_arm
 from shards.bank.reader import load_manifest
 from shards.bank.splits import Column, load_splits
+from shards.support.plugins import load_plugins
 from shards.teachers.preprocess import Preprocess
 
 Sample = tuple[torch.Tensor, torch.Tensor, int]
@@ -37,7 +38,7 @@ class Bank(Dataset[Sample]):
     Attributes: `classes` (names), `keys`, `views` (how many are stored), `dim` (D), `manifest`.
 
     Raises: ValueError for a split, arm, teacher or view that the bank lacks, `pixels` of an arm
-    that acts on normalised images, and a damaged shard; OSError.
+    that acts on normalised images, a plugin that is not found, and a damaged shard; OSError.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Bank(Dataset[Sample]):
         if split not in plan.arms:
             raise ValueError(f"split: `{split}`; {location} has {', '.join(plan.arms)}")
         index = 0 if teacher is None else plan.teacher_index(teacher)
+        _ = load_plugins(plan.plugins)
         self._arm = make_arm(arm)
         self._split = load_splits(
             location, self.manifest, split, (self._arm.spec,), index, streaming

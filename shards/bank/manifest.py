@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from shards.arms import PLUGIN
 from shards.bank.robustness import TeacherRobustness
 from shards.measures.corruption import Figures
 from shards.support.schema import StrictModel
@@ -25,11 +26,17 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"
 
 
+def _without(fields: dict[str, Any], *optional: str) -> dict[str, Any]:
+    """`fields` without those of `optional` that are None, which older banks do not have."""
+    return {name: v for name, v in fields.items() if name not in optional or v is not None}
+
+
 class DatasetRecord(StrictModel):
     """A data set as a bank holds it.
 
     `decoder`: version of the picture decoder; None, and then left out of the JSON, where images
-    came as arrays, and in banks built before decoders had versions.
+    came as arrays, and in banks built before decoders had versions. `plugin`: MODULE@HASH of the
+    plugin that registered the data set; None, and then left out, where the project has it.
     """
 
     spec: str
@@ -40,11 +47,11 @@ class DatasetRecord(StrictModel):
     test_samples: int | None
     counts: dict[str, int]
     decoder: int | None = None
+    plugin: str | None = None
 
     @model_serializer(mode="wrap")
-    def _without_no_decoder(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = serialize(self)
-        return {name: v for name, v in fields.items() if name != "decoder" or v is not None}
+    def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(serialize(self), "decoder", "plugin")
 
 
 class TeacherRecord(StrictModel):
@@ -52,7 +59,7 @@ class TeacherRecord(StrictModel):
 
     `weights_sha256` is that of its weights' bytes. `tag` is the pretrained tag whose activation and
     preprocessing a local checkpoint was opened with; for any other teacher it is None, and then
-    left out of the JSON.
+    left out of the JSON. `plugin`: as in `DatasetRecord`.
     """
 
     spec: str
@@ -62,11 +69,11 @@ class TeacherRecord(StrictModel):
     preprocess: Preprocess
     precision: Literal["fp32", "bf16", "fp16"]
     tag: str | None = None
+    plugin: str | None = None
 
     @model_serializer(mode="wrap")
-    def _without_no_tag(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = serialize(self)
-        return {name: v for name, v in fields.items() if name != "tag" or v is not None}
+    def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(serialize(self), "tag", "plugin")
 
 
 class ArmRecord(StrictModel):
@@ -96,6 +103,14 @@ class Plan(StrictModel):
     def identity(self) -> str:
         """sha256 of the canonical JSON: two banks with one identity hold the same samples."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """MODULE@HASH of the plugins that registered data set, teachers or arms, sorted."""
+        found: set[object] = {self.dataset.plugin, *(teacher.plugin for teacher in self.teachers)}
+        for records in self.arms.values():
+            found |= {record.options.get(PLUGIN) for record in records}
+        return tuple(sorted(str(plugin) for plugin in found if plugin))
 
     def views(self, split: str) -> int:
         """Length of a split's view axis."""

@@ -26,6 +26,7 @@ from shards.building.request import Request, check_matches
 from shards.building.sources import check_sources
 from shards.building.teacher_robustness import add_robustness, missing_arms
 from shards.support import lock, storage
+from shards.support.plugins import keep_copies
 from shards.support.progress import Progress
 from shards.support.threads import check_device, prefetch
 
@@ -53,6 +54,7 @@ def build(
         executor = make_executor(request, device, {each.spec: each.precision for each in teachers})
         if manifest is None:
             writer = BankWriter(out, executor.plan)
+            keep_copies(out, executor.plan.plugins)
             _check_space(executor.plan, writer)
             start = time.monotonic()
             rates = _compute(request, executor, writer)

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from shards.building.ray_start import check_address, end_processes, keep_logs, p
 from shards.building.request import Request
 from shards.datasets.left_out import report_once, reported
 from shards.support.command import one_line
+from shards.support.plugins import keep_copies
 from shards.teachers import Precision
 
 QUEUE_DEPTH = 2  # tasks submitted to a worker at a time, so that it never waits for the driver
@@ -45,6 +46,7 @@ def connected(
     cpus: int | None = None,
     store: int = OBJECT_STORE,
     logs: Path | None = None,
+    plugins: Sequence[str] = (),
 ) -> Iterator[None]:
     """Connect to the Ray cluster at `address`; with None, start one on this machine.
 
@@ -52,13 +54,14 @@ def connected(
     owner: any text that identifies the work, such as its output folder. Temporary files left by a
     killed process with the same owner are deleted first. cpus: cores of a local cluster (default:
     all). store: size of its object store in bytes. logs: folder to which Ray's logs are copied if
-    it does not start.
+    it does not start. plugins: MODULE@HASH of loaded plugins, which Ray brings to every node.
 
     Raises: ValueError where nothing answers at `address`, or the local cluster does not start.
     """
     if address is not None:
         check_address(address)
-        ray.init(address=address, log_to_driver=False)
+        with _runtime_env(plugins) as environment:
+            ray.init(address=address, log_to_driver=False, runtime_env=environment)
         try:
             yield
         finally:
@@ -68,7 +71,9 @@ def connected(
     for left in Path(tempfile.gettempdir()).glob(f"ray-{digest}-*"):
         shutil.rmtree(left, ignore_errors=True)
     prepare_local()
-    temporary = _start_local(f"ray-{digest}-", cpus or os.cpu_count() or 1, store, logs)
+    with _runtime_env(plugins) as environment:
+        cores = cpus or os.cpu_count() or 1
+        temporary = _start_local(f"ray-{digest}-", cores, store, logs, environment)
     try:
         yield
     finally:
@@ -76,7 +81,20 @@ def connected(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _start_local(prefix: str, cpus: int, store: int, logs: Path | None) -> str:
+@contextlib.contextmanager
+def _runtime_env(plugins: Sequence[str]) -> Iterator[dict[str, Any] | None]:
+    """What Ray's workers need besides this project; None where that is nothing.
+
+    `ray.init` uploads the plugins, so that nodes need no file system in common. Workers find them
+    on PYTHONPATH, and so do the processes that they start.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"py_modules": keep_copies(folder, plugins)} if plugins else None
+
+
+def _start_local(
+    prefix: str, cpus: int, store: int, logs: Path | None, environment: dict[str, Any] | None
+) -> str:
     """Start a Ray on this machine and return the folder of its files, whose name has `prefix`.
 
     A start that fails is tried once more: on a busy machine Ray's processes may need longer than
@@ -97,6 +115,7 @@ def _start_local(prefix: str, cpus: int, store: int, logs: Path | None) -> str:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _temp_dir=temporary,
+                runtime_env=environment,
             )
             started = True
             return temporary
@@ -118,16 +137,18 @@ class Worker:
     """
 
     def __init__(self, request: str, device: str) -> None:
-        self._arguments = (Request.model_validate_json(request), device)
+        self._arguments = (request, device)
         self._opened: Embedder | None = None
 
     def _embedder(self, precisions: dict[str, Precision]) -> Embedder:
-        """The data set and teachers, opened by the first call.
+        """The data set and teachers, opened by the first call, and plugins imported by it.
 
         They are not opened in `__init__`, because Ray treats an exception there as the death of the
         actor: it would retry, and the driver would not receive the exception.
         """
-        self._opened = self._opened or Embedder(*self._arguments, precisions)
+        if self._opened is None:
+            request, device = self._arguments
+            self._opened = Embedder(Request.model_validate_json(request), device, precisions)
         return self._opened
 
     def plan(self, precisions: dict[str, Precision]) -> str:
@@ -285,7 +306,7 @@ def build_on_ray(
 
     workers, device: see `build_on_connected_ray`. Raises: as `build`.
     """
-    with connected(address, out):
+    with connected(address, out, plugins=request.plugins):
         return build_on_connected_ray(request, out, workers, device)
 
 

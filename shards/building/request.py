@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from shards.arms import make_arm
+from shards.arms import ARMS, make_arm
 from shards.arms.cifar10c_files import check_dataset
 from shards.arms.groups import expand_arms
 from shards.bank.manifest import ArmRecord, DatasetRecord, Manifest, Plan, TeacherRecord
+from shards.datasets import DATASETS
 from shards.datasets.base import SPLITS, Dataset
+from shards.support.plugins import load_plugins
+from shards.support.registry import Table, plugins_of
 from shards.support.schema import StrictModel
-from shards.teachers import Teacher
+from shards.teachers import TEACHERS, Teacher
 from shards.teachers.preprocess import CPU_BATCH
 from shards.teachers.prompts import templates_for
 
@@ -21,6 +30,8 @@ from shards.teachers.prompts import templates_for
 class Request(StrictModel):
     """The requested contents of a bank. Validation turns arms and groups into canonical specs.
 
+    plugins: MODULE or MODULE@HASH of plugins; validation imports them. Left out of the JSON where
+        there are none.
     dataset, teachers, arms, test_arms: specs of entries of DATASETS, TEACHERS and ARMS (or GROUPS).
     views, test_views: augmented views of each image per random arm.
     teacher_robustness: arms under which the teachers are measured, over `test_views` draws. Only
@@ -33,6 +44,7 @@ class Request(StrictModel):
     batch: images per batch of a teacher. shard_samples: samples per shard.
     """
 
+    plugins: tuple[str, ...] = ()  # first: the fields below may name what they register
     dataset: str
     teachers: tuple[str, ...] = Field(min_length=1)
     arms: tuple[str, ...] = ()
@@ -48,6 +60,16 @@ class Request(StrictModel):
     seed: int = Field(default=0, ge=0)
     batch: int = Field(default=256, ge=1)
     shard_samples: int = Field(default=1000, ge=1)
+
+    @field_validator("plugins")
+    @classmethod
+    def _import(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        return load_plugins(specs)
+
+    @model_serializer(mode="wrap")
+    def _without_no_plugins(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialize(self)
+        return {name: v for name, v in fields.items() if name != "plugins" or v}
 
     @field_validator("arms")
     @classmethod
@@ -66,12 +88,25 @@ class Request(StrictModel):
     @model_validator(mode="after")
     def _dataset_has_them(self) -> Request:
         check_dataset(self.test_arms + self.teacher_robustness, self.dataset)
+        for spec in self.teacher_robustness:
+            # The stored figures name their arms alone, not the source that drew them.
+            if plugins_of((ARMS, spec)):
+                raise ValueError(
+                    f"teacher_robustness: `{spec}` is of a plugin; use it in test_arms"
+                )
         return self
 
     @field_validator("teachers")
     @classmethod
     def _each_once(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(specs))
+
+    @property
+    def plugins_used(self) -> tuple[str, ...]:
+        """MODULE@HASH of the plugins that the bank depends on, sorted."""
+        arms = ((ARMS, spec) for spec in self.arms + self.test_arms)
+        teachers = ((TEACHERS, spec) for spec in self.teachers)
+        return plugins_of((DATASETS, self.dataset), *teachers, *arms)
 
     def arm_records(self, split: str) -> tuple[ArmRecord, ...]:
         """The arms of a split with their ranges of views: first the clean view, then each arm's.
@@ -136,6 +171,7 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
             train_samples=request.train_samples,
             test_samples=request.test_samples,
             counts={split: dataset.count(split) for split in SPLITS},
+            plugin=_plugin_of(DATASETS, request.dataset),
         ),
         teachers=tuple(
             TeacherRecord(
@@ -146,8 +182,9 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
                 preprocess=teacher.preprocess,
                 precision=teacher.precision,
                 tag=teacher.tag,
+                plugin=_plugin_of(TEACHERS, spec),
             )
-            for teacher in teachers
+            for spec, teacher in zip(request.teachers, teachers, strict=True)
         ),
         arms={split: request.arm_records(split) for split in SPLITS},
         templates=request.templates or templates_for(request.dataset),
@@ -156,6 +193,10 @@ def make_plan(request: Request, dataset: Dataset, teachers: list[Teacher], devic
         batch=images_at_once(request.batch, device),
         device="cuda" if torch.device(device).type == "cuda" else "cpu",
     )
+
+
+def _plugin_of(table: Table[Any], spec: str) -> str | None:
+    return next(iter(plugins_of((table, spec))), None)
 
 
 def check_matches(request: Request, manifest: Manifest, location: str) -> None:
@@ -177,6 +218,7 @@ def check_matches(request: Request, manifest: Manifest, location: str) -> None:
         "train arms": _views(plan.arms["train"]),
         "test arms": _views(plan.arms["test"]),
         "precision": tuple(teacher.precision for teacher in plan.teachers),
+        "plugins": plan.plugins,
     }
     requested = {field: getattr(request, field, None) for field in stored} | {
         "batch": images_at_once(request.batch, plan.device),
@@ -184,6 +226,7 @@ def check_matches(request: Request, manifest: Manifest, location: str) -> None:
         "templates": request.templates or templates_for(request.dataset),
         "train arms": _views(request.arm_records("train")),
         "test arms": _views(request.arm_records("test")),
+        "plugins": request.plugins_used,
         "precision": stored["precision"]
         if request.precision == "auto"
         else (request.precision,) * len(plan.teachers),

@@ -1,10 +1,14 @@
-"""`Table`: a dict of named choices; an unknown name is an error that lists the valid ones."""
+"""`Table`: a dict of named choices; an unknown name is an error that lists the valid ones.
+
+A table knows which of its entries come from a plugin, see `shards.support.plugins`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from typing import TypeVar
+import weakref
+from typing import Any, ClassVar, TypeVar
 
 from shards.support.command import one_line
 
@@ -31,14 +35,55 @@ def _abbreviated(name: str, choices: list[str]) -> list[str]:
 
 
 class Table(dict[str, V]):
-    """Name -> entry. ``Table("arm", {...})["nois"]`` raises ValueError with the closest name."""
+    """Name -> entry. ``Table("arm", {...})["nois"]`` raises ValueError with the closest name.
 
-    def __init__(self, kind: str, entries: dict[str, V]) -> None:
+    Attributes:
+        initial: the entries that it was made with.
+        plugins: {name of an entry: MODULE@HASH of the plugin that registered it}.
+        closed: whether plugins may not add to it.
+        importing: whether a plugin is being imported, and may not replace what there is.
+    """
+
+    importing: ClassVar[bool] = False
+
+    def __init__(self, kind: str, entries: dict[str, V], closed: bool = False) -> None:
         super().__init__(entries)
-        self.kind = kind
+        self.kind, self.initial, self.closed = kind, entries, closed
+        self.plugins: dict[str, str] = {}
+        _TABLES.append(weakref.ref(self, _TABLES.remove))
 
     def __missing__(self, name: str) -> V:
         raise ValueError(f"unknown {self.kind} `{name}`; {closest(name, list(self))}")
+
+    def __setitem__(self, name: str, entry: V) -> None:
+        if Table.importing:
+            self.check_new(name)
+        super().__setitem__(name, entry)
+
+    def check_new(self, name: str) -> None:
+        """Raises: ValueError where a plugin may not register `name` here."""
+        if self.closed:
+            raise ValueError(f"{self.kind} `{name}`: plugins cannot add a {self.kind}")
+        if name in self:
+            owner = self.plugins.get(name, "").partition("@")[0]
+            by = f"plugin `{owner}`" if owner else "the project" if name in self.initial else "it"
+            raise ValueError(
+                f"{self.kind} `{name}` is registered already, by {by}; choose another name"
+            )
+
+
+_TABLES: list[weakref.ref[Table[Any]]] = []
+
+
+def tables() -> list[Table[Any]]:
+    """All tables that there are now."""
+    return [table for reference in tuple(_TABLES) if (table := reference()) is not None]
+
+
+def plugins_of(*used: tuple[Table[Any], str]) -> tuple[str, ...]:
+    """MODULE@HASH of the plugins that registered any of these (table, spec), sorted."""
+    found = {table.plugins.get(split_spec(spec)[0], "") for table, spec in used}
+    return tuple(sorted(found - {""}))
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -36,7 +36,7 @@ from sweep.journal.records import Run, newest_only, read_run, store_of, with_arr
 from sweep.journal.store_runs import is_store, read_store
 from trainers.canonical import trial_fields
 from trainers.config.recipe import RECIPE_FIELD, recipe_of
-from trainers.config.schema import NO_VALIDATION, VALIDATION
+from trainers.config.schema import NO_VALIDATION, PLUGINS, VALIDATION, TrialConfig
 from trainers.results.record import Embeddings, TrialResult
 
 SEED = "seed"
@@ -68,11 +68,19 @@ class Study:
     def axes(self) -> list[str]:
         """The fields of the configuration that vary between trials, without the seed.
 
-        `views` is none of them where each arm has one number of views: it only follows the arm.
+        `views` is none of them where each arm has one number of views: it only follows the arm. So
+        do plugins, and the fields that they add, where they follow from the other fields.
         """
         cells = {name: list(map(json.dumps, self.trials[name])) for name in self.fields}
         by_arm = set(zip(cells.get("arm", []), cells.get("views", []), strict=False))
         implied = {SEED, "views"} if len(by_arm) == len(dict(by_arm)) else {SEED}
+        added = [n for n in self.fields if n == PLUGINS or n not in TrialConfig.model_fields]
+        added = [n for n in added if n == PLUGINS or "null" in cells[n]]
+        others = [cells[n] for n in self.fields if n not in (SEED, *added)]
+        for name in added:
+            rows = set(zip(*others, cells[name], strict=True))
+            if len(rows) == len({row[:-1] for row in rows}):
+                implied.add(name)
         return [n for n in self.fields if n not in implied and len(set(cells[n])) > 1]
 
     def config(self, trial: str) -> dict[str, Any]:
@@ -110,11 +118,14 @@ def load(*runs: str | Path, where: Mapping[str, Any] | None = None) -> Study:
     for location in map(str, runs):
         if is_tracking_uri(location):
             for tracked in read_server(location):
+                gathered.fields |= dict.fromkeys(tracked.config)
                 gathered.add(location, _tracked_row(tracked), _tracked_lines(tracked))
         else:
             local.append((location, _read(location)))
     stores = {location: _store_of(location) for location, _ in local}
     for location, run in _in_one_version(local, gathered.notes):
+        for config in _configs(run):
+            gathered.fields |= dict.fromkeys(config)
         for row, result in _rows(run):
             gathered.add(location, row, _lines(result) if result else [], result)
             gathered.stores.setdefault(row["trial"], stores[location])
@@ -126,6 +137,7 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        self.fields = dict.fromkeys(trial_fields())  # and those that plugins have added
         self.lines: dict[str, list[Row]] = {}
         self.results: dict[str, TrialResult] = {}
         self.stores: dict[str, str] = {}
@@ -155,7 +167,7 @@ class _Gathered:
                 raise ValueError(f"where: no column `{name}`; {closest(name, list(known))}")
         wanted = {name: _cell(value) for name, value in where.items()}
         rows = [r for r in self.rows.values() if all(r.get(n) == v for n, v in wanted.items())]
-        fields = tuple(name for name in trial_fields() if name in known)
+        fields = tuple(name for name in self.fields if name in known)
         trials = pd.DataFrame(rows, columns=_ordered(rows, (*FIRST, *fields)))
         lines = [line for row in rows for line in self.lines[row["trial"]]]
         curves = pd.DataFrame(lines, columns=_ordered(lines, ("run", "trial", "step", "epoch")))
@@ -224,6 +236,11 @@ def _rows(run: Run) -> list[tuple[Row, TrialResult | None]]:
         }
         found[trial] = {"trial": trial} | row | times, result
     return list(found.values())
+
+
+def _configs(run: Run) -> list[Mapping[str, Any]]:
+    events = [*run.starts.values(), *run.failures, *run.results]
+    return [event.config for event in events]
 
 
 def _config_row(config: Mapping[str, Any]) -> Row:

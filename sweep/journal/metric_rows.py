@@ -16,6 +16,7 @@ from sweep.journal.events import (
     ResultEvent,
     StartEvent,
 )
+from trainers.config.schema import PLUGINS
 from trainers.results.record import TrialResult
 
 VALUE_LENGTH = 500  # of a parameter or tag; longer ones are cut, MLflow takes no more everywhere
@@ -136,13 +137,16 @@ def tags_of(event: Event) -> dict[str, str]:
     """What runs are grouped and found by.
 
     Seed, arm and capacity; versions of probes; commit, shards, cost, data and environment of a
-    result; whether a teacher is random.
+    result; hashes of the plugins that the trial uses; whether a teacher is random.
     """
     tags: dict[str, object] = {}
     config = config_of(event)
     if config is not None:
         tags |= {name: config[name] for name in ("seed", "arm") if name in config}
         tags |= {"capacity": config.get("student")}
+        for spec in config.get(PLUGINS, ()):
+            module, _, digest = spec.partition("@")
+            tags[f"plugin.{module}"] = digest
         if has_random_weights(str(config.get("teacher"))):
             tags[RANDOM_WEIGHTS] = "true"
     if isinstance(event, ResultEvent):

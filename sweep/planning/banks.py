@@ -6,13 +6,16 @@ import hashlib
 import subprocess
 from dataclasses import dataclass
 
-from shards.arms import make_arm
+from shards.arms import ARMS, make_arm
 from shards.bank.manifest import MANIFEST, Manifest
 from shards.bank.reader import load_manifest
 from shards.building.request import Request
 from shards.building.sources import check_sources
+from shards.datasets import DATASETS
 from shards.support import storage
 from shards.support.child_process import child_command, run_module
+from shards.support.registry import plugins_of
+from shards.teachers import TEACHERS
 from trainers.config.schema import TrialConfig
 from trainers.inputs import mismatch
 from trainers.students.teacher_pca import has_no_network
@@ -59,10 +62,12 @@ def _figures_serve(config: TrialConfig) -> bool:
 
     They are of all classes and all dimensions, with classifiers fitted on all train images. So a
     trial on some classes needs embeddings, and so do one that holds images out and `teacher_pca`,
-    which is made of the teacher's own dimensions.
+    which is made of the teacher's own dimensions. They name their arms alone, not the source that
+    drew them, so a plugin's arm needs embeddings too.
     """
     whole = config.classes is None and not config.validation_samples
-    return whole and not has_no_network(config.student)
+    of_plugins = plugins_of(*((ARMS, spec) for spec in config.test_arms))
+    return whole and not has_no_network(config.student) and not of_plugins
 
 
 def plan_banks(
@@ -115,7 +120,10 @@ def _request(
     config: TrialConfig, arms: tuple[str, ...], views: int, teacher_robustness: bool
 ) -> Request:
     figures = teacher_robustness and _figures_serve(config)
+    used = [(DATASETS, config.dataset), (TEACHERS, config.teacher)]
+    used += [(ARMS, spec) for spec in (*arms, *config.test_arms)]
     return Request(
+        plugins=plugins_of(*used),
         dataset=config.dataset,
         teachers=(config.teacher,),
         arms=arms,

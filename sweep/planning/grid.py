@@ -21,6 +21,8 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
       gpus: 0.5             # GPUs; below 1 several trials share one (default: --gpus-per-trial)
       placement: spread     # ranks on as many machines as possible; `pack` (the default) on as few
                             # as possible, `strict_pack` on one
+    plugins: [mine]         # modules of your own that add objectives, arms, ... to the tables:
+                            # mine.py or mine/ beside this file, else on sys.path
     parts:                  # several sets of combinations; each adds to, or replaces, the above
       - fixed: {epochs: 0}
       - axes: {target: [pca:8, whitened]}
@@ -44,17 +46,18 @@ from pathlib import Path
 from typing import Any
 
 from shards.support.command import one_line
+from shards.support.plugins import load_plugins
 from shards.support.registry import closest
 from shards.support.schema import validated
 from shards.support.yaml_reader import parse_mapping, parse_value
 from sweep.grids import named_grids
-from trainers.config.schema import TrialConfig
+from trainers.config.schema import PLUGINS, TrialConfig
 
 LIMIT = 10_000  # trials; more is taken for a mistake
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KEYS = (
     *("name", "fixed", "axes", "seeds", "exclude", "first", "distinct_views", "resources"),
-    "parts",
+    *("parts", PLUGINS),
 )
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 PLACEMENTS = ("pack", "spread", "strict_pack")
@@ -100,26 +103,28 @@ def load_grid(name: str) -> Grid:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
             raise ValueError(f"grid: no file `{name}`; named grids: {', '.join(known)}")
-        return read_grid(Path(name).read_text(), name, Path(name).stem)
+        return read_grid(Path(name).read_text(), name, Path(name).stem, Path(name).parent)
     if name not in known:
         raise ValueError(f"unknown grid `{name}`; {closest(name, list(known))}, or a YAML file")
     return read_grid(known[name], f"grid {name}", name)
 
 
-def read_grid(text: str, source: str, name: str) -> Grid:
+def read_grid(text: str, source: str, name: str, beside: Path | None = None) -> Grid:
     """The grid in YAML `text`, called `name` unless it has a name itself.
 
+    Its plugins are imported; they are searched in the folder `beside`, then on sys.path.
     Raises: ValueError, of one line, with `source`, the key and what would be right.
     """
     try:
-        return _read(text, source, name)
+        return _read(text, source, name, beside)
     except ValueError as error:  # a quoted key or value may hold line breaks
         raise ValueError(one_line(str(error))) from None
 
 
-def _read(text: str, source: str, name: str) -> Grid:
+def _read(text: str, source: str, name: str, beside: Path | None) -> Grid:
     raw = parse_mapping(text, source)
     _refuse_unknown(raw, KEYS, "key", source)
+    plugins = _plugins(raw, source, beside)  # they may add the fields that follow
     title = raw.get("name", name)
     if not isinstance(title, str) or not NAME.fullmatch(title):
         raise ValueError(f"{source}: name: `{title}`; use letters, digits, `.`, `_` and `-`")
@@ -130,11 +135,21 @@ def _read(text: str, source: str, name: str) -> Grid:
     seeds = _seeds(raw.get("seeds", 1), source)
     first = tuple(_entries(raw.get("first") or [], "first", source))
     grid = Grid(title, fixed, axes, seeds, exclude, source, distinct, first=first)
-    grid = replace(grid, resources=_resources(raw, source))
+    grid = replace(grid, fixed=fixed | plugins, resources=_resources(raw, source))
     parts = raw.get("parts") or []
     if not isinstance(parts, list):
         raise ValueError(f"{source}: parts: expected a list, found `{parts}`")
     return replace(grid, parts=tuple(_part(grid, raw, i) for i, raw in enumerate(parts, 1)))
+
+
+def _plugins(raw: dict[str, Any], source: str, beside: Path | None) -> dict[str, Any]:
+    """{plugins: MODULE@HASH of those of the grid}, which every combination is given."""
+    if PLUGINS not in raw:
+        return {}
+    try:
+        return {PLUGINS: list(load_plugins(raw[PLUGINS], beside))}
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def _refuse_unknown(names: Any, known: Any, kind: str, source: str) -> None:
@@ -186,6 +201,8 @@ def _entries(value: Any, key: str, source: str) -> list[dict[str, Any]]:
 
 def check_fields(names: Iterable[Any], source: str) -> None:
     """Check names of a trial's fields. Raises: ValueError, of one line, with the closest name."""
+    if PLUGINS in (names := list(names)):
+        raise ValueError(f"{source}: `{PLUGINS}` is a key of the grid file, beside `fixed`")
     if all(name in TrialConfig.model_fields and name != "objective_fields" for name in names):
         return
     # Objectives add fields of their own; their modules need torch.

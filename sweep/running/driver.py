@@ -138,7 +138,8 @@ def _build_and_train(
         seconds, wall_seconds = guess(trials, resources.local_cpus())
         record_plan(sweep.folder, seconds, wall_seconds)
         bar.note += f", about {clock(wall_seconds)}"
-    with bar, connected(resources, sweep.folder):
+    plugins = sorted({spec for config in trials for spec in config.plugins})
+    with bar, connected(resources, sweep.folder, plugins):
         watch.bar = bar
         if resources.address is not None:
             for job in banks:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,15 @@ class Job:
 
 
 @contextlib.contextmanager
-def connected(resources: Resources, folder: Path) -> Iterator[None]:
-    """A connection to Ray for the sweep in `folder`; a Ray started here is stopped at the end."""
+def connected(resources: Resources, folder: Path, plugins: Sequence[str]) -> Iterator[None]:
+    """A connection to Ray for the sweep in `folder`; a Ray started here is stopped at the end.
+
+    plugins: MODULE@HASH of those that the trials need.
+    """
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     owner, cpus = str(folder.resolve()), resources.local_cpus()
-    with ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE, logs=folder):
+    with ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE, folder, plugins):
         yield
 
 

@@ -22,6 +22,7 @@ from trainers.config.types import DataSeed, Flag, Integer, Number, Text, without
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size", "teacher_precision")
 # Written only where there are such samples, so that other trials have the identities they had.
 VALIDATION, NO_VALIDATION = "validation_samples", 0
+PLUGINS = "plugins"
 # Fields that are no part of the identity because `elastic` lets them change when a trial resumes.
 UNNAMED: dict[str, set[str]] = {"off": set(), "order": {"ranks"}, "exact": {"ranks", "engine"}}
 
@@ -92,6 +93,8 @@ class TrialConfig(StrictModel):
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
     test_views: Integer = Field(default=3, ge=1, le=64)
     adapt_arms: tuple[Text, ...] = ("noise:0.1",)  # for refitted and recalibrated accuracies
+    # MODULE@HASH of the plugins that the trial uses something of; not written where it uses none.
+    plugins: tuple[Text, ...] = ()
 
     @field_validator("*")
     @classmethod
@@ -134,6 +137,8 @@ class TrialConfig(StrictModel):
             del flat["teacher_precision"]
         if flat.get(VALIDATION, "") == NO_VALIDATION:
             del flat[VALIDATION]
+        if not flat.get(PLUGINS, True):
+            del flat[PLUGINS]
         if flat.get(RECIPE_FIELD) == FIRST:
             del flat[RECIPE_FIELD]
         return flat

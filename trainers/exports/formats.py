@@ -319,4 +319,5 @@ EXPORTS: Table[Callable[[Job], Exported]] = Table(
         "timm": to_timm,
         "open_clip": to_open_clip,
     },
+    closed=True,
 )

@@ -305,7 +305,7 @@ def fields_read(name: str) -> set[str]:
 
 
 def canonical_objective(name: str) -> str:
-    """Terms in the table's order: `koleo+cosine` -> `cosine+koleo`.
+    """Terms in the table's order: `koleo+cosine` -> `cosine+koleo`. Those of plugins come last.
 
     Raises: ValueError for an unknown or repeated term, or `supervised` in a sum.
     """
@@ -322,4 +322,8 @@ def canonical_objective(name: str) -> str:
         raise ValueError(
             f"objective: `{name}`: `supervised` learns labels, not the teacher; it stands alone"
         )
-    return "+".join(sorted(terms, key=list(OBJECTIVES).index))
+    # Plugins may be imported in any order, so their terms are ordered by the plugins' names.
+    order = list(OBJECTIVES)
+    return "+".join(
+        sorted(terms, key=lambda term: (OBJECTIVES.plugins.get(term, ""), order.index(term)))
+    )

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
+from shards.arms import ARMS
 from shards.support import storage
+from shards.support.registry import plugins_of
 from trainers.config.schema import TrialConfig
 from trainers.inputs import TrialSplits
 from trainers.probes import PROBES, run_probes
@@ -70,6 +72,10 @@ def measure_teacher(splits: TrialSplits, root: str) -> dict[str, Measured]:
         # Appended only where there are some, so that files of other trials are still found.
         *([config.validation_samples] if config.validation_samples else []),
     ]
+    probes = [(PROBES, name) for name in config.probes]
+    arms = [(ARMS, spec) for spec in config.test_arms + config.adapt_arms]
+    if plugins := plugins_of(*probes, *arms):
+        settings.append(plugins)
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     file = storage.join(root, "teacher", f"{name}.json")
     if storage.exists(file):

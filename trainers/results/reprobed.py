@@ -16,13 +16,16 @@ import json
 import re
 from typing import Any, Literal
 
+from shards.arms import ARMS
 from shards.support import storage
+from shards.support.registry import plugins_of
 from shards.support.schema import validated
-from trainers.config.schema import TrialConfig
+from trainers.config.schema import PLUGINS, TrialConfig
 from trainers.probes import PROBES
 from trainers.results import format1
 from trainers.results.folder import read_json, student_sha256
 from trainers.results.record import Environment, Part, ProbeResult, TrialResult
+from trainers.students import STUDENTS
 
 FORMAT = "probe-result/2"
 FOLDER = "probes"
@@ -93,9 +96,15 @@ def parse_reprobed(document: dict[str, Any], where: str = "") -> Reprobed:
 # ---- file names ----
 
 
-def settings_of(config: TrialConfig) -> dict[str, Any]:
-    """{field: value as JSON stores it} of the trial's fields in SETTINGS."""
-    return config.model_dump(mode="json", include=set(SETTINGS))
+def settings_of(config: TrialConfig, probe: str) -> dict[str, Any]:
+    """{field: value as JSON stores it} of the trial's fields in SETTINGS.
+
+    Where plugins registered the probe, the student or an arm, `plugins` names them as well.
+    """
+    settings = config.model_dump(mode="json", include=set(SETTINGS))
+    arms = ((ARMS, spec) for spec in (config.arm, *config.test_arms, *config.adapt_arms))
+    plugins = plugins_of((PROBES, probe), (STUDENTS, config.student), *arms)
+    return settings | ({PLUGINS: list(plugins)} if plugins else {})
 
 
 def reprobed_file(folder: str, probe: str, config: TrialConfig, trained: TrialConfig) -> str:
@@ -104,9 +113,9 @@ def reprobed_file(folder: str, probe: str, config: TrialConfig, trained: TrialCo
     config: the trial with the settings to measure under. trained: the trial as it was trained. Each
     set of settings that differs from the trial's has a separate file.
     """
-    settings, version = settings_of(config), PROBES[probe].version
+    settings, version = settings_of(config, probe), PROBES[probe].version
     plain, marked = _file_names(probe, version, settings)
-    return storage.join(folder, plain if settings == settings_of(trained) else marked)
+    return storage.join(folder, plain if settings == settings_of(trained, probe) else marked)
 
 
 def _file_names(probe: str, version: int, settings: dict[str, Any]) -> tuple[str, str]:
@@ -155,6 +164,12 @@ def _check(reprobed: Reprobed, name: str, result: TrialResult, sha256: str) -> N
         raise ValueError(
             f"version {version} of `{probe}` is outdated, this code has {PROBES[probe].version}; "
             "trainers.probe measures it again"
+        )
+    plugin = PROBES.plugins.get(probe)
+    if plugin and plugin not in reprobed.settings.get(PLUGINS, []):
+        raise ValueError(
+            f"measured by another source of its plugin than {plugin}; trainers.probe measures it "
+            "again"
         )
     if reprobed.student_sha256 != sha256:
         raise ValueError("measured on other weights than those of this trial's student")

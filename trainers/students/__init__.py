@@ -54,7 +54,10 @@ STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
 )
 
 # {name: function from an argument to its one spelling}, for arguments with several spellings.
-CANONICAL = {"width": canonical_width, "params": canonical_budget, "teacher_pca": canonical_pca}
+CANONICAL: Table[Callable[[str], str]] = Table(
+    "spelling of student",
+    {"width": canonical_width, "params": canonical_budget, "teacher_pca": canonical_pca},
+)
 
 
 def canonical_student(spec: str) -> str:

@@ -12,7 +12,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from shards.support import storage
-from trainers.students import build_on_meta, build_student
+from shards.support.plugins import load_plugins
+from shards.support.registry import plugins_of
+from trainers.config.schema import PLUGINS
+from trainers.students import STUDENTS, build_on_meta, build_student
 from trainers.students.base import Student
 
 FORMAT = "student/1"
@@ -30,13 +33,15 @@ def save_student(
     state = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     _check_tensors(state, build_on_meta(spec, embedding_dim, image_size), "model")
     weights = save(state)
-    record = {
+    record: dict[str, Any] = {
         "format": FORMAT,
         "spec": spec,
         "embedding_dim": embedding_dim,
         "image_size": image_size,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
+    if plugins := plugins_of((STUDENTS, spec)):
+        record[PLUGINS] = list(plugins)
     storage.write(str(Path(folder) / WEIGHTS), weights)
     storage.write(str(Path(folder) / RECORD), (json.dumps(record, indent=2) + "\n").encode())
 
@@ -44,11 +49,17 @@ def save_student(
 def load_student(path: str | Path) -> Student:
     """Rebuild what `save_student` wrote: on the CPU, in evaluation mode, bit for bit.
 
-    torch's global generators are not used.
-    Raises: ValueError for a file that is missing, damaged or of another format.
+    torch's global generators are not used. A student of a plugin has its MODULE@HASH in
+    `student.json`, and the plugin is imported.
+    Raises: ValueError for a file that is missing, damaged or of another format, or a plugin that is
+    not found.
     """
     folder = Path(path)
     record = _read_record(folder / RECORD)
+    try:
+        _ = load_plugins(record.get(PLUGINS, []))
+    except ValueError as error:
+        raise ValueError(f"{folder / RECORD}: {error}") from None
     weights = _read(folder / WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != record["sha256"]:
         raise ValueError(
@@ -71,8 +82,8 @@ def _read_record(file: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{file}: expected one JSON object, with {', '.join(kinds)}")
     record = cast(dict[str, Any], record)
-    if set(record) != set(kinds):
-        wrong = ", ".join(sorted(set(record) ^ set(kinds)))
+    if set(record) - {PLUGINS} != set(kinds):
+        wrong = ", ".join(sorted((set(record) - {PLUGINS}) ^ set(kinds)))
         raise ValueError(
             f"{file}: expected exactly {', '.join(kinds)}; missing or unknown: {wrong}"
         )

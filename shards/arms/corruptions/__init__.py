@@ -52,4 +52,5 @@ CORRUPTIONS: Table[Callable[[int], Op]] = Table(
         "pixelate": Pixelate,
         "jpeg_compression": Jpeg,
     },
+    closed=True,
 )
