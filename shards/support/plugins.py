@@ -24,7 +24,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -87,12 +87,6 @@ def keep_copies(location: str, specs: Sequence[str]) -> list[str]:
     return [storage.join(source.copy_to(location), source.path.name) for source in chosen]
 
 
-def search_in(folders: Iterable[str | Path]) -> None:
-    """Let child processes of this one look for plugins in these folders first."""
-    known = [folder for folder in os.environ.get(SEARCH, "").split(os.pathsep) if folder]
-    os.environ[SEARCH] = os.pathsep.join(dict.fromkeys([*map(str, folders), *known]))
-
-
 # ---- one plugin ----
 
 
@@ -101,12 +95,13 @@ def _load(name: str, digest: str | None, beside: str | Path | None) -> _Loaded:
     if loaded and loaded.source.digest == digest:
         return loaded
     source = _find(name, digest, beside)
+    # Child processes look here first.
+    os.environ[SEARCH] = os.pathsep.join(dict.fromkeys([str(source.folder), *_known_folders()]))
     if loaded:
         if loaded.source.digest == source.digest:
             return loaded
         _forget(loaded)
     _LOADED[name] = _import(source)
-    search_in([source.folder])
     return _LOADED[name]
 
 
@@ -119,9 +114,8 @@ def _find(name: str, digest: str | None, beside: str | Path | None) -> PluginSou
             return found
         place = "on sys.path" if beside is None else f"in {Path(beside).resolve()} or on sys.path"
         raise ValueError(f"plugins: no {name}.py and no {name}/__init__.py {place}")
-    known = [folder for folder in os.environ.get(SEARCH, "").split(os.pathsep) if folder]
     others: list[PluginSource] = []
-    for source in sources(name, [*known, *folders]):
+    for source in sources(name, [*_known_folders(), *folders]):
         if source.digest == digest:
             return source
         others.append(source)
@@ -131,6 +125,10 @@ def _find(name: str, digest: str | None, beside: str | Path | None) -> PluginSou
         f"{COPIES}/{name}-{digest} of the run or the bank: read it, then put that folder on "
         "PYTHONPATH"
     )
+
+
+def _known_folders() -> list[str]:
+    return [folder for folder in os.environ.get(SEARCH, "").split(os.pathsep) if folder]
 
 
 def _import(source: PluginSource) -> _Loaded:
