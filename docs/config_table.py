@@ -112,6 +112,10 @@ SECTIONS = {
         "test_views": "random draws of each test arm",
         "adapt_arms": "test arms for `refitted` and `recalibrated` accuracies",
     },
+    "Plugins": {
+        "plugins": "modules of your own, see [Plugins](extending.md#plugins); recorded as "
+        "`MODULE@HASH` of those that the trial uses something of, and of no others",
+    },
 }
 MEANINGS = {name: text for fields in SECTIONS.values() for name, text in fields.items()}
 NAMES = {int: "integer", float: "number", str: "text", bool: "true or false"}

@@ -104,7 +104,8 @@ def verify(location: str, live: int = 0, device: str = "cpu") -> Verdict:
     Raises: ValueError where the bank has no readable manifest, or a plugin is not found.
     """
     manifest = load_manifest(location)
-    _ = load_plugins(manifest.plan.plugins)  # the checks below draw their arms' parameters again
+    # The checks below draw the parameters of the arms again.
+    _ = load_plugins(manifest.plan.plugins, recorded=True)
     verdict = Verdict(manifest, {"shards": [], "keys": [], "draws": []})
     verdict.attempt("texts", lambda: check_texts(manifest))
     if manifest.robustness:

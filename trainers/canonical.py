@@ -91,6 +91,7 @@ def stored_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
 
     Raises: ValueError as `make_config`.
     """
+    _load(fields, where, recorded=True)
     return make_config({RECIPE_FIELD: FIRST} | dict(fields), where)
 
 
@@ -104,12 +105,19 @@ def load_config(path: str) -> TrialConfig:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
     fields = parse_mapping(text, path)
-    if PLUGINS in fields:
-        try:
-            fields[PLUGINS] = list(load_plugins(fields[PLUGINS], Path(path).parent))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return make_config(fields, path)
+    return make_config(fields | _load(fields, path, Path(path).parent), path)
+
+
+def _load(
+    fields: Mapping[str, Any], where: str, beside: Path | None = None, recorded: bool = False
+) -> dict[str, Any]:
+    """{plugins: MODULE@HASH of those that the fields name}; see `load_plugins`."""
+    if PLUGINS not in fields:
+        return {}
+    try:
+        return {PLUGINS: load_plugins(fields[PLUGINS], beside, recorded)}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _canonical(fields: Mapping[Any, Any]) -> TrialConfig:

@@ -57,7 +57,7 @@ class Bank(Dataset[Sample]):
         if split not in plan.arms:
             raise ValueError(f"split: `{split}`; {location} has {', '.join(plan.arms)}")
         index = 0 if teacher is None else plan.teacher_index(teacher)
-        _ = load_plugins(plan.plugins)
+        _ = load_plugins(plan.plugins, recorded=True)
         self._arm = make_arm(arm)
         self._split = load_splits(
             location, self.manifest, split, (self._arm.spec,), index, streaming

@@ -55,11 +55,14 @@ _LOADED: dict[str, _Loaded] = {}
 _LOCK = threading.RLock()
 
 
-def load_plugins(specs: object, beside: str | Path | None = None) -> tuple[str, ...]:
+def load_plugins(
+    specs: object, beside: str | Path | None = None, recorded: bool = False
+) -> tuple[str, ...]:
     """Import plugins that are not imported yet; returns MODULE@HASH of each.
 
     specs: a list of MODULE or MODULE@HASH. beside: the folder in which a MODULE is searched first.
-    A plugin whose source has changed since it was imported is imported anew.
+    recorded: whether `specs` come from a file that others may have written, which may only name
+    sources by their hash. A plugin whose source has changed since it was imported is imported anew.
     Raises: ValueError, one line, where a plugin is not found, has another hash, cannot be imported,
         registers nothing, or registers a name that is registered already.
     """
@@ -74,6 +77,8 @@ def load_plugins(specs: object, beside: str | Path | None = None) -> tuple[str, 
                     f"plugins: `{one_line(str(spec))}`; write the name of a module or a package, "
                     "without dots and without .py"
                 )
+            if recorded and parts[2] is None:
+                raise ValueError(f"plugins: `{spec}` in a record; expected MODULE@HASH")
             found.append(_load(parts[1], parts[2], beside).source.spec)
     return tuple(dict.fromkeys(found))
 

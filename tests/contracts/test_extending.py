@@ -51,6 +51,11 @@ def _tables():
         table.update(entries)
 
 
+def test_the_page_shows_the_plugin_of_the_examples_whole():
+    """tests/sweep/test_plugins.py runs it."""
+    assert f"```python\n{(PAGE.parents[1] / 'examples/mine.py').read_text()}```" in PAGE.read_text()
+
+
 def test_each_addition_is_shown_in_a_few_lines():
     assert list(snippets()) == [
         "student", "objective", "arm", "probe", "engine", "teacher", "data set"

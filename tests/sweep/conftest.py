@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+OBJECT_STORE = 80 * 1024 * 1024  # bytes, of each node of a cluster
 GRID = (Path(__file__).parents[2] / "examples" / "small.yaml").read_text()
 
 
@@ -98,3 +101,22 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swept(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """The small sweep, undisturbed: 4 trials."""
     return run(grid, tmp_path_factory.mktemp("swept") / "run")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of a head without a CPU, as cluster.yaml describes one, and two workers."""
+    from ray.cluster_utils import Cluster
+
+    patch = pytest.MonkeyPatch()
+    temporary = tempfile.mkdtemp(prefix="rc-")  # socket paths must stay short
+    patch.setenv("RAY_TMPDIR", temporary)
+    Path(temporary, "ray").mkdir()
+    head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
+    yield cluster
+    cluster.shutdown()
+    patch.undo()
+    shutil.rmtree(temporary, ignore_errors=True)

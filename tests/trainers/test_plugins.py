@@ -71,6 +71,8 @@ def test_trials_that_use_a_plugin_are_new_where_it_is_edited_and_others_stay(
     load_plugins(["mine"], tmp_path)
     assert make_config(BASE).identity == unused.identity
     assert make_config(USING).identity != using[0].identity
+    with pytest.raises(ValueError, match=r"^there: plugins: `mine` in a record"):
+        stored_config(BASE | {"plugins": ["mine"]}, "there")
     with pytest.raises(ValueError, match=r"plugins: `mine` with hash .* is needed, but .*mine\.py"):
         stored_config(using[0].model_dump())
 

@@ -57,7 +57,7 @@ def load_student(path: str | Path) -> Student:
     folder = Path(path)
     record = _read_record(folder / RECORD)
     try:
-        _ = load_plugins(record.get(PLUGINS, []))
+        _ = load_plugins(record.get(PLUGINS, []), recorded=True)
     except ValueError as error:
         raise ValueError(f"{folder / RECORD}: {error}") from None
     weights = _read(folder / WEIGHTS)

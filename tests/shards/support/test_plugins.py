@@ -150,6 +150,14 @@ def test_two_plugins_with_one_name_and_a_module_imported_elsewhere(
             load_plugins([name], tmp_path)
 
 
+def test_a_record_may_not_name_a_module_without_its_hash(tmp_path: Path) -> None:
+    write(tmp_path, ARM.format(pad=2))
+    specs = load_plugins(["mine"], tmp_path)
+    assert load_plugins(specs, recorded=True) == specs
+    with pytest.raises(ValueError, match="plugins: `mine` in a record; expected MODULE@HASH"):
+        load_plugins(["mine"], tmp_path, recorded=True)
+
+
 @pytest.mark.parametrize("specs", ["mine", None, ["a.b"], ["mine.py"], [3], ["mine@12"]])
 def test_other_values_are_refused_in_one_line(specs: object) -> None:
     with pytest.raises(ValueError, match=r"^plugins: [^\n]+$"):

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.sweep.conftest import OBJECT_STORE
 from tests.trainers.small_runs import without_times
 from trainers.canonical import make_config
 from trainers.results.folder import read_result
@@ -26,7 +24,6 @@ from trainers.trial import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults]
 ROOT = Path(__file__).parents[3]
-STORE = 80 * 1024 * 1024
 EPOCHS = 60  # of the gang that loses a rank
 PARTS = f"""\
 parts:
@@ -34,24 +31,6 @@ parts:
   - fixed: {{engine: ddp, ranks: 2, epochs: {EPOCHS}}}
 """
 ZERO = "  - fixed: {engine: deepspeed, ranks: 2, zero_stage: 1, epochs: 1}\n"
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    patch = pytest.MonkeyPatch()
-    temporary = tempfile.mkdtemp(prefix="rc-")  # socket paths must stay short
-    patch.setenv("RAY_TMPDIR", temporary)
-    Path(temporary, "ray").mkdir()
-    head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=STORE)
-    yield cluster
-    cluster.shutdown()
-    patch.undo()
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def by_torchrun(config: dict[str, Any], bank: Path, out: Path) -> Any:
@@ -86,7 +65,7 @@ def test_gangs_over_two_nodes_of_which_one_is_lost(
     assert saved, (tmp_path / "run.log").read_text()
     *_, lost = cluster.worker_nodes
     cluster.remove_node(lost, allow_graceful=False)
-    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
     assert driver.wait(timeout=250) == 0, (tmp_path / "run.log").read_text()
     assert tools.events(folder, "failed") == []
 
