@@ -24,7 +24,7 @@ class ChangedError(RuntimeError):
 def create(location: str, data: bytes) -> None:
     """Write a new file, whole or not at all.
 
-    Raises: FileExistsError where there is one; OSError.
+    Raises: FileExistsError where there is one; OSError, as `storage.write`.
     """
     if not storage.is_local(location):
         _conditional_put(location, data, mode="create")
@@ -36,6 +36,8 @@ def create(location: str, data: bytes) -> None:
         storage.write(str(temporary), data)
         os.link(temporary, path)
         storage.sync_folder(path.parent)
+    except OSError as error:
+        raise storage.explain_full_disk(error, path, len(data)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from shards.support.metric_names import metric_name_error
 from sweep.journal.experiment_note import experiment_note
+from sweep.journal.sqlite_file import make_database
 
 TRIAL, SWEEP, FOLDER, ERROR = "sweep.trial", "sweep.id", "sweep.folder", "sweep.error"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
@@ -53,6 +54,7 @@ class Server:
 
         # It would print a page for every attempt; the tracker has it in a line, at the end.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        make_database(self.uri)
         self.client = client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(self.name)
         if found is None:

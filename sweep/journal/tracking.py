@@ -39,6 +39,7 @@ from sweep.journal.mlflow_errors import code_of, is_refusal, reason
 from sweep.journal.mlflow_uri import default_uri
 from sweep.journal.run_record import id_before_records, read_record
 from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
+from sweep.journal.sqlite_file import error_of_file
 from sweep.journal.uploader import lacking
 
 CHANGED = "sweep.changed."  # + a parameter that a later attempt had another value of
@@ -155,7 +156,7 @@ class Tracker:
                 self._upload()
                 self.error = self._waiting
             except Exception as error:  # whatever the client raises, the sweep goes on
-                self.error = reason(error)
+                self.error = reason(error_of_file(error, self.uri) or error)
             progress = self.progress_at > progress_at
             if not self.error or progress:
                 delay, tries = 1.0, 0
