@@ -24,6 +24,9 @@ from shards.teachers.clip_names import (
     RANDOM,
     SCHEMAS,
     ClipName,
+    MissingLibraryError,
+    check_text_library,
+    configuration,
     missing_download,
     parse,
     settings_of,
@@ -143,8 +146,12 @@ def open_registered(argument: str, device: str) -> FrozenTeacher:
         return _open_file(argument, name, device)
     quick_gelu = _registered(name) and settings_of(name.model, name.tag).quick_gelu
     try:
+        # The configuration of a model on the hub was not known before.
+        check_text_library(argument, open_clip.get_model_config(name.model))
         model = _create(name.model, name.tag if name.tag != RANDOM else "", quick_gelu, name.tag)
         tokenizer = open_clip.get_tokenizer(name.model)
+    except MissingLibraryError:
+        raise
     except Exception as error:  # an unknown checkpoint can make open_clip raise nearly anything
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         missing = missing_download(argument)
@@ -296,13 +303,5 @@ def configured_dim(spec: str) -> int:
 
 
 def _configuration(spec: str) -> dict[str, Any]:
-    """open_clip's configuration of a model. Raises: ValueError where there is none."""
-    name = parse(spec.removeprefix("open_clip:")).model
-    try:
-        config = open_clip.get_model_config(name)
-    except (OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"teacher `{spec}`: no configuration ({first})") from None
-    if config is None or "embed_dim" not in config:
-        raise ValueError(f"teacher `{spec}`: open_clip has no configuration for {name}")
-    return config
+    argument = spec.removeprefix("open_clip:")
+    return configuration(argument, parse(argument).model)

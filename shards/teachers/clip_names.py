@@ -52,7 +52,7 @@ def parse(argument: str) -> ClipName:
             f"teacher `open_clip:{argument}`: unknown model `{name}`; {near}"
             "open_clip.list_models() lists all"
         )
-    _check_text_library(argument, name)
+    check_text_library(argument, open_clip.get_model_config(name))
     known = open_clip.list_pretrained_tags_by_model(name)
     if rest == RANDOM or open_clip.is_pretrained_cfg(name, rest):
         return ClipName(name, rest, "")
@@ -69,15 +69,33 @@ def parse(argument: str) -> ClipName:
     )
 
 
-def _check_text_library(argument: str, name: str) -> None:
-    """Raises: ValueError where a model's text tower needs `transformers`, which is an extra."""
-    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+class MissingLibraryError(ValueError):
+    """A model needs a package that is not installed."""
+
+
+def check_text_library(argument: str, config: dict[str, Any] | None) -> None:
+    """Raises: MissingLibraryError where a text tower needs `transformers`, which is an extra."""
+    text = (config or {}).get("text_cfg", {})
     needed = "hf_model_name" in text or "hf_tokenizer_name" in text
     if needed and importlib.util.find_spec("transformers") is None:
-        raise ValueError(
-            f"teacher `open_clip:{argument}`: the tokenizer of {name} needs the package "
-            "transformers; pip install 'distilsweep[transformers]'"
+        raise MissingLibraryError(
+            f"teacher `open_clip:{argument}`: the tokenizer of {argument.partition(':')[0]} needs "
+            "the package transformers; pip install 'distilsweep[transformers]'"
         )
+
+
+def configuration(argument: str, name: str) -> dict[str, Any]:
+    """open_clip's configuration of a model. Raises: ValueError where there is none."""
+    try:
+        config = open_clip.get_model_config(name)
+    except (OSError, ValueError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"teacher `open_clip:{argument}`: no configuration ({first})") from None
+    if not isinstance(config, dict) or "embed_dim" not in config:
+        raise ValueError(
+            f"teacher `open_clip:{argument}`: open_clip has no configuration for {name}"
+        )
+    return config
 
 
 class TagSettings(NamedTuple):
@@ -145,6 +163,7 @@ def _located(argument: str, schema: str, rest: str) -> ClipName:
                 f"teacher `open_clip:{argument}`: no weights in {folder}; expected a file that "
                 f"ends with {', '.join(WEIGHTS)}"
             )
+        check_text_library(argument, configuration(argument, f"{schema}:{location}"))
     elif location.count("/") != 1:
         raise ValueError(
             f"teacher `open_clip:{argument}`: write open_clip:hf-hub:OWNER/NAME, a repository "

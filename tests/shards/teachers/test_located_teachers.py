@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import socket
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import open_clip
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -110,3 +114,42 @@ def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch, refused) -> None:
     refused(lambda: open_teacher(spec), "hub repository somebody/tiny", "open_clip:local-dir:PATH")
     shutil.rmtree(folder)
     refused(lambda: embedding_dim(spec), spec, "no network here")
+
+
+def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path: Path, refused) -> None:
+    folder = save(tmp_path / "saved")
+    for text in ("[1]", "{", "{}", '{"model_cfg": []}'):
+        (folder / "open_clip_config.json").write_text(text)
+        refused(lambda: check_teacher(f"open_clip:local-dir:{folder}"), "configuration")
+
+
+def test_the_text_library_is_asked_for_before_any_download(
+    tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*arguments: Any, **keywords: Any) -> None:
+        raise AssertionError("the network was asked for")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)  # nothing is installed
+    asks = "transformers; pip install 'distilsweep[transformers]'"
+    text = {"hf_tokenizer_name": "owner/name"}
+    pairs = [
+        f"{model}:{tag}"
+        for model, tag in open_clip.list_pretrained()
+        if {"hf_model_name", "hf_tokenizer_name"}
+        & open_clip.get_model_config(model)["text_cfg"].keys()
+    ]
+    assert len(pairs) >= 47
+    for pair in [*pairs, f"{pairs[0].partition(':')[0]}:none"]:
+        refused(lambda pair=pair: open_teacher(f"open_clip:{pair}"), asks, pair)
+
+    folder = save(tmp_path / "saved")
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"] |= text
+    file.write_text(json.dumps(config))
+    refused(lambda: check_teacher(f"open_clip:local-dir:{folder}"), asks)
+    monkeypatch.setattr(open_clip.factory, "_get_hf_config", lambda *a, **k: config)
+    refused(lambda: open_teacher("open_clip:hf-hub:owner/name"), asks)
