@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from sweep.analysis import contrasts
 from sweep.analysis.claims import (
     Claim,
@@ -19,9 +21,9 @@ from sweep.analysis.claims import (
 from sweep.analysis.contrasts import Contrast
 from sweep.analysis.effects import Effect, effect_size
 from sweep.analysis.floor import floor_of
-from sweep.analysis.images import image_interval
+from sweep.analysis.images import image_interval, joint_interval
 from sweep.analysis.samples import Sample, sample_of
-from sweep.analysis.values import UntestableError, Values
+from sweep.analysis.values import Records, UntestableError, Values
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Evidence:
     n: seeds. floor: the smallest p that flips of the signs of n values can give, 2 / 2^n, or half
     of that for the one-sided tests of an equivalence; 0 for published values, which have no signs
     to flip. flips: the exact sign-flip p; None for published values. correlation: of pairs.
-    images: interval of a difference of accuracies over test images, seeds held fixed; None where
-    the images of both groups are not recorded or not the same.
+    images: interval of a difference or interaction of accuracies over test images, seeds held
+    fixed; None where the images of all groups are not recorded or not the same. joint: the same
+    over test images and seeds together; None for a single seed also.
     """
 
     quantity: str
@@ -54,6 +57,7 @@ class Evidence:
     correlation: float | None
     effect: Effect | None
     images: tuple[float, float] | None = None
+    joint: tuple[float, float] | None = None
 
     @property
     def p(self) -> float:
@@ -91,8 +95,16 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     if primary is None:
         return found
     p_for, p_against = _p_values(claim, primary, bound)
-    if quantity == "difference":
-        found = replace(found, images=_images(claim, values))
+    records = _records(claim, values)
+    if records is not None:
+        first, second = records
+        both = pairs and first.keys() == second.keys()
+        stacked = [np.stack(list(group.values())) for group in records]
+        found = replace(
+            found,
+            images=image_interval(stacked[0], stacked[1]),
+            joint=joint_interval(stacked[0], stacked[1], both) if n > 1 else None,
+        )
     return replace(
         found, p_for=p_for, p_against=p_against, flips=_flips(claim, by_seed, p_for <= p_against)
     )
@@ -156,9 +168,24 @@ def _is_paired(claim: Claim, values: Values) -> bool:
     return values.pairs(wheres)
 
 
-def _images(claim: Claim, values: Values) -> tuple[float, float] | None:
-    found = values.records(claim.groups(), claim.metric)
-    return image_interval(*found) if found else None
+def _records(claim: Claim, values: Values) -> tuple[Records, Records] | None:
+    """What first and second get right of each image by seed, whose means differ by theta."""
+    if isinstance(claim, Ratio) or (isinstance(claim, Equivalence) and claim.along is not None):
+        return None
+    wheres = claim.groups()[:2]
+    if not isinstance(claim, Interaction):
+        found = values.records(wheres, claim.metric)
+        return (found[0], found[1]) if found else None
+    other = str(claim.minus.get("metric", claim.metric))
+    less = wheres if "metric" in claim.minus else [where | claim.minus for where in wheres]
+    own, minus = values.records(wheres, claim.metric), values.records(less, other)
+    if own is None or minus is None:
+        return None
+    effects: list[Records] = []
+    for a, b in zip(own, minus, strict=True):
+        effects.append({seed: a[seed] - b[seed] for seed in a if seed in b})
+    images = {len(effect_N) for one in effects for effect_N in one.values()}
+    return (effects[0], effects[1]) if len(images) == 1 and all(effects) else None
 
 
 # ---- p values ----

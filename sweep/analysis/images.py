@@ -1,7 +1,9 @@
 """How far a difference of accuracies would move with other test images, beside other seeds.
 
-Which test images each seed's classifier gets right is in a trial's arrays
-(`test/linear/PROTOCOL/correct`). All students see the same images, so that differences are paired.
+Which test images each seed's classifier gets right is in a trial's arrays, of every accuracy
+`NAME/accuracy` as `NAME/correct`: of linear probes, k-NN and zero-shot on clean images, and of the
+linear probe under each corruption, where it is the share of draws. All students see the same
+images, so that differences are paired.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from shards.measures.resampling import mean_interval
 
 RESAMPLES = 2000
+PARTS = 10
 
 
 def image_interval(
@@ -49,9 +52,14 @@ def joint_interval(
         raise ValueError(f"pairs of {len(first_SN)} and {len(second_SN)} seeds; expected as many")
     rng = np.random.default_rng(seed)
     count = first_SN.shape[1]
-    # Weights of images: how often each is drawn, so that a resample is one matrix product.
-    drawn_RN = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
-    first_RS, second_RS = drawn_RN @ first_SN.T, drawn_RN @ second_SN.T
+    # Weights of images: how often each is drawn, so that a resample is one matrix product. In
+    # parts, because all resamples of 10,000 images at once would take 300 MB.
+    parts: list[NDArray[np.float64]] = []
+    for _ in range(PARTS):
+        drawn_RN = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES // PARTS) / count
+        parts.append(drawn_RN @ np.concatenate([first_SN, second_SN]).T)
+    both_RS = np.concatenate(parts)
+    first_RS, second_RS = both_RS[:, : len(first_SN)], both_RS[:, len(first_SN) :]
     seeds_RS = rng.integers(0, len(first_SN), (RESAMPLES, len(first_SN)))
     own_RS = seeds_RS if pairs else rng.integers(0, len(second_SN), (RESAMPLES, len(second_SN)))
     means_R = (

@@ -133,6 +133,8 @@ def as_rows(judged: Iterable[Judged]) -> list[dict[str, Any]]:
                     "alpha": corrected.alpha,
                     "p_sign_flip": found.flips,
                     "detectable": verdict.detectable,
+                    "interval_images": list(found.images) if found.images else None,
+                    "interval_images_and_seeds": list(found.joint) if found.joint else None,
                 }
             rows.append(row)
     return rows

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sweep.analysis.claims import Where
 from sweep.analysis.convergence import movement
@@ -16,6 +17,7 @@ from trainers.canonical import trial_fields
 from trainers.probes.censored import CENSORED
 
 Row = dict[str, Any]
+Records = dict[int, NDArray[np.float64]]  # {seed: (images,)}
 FINISHED = "finished"
 # Trials that differ in one of these have students of other shapes or other data: a common seed
 # gives them neither the same initial weights nor the same images.
@@ -42,10 +44,11 @@ class Values(Protocol):
         """Whether trials of one seed in these groups begin alike, so that they are pairs."""
         ...
 
-    def records(self, groups: Iterable[Where], metric: str) -> list[Any] | None:
-        """(seeds, images) of each group: 1 where an accuracy's classifier is right.
+    def records(self, groups: Iterable[Where], metric: str) -> list[Records] | None:
+        """{seed: (images,)} of each group: 1 where an accuracy's classifier is right, else 0.
 
-        None where that is not recorded, cannot be read, or is not of the same images.
+        Under a corruption, the share of its draws in which it is right. None where that is not
+        recorded, cannot be read, or is not of the same images.
         """
         ...
 
@@ -137,21 +140,22 @@ class TrialValues:
         rows = [row for row in every if row["status"] == FINISHED]  # others have no parameters
         return not any(len({str(row.get(field)) for row in rows}) > 1 for field in SHAPE)
 
-    def records(self, groups: Iterable[Where], metric: str) -> list[Any] | None:
+    def records(self, groups: Iterable[Where], metric: str) -> list[Records] | None:
         stem, _, last = metric.rpartition("/")
         if self._arrays is None or last != "accuracy":
             return None
         done = [[r for _, r in self.rows(where) if r["status"] == FINISHED] for where in groups]
         if len({str([row.get(name) for name in IMAGES]) for rows in done for row in rows}) > 1:
             return None
-        found: list[list[list[float]]] = []
+        found: list[Records] = []
         try:
             for rows in done:
-                found.append([self._arrays(row["trial"])[f"{stem}/correct"] for row in rows])
+                right = {r["seed"]: self._arrays(r["trial"])[f"{stem}/correct"] for r in rows}
+                found.append({int(seed): np.array(right[seed]) for seed in sorted(right)})
         except (KeyError, OSError):
             return None
-        lengths = {len(values) for group in found for values in group}
-        return [np.array(group) for group in found] if len(lengths) == 1 else None
+        lengths = {len(values_N) for group in found for values_N in group.values()}
+        return found if len(lengths) == 1 and all(found) else None
 
     def movement(self, where: Where) -> float | None:
         finished = {row["trial"] for _, row in self.rows(where) if row["status"] == FINISHED}
@@ -204,7 +208,7 @@ class PublishedValues:
     def pairs(self, groups: Iterable[Where]) -> bool:
         return False  # values of single seeds are not published
 
-    def records(self, groups: Iterable[Where], metric: str) -> list[Any] | None:
+    def records(self, groups: Iterable[Where], metric: str) -> list[Records] | None:
         return None
 
     def movement(self, where: Where) -> float | None:

@@ -162,9 +162,13 @@ def _notes(found: Evidence, corrected: Corrected, decided: bool) -> tuple[str, .
         for status, count in sample.lost.items():
             whole = sample.n + sum(sample.lost.values())
             notes.append(f"{sample.label}: {count} of {whole} seeds {status}, in no mean")
-    if found.images:
-        low, high = (f"{100 * end:+.1f}" for end in found.images)
-        notes.append(f"over test images alone, seeds held fixed: {low} to {high} points")
+    for what, interval in (
+        ("over test images alone, seeds held fixed", found.images),
+        ("over test images and seeds together", found.joint),
+    ):
+        if interval:
+            low, high = (f"{100 * end:+.1f}" for end in interval)
+            notes.append(f"{what}: {low} to {high} points")
     if decided and found.flips is not None and found.flips > corrected.alpha:
         notes.append(f"the exact sign-flip test does not confirm it (p = {found.flips:.2g})")
     return tuple(notes)

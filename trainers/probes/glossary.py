@@ -31,6 +31,10 @@ WORDS = {  # {word in capitals: (what it stands for, the expression that it matc
     "KIND": ("`corruption` (computed) or `stored` (CIFAR-10-C's files)", "corruption|stored"),
     "MEASURE": ("`effective`, `roy_vetterli` or `participation`", RANKS),
     "PROTOCOL": ("`paper` or `standard`", "paper|standard"),
+    "ADAPTED": (
+        "`refitted`, `recalibrated` or `recalibrated_refitted`",
+        "refitted|recalibrated(?:_refitted)?",
+    ),
     "END": ("`low` or `high`", ENDS),
     "K": ("a number of dimensions", NUMBER),
     "P": ("per cent", NUMBER),

@@ -39,8 +39,7 @@ def correct(bank: FeatureBank) -> dict[str, NDArray[np.bool_]]:
 def intervals(bank: FeatureBank) -> Iterator[tuple[str, float | list[float]]]:
     """95 % intervals over clean test images, which images are right, and ranks at common N."""
     for classifier, correct_N in correct(bank).items():
-        if classifier.startswith("linear/"):
-            yield f"{classifier}/correct", correct_N.astype(np.float64).tolist()
+        yield f"{classifier}/correct", correct_N.astype(np.float64).tolist()
         for end, value in zip(ENDS, proportion_interval(correct_N), strict=True):
             yield f"{classifier}/accuracy/{end}", value
     for measure, interval in rank_intervals(bank.test_ND, bank.seed).items():
@@ -69,6 +68,10 @@ zero_shot/accuracy/END | share | 0 to 1 | higher
     95 % interval of that accuracy over test images (Wilson)
 linear/PROTOCOL/correct | 0 or 1 | 0 to 1 | neither
     array: whether each test image is right, for paired comparisons
+knn/correct | 0 or 1 | 0 to 1 | neither
+    array: whether each test image is right
+zero_shot/correct | 0 or 1 | 0 to 1 | neither
+    array: whether each test image is right
 rank/MEASURE/END | dimensions | 0 upwards | neither
     95 % interval of that rank over test images (jackknife); roy_vetterli twice too wide at N < D
 rank/at/COUNT | dimensions | 1 to D | neither

@@ -27,10 +27,11 @@ import numpy as np
 from shards.arms import make_arm
 from shards.arms.cifar10c_files import is_extra
 from shards.arms.corruption_arms import corruptions_in
-from shards.measures.corruption import Draw, Figures, figures_of, measure_draw
+from shards.measures.corruption import Figures
 from shards.measures.linear_probe import accuracy
 from trainers.probes.base import Probe, Value
 from trainers.probes.censored import CENSORED
+from trainers.probes.corrupted import Measured, measured_under, right_under, shares
 from trainers.probes.features import FeatureBank, Subject
 from trainers.probes.linear import LINEAR, paper_classifier
 from trainers.probes.spectrum import SPECTRUM
@@ -45,41 +46,23 @@ def family(spec: str) -> str:
     return make_arm(spec).metric.split("/")[0]
 
 
-# ---- figures of one corruption ----
+# ---- each corruption ----
 
 
-def figures_under(bank: FeatureBank, spec: str) -> Figures | None:
-    """Figures of a corruption averaged over its draws, see `shards.measures.corruption.figures_of`.
-
-    Computed where the subject can be embedded, else those that the shards hold, else None. The two
-    probes and their means share them, so each is computed once per bank.
-    """
-    return bank.cached(
-        f"robustness/{spec}", lambda: _measured(bank, spec) or bank.figures.get(spec)
-    )
-
-
-def _measured(bank: FeatureBank, spec: str) -> Figures | None:
-    draws: list[Draw] = []
-    for view in range(make_arm(spec).views(bank.draws)):
-        x_ND = bank.subject.embed("test", spec, view)
-        if x_ND is None:
-            return None  # a mean over fewer draws than other subjects have is not comparable
-        draws.append(
-            measure_draw(
-                x_ND,
-                bank.test_ND,
-                lambda rows_ND: accuracy(paper_classifier(bank), rows_ND, bank.test_labels_N),
-            )
-        )
-    return figures_of(draws)
-
-
-def all_figures(bank: FeatureBank, frequency: bool) -> dict[str, Figures]:
-    """{spec: figures} of the test arms in frequency space, or of all others."""
+def all_measured(bank: FeatureBank, frequency: bool) -> dict[str, Measured]:
+    """{spec: what was measured} of the test arms in frequency space, or of all others."""
     specs = [s for s in bank.test_arms if (family(s) in FREQUENCY_FAMILIES) == frequency]
-    found = {spec: figures_under(bank, spec) for spec in specs}
-    return {spec: figures for spec, figures in found.items() if figures is not None}
+    found = {spec: measured_under(bank, spec) for spec in specs}
+    return {spec: measured for spec, measured in found.items() if measured is not None}
+
+
+def _values(spec: str, measured: Measured) -> Iterator[tuple[str, Value]]:
+    """The figures of one corruption and which images are right under it, by name."""
+    metric = make_arm(spec).metric
+    for figure, value in measured.figures.items():
+        yield f"{metric}/{figure}", value
+    if measured.correct is not None:
+        yield f"{metric}/correct", measured.correct
 
 
 # ---- summaries over corruptions ----
@@ -150,25 +133,17 @@ def _means(bank: FeatureBank, found: Mapping[str, Figures]) -> Iterator[tuple[st
 # ---- adaptation ----
 
 
-def _score(bank: FeatureBank, subject: Subject, spec: str, fitted: FeatureBank) -> float | None:
-    """Mean over draws of the accuracy that the classifier of `fitted` has on corrupted images."""
-    scores: list[float] = []
-    for view in range(make_arm(spec).views(bank.draws)):
-        x_ND = subject.embed("test", spec, view)
-        if x_ND is None:
-            return None
-        scores.append(accuracy(paper_classifier(fitted), x_ND, bank.test_labels_N))
-    return float(np.mean(scores))
-
-
 def _refitted(bank: FeatureBank, subject: Subject, spec: str) -> FeatureBank | None:
     """The bank with train images under `spec` instead of clean ones, to fit a classifier on."""
     train_ND = subject.embed("train", spec, 0)
     return None if train_ND is None else replace(bank, train_ND=train_ND, cache={})
 
 
-def adapted(bank: FeatureBank, spec: str) -> Iterator[tuple[str, float]]:
-    """Accuracy after adapting the classifier, BatchNorm, or both to train images under `spec`."""
+def adapted(bank: FeatureBank, spec: str) -> Iterator[tuple[str, Value]]:
+    """Accuracy after adapting the classifier, BatchNorm, or both to train images under `spec`.
+
+    With it which images are right, as under the corruption without adaptation.
+    """
     name = make_arm(spec).metric
     subjects = {"": bank.subject, "recalibrated": bank.subject.recalibrated(spec)}
     for before, subject in subjects.items():
@@ -176,20 +151,23 @@ def adapted(bank: FeatureBank, spec: str) -> Iterator[tuple[str, float]]:
             continue
         fits = {"": bank if before else None, "refitted": _refitted(bank, subject, spec)}
         for after, fitted in fits.items():
-            score = None if fitted is None else _score(bank, subject, spec, fitted)
-            if score is not None:
-                yield f"{name}/{'_'.join(filter(None, (before, after)))}/accuracy", score
+            right = None if fitted is None else right_under(bank, spec, subject, fitted)
+            if right is not None:
+                way = "_".join(filter(None, (before, after)))
+                scores = [float(one.mean()) for one in right]
+                yield f"{name}/{way}/accuracy", float(np.mean(scores))
+                yield f"{name}/{way}/correct", shares(right)
 
 
 # ---- the probes ----
 
 
-def robustness(bank: FeatureBank) -> Iterator[tuple[str, float]]:
+def robustness(bank: FeatureBank) -> Iterator[tuple[str, Value]]:
     """Figures of each corruption, half severities, means, and accuracies after adaptation."""
-    found = all_figures(bank, frequency=False)
-    for spec, figures in found.items():
-        for figure, value in figures.items():
-            yield f"{make_arm(spec).metric}/{figure}", value
+    measured = all_measured(bank, frequency=False)
+    for spec, one in measured.items():
+        yield from _values(spec, one)
+    found = {spec: one.figures for spec, one in measured.items()}
     if found:
         clean = accuracy(paper_classifier(bank), bank.test_ND, bank.test_labels_N)
         yield from _halves(bank, found, clean)
@@ -205,13 +183,12 @@ def frequency(bank: FeatureBank) -> Iterator[tuple[str, Value]]:
     frequencies are in `fourier/S/down` and `fourier/S/across`.
     """
     waves: dict[float, dict[str, Figures]] = {}
-    for spec, figures in all_figures(bank, frequency=True).items():
-        arm = make_arm(spec)
-        if family(spec) == "fourier":
-            waves.setdefault(float(arm.options["sigma"]), {})[spec] = figures
-            continue
-        for figure, value in figures.items():
-            yield f"{arm.metric}/{figure}", value
+    for spec, one in all_measured(bank, frequency=True).items():
+        if family(spec) == "fourier":  # hundreds of waves: no images of each
+            sigma = float(make_arm(spec).options["sigma"])
+            waves.setdefault(sigma, {})[spec] = one.figures
+        else:
+            yield from _values(spec, one)
     for sigma, found in waves.items():
         for side in ("down", "across"):
             shares = [float(make_arm(spec).options[side]) for spec in found]
@@ -238,12 +215,16 @@ noise/SPACE/half | strength | 0 upwards | higher
     noise at which half of the clean accuracy above chance is lost
 noise/SPACE/half/above | strength | 0 upwards | higher
     the largest noise measured, only where half is not lost there: noise/SPACE/half is above it
+ARM/correct | shares | 0 to 1 | neither
+    array: for each test image the share of draws in which it is right, for paired comparisons
 ANY/refitted/accuracy | share | 0 to 1 | higher
     ARM/accuracy with a classifier fitted on train images under the same corruption
 ANY/recalibrated/accuracy | share | 0 to 1 | higher
     ARM/accuracy with BatchNorm's statistics recomputed from such train images
 ANY/recalibrated_refitted/accuracy | share | 0 to 1 | higher
     the same with both: if it is still low, information is lost, not moved
+ANY/ADAPTED/correct | shares | 0 to 1 | neither
+    array: the same after that adaptation
 KIND/arms | arms | 1 upwards | neither
     how many corruptions and severities the means are over
 KIND/mean/accuracy | share | 0 to 1 | higher
@@ -269,6 +250,8 @@ BAND/cosine | cosine | -1 to 1 | higher
     mean cosine of an image's embedding after that to its clean one
 BAND/rank | dimensions | 1 to min(N - 1, D) | neither
     effective rank of the embeddings after that
+BAND/correct | shares | 0 to 1 | neither
+    array: for each test image the share of draws in which it is right
 fourier/S/accuracy | shares | 0 to 1 | higher
     array: accuracy under single waves of strength S, a heat map
 fourier/S/cosine | cosines | -1 to 1 | higher

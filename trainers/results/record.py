@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_serializer, field_validator
 
 from shards.support.schema import StrictModel, validated
 from shards.teachers.preprocess import Preprocess
 from trainers.results import format1
+from trainers.results.shares import SUFFIX, packed, unpacked
 
 FORMAT = "trial-result/2"
 IDENTIFYING = ("dataset", "teacher", "student", "arm", "seed")  # fields that reports group by
@@ -107,7 +108,8 @@ class ProbeResult(Part):
 
     Names have their prefix, as in MLflow and in tables. version: of the probe that measured them.
     metrics: the student's numbers. teacher: the teacher's numbers. arrays: lists of numbers of
-    both. undefined: names of values that were not finite.
+    both; those of which images are right are packed in the file, see `trainers.results.shares`.
+    undefined: names of values that were not finite.
     """
 
     version: int
@@ -115,6 +117,23 @@ class ProbeResult(Part):
     teacher: dict[str, float]
     arrays: dict[str, list[float]]
     undefined: list[str]
+
+    @field_validator("arrays", mode="before")
+    @classmethod
+    def _unpack(cls, arrays: Any) -> Any:
+        if not isinstance(arrays, dict):
+            return arrays
+        items = cast("dict[Any, Any]", arrays)
+        return {
+            name: unpacked(v) if isinstance(v, str) and str(name).endswith(SUFFIX) else v
+            for name, v in items.items()
+        }
+
+    @field_serializer("arrays", when_used="json")
+    def _pack(self, arrays: dict[str, list[float]]) -> dict[str, list[float] | str]:
+        return {
+            name: (packed(v) or v) if name.endswith(SUFFIX) else v for name, v in arrays.items()
+        }
 
     def without_arrays(self) -> ProbeResult:
         """A copy that holds numbers only."""

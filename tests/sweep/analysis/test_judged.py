@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from sweep.analysis.claims import Interaction, Superiority, Where
 from sweep.analysis.declared import FILE, declared, record_claims
+from sweep.analysis.evidence import evidence_of
 from sweep.analysis.frame import load
 from sweep.analysis.judged import as_rows, judge
 from sweep.analysis.values import TrialValues
@@ -150,19 +154,56 @@ def test_a_damaged_file_is_named(run: Path) -> None:
 
 def test_images_that_are_not_the_same_or_not_readable_give_no_interval(run: Path) -> None:
     def records(trials: Any, arrays: Any) -> Any:
-        groups = [{"student": "width:1"}, {"student": "width:4"}]
+        groups: list[Where] = [{"student": "width:1"}, {"student": "width:4"}]
         return TrialValues(trials, arrays=arrays).records(groups, M)
 
     def gone(trial: str) -> Any:
         raise FileNotFoundError(trial)
 
     study = load(run)
-    assert [part.shape for part in records(study.trials, study.arrays)] == [(8, 4), (8, 4)]
+    found = records(study.trials, study.arrays)
+    assert [[*part] for part in found] == [[*range(8)], [*range(8)]]
+    assert {len(right_N) for part in found for right_N in part.values()} == {4}
     assert records(study.trials, gone) is None
     other = study.trials.assign(
         dataset=["a" if s == "width:1" else "b" for s in study.trials["student"]]
     )
     assert records(other, study.arrays) is None
+
+
+def test_seeds_and_images_are_resampled_in_pairs_and_of_interactions_too() -> None:
+    rng = np.random.default_rng(5)
+    base_SN = (rng.random((8, 60)) < 0.8).astype(float)
+    rows: list[dict[str, Any]] = []
+    stored: dict[str, dict[str, list[float]]] = {}
+    for arm, lost in (("clean", 20), ("noise:0.1", 10)):
+        for seed in rng.permutation(8).tolist():  # in no order: pairs are found by seed
+            noisy_N = base_SN[seed].copy()
+            noisy_N[:lost] = 0.0
+            right = {"test/clean/correct": base_SN[seed], "test/noisy/correct": noisy_N}
+            trial = f"{arm}-{seed}"
+            stored[trial] = {name: values_N.tolist() for name, values_N in right.items()}
+            means = {n.replace("correct", "accuracy"): v.mean() for n, v in right.items()}
+            rows.append({"trial": trial, "status": "finished", "seed": seed, "arm": arm} | means)
+    values = TrialValues(pd.DataFrame(rows), arrays=stored.__getitem__)
+    groups: Any = {"first": {"arm": "noise:0.1"}, "second": {"arm": "clean"}}
+    for claim in (
+        Superiority(
+            name="a", kind="superiority", metric="test/noisy/accuracy", test="paired", **groups
+        ),
+        Interaction(
+            name="b",
+            kind="interaction",
+            metric="test/noisy/accuracy",
+            minus={"metric": "test/clean/accuracy"},
+            test="paired",
+            **groups,
+        ),
+    ):
+        found = evidence_of(claim, values)
+        assert found.contrast is not None
+        assert found.joint is not None
+        assert 0 < found.joint[0] < found.contrast.estimate < found.joint[1] < 10 / 60 + 0.15
 
 
 # ---- python -m sweep.report ----
@@ -215,4 +256,8 @@ def test_verdicts_are_plain_json(run: Path) -> None:
         "verdict", "supported", "welch", 8
     )  # fmt: skip
     assert row["estimate"] == pytest.approx(0.1)
-    assert row["notes"] == ["over test images alone, seeds held fixed: +0.0 to +75.0 points"]
+    assert row["notes"] == [
+        "over test images alone, seeds held fixed: +0.0 to +75.0 points",
+        "over test images and seeds together: +0.0 to +75.0 points",
+    ]
+    assert row["interval_images_and_seeds"] == row["interval_images"] == [0.0, 0.75]

@@ -14,10 +14,10 @@ def test_the_probe_gives_ends_around_what_the_others_give(features):
     for name in ends:
         middle = metrics[name.removesuffix("/low")]
         assert metrics[name] < middle < metrics[name.replace("/low", "/high")]
-    for protocol in ("paper", "standard"):
-        right = arrays[f"test/linear/{protocol}/correct"]
+    for classifier in ("linear/paper", "linear/standard", "knn", "zero_shot"):
+        right = arrays[f"test/{classifier}/correct"]
         assert set(right) == {0.0, 1.0}
-        assert np.mean(right) == pytest.approx(metrics[f"test/linear/{protocol}/accuracy"])
+        assert np.mean(right) == pytest.approx(metrics[f"test/{classifier}/accuracy"])
     assert arrays["test/rank/curve/n"] == [100, 150]
     assert arrays["test/rank/curve/effective"][0] == metrics["test/rank/at/100"]
     assert arrays["test/rank/curve/effective"][1] == pytest.approx(metrics["test/rank/effective"])

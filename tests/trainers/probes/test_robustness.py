@@ -18,7 +18,12 @@ from trainers.probes.robustness import half_severity, robustness
 
 
 def names_of(bank: FeatureBank) -> dict[str, float]:
-    return dict(robustness(bank))
+    """The numbers, without the arrays of which images are right."""
+    return {name: value for name, value in robustness(bank) if not isinstance(value, list)}
+
+
+def right_of(bank: FeatureBank) -> dict[str, list[float]]:
+    return {name: value for name, value in robustness(bank) if isinstance(value, list)}
 
 
 # ---- severities ----
@@ -75,6 +80,19 @@ def test_figures_are_the_papers_averaged_over_draws(features) -> None:
     assert set(found) - {"noise/pixel/half", "noise/pixel/half/above"} == {
         f"noise/pixel/0.1/{figure}" for figure in ("accuracy", "accuracy_sd", "cosine", "rank")
     }
+
+
+def test_each_image_has_the_share_of_draws_in_which_it_is_right(features) -> None:
+    (shares_N,) = right_of(features).values()
+    draws = [features.subject.embed("test", "noise:0.1", view) for view in range(3)]
+    predicted = [paper_classifier(features).predict(x_ND) for x_ND in draws]
+    assert shares_N == [sum(row) / 3 for row in np.transpose(predicted == features.test_labels_N)]
+    assert 0 < np.mean(shares_N) < 1
+    name = "noise/pixel/0.1/accuracy"
+    assert np.mean(shares_N) == pytest.approx(names_of(features)[name], abs=1e-12)
+    told = {"noise:0.2": {"accuracy": 0.5, "cosine": 0.25, "rank": 7.0}}
+    stored = replace(features, test_arms=("noise:0.2",), figures=told, cache={})
+    assert right_of(stored) == {}  # of stored figures no image is known
 
 
 def test_what_a_subject_lacks_is_left_out_or_told_by_the_shards(features) -> None:
@@ -169,6 +187,10 @@ def test_moved_information_comes_back_when_the_probe_or_batchnorm_adapts() -> No
     assert found["noise/pixel/0.1/recalibrated/accuracy"] == 1
     assert found["noise/pixel/0.1/recalibrated_refitted/accuracy"] == 1
     assert found["noise/pixel/half"] == pytest.approx(0.1 * (1 - 0.625))  # 1 to 0, chance 1/4
+    right = right_of(bank)
+    assert right["noise/pixel/0.1/correct"] == [0.0] * 40
+    for way in ("refitted", "recalibrated", "recalibrated_refitted"):
+        assert right[f"noise/pixel/0.1/{way}/correct"] == [1.0] * 40
 
 
 def test_adapting_leaves_the_clean_classifier_alone() -> None:
