@@ -25,6 +25,12 @@ Buffer = torch.Tensor | None
 class _TrainingBatchNorm(TorchFunctionMode):
     """Calls `normalise` in place of `batch_norm(..., training=True)`; other calls go to torch."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # Here and not as a decorator: it loads the compiler of torch.compile, which takes as long
+        # as the rest of torch, and most processes that import this module never train over ranks.
+        self.normalise = torch.compiler.disable(self.normalise)
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -73,7 +79,6 @@ class GlobalStatistics(_TrainingBatchNorm):
     They are those that one process would compute from the whole micro-batch.
     """
 
-    @torch.compiler.disable
     def normalise(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: torch.Tensor,
@@ -180,7 +185,6 @@ class MicroBatchStatistics(_TrainingBatchNorm):
         self._order: list[_BatchNorm] = []
         self._taken: list[torch.Tensor] = []
 
-    @torch.compiler.disable
     def normalise(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: torch.Tensor,
