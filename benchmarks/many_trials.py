@@ -1,12 +1,12 @@
-"""How a driver grows with the number of its trials: N one-step trials, really run.
+"""How a sweep grows with the number of its trials: N one-step trials, really run.
 
-    PYTHONPATH=. python benchmarks/many_trials.py                  # N = 200, 500, 1000, 2000
-    PYTHONPATH=. python benchmarks/many_trials.py --trials 20 40 --cpus 2
+    python benchmarks/many_trials.py                      # N = 200, 500, 1000 and 2000
+    python benchmarks/many_trials.py --trials 20 60       # a short look
 
-For each N: wall seconds, CPU seconds and peak memory of the driver's process. The exponent of a
-cost is the slope of log(cost) over log(N): 1 is linear. The driver's costs of an empty sweep
-(imports, Ray) are in each N, so small N show an exponent below 1. The process that uploads to
-MLflow is another one and is not counted.
+For each N: wall seconds; CPU seconds and memory of the driver, and of the process that uploads to
+MLflow; CPU seconds of `sweep.status` on the store. Those of a sweep of two trials (imports, Ray's
+start, the bank) are subtracted before an exponent is fitted, the slope of log(cost) over log(N),
+so that they hide no growth: 1 is linear.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
+from ratios import Ratio, finish
+from sampled import DRIVER, UPLOAD, run_sampled
 
 GRID = """\
 name: many
@@ -38,55 +39,78 @@ fixed:
   adapt_arms: []
 seeds: {trials}
 """
+BASE = 2  # trials of the sweep whose costs are those of any sweep
+LINEAR = 1.15  # largest exponent; that of N log N between 200 and 2,000 is 1.15
+CPU_EACH = 0.1  # CPU seconds of the driver for each trial
+COSTS = {
+    "driver": "CPU seconds of the driver",
+    "upload": "CPU seconds of the upload to MLflow",
+    "status": "CPU seconds of sweep.status",
+}
 
 
 def measure(trials: int, cpus: int) -> dict[str, float]:
-    """{seconds, cpu_seconds, mib} of a sweep of so many trials. Raises: RuntimeError."""
+    """Costs of a sweep of so many trials: COSTS, wall seconds, and MiB. Raises: RuntimeError."""
     with tempfile.TemporaryDirectory() as folder:
         grid = Path(folder, "many.yaml")
         grid.write_text(GRID.format(trials=trials))
-        command = [sys.executable, "-m", "sweep.run", "--grid", str(grid), "--cpus", str(cpus)]
-        start = time.monotonic()
-        with Path(folder, "log").open("w+") as log:
-            child = subprocess.Popen(
-                [*command, "--out", f"{folder}/run"], stdout=subprocess.DEVNULL, stderr=log
-            )
-            driver = psutil.Process(child.pid)
-            used, peak = 0.0, 0
-            while child.poll() is None:
-                try:
-                    times, memory = driver.cpu_times(), driver.memory_info()
-                except psutil.Error:
-                    break
-                used, peak = times.user + times.system, max(peak, memory.rss)
-                time.sleep(0.2)
-            seconds = time.monotonic() - start
-            if child.wait() != 0:
-                log.seek(0)
-                raise RuntimeError(f"{trials} trials: {log.read()[-1000:]}")
-        done = len(list(Path(folder, "run", "trials").glob("*/result.json")))
+        run = f"{folder}/run"
+        sampled = run_sampled(
+            ["--grid", str(grid), "--cpus", str(cpus), "--out", run], Path(folder, "log")
+        )
+        done = len(list(Path(run, "trials").glob("*/result.json")))
         if done != trials:
             raise RuntimeError(f"{done} results of {trials} trials")
-    return {"seconds": seconds, "cpu_seconds": used, "mib": peak / 2**20}
+        return {
+            "trials": trials,
+            "seconds": sampled.seconds,
+            "driver": sampled.cpu[DRIVER],
+            "upload": sampled.cpu[UPLOAD],
+            "status": cpu_of([sys.executable, "-m", "sweep.status", run, "--json"]),
+            "driver_mib": sampled.mib[DRIVER],
+            "upload_mib": sampled.mib[UPLOAD],
+        }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def cpu_of(command: list[str]) -> float:
+    """CPU seconds of a command, however it ends."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=False, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def ratios_of(base: dict[str, float], rows: list[dict[str, float]]) -> list[Ratio]:
+    """Exponents of the costs over `rows`, and the driver's cost of a trial against its limit."""
+    counts = np.array([row["trials"] - base["trials"] for row in rows])
+    found: list[Ratio] = []
+    for name, what in COSTS.items():
+        more = np.array([row[name] - base[name] for row in rows])
+        listed = ", ".join(
+            f"{cost:.1f} s for {count}" for cost, count in zip(more, counts, strict=True)
+        )
+        slope = float(np.polyfit(np.log(counts), np.log(np.maximum(more, 0.01)), 1)[0])
+        found.append(Ratio(f"exponent of the {what} over trials", slope, LINEAR, False, listed))
+    last, count = rows[-1], counts[-1]
+    each = (last["driver"] - base["driver"]) / count
+    memory = (last["driver_mib"] - base["driver_mib"]) / count
+    wall = last["seconds"] / last["trials"]
+    text = f"{each:.3f} CPU s, {memory:.2f} MiB, {wall:.2f} s of wall clock"
+    what = f"CPU seconds of the driver for each of {count:g} trials against {CPU_EACH:g} s"
+    return [*found, Ratio(what, each / CPU_EACH, 1.0, False, text)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--trials", type=int, nargs="+", default=[200, 500, 1000, 2000])
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    rows = []
-    for trials in options.trials:
-        row = {"trials": trials, **measure(trials, options.cpus)}
-        rows.append(row)
-        each = {name: round(value / trials, 4) for name, value in row.items() if name != "trials"}
-        print(json.dumps(row | {"of each trial": each}), flush=True)
-    if len(rows) > 1:
-        counts = np.log([row["trials"] for row in rows])
-        for name in ("seconds", "cpu_seconds", "mib"):
-            slope = np.polyfit(counts, np.log([row[name] for row in rows]), 1)[0]
-            print(f"{name}: exponent {slope:.2f}")
+    rows: list[dict[str, float]] = []
+    for trials in [BASE, *options.trials]:
+        rows.append(measure(trials, options.cpus))
+        print(json.dumps({name: round(value, 2) for name, value in rows[-1].items()}), flush=True)
+    return finish(ratios_of(rows[0], rows[1:]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

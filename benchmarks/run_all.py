@@ -37,6 +37,8 @@ COMMANDS = {  # the quick ones first
     "linear_probe": ["--classes", "10", "--solvers", "sklearn lbfgs", "scipy trust-ncg"],
     "freed_memory": [],
     "train_step": [],
+    "trial_overhead": [],
+    "many_trials": [],  # ten minutes and more
 }
 
 

@@ -107,6 +107,12 @@ def _add_where_results_go(where: argparse._ArgumentGroup) -> None:
         "--tracking-uri", metavar="URI", help="of MLflow (default: mlflow.db in the --out folder)"
     )
     where.add_argument(
+        "--register",
+        default="",
+        metavar="NAME",
+        help="make every finished student a version of model NAME in MLflow's registry",
+    )
+    where.add_argument(
         "--json", action="store_true", help="print the table, or the dry run, as JSON"
     )
 

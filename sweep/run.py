@@ -63,8 +63,13 @@ def run(
     grid: a grid's name, a YAML file, or the content of one as a mapping. settings: as `--set`.
     options: the command's other options, with `_` for `-`; `only` may be a list. Trials that failed
     are rows of the study.
-    Raises: ValueError for a wrong grid or option, and where a bank cannot be built; OSError.
+    Raises: ValueError for a wrong grid or option, for `dry_run`, which has no trials to load, and
+        where a bank cannot be built; OSError.
     """
+    if options.get("dry_run"):
+        raise ValueError(
+            "dry_run: a plan has no trials to load; `python -m sweep.run --dry-run` prints it"
+        )
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(grid, Mapping):
             file = Path(folder, "grid.yaml")
@@ -204,6 +209,7 @@ def _sweep(
     """Run the trials, then show table and report."""
     from shards.building.ray_start import check_address
     from sweep.analysis.declared import record_claims
+    from sweep.journal.registry import check_name
     from sweep.journal.run_record import open_record
     from sweep.journal.uploader import Uploader
     from sweep.planning.recorded_grids import record_grid
@@ -211,12 +217,14 @@ def _sweep(
 
     trials, chosen, needs = _trials(grid, options)
     uri = _tracking_uri(folder, options)
+    if options.register:
+        check_name(options.register)
     if options.address:
         check_address(options.address)
     claims = _check_claims(trials, options)
     with exclusive(str(folder), "sweep"):
         record = open_record(folder, store, grid.name)
-        with Uploader(folder, record.name, uri) as uploader:
+        with Uploader(folder, record.name, uri, options.register) as uploader:
             # Only now: Ray is imported while the upload's process imports MLflow.
             from sweep.running.driver import Sweep, run_sweep
 

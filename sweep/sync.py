@@ -43,6 +43,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--sweep", metavar="ID|NAME", help="which sweep, where the store has several"
     )
+    parser.add_argument(
+        "--register",
+        default="",
+        metavar="NAME",
+        help="make every finished student a version of model NAME in MLflow's registry",
+    )
     options = parser.parse_args(argv)
     set_defaults()
     from shards.support.lock import exclusive
@@ -50,10 +56,13 @@ def main(argv: list[str]) -> int:
     from sweep.journal.events import NAME
     from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
     from sweep.journal.rebuild import rebuild
+    from sweep.journal.registry import check_name
     from sweep.journal.run_record import find_sweep, keep_record, read_record
     from sweep.journal.tracking import Tracker
     from sweep.journal.uploader import PATIENCE, experiment_address
 
+    if options.register:
+        check_name(options.register)
     if options.tracking_uri:
         check_tracking_uri(options.tracking_uri)
     local = storage.local_path(options.run) if storage.is_local(options.run) else None
@@ -71,7 +80,7 @@ def main(argv: list[str]) -> int:
             with Progress("journal", len(sweep.identities)) as bar:
                 for line in rebuild(folder, store, sweep, bar.update):
                     print(f"warning: skipped: {line}", file=sys.stderr)
-        tracker = Tracker(folder, name, uri)
+        tracker = Tracker(folder, name, uri, options.register)
         with Progress("upload", 1.0) as bar:
             tracker.start()
             tracker.finish(PATIENCE, _status(folder, sweep), lambda: bar.update(tracker.share()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -12,7 +13,12 @@ from rich.text import Text
 
 from shards.support.progress import clock
 from shards.support.schema import StrictModel
+from sweep.journal.run_record import PlannedTrial
+from sweep.planning.remaining import Timing, remaining_seconds
 
+State = Literal["finished", "failed", "running", "interrupted", "waiting"]
+STATES: tuple[State, ...] = get_args(State)
+TRAINING = 0.9  # a trial's share of its work; the rest is its measurements
 SHOWN = 12  # running trials, and failures, that are shown one by one
 
 
@@ -64,6 +70,65 @@ class Overview(StrictModel):
     def as_plain(self) -> dict[str, Any]:
         """For `--json`."""
         return self.model_dump(mode="json")
+
+
+@dataclass
+class TrialState:
+    """How one trial stands. The fields of it that are shown are described in RunningTrial."""
+
+    planned: PlannedTrial
+    timing: Timing
+    state: State = "waiting"
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    loss: float | None = None
+    error: str = ""
+    holder: str = ""
+
+    def share(self) -> float:
+        """How much of the trial's work is done, 0 to 1."""
+        if self.state in ("finished", "failed"):
+            return 1.0
+        if self.state != "running":
+            return 0.0
+        return TRAINING * min(1.0, self.steps_done() / max(1, self.planned.steps))
+
+    def steps_done(self) -> int:
+        return self.planned.steps if self.state == "finished" else self.timing.done
+
+
+def overview_of(name: str, trials: Mapping[str, TrialState], now: float) -> Overview:
+    """How the sweep of that name stands. trials: by identity. now: seconds since 1970."""
+    count = {state: sum(t.state == state for t in trials.values()) for state in STATES}
+    running = {id: trial for id, trial in trials.items() if trial.state == "running"}
+    paces = [trial.timing.seconds_a_step() for trial in running.values()]
+    total = sum(trial.planned.weight for trial in trials.values())
+    done = sum(trial.planned.weight * trial.share() for trial in trials.values())
+    return Overview(
+        name=name,
+        total=len(trials),
+        **count,
+        share=done / total if total else 1.0,
+        steps_done=sum(trial.steps_done() for trial in trials.values()),
+        steps=sum(trial.planned.steps for trial in trials.values()),
+        steps_per_second=sum(1 / pace for pace in paces if pace),
+        remaining_seconds=remaining_seconds([t.timing for t in trials.values()], now),
+        now=tuple(
+            RunningTrial(
+                trial=id,
+                label=label_of(trial.config),
+                step=trial.timing.done,
+                steps=trial.planned.steps,
+                loss=trial.loss,
+                holder=trial.holder,
+            )
+            for id, trial in running.items()
+        ),
+        failures=tuple(
+            Failure(trial=id, label=label_of(trial.config), error=trial.error)
+            for id, trial in trials.items()
+            if trial.state == "failed"
+        ),
+    )
 
 
 def label_of(config: dict[str, Any]) -> str:

@@ -8,34 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
 
 from shards.support import storage
 from shards.support.lease import Claim, Observer, is_free, read_claim
-from sweep.journal.overview import Failure, Overview, RunningTrial, label_of
+from sweep.journal.overview import Overview, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial, StoredSweep
-from sweep.planning.remaining import Timing, remaining_seconds
+from sweep.planning.remaining import Timing
 from trainers.results.trial_journal import FOLDER as JOURNAL
 from trainers.results.trial_journal import Row, read_rows
 
 TRIALS, RESULT, LEASE = "trials", "result.json", "lease"  # as in trainers.results; needs torch
-State = Literal["finished", "failed", "running", "interrupted", "waiting"]
-STATES: tuple[State, ...] = get_args(State)
 TIMED = 32  # finished trials whose journals are read for their times
-
-
-@dataclass
-class _Trial:
-    """What was read of one trial."""
-
-    planned: PlannedTrial
-    timing: Timing
-    state: State = "waiting"
-    config: dict[str, Any] = field(default_factory=dict[str, Any])
-    loss: float | None = None
-    error: str = ""
-    holder: str = ""
 
 
 class StatusReader:
@@ -62,10 +45,10 @@ class StatusReader:
             trial: self._trial(trial, planned, files.get(trial, set()))
             for trial, planned in self.sweep.trials.items()
         }
-        return _overview(self.sweep.name, trials, self._clock())
+        return overview_of(self.sweep.name, trials, self._clock())
 
-    def _trial(self, trial: str, planned: PlannedTrial, files: set[str]) -> _Trial:
-        found = _Trial(planned, Timing(planned.work, planned.steps))
+    def _trial(self, trial: str, planned: PlannedTrial, files: set[str]) -> TrialState:
+        found = TrialState(planned, Timing(planned.work, planned.steps))
         if RESULT in files:
             found.state = "finished"
             if trial not in self._finished and len(self._finished) < TIMED:
@@ -90,7 +73,7 @@ class StatusReader:
         return is_free(claim) or self._observer.expired(claim)
 
 
-def _take_rows(trial: _Trial, rows: list[Row]) -> None:
+def _take_rows(trial: TrialState, rows: list[Row]) -> None:
     """Put what a trial's journal says into its state and its timing."""
     timing = trial.timing
     for row in rows:
@@ -111,49 +94,3 @@ def _take_rows(trial: _Trial, rows: list[Row]) -> None:
         timing.started = None if not rows else timing.started
     elif timing.started is not None:
         trial.state = "failed" if timing.failed else "running"
-
-
-def _overview(name: str, trials: dict[str, _Trial], now: float) -> Overview:
-    count = {state: sum(t.state == state for t in trials.values()) for state in STATES}
-    timings = [trial.timing for trial in trials.values()]
-    running = {id: trial for id, trial in trials.items() if trial.state == "running"}
-    paces = [trial.timing.seconds_a_step() for trial in running.values()]
-    total = sum(trial.planned.weight for trial in trials.values())
-    done = sum(trial.planned.weight * _share(trial) for trial in trials.values())
-    return Overview(
-        name=name,
-        total=len(trials),
-        **count,
-        share=done / total if total else 1.0,
-        steps_done=sum(_steps_done(trial) for trial in trials.values()),
-        steps=sum(trial.planned.steps for trial in trials.values()),
-        steps_per_second=sum(1 / pace for pace in paces if pace),
-        remaining_seconds=remaining_seconds(timings, now),
-        now=tuple(
-            RunningTrial(
-                trial=id,
-                label=label_of(trial.config),
-                step=trial.timing.done,
-                steps=trial.planned.steps,
-                loss=trial.loss,
-                holder=trial.holder,
-            )
-            for id, trial in running.items()
-        ),
-        failures=tuple(
-            Failure(trial=id, label=label_of(trial.config), error=trial.error)
-            for id, trial in trials.items()
-            if trial.state == "failed"
-        ),
-    )
-
-
-def _share(trial: _Trial) -> float:
-    """How much of a trial's work is done."""
-    if trial.state in ("finished", "failed"):
-        return 1.0
-    return _steps_done(trial) / max(1, trial.planned.steps) if trial.state == "running" else 0.0
-
-
-def _steps_done(trial: _Trial) -> int:
-    return trial.planned.steps if trial.state == "finished" else trial.timing.done

@@ -22,7 +22,15 @@ from shards.support.command import without_password
 from shards.support.metric_names import metric_name_error
 from sweep.journal.acknowledged import Acknowledged
 from sweep.journal.artifacts import log_bank, store_artifacts
-from sweep.journal.events import NAME, Event, FailedEvent, ProbeEvent, ResultEvent, StartEvent
+from sweep.journal.events import (
+    NAME,
+    Event,
+    FailedEvent,
+    ProbeEvent,
+    ResultEvent,
+    StartEvent,
+    read_events,
+)
 from sweep.journal.metric_rows import (
     TEACHER,
     VALUE_LENGTH,
@@ -37,6 +45,7 @@ from sweep.journal.metric_rows import (
 )
 from sweep.journal.mlflow_errors import code_of, is_refusal, reason
 from sweep.journal.mlflow_uri import default_uri
+from sweep.journal.registry import register_student
 from sweep.journal.run_record import id_before_records, read_record
 from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
 from sweep.journal.sqlite_file import error_of_file
@@ -55,7 +64,8 @@ NAMED = 10  # trials that one warning names
 class Tracker:
     """Uploads one sweep's journal to one tracking server.
 
-    folder: of the run. name: of the experiment. uri: of the server.
+    folder: of the run. name: of the experiment. uri: of the server. register: the registered model
+    of which every finished student becomes a version at the end; "" registers none.
 
     Attributes:
         error: why some events have not arrived yet, in one line; empty where all have.
@@ -63,8 +73,8 @@ class Tracker:
         progress_at: when something last arrived, on the monotonic clock.
     """
 
-    def __init__(self, folder: Path, name: str, uri: str) -> None:
-        self.folder, self.uri = folder, uri
+    def __init__(self, folder: Path, name: str, uri: str, register: str = "") -> None:
+        self.folder, self.uri, self._register = folder, uri, register
         self.error = ""
         self.refused: dict[str, str] = {}
         self.progress_at = time.monotonic()
@@ -173,7 +183,8 @@ class Tracker:
         """One pass over all that MLflow lacks. Raises: what stands in the way of every trial."""
         wanted, stored = self._status, self._acknowledged
         self._waiting = ""
-        open_end = wanted not in ("RUNNING", stored.status)
+        ends = wanted != "RUNNING"
+        open_end = ends and (wanted != stored.status or bool(self._register))
         if not (stored.has_new() or self._behind() or open_end):
             return
         self._connect()
@@ -186,7 +197,8 @@ class Tracker:
             behind = [trial for trial in self._behind() if trial not in sent]
             for trial, events in stored.read_behind(behind).items():
                 self._send(trial, events)
-            if wanted != "RUNNING":
+            if ends:
+                self._register_students()
                 self._log_report()
                 self.server.client.set_terminated(self._parent().id, wanted)
             stored.status = wanted
@@ -338,6 +350,19 @@ class Tracker:
             run = self.server.create(name_of(config), tags, time_ms)
         self._runs[trial] = run
         return run, events
+
+    def _register_students(self) -> None:
+        """Make every finished student a version of the registered model, if one was requested."""
+        if not self._register:
+            return
+        for _, event in read_events(self.folder / NAME):
+            if not isinstance(event, ResultEvent):
+                continue
+            tags = {TRIAL: event.trial, PARENT: self._parent().id}
+            run = self._runs.get(event.trial) or self.server.find(tags)
+            if run is not None:
+                register_student(self.server.client, self._register, run.id, event, self._store)
+                self.progress_at = time.monotonic()
 
     def _log_report(self) -> None:
         """Store the report with the sweep's own run, unless that has it already."""

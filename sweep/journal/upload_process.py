@@ -1,4 +1,4 @@
-"""The process that uploads a journal: `python -m sweep.journal.upload_process FOLDER NAME`.
+"""The process that uploads a journal: `python -m sweep.journal.upload_process RUN NAME REGISTER`.
 
 `sweep.journal.uploader` starts it and writes to its standard input: at once a line with the
 server's URI, which may hold a password and so is no argument, since all users see those; when the
@@ -21,7 +21,7 @@ from sweep.environment import set_defaults
 NICE = 10  # trials come first
 
 
-def main(folder: str, name: str) -> None:
+def main(folder: str, name: str, register: str) -> None:
     uri = sys.stdin.readline().rstrip("\n")
     set_defaults()
     os.nice(NICE)
@@ -30,7 +30,7 @@ def main(folder: str, name: str) -> None:
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints does not mix with the lines
-    tracker = Tracker(Path(folder), name, uri)
+    tracker = Tracker(Path(folder), name, uri, register)
     tracker.start()
 
     def end() -> None:

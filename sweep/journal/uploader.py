@@ -26,15 +26,16 @@ class Uploader:
     """`with Uploader(folder, name, uri) as uploader: ...; uploader.finish(...)`.
 
     folder: of the run, whose journal is followed. name: of the experiment. uri: of the server.
+    register: see Tracker.
     Leaving the context ends the process, whatever it was doing.
 
     Attributes:
         experiment: the experiment's id, "" before `finish` and where MLflow was not reached.
     """
 
-    def __init__(self, folder: Path, name: str, uri: str) -> None:
+    def __init__(self, folder: Path, name: str, uri: str, register: str = "") -> None:
         self.folder, self.uri, self.experiment = folder, uri, ""
-        self._arguments = [str(folder), name]
+        self._arguments = [str(folder), name, register]
         self._process: subprocess.Popen[str] | None = None
         self._progress_at = time.monotonic()
         self._last: dict[str, Any] = {}

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import get_current_placement_group
+from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweep.running.placement import Placement
@@ -32,6 +33,7 @@ LOST = -signal.SIGKILL  # stands for the exit status of a rank whose node or act
 # After a rank has lost its connection: how long the others' actors may take to answer, before they
 # are taken for lost. It is that loss, and not the broken connection, that decides what follows.
 LOST_SECONDS = 30.0
+READY_SECONDS = 5.0  # how long actors of the trial before may take to answer
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -52,8 +54,21 @@ class RayLauncher:
         """See `Launcher`."""
         group = get_current_placement_group()
         assert group is not None  # this process is the actor of a trial
+        hosts = _kept_hosts(group.id, ranks) or self._new_hosts(group, ranks)
+        try:
+            with rendezvous(ray.util.get_node_ip_address()) as meeting:
+                _Gang(hosts).run(arguments, meeting, document, report, stop)
+        except BaseException:
+            for host in hosts:
+                ray.kill(host)
+            raise
+        _kept[group.id] = hosts
+
+    def _new_hosts(self, group: PlacementGroup, ranks: int) -> list[Any]:
         actor: Any = ray.remote(RankHost)
-        hosts = [
+        # A fork is as good as a new process only where its parent has never used a GPU.
+        warm = not self._placement.gpus and sys.platform == "linux"
+        return [
             actor.options(
                 num_cpus=self._placement.cpus,
                 num_gpus=self._placement.gpus,
@@ -61,15 +76,28 @@ class RayLauncher:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=group, placement_group_bundle_index=rank
                 ),
-            ).remote()
+            ).remote(warm)
             for rank in range(ranks)
         ]
-        try:
-            with rendezvous(ray.util.get_node_ip_address()) as meeting:
-                _Gang(hosts).run(arguments, meeting, document, report, stop)
-        finally:
-            for host in hosts:
-                ray.kill(host)
+
+
+# {placement group: its ranks' actors} of the trial that ended last in this process, for the next
+# one, which Tune starts in the same placement group. They die with this process.
+_kept: dict[Any, list[Any]] = {}
+
+
+def _kept_hosts(group: Any, ranks: int) -> list[Any]:
+    """The actors that are kept for a placement group, none if one of them does not answer."""
+    hosts = _kept.pop(group, [])
+    try:
+        ray.get([host.ready.remote() for host in hosts], timeout=READY_SECONDS)
+        if len(hosts) == ranks:
+            return hosts
+    except RayError:
+        pass
+    for host in hosts:
+        ray.kill(host)
+    return []
 
 
 class _Gang:

@@ -2,12 +2,14 @@
 
 A child, because the same code then runs under torchrun, under `trainers.trial` and here, and
 because its main thread receives SIGTERM. The child dies with this process. Nothing that this module
-imports takes long: only the child needs torch.
+imports takes long: only the child needs torch. Ranks without a GPU are forked from a process that
+has imported it, which serves one trial after the other.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -15,14 +17,18 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 
 import psutil
 import ray
 
 from shards.support.child_process import Heartbeats, child_command
+from shards.support.warm_process import WarmChild, WarmProcess
 
 POLL_SECONDS = 1.0  # how long `poll` waits for news
 LAST_LINES = 3  # of the rank's standard error
+# What ranks import. The last one takes as long as torch itself; its optimizers load it.
+MODULES = ("trainers.trial", "torch._dynamo")
 
 
 @dataclass(frozen=True)
@@ -71,21 +77,35 @@ def _interface_variables() -> dict[str, str]:
     return {name: found for name in names if found is not None and name not in os.environ}
 
 
-class RankHost:
-    """Starts a rank, and reports on it. Two threads call it at a time."""
+Child = subprocess.Popen[str] | WarmChild
 
-    def __init__(self) -> None:
+
+class RankHost:
+    """Starts a rank, and reports on it; then perhaps another one. Two threads call it at a time.
+
+    warm: whether ranks are forked from a process that has imported what they need.
+    """
+
+    def __init__(self, warm: bool = False) -> None:
+        self._warm = warm
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._end: News | None = None
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._terminated = False
+        self._ranks: SimpleQueue[Rank] = SimpleQueue()
+        # The kernel ends a child when the thread that started it ends, so that must be one that
+        # lives as long as the child.
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def ready(self) -> None:
+        """Nothing; that it answers shows that this process lives."""
 
     def start(self, rank: Rank) -> None:
-        """Start the rank."""
-        # The kernel ends the child when the thread that started it ends, so that must be one that
-        # lives as long as the child.
-        threading.Thread(target=self._run, args=(rank,), daemon=True).start()
+        """Start the rank. The one before it, if any, has ended."""
+        with self._changed:
+            self._lines, self._end, self._child, self._terminated = [], None, None, False
+        self._ranks.put(rank)
 
     def poll(self) -> News:
         """What is new, or nothing after POLL_SECONDS."""
@@ -102,45 +122,61 @@ class RankHost:
             if self._child is not None:
                 self._child.terminate()
 
-    def _run(self, rank: Rank) -> None:
-        with ExitStack() as stack:
-            try:
-                end = self._supervise(stack, rank)
-            except Exception as error:
-                end = News(code=1, log=[f"{type(error).__name__}: {error}"])
-        with self._changed:
-            self._end = end
-            self._changed.notify_all()
+    def _serve(self) -> None:
+        server: WarmProcess | None = None
+        while True:
+            if self._warm and not (server and server.alive()):
+                server = WarmProcess(MODULES, self._take)
+            rank = self._ranks.get()
+            with ExitStack() as stack:
+                try:
+                    end = self._supervise(stack, rank, server)
+                except Exception as error:
+                    end = News(code=1, log=[f"{type(error).__name__}: {error}"])
+            with self._changed:
+                self._end = end
+                self._changed.notify_all()
 
-    def _supervise(self, stack: ExitStack, rank: Rank) -> News:
+    def _supervise(self, stack: ExitStack, rank: Rank, server: WarmProcess | None) -> News:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         heartbeat, standard_input = folder / "heartbeat", folder / "standard_input"
         heartbeat.touch()
         standard_input.write_text(rank.document, encoding="utf-8")
         log = stack.enter_context((folder / "log").open("w+", encoding="utf-8", errors="replace"))
-        child = subprocess.Popen(
-            child_command(rank.code, rank.arguments, heartbeat=heartbeat),
-            env=os.environ | _interface_variables() | rank.environment,
-            stdin=stack.enter_context(standard_input.open()),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
+        environment = os.environ | _interface_variables() | rank.environment
+        reader: threading.Thread | None = None
+        child: Child
+        if server is not None:
+            files = {"input": standard_input, "log": folder / "log", "heartbeat": heartbeat}
+            try:
+                child = server.start(rank.code, rank.arguments, environment, files)
+            except RuntimeError as error:
+                return News(code=-signal.SIGKILL, ending=f"was not started: {error}")
+        else:
+            child = subprocess.Popen(
+                child_command(rank.code, rank.arguments, heartbeat=heartbeat),
+                env=environment,
+                stdin=stack.enter_context(standard_input.open()),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+            reader = threading.Thread(target=self._read, args=(child,), daemon=True)
+            reader.start()
         stack.callback(child.wait)
         stack.callback(child.kill)
         with self._changed:
             self._child = child
             if self._terminated:
                 child.terminate()
-        reader = threading.Thread(target=self._read, args=(child,), daemon=True)
-        reader.start()
         beats, ending = Heartbeats([heartbeat], rank.limit), ""
         while child.poll() is None:
             if beats.silent([0]) is not None:
                 ending = f"sent no heartbeat for {rank.limit:g} s"
                 child.kill()
             time.sleep(0.05)
-        reader.join(POLL_SECONDS)  # but not for ever: a grandchild may hold the pipe open
+        if reader is not None:
+            reader.join(POLL_SECONDS)  # but not for ever: a grandchild may hold the pipe open
         log.seek(0)
         lines = [line for line in log.read().splitlines() if line.strip()][-LAST_LINES:]
         return News(code=child.returncode, log=lines, ending=ending)
@@ -149,6 +185,9 @@ class RankHost:
         assert child.stdout is not None
         with child.stdout:
             for line in child.stdout:
-                with self._changed:
-                    self._lines.append(line)
-                    self._changed.notify_all()
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()

@@ -8,7 +8,7 @@ from typing import Any
 
 from shards.support.progress import Progress
 from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent
-from sweep.journal.overview import Failure, Overview, RunningTrial, label_of
+from sweep.journal.overview import TRAINING, Overview, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial
 from sweep.journal.stored import probe_events, result_events
 from sweep.planning.remaining import Timing, remaining_seconds
@@ -17,8 +17,6 @@ from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished, tidy, trial_folder
 from trainers.results.record import Epoch
 from trainers.results.trial_journal import note_failure, read_rows
-
-TRAINING = 0.9  # a trial's share of the bar; the rest is its measurements
 
 
 def planned_trials(trials: list[TrialConfig]) -> dict[str, PlannedTrial]:
@@ -50,12 +48,10 @@ class Watch:
     def __init__(self, journal: Journal, trials: list[TrialConfig], store: str) -> None:
         self.journal, self.store = journal, store
         self.trials = {config.identity: config for config in trials}
-        self.weights = {config.identity: trial_weight(config) for config in trials}
-        self.planned = {config.identity: max(1, planned_steps(config)) for config in trials}
-        self._done = {config.identity: 0.0 for config in trials}  # weight that is done
+        self._plans = planned_trials(trials)
+        self._done = dict.fromkeys(self.trials, 0.0)  # weight that is done
         self._sum = 0.0  # of those, kept up to date: adding up all trials at each event is slow
-        work = {config.identity: training_work(config) for config in trials}
-        self.timings = {name: Timing(work[name], steps) for name, steps in self.planned.items()}
+        self.timings = {name: Timing(p.work, max(1, p.steps)) for name, p in self._plans.items()}
         self.losses: dict[str, float] = {}
         self._one_ended = False  # whether a trial of this command has ended
         self.steps: dict[str, int] = {}
@@ -147,8 +143,9 @@ class Watch:
         self._one_ended |= self.running.pop(trial, None) is not None
 
     def _advance(self, trial: str) -> None:
-        share = min(1.0, self.steps.get(trial, 0) / self.planned[trial])
-        done = self.weights[trial] * (1.0 if trial in self.ended else TRAINING * share)
+        plan = self._plans[trial]
+        share = min(1.0, self.steps.get(trial, 0) / max(1, plan.steps))
+        done = plan.weight * (1.0 if trial in self.ended else TRAINING * share)
         self._sum += done - self._done[trial]
         self._done[trial] = done
 
@@ -158,7 +155,7 @@ class Watch:
 
     def total(self) -> float:
         """The weights of all trials together, see `trial_weight`."""
-        return sum(self.weights.values())
+        return sum(plan.weight for plan in self._plans.values())
 
     def remaining(self) -> float | None:
         """Seconds until the last trial ends; None before that can be estimated."""
@@ -166,40 +163,20 @@ class Watch:
 
     def overview(self) -> Overview:
         """How the sweep stands."""
-        running = list(self.running)
-        failed = list(self.failed.items())
-        paces = [self.timings[name].seconds_a_step() for name in running]
-        finished = len(self.ended) - len(failed)
-        return Overview(
-            name="trials",
-            total=len(self.trials),
-            finished=finished,
-            failed=len(failed),
-            running=len(running),
-            interrupted=0,
-            waiting=max(0, len(self.trials) - len(self.ended) - len(running)),
-            share=min(1.0, self.done() / max(self.total(), 1e-9)),
-            steps_done=sum(self.steps.values()),
-            steps=sum(self.planned.values()),
-            steps_per_second=sum(1 / pace for pace in paces if pace),
-            remaining_seconds=self.remaining(),
-            now=tuple(
-                RunningTrial(
-                    trial=name,
-                    label=self._label(name),
-                    step=self.steps.get(name, 0),
-                    steps=self.planned[name],
-                    loss=self.losses.get(name),
-                )
-                for name in running
-            ),
-            failures=tuple(
-                Failure(trial=name, label=self._label(name), error=error) for name, error in failed
-            ),
-        )
+        running = set(self.running)  # another thread notes events meanwhile
+        states = {name: self._state(name, name in running) for name in self.trials}
+        return overview_of("trials", states, time.time())
 
-    def _label(self, trial: str) -> str:
-        return label_of(self.trials[trial].model_dump(mode="json"))
+    def _state(self, trial: str, running: bool) -> TrialState:
+        found = TrialState(self._plans[trial], self.timings[trial], loss=self.losses.get(trial))
+        if trial in self.ended:
+            found.state = "failed" if trial in self.failed else "finished"
+            found.error = self.failed.get(trial, "")
+        elif running:
+            found.state = "running"
+        if found.state in ("running", "failed"):  # the others are only counted
+            found.config = self.trials[trial].model_dump(mode="json")
+        return found
 
     def note(self) -> str:
         """`3/18 trials, 2 running, 1 failed, 41 steps/s`."""

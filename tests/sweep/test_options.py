@@ -63,6 +63,8 @@ def test_wrong_keywords_are_a_value_error(calls: list[dict[str, Any]]) -> None:
         distilsweep.run("demo", retry_faild=False)
     with pytest.raises(ValueError, match="--cpus 0: ended with status 2; see the error above"):
         distilsweep.run("demo", cpus=0)
+    with pytest.raises(ValueError, match="dry_run: a plan has no trials to load; `python -m"):
+        distilsweep.run("demo", dry_run=True)
     assert not calls
 
 

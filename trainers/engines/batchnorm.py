@@ -29,7 +29,8 @@ class _TrainingBatchNorm(TorchFunctionMode):
         super().__init__()
         # Here and not as a decorator: it loads the compiler of torch.compile, which takes as long
         # as the rest of torch, and most processes that import this module never train over ranks.
-        self.normalise = torch.compiler.disable(self.normalise)
+        disabled: Any = torch.compiler.disable(self.normalise)
+        self.normalise = disabled
 
     def __torch_function__(
         self,

@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, Protocol
 
-from shards.support.child_process import Heartbeats, child_command, run_module
+from shards.support.child_process import Heartbeats, child_command
 from trainers.engines.watchdog import seconds_of
 
 REPORT_PREFIX = "@report "
@@ -33,7 +33,7 @@ LEAVE_SECONDS = 20.0  # how long ranks may take to exit once one has exited with
 PORT_ATTEMPTS = 5  # another process may take a port between its choice and its use
 SILENT_VARIABLE, SILENT = "DISTIL_SILENT_SECONDS", 120.0
 CONNECTION_WORDS = ("onnection", "ProcessGroup", "Gloo", "gloo", "NCCL")
-RANK_CODE = run_module("trainers.trial")  # what each rank runs
+RANK_CODE = "from trainers.trial import main\nmain()\n"  # what each rank runs
 
 
 class RankError(RuntimeError):

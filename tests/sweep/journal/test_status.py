@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from shards.support.lease import ours, take
-from sweep.journal.overview import counts, view
+from sweep.journal.overview import TRAINING, counts, view
 from sweep.journal.run_record import (
     PlannedTrial,
     find_sweep,
@@ -69,7 +69,7 @@ def test_every_trial_is_in_its_state(store: Path) -> None:
     assert (found.total, found.finished, found.running) == (5, 1, 1)
     assert (found.failed, found.interrupted, found.waiting) == (1, 1, 1)
     assert (found.steps_done, found.steps) == (10 + 4 + 6 + 2, 50)
-    assert found.share == pytest.approx((1 + 0.4 + 1) / 5)
+    assert found.share == pytest.approx((1 + TRAINING * 0.4 + 1) / 5)
     assert found.steps_per_second == pytest.approx(1.0)
     # One at a time: 6 steps and 2 s of measuring, then two whole trials.
     assert found.remaining_seconds == pytest.approx(6 + 2 + 2 * (10 + 2))
@@ -84,7 +84,7 @@ def test_every_trial_is_in_its_state(store: Path) -> None:
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(view(found, 3.0))
     shown = console.export_text()
-    assert "48%" in shown
+    assert "47%" in shown
     assert "0:03 elapsed 0:32 left" in shown
     assert "seed 1, width:1, clean  step 4/10  loss 0.2500" in shown
 

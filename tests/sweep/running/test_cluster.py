@@ -5,10 +5,6 @@ Its gangs have a rank on each worker, and a worker is lost without notice while 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +13,13 @@ from typing import Any
 import pytest
 
 from tests.sweep.conftest import OBJECT_STORE
+from tests.sweep.torchrun import by_torchrun
 from tests.trainers.small_runs import without_times
 from trainers.canonical import make_config
 from trainers.results.folder import read_result
 from trainers.trial import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults]
-ROOT = Path(__file__).parents[3]
 EPOCHS = 60  # of the gang that loses a rank
 PARTS = f"""\
 parts:
@@ -31,21 +27,6 @@ parts:
   - fixed: {{engine: ddp, ranks: 2, epochs: {EPOCHS}}}
 """
 ZERO = "  - fixed: {engine: deepspeed, ranks: 2, zero_stage: 1, epochs: 1}\n"
-
-
-def by_torchrun(config: dict[str, Any], bank: Path, out: Path) -> Any:
-    """The result of the trial where torchrun starts its ranks on this machine."""
-    file = out.with_suffix(".yaml")
-    file.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "trainers.trial", str(file), "--bank", str(bank)]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        [*command, "--out", str(out)], check=False, capture_output=True, text=True, env=env
-    )
-    assert ran.returncode == 0, ran.stderr
-    (path,) = out.glob("trials/*/result.json")
-    return read_result(str(path))
 
 
 @pytest.mark.timeout(600)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -12,7 +14,7 @@ import psutil
 import pytest
 from ray.exceptions import RayError
 
-from sweep.running import gang
+from sweep.running import gang, rank_host
 from sweep.running.rank_host import RankHost
 from trainers.engines import launch
 from trainers.engines.launch import PREEMPTED, RankError
@@ -27,8 +29,11 @@ WAIT = "time.sleep(60)"
 class Host:
     """The actor of a rank. After `lost` seconds its node is gone; or, if `silent`, cut off."""
 
+    warm = False
+
     def __init__(self, threads: futures.Executor, lost: float = 1e9, silent: bool = False) -> None:
-        self.real, self.lost, self.silent = RankHost(), time.monotonic() + lost, silent
+        self.real, self.lost = RankHost(Host.warm), time.monotonic() + lost
+        self.silent = silent
         for name in ("start", "poll", "terminate"):
             remote = SimpleNamespace(remote=lambda *a, n=name: threads.submit(self._call, n, *a))
             setattr(self, name, remote)
@@ -39,6 +44,14 @@ class Host:
                 time.sleep(3)
             raise RayError("the node is gone")
         return getattr(self.real, name)(*arguments)
+
+
+@pytest.fixture(params=[False, True], ids=["new", "forked"], autouse=True)
+def warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether ranks are new processes, or forked from one that has imported modules."""
+    monkeypatch.setattr(Host, "warm", request.param)
+    monkeypatch.setattr(rank_host, "MODULES", ("fractions",))  # for torch, which takes seconds
+    return request.param
 
 
 def wait(answers: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
@@ -72,6 +85,52 @@ def test_reports_arrive_in_order_and_the_document_is_read(threads, monkeypatch) 
     )
     play(monkeypatch, [Host(threads), Host(threads)], script, seen.append)
     assert [values["epoch"] for values in seen] == list(range(3000))
+
+
+ABOUT = """
+import json
+about = {'rank': rank, 'pid': os.getpid(), 'parent': os.getppid(), 'imported': imported}
+print('@report ' + json.dumps(about), end='')
+os.environ['DISTIL_LEFT'] = sys.left = 'here'
+"""
+
+
+def test_ranks_of_the_next_trial_are_as_good_as_new(threads, monkeypatch, warm) -> None:
+    """Nothing is left of the rank before but what the process had imported."""
+    hosts, seen = [Host(threads), Host(threads)], []
+    clean = "assert not hasattr(sys, 'left') and 'DISTIL_LEFT' not in os.environ\n"
+    imported = "imported = 'fractions' in sys.modules\n"
+    for _ in range(2):
+        play(monkeypatch, hosts, clean + imported + ABOUT, seen.append)
+    one, two = seen
+    assert one["pid"] != two["pid"]
+    assert one["parent"] == two["parent"]
+    assert (one["parent"] != os.getpid()) == warm
+    assert one["imported"] == two["imported"] == warm
+
+
+@pytest.mark.parametrize("warm", [True], indirect=True)
+def test_a_rank_dies_with_the_process_that_it_was_forked_from(threads, monkeypatch, warm) -> None:
+    hosts, seen = [Host(threads), Host(threads)], []
+
+    def report(values: dict[str, Any]) -> None:
+        seen.append(values)
+        os.kill(values["parent"], 9)
+
+    script = f"""
+import json
+if rank == 0:
+    about = {{'pid': os.getpid(), 'parent': os.getppid()}}
+    print('@report ' + json.dumps(about), flush=True)
+{WAIT}
+"""
+    with pytest.raises(RankError, match="rank 0 was killed by SIGKILL") as caught:
+        play(monkeypatch, hosts, script, report)
+    assert caught.value.code < 0
+    with contextlib.suppress(psutil.NoSuchProcess):  # or nobody has asked for its exit status
+        assert psutil.Process(seen[0]["pid"]).status() == psutil.STATUS_ZOMBIE
+    # The next one has a new process to be forked from.
+    play(monkeypatch, hosts[:1], "0")
 
 
 SEGV = "sys.stderr.write('one\\ntwo\\n'); sys.stderr.flush(); os.kill(os.getpid(), 11)"
@@ -131,6 +190,7 @@ def test_a_silent_rank_is_ended(threads, monkeypatch) -> None:
 MEET = """
 import torch.distributed as dist
 dist.init_process_group('gloo')
+dist.barrier()  # or one may be gone while the other still connects
 print('@report {"ranks": %d}' % dist.get_world_size(), flush=True)
 dist.destroy_process_group()
 """
@@ -144,3 +204,26 @@ def test_ranks_meet_at_a_port_that_the_system_chose(threads, monkeypatch) -> Non
         hosts = [Host(threads), Host(threads)]
         gang._Gang(hosts).run([], one, "", seen.append, lambda: False)
     assert seen == [{"ranks": 2}]
+
+
+@pytest.mark.parametrize("warm", [True], indirect=True)
+@pytest.mark.parametrize("answers", [True, False])
+def test_actors_of_the_trial_before_are_taken_only_if_all_of_them_answer(
+    threads, monkeypatch, warm, answers
+) -> None:
+    def get(pending: list[bool], timeout: float) -> None:
+        if not all(pending):
+            raise RayError("one is gone")
+
+    killed: list[Any] = []
+    monkeypatch.setattr(gang.ray, "get", get)
+    monkeypatch.setattr(gang.ray, "kill", killed.append)
+    one, other = (
+        SimpleNamespace(ready=SimpleNamespace(remote=lambda alive=alive: alive))
+        for alive in (True, answers)
+    )
+    monkeypatch.setattr(gang, "_kept", {"group": [one, other]})
+    assert gang._kept_hosts("another", 2) == []
+    assert gang._kept_hosts("group", 2) == ([one, other] if answers else [])
+    assert killed == ([] if answers else [one, other])
+    assert gang._kept_hosts("group", 2) == []  # a trial that is running has them

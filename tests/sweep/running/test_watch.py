@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from sweep.journal.events import Journal
+from sweep.journal.overview import TRAINING
 from sweep.planning.sizes import trial_weight
 from sweep.running.view import SweepView
-from sweep.running.watch import TRAINING, Watch
+from sweep.running.watch import Watch
 from trainers.canonical import make_config
 
 FIELDS = {
