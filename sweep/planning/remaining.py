@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import linear_regression, mean, median
 
 REUSED = 0.5  # seconds before training in a process that has run a trial, until one was seen
 MEASURING = 0.1  # seconds of measuring for each of training, until one was seen
+APART = 1.6  # the largest ratio of two estimates of which the mean is right within a quarter
 SEEN = 200  # newest trials of which seconds are taken; the machine may have become slower
 
 
@@ -70,35 +71,86 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class _Line:
+    """Seconds by a trial's work: the median of those with equal work, else on a line through these.
+
+    medians: {work: seconds}, at least one. fixed, slope: of the line, none below 0.
+    """
+
+    medians: dict[float, float]
+    fixed: float
+    slope: float
+
+    @classmethod
+    def through(cls, seen: Iterable[tuple[float, float]], share: float) -> _Line | None:
+        """Of (work, seconds). share: of one work alone, how much of it would be the same for all.
+
+        None where nothing was seen.
+        """
+        by_work: dict[float, list[float]] = {}
+        for work, seconds in seen:
+            by_work.setdefault(work, []).append(seconds)
+        if not by_work:
+            return None
+        medians = {work: median(seconds) for work, seconds in by_work.items()}
+        works, seconds = list(medians), list(medians.values())
+        if len(medians) == 1 or not any(works):
+            fixed = share * mean(seconds)
+            return cls(medians, fixed, (mean(seconds) - fixed) / max(*works, 1e-9))
+        slope, fixed = linear_regression(works, seconds)
+        if slope < 0:
+            return cls(medians, mean(seconds), 0.0)
+        if fixed < 0:
+            total = sum(work * work for work in works)
+            slope = sum(w * s for w, s in zip(works, seconds, strict=True)) / total
+        return cls(medians, max(0.0, fixed), slope)
+
+    def of(self, work: float) -> float:
+        return self.medians.get(work, self.fixed + self.slope * work)
+
+
+@dataclass(frozen=True)
 class _Costs:
-    """Seconds of a trial: for each unit of work, before its training, and after it.
+    """Seconds of a trial before its training, of its training, and after it.
 
     after: None until a trial has ended.
     """
 
-    unit: float
     before: float
-    after: float | None
+    training: _Line
+    after: _Line | None
 
     def after_training(self, trial: Timing) -> float:
-        return MEASURING * trial.work * self.unit if self.after is None else self.after
+        if self.after is None:
+            return MEASURING * self.training.of(trial.work)
+        return self.after.of(trial.work)
 
     def of(self, trial: Timing) -> float:
-        return self.before + trial.work * self.unit + self.after_training(trial)
+        return self.before + self.training.of(trial.work) + self.after_training(trial)
 
 
 def remaining_seconds(trials: Sequence[Timing], now: float) -> float | None:
     """Seconds until the last of the trials ends, with as many at a time as run now.
 
-    None before enough has been seen.
+    None before enough has been seen. As long as no trials of other works were measured it is not
+    known whether measuring those takes as long, or in proportion to their work: then the mean of
+    the two, and None where they are too far apart.
     """
     waiting = [trial for trial in trials if trial.waiting]
     running = [trial for trial in trials if trial.running]
     if not waiting and not running:
         return 0.0
-    costs = _costs(trials)
-    if costs is None:
-        return None
+    found: list[float] = []
+    for share in (0.0, 1.0):
+        costs = _costs(trials, share)
+        if costs is None:
+            return None
+        found.append(_end(waiting, running, costs, now))
+    least, most = sorted(found)
+    return None if most > APART * least else (least + most) / 2
+
+
+def _end(waiting: list[Timing], running: list[Timing], costs: _Costs, now: float) -> float:
     free = [_left(trial, costs, now) for trial in running] or [0.0]
     heapq.heapify(free)
     end = max(free)
@@ -114,35 +166,39 @@ def _left(trial: Timing, costs: _Costs, now: float) -> float:
     assert trial.started is not None
     pace = trial.seconds_a_step()
     if pace is None:
-        pace = trial.work * costs.unit / max(1, trial.steps)
+        pace = costs.training.of(trial.work) / max(1, trial.steps)
     training = (trial.steps - trial.done) * pace + costs.after_training(trial)
     if trial.trained is None:
         return max(0.0, trial.started + costs.before + training - now)
     return max(0.0, trial.trained + training - now)
 
 
-def _costs(trials: Iterable[Timing]) -> _Costs | None:
+def _costs(trials: Iterable[Timing], share: float) -> _Costs | None:
     """Medians over the newest trials that have run to their end, and those that run.
 
-    Of trials that are fresh only the rate of training is taken, where others are known.
+    share: see `_Line.through`, of the time after training. Of trials that are fresh only the rate
+    of training is taken, where others are known; with share 0 the rest too, for works of which no
+    others are known, since what is known of lighter ones may not hold for them.
     """
     timed = [t for t in trials if t.started is not None and not t.failed]
     ended = sorted((t for t in timed if t.ended is not None), key=lambda t: t.ended or 0.0)[-SEEN:]
     seen = [*ended, *(t for t in timed if t.ended is None and t.trained is not None)]
     if not seen:
         return None
-    units = [unit for t in seen if (unit := _unit(t)) is not None]
-    if units:
-        unit = median(units)
-        before = [_before(t, unit) for t in seen if t.first is not None and not t.fresh]
+    paces = [(t, pace) for t in seen if (pace := t.seconds_a_step()) is not None]
+    training = _Line.through(((t.work, pace * t.steps) for t, pace in paces), share=0.0)
+    if training is not None:
+        before = [_before(t, training) for t in seen if t.first is not None and not t.fresh]
     else:  # one row a trial: what comes before it cannot be separated from training
-        usual = [_until_row(t) / max(t.work, 1e-9) for t in seen if not t.fresh]
-        if not usual:
+        usual = [(t.work, _until_row(t)) for t in seen if not t.fresh]
+        training, before = _Line.through(usual, share=0.0), [0.0]
+        if training is None:
             return None
-        unit, before = median(usual), [0.0]
-    usual = [t for t in ended if not t.fresh] or ended
-    after = [(t.ended or 0.0) - max(t.trained or 0.0, t.started or 0.0) for t in usual]
-    return _Costs(unit, median(before or [REUSED]), median(after) if after else None)
+    known = {t.work for t in ended if not t.fresh}
+    usual = [t for t in ended if not t.fresh or (t.work not in known and not share)]
+    usual = usual or ended
+    after = [(t.work, (t.ended or 0.0) - max(t.trained or 0.0, t.started or 0.0)) for t in usual]
+    return _Costs(median(before or [REUSED]), training, _Line.through(after, share))
 
 
 def _until_row(trial: Timing) -> float:
@@ -152,17 +208,9 @@ def _until_row(trial: Timing) -> float:
     return (trial.trained - trial.started) * trial.steps / trial.done
 
 
-def _unit(trial: Timing) -> float | None:
-    """Seconds a unit of work."""
-    pace = trial.seconds_a_step()
-    if pace is None or trial.work <= 0:
-        return None
-    return pace * trial.steps / trial.work
-
-
-def _before(trial: Timing, unit: float) -> float:
+def _before(trial: Timing, training: _Line) -> float:
     """Seconds from the start of a trial to its first step."""
     assert trial.started is not None
     assert trial.first is not None
     step, at = trial.first
-    return max(0.0, at - trial.started - unit * trial.work * step / max(1, trial.steps))
+    return max(0.0, at - trial.started - training.of(trial.work) * step / max(1, trial.steps))
