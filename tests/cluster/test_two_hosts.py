@@ -90,6 +90,11 @@ class Hosts:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
+def _twice(command: str) -> str:
+    """Ray waits 30 s for its own processes, which is too short on a busy machine."""
+    return f"{command} || {command}\n"
+
+
 def _ip(arguments: str) -> None:
     subprocess.run(["ip", *arguments.split()], check=True, capture_output=True)
 
@@ -120,11 +125,11 @@ def test_gangs_over_two_addresses_end_as_under_torchrun(hosts: Hosts, tmp_path: 
     start = f"{ray} --head --node-ip-address {head} --port {PORT} --temp-dir {hosts.temporary}"
     command = f"{python} -m sweep.run --grid {grid} --out {folder} --address {head}:{PORT}"
     driver = hosts.start(
-        0, f"{start} --include-dashboard=false\n{command}", tmp_path / "driver.log"
+        0, _twice(f"{start} --include-dashboard=false") + command, tmp_path / "driver.log"
     )
     joined = f"until (: < /dev/tcp/{head}/{PORT}) 2>/dev/null; do sleep 0.5; done"
     node = f"{ray} --address {head}:{PORT} --node-ip-address {other} --block"
-    hosts.start(1, f"{joined}\n{node}", tmp_path / "node.log")
+    hosts.start(1, f"{joined}\n{_twice(node)}", tmp_path / "node.log")
     end = time.monotonic() + 1000
     while driver.poll() is None and time.monotonic() < end:
         time.sleep(0.5)
