@@ -82,17 +82,17 @@ class Hosts:
         self._processes.append(process)
         return process
 
-    def end(self) -> None:
+    def stop(self) -> None:
+        """End all processes of both hosts."""
         for process in self._processes:
             process.kill()
             process.wait(30)
+        self._processes.clear()
+
+    def end(self) -> None:
+        self.stop()
         for name in self._names:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def _twice(command: str) -> str:
-    """Ray waits 30 s for its own processes, which is too short on a busy machine."""
-    return f"{command} || {command}\n"
 
 
 def _ip(arguments: str) -> None:
@@ -115,26 +115,33 @@ def hosts() -> Iterator[Hosts]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@pytest.mark.timeout(1500)
-def test_gangs_over_two_addresses_end_as_under_torchrun(hosts: Hosts, tmp_path: Path) -> None:
-    folder, grid = tmp_path / "run", tmp_path / "grid.yaml"
-    grid.write_text(GRID + (ZERO if find_spec("deepspeed") else ""))
+def swept(hosts: Hosts, grid: Path, folder: Path) -> tuple[int | None, str]:
+    """A sweep over both hosts: (its exit status, what it and Ray wrote)."""
     head, other = ADDRESSES
     python = shlex.quote(sys.executable)
     ray = f"{python} -m ray.scripts.scripts start --num-cpus 1 --object-store-memory 80000000"
     start = f"{ray} --head --node-ip-address {head} --port {PORT} --temp-dir {hosts.temporary}"
     command = f"{python} -m sweep.run --grid {grid} --out {folder} --address {head}:{PORT}"
-    driver = hosts.start(
-        0, _twice(f"{start} --include-dashboard=false") + command, tmp_path / "driver.log"
-    )
     joined = f"until (: < /dev/tcp/{head}/{PORT}) 2>/dev/null; do sleep 0.5; done"
     node = f"{ray} --address {head}:{PORT} --node-ip-address {other} --block"
-    hosts.start(1, f"{joined}\n{_twice(node)}", tmp_path / "node.log")
+    logs = [grid.with_name(name) for name in ("driver.log", "node.log")]
+    driver = hosts.start(0, f"{start} --include-dashboard=false\n{command}", logs[0])
+    other_host = hosts.start(1, f"{joined}\n{node}", logs[1])
     end = time.monotonic() + 1000
-    while driver.poll() is None and time.monotonic() < end:
+    while driver.poll() is None and other_host.poll() is None and time.monotonic() < end:
         time.sleep(0.5)
-    logs = "\n".join((tmp_path / name).read_text() for name in ("driver.log", "node.log"))
-    assert driver.returncode == 0, logs
+    return driver.poll(), "\n".join(log.read_text() for log in logs)
+
+
+@pytest.mark.timeout(1500)
+def test_gangs_over_two_addresses_end_as_under_torchrun(hosts: Hosts, tmp_path: Path) -> None:
+    folder, grid = tmp_path / "run", tmp_path / "grid.yaml"
+    grid.write_text(GRID + (ZERO if find_spec("deepspeed") else ""))
+    code, logs = swept(hosts, grid, folder)
+    if "timed out during startup" in logs:  # Ray waits 30 s for itself: short on a busy machine
+        hosts.stop()
+        code, logs = swept(hosts, grid, folder)
+    assert code == 0, logs
 
     results = [read_result(str(path)) for path in folder.glob("trials/*/result.json")]
     assert len(results) == GRID.count("engine") + bool(find_spec("deepspeed")), logs
