@@ -24,6 +24,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ from trainers.config.schema import TrialConfig
 if TYPE_CHECKING:
     from sweep.analysis.frame import Study
     from sweep.planning.grid import Grid
-    from sweep.running.driver import Outcome
+    from sweep.planning.search import Search
+    from sweep.running.driver import Outcome, Sweep
     from sweep.running.holding import Hold
     from sweep.running.resources import Resources
 
@@ -139,6 +141,8 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
             return 0
     for trial, error in outcome.failed.items():
         print(f"failed:  trial {trial}: {error}", file=sys.stderr)
+    for trial, reason in outcome.stopped_early.items():
+        print(f"stopped: trial {trial}: {reason}", file=sys.stderr)
     if outcome.left:
         print(f"{STOPPED}; {outcome.left} trials are left", file=sys.stderr)
     else:
@@ -174,6 +178,7 @@ def _trials(
     grid: Grid, options: argparse.Namespace
 ) -> tuple[list[TrialConfig], list[TrialConfig], dict[str, dict[str, Any]]]:
     """All trials of the grid, those of them that `--only` leaves, and {trial: its resources}."""
+    from sweep.planning.early_stopping import check_decidable, check_early_stopping
     from sweep.planning.expand import expand_with_resources
     from sweep.planning.select import only
     from sweep.planning.sizes import check_lengths
@@ -182,6 +187,13 @@ def _trials(
     trials = [config for config, _ in found]
     chosen = only(trials, options.only)
     check_lengths(chosen)
+    if grid.early_stopping is not None:
+        check_early_stopping(grid.early_stopping, trials)
+    if grid.search is not None:
+        if grid.search.by == "optuna" and options.only:
+            raise ValueError("--only: optuna needs every trial that it proposes; leave it out")
+        for config in trials:
+            check_decidable(config, "search", grid.search.measure)
     return trials, chosen, {config.identity: needs for config, needs in found if needs}
 
 
@@ -236,6 +248,7 @@ def _sweep(
                 hold=hold,
                 retry_failed=options.retry_failed,
                 teacher_robustness=options.teacher_robustness,
+                early_stopping=grid.early_stopping,
                 first=priorities(chosen, grid.first),
                 owns_process=owns_process,
             )
@@ -245,8 +258,18 @@ def _sweep(
             record_grid(folder, grid, trials)
             if claims:
                 record_claims(folder, grid.name, claims[0], trials, store)
-            outcome = run_sweep(sweep, chosen)
+            if grid.search is not None and grid.search.by == "optuna":
+                from sweep.rounds import run_rounds
+
+                def run_round(grid: Grid, failed: frozenset[str]) -> Outcome:
+                    return _run_round(sweep, grid, failed, options)
+
+                grid, outcome = run_rounds(grid, grid.search, folder, run_round)
+                chosen = _trials(grid, options)[1]
+            else:
+                outcome = run_sweep(sweep, chosen)
             report = _show_results(folder, options.json)
+            _show_best(folder, grid.search, chosen)
             ended = "KILLED" if outcome.left else "FINISHED"
             status = "FAILED" if outcome.failed else ended
             for line in uploader.finish(status, report, notify=_print_upload):
@@ -254,6 +277,24 @@ def _sweep(
     for line in compare_lines(uri, uploader.experiment):
         print(f"compare: {line}", file=sys.stderr)
     return outcome
+
+
+def _run_round(
+    sweep: Sweep, grid: Grid, failed: frozenset[str], options: argparse.Namespace
+) -> Outcome:
+    """Run what is missing of a search so far, but for the trials that have `failed` before."""
+    from sweep.planning.recorded_grids import record_grid
+    from sweep.planning.select import priorities
+    from sweep.running.driver import run_sweep
+
+    trials, chosen, needs = _trials(grid, options)
+    record_grid(sweep.folder, grid, trials)
+    sweep = replace(
+        sweep,
+        resources=replace(sweep.resources, needs=needs),
+        first=priorities(chosen, grid.first),
+    )
+    return run_sweep(sweep, [config for config in chosen if config.identity not in failed])
 
 
 def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> None:
@@ -324,6 +365,17 @@ def _show_results(folder: Path, as_json: bool) -> Path | None:
         print(f"note:    {note}", file=sys.stderr)
     print(f"report:  {report}", file=sys.stderr)
     return report
+
+
+def _show_best(folder: Path, search: Search | None, trials: list[TrialConfig]) -> None:
+    """Print the best draw of a search for each combination of the axes."""
+    if search is None:
+        return
+    from sweep.analysis.best import best_lines
+    from sweep.analysis.frame import load
+
+    for line in best_lines(load(folder), search, {config.identity for config in trials}):
+        print(f"search:  {line}", file=sys.stderr)
 
 
 def _print_upload(line: str) -> None:

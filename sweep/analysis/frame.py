@@ -41,6 +41,7 @@ from trainers.results.record import Embeddings, TrialResult
 
 SEED = "seed"
 FINISHED, FAILED, DIVERGED, UNFINISHED = "finished", "failed", "diverged", "unfinished"
+STOPPED = "stopped early"
 FIRST = ("run", "trial", "status", "error")
 DIVERGENCE = re.compile(r"(\w+: )?diverged at step \d+")  # how DivergedError begins
 TEACHER = ("weights_sha256", *(f"teacher.{name}" for name in Embeddings.model_fields))
@@ -226,6 +227,9 @@ def _rows(run: Run) -> list[tuple[Row, TrialResult | None]]:
         status = DIVERGED if DIVERGENCE.match(failure.error) else FAILED
         row = {"status": status, "error": failure.error} | _config_row(failure.config)
         found[failure.trial] = row, None
+    for stop in run.stopped:
+        row = {"status": STOPPED, "error": stop.error} | _config_row(stop.config)
+        found[stop.trial] = row, None
     for result in run.results:
         found[result.id] = {"status": FINISHED, "error": None} | _result_row(result), result
     for trial, (row, result) in found.items():
@@ -285,6 +289,8 @@ def _tracked_row(tracked: TrackedTrial) -> Row:
     status = {"FINISHED": FINISHED, "FAILED": FAILED}.get(tracked.status, UNFINISHED)
     if status == FAILED and DIVERGENCE.match(tracked.error or ""):
         status = DIVERGED
+    if tracked.status == "KILLED" and tracked.error:
+        status = STOPPED
     groups = {
         name: {n.removeprefix(f"{name}."): v for n, v in tags.items() if n.startswith(f"{name}.")}
         for name in ("environment", "student", "data")

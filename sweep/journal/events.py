@@ -4,6 +4,7 @@
     {"event": "epoch",  "trial": ID, "time_ms": T, "step": S, "values": {"loss": ...}}
     {"event": "result", "trial": ID, "time_ms": T, "record": {...}, "result": PATH, ...}
     {"event": "failed", "trial": ID, "time_ms": T, "config": {...}, "error": "one line"}
+    {"event": "stopped", "trial": ID, "time_ms": T, "config": {...}, "error": "why, in one line"}
     {"event": "probe",  "trial": ID, "time_ms": T, "step": S, "result": {...}}
 
 Everything else (MLflow, the table, the report) is derived from it; it is itself derived from the
@@ -12,7 +13,8 @@ again. It holds numbers only: arrays stay in the result in the store, which it n
 
 An epoch that a resumed trial reports again and a result that is already recorded are not written
 twice. `probe` is a probe run again on a finished trial, see trainers.results.reprobed; each
-measurement is one event.
+measurement is one event. `stopped` is a trial that early stopping ended: no failure, and without a
+result, since the test images were not read for it.
 """
 
 from __future__ import annotations
@@ -90,6 +92,14 @@ class FailedEvent(_Event):
     error: str
 
 
+class StoppedEvent(_Event):
+    """A trial that was stopped early; `error` says when and why."""
+
+    event: Literal["stopped"] = "stopped"
+    config: dict[str, Any]
+    error: str
+
+
 class ProbeEvent(_Event):
     """What a probe run again adds to the trial's result; `step` is the trial's last."""
 
@@ -103,12 +113,14 @@ class ProbeEvent(_Event):
         return parse_reprobed(cast(Document, value)) if isinstance(value, dict) else value
 
 
-Event = StartEvent | EpochEvent | ResultEvent | FailedEvent | ProbeEvent
+Event = StartEvent | EpochEvent | ResultEvent | FailedEvent | StoppedEvent | ProbeEvent
+WITHOUT_RESULT = (FailedEvent, StoppedEvent)  # how a trial may end; these may repeat
 KINDS: dict[str, type[Event]] = {
     "start": StartEvent,
     "epoch": EpochEvent,
     "result": ResultEvent,
     "failed": FailedEvent,
+    "stopped": StoppedEvent,
     "probe": ProbeEvent,
 }
 
@@ -187,7 +199,7 @@ class Journal:
 
     def _note(self, event: Event) -> None:
         self._seen.add(self._key(event))
-        if isinstance(event, FailedEvent):
+        if isinstance(event, WITHOUT_RESULT):
             self._failures.add((event.trial, event.error))
 
     def has_started(self, trial: str) -> bool:
@@ -195,7 +207,7 @@ class Journal:
         return ("start", trial, 0) in self._seen
 
     def has_failure(self, trial: str, error: str) -> bool:
-        """Whether the trial's failure with this error is in the journal."""
+        """Whether the trial's failure, or early stop, with this error is in the journal."""
         return (trial, error) in self._failures
 
     def has_result(self, trial: str) -> bool:
@@ -203,13 +215,15 @@ class Journal:
         return ("result", trial, 0) in self._seen
 
     def append(self, event: Event) -> None:
-        """Write and fsync. `failed` may repeat; other events are written once. Raises: OSError.
+        """Write and fsync. `failed` and `stopped` may repeat, other events are written once.
+
+        Raises: OSError.
 
         What a full disk has refused is written before the next event.
         """
         with self._lock:
             key = self._key(event)
-            if key in self._seen and not isinstance(event, FailedEvent):
+            if key in self._seen and not isinstance(event, WITHOUT_RESULT):
                 return
             self._note(event)
             # The result of a trial holds aliased names (scikit-learn), hence by_alias.

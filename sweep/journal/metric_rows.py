@@ -15,6 +15,7 @@ from sweep.journal.events import (
     ProbeEvent,
     ResultEvent,
     StartEvent,
+    StoppedEvent,
 )
 from trainers.config.schema import PLUGINS
 from trainers.results.record import TrialResult
@@ -109,7 +110,7 @@ def bare(values: dict[str, float]) -> dict[str, float]:
 
 def config_of(event: Event) -> dict[str, Any] | None:
     """The trial's config, where the event has one."""
-    if isinstance(event, StartEvent | FailedEvent):
+    if isinstance(event, StartEvent | FailedEvent | StoppedEvent):
         return event.config
     return event.record.config if isinstance(event, ResultEvent) else None
 

@@ -16,7 +16,7 @@ from shards.support.schema import StrictModel
 from sweep.journal.run_record import PlannedTrial
 from sweep.planning.remaining import Timing, remaining_seconds
 
-State = Literal["finished", "failed", "running", "interrupted", "waiting"]
+State = Literal["finished", "failed", "stopped_early", "running", "interrupted", "waiting"]
 STATES: tuple[State, ...] = get_args(State)
 TRAINING = 0.9  # a trial's share of its work; the rest is its measurements
 SHOWN = 12  # running trials, and failures, that are shown one by one
@@ -47,8 +47,9 @@ class Failure(StrictModel):
 class Overview(StrictModel):
     """How a sweep stands.
 
-    interrupted: trials that were begun and that no process works on. share: how much of the work is
-    done, 0 to 1. steps, steps_done: optimiser steps of all trials. steps_per_second: of the trials
+    interrupted: trials that were begun and that no process works on. stopped_early: trials that
+    early stopping ended; stops: why. share: how much of the work is done, 0 to 1.
+    steps, steps_done: optimiser steps of all trials. steps_per_second: of the trials
     that run now, together. remaining_seconds: None before it can be estimated.
     """
 
@@ -66,6 +67,8 @@ class Overview(StrictModel):
     remaining_seconds: float | None
     now: tuple[RunningTrial, ...] = ()
     failures: tuple[Failure, ...] = ()
+    stopped_early: int = 0
+    stops: tuple[Failure, ...] = ()
 
     def as_plain(self) -> dict[str, Any]:
         """For `--json`."""
@@ -86,7 +89,7 @@ class TrialState:
 
     def share(self) -> float:
         """How much of the trial's work is done, 0 to 1."""
-        if self.state in ("finished", "failed"):
+        if self.state in ("finished", "failed", "stopped_early"):
             return 1.0
         if self.state != "running":
             return 0.0
@@ -123,11 +126,16 @@ def overview_of(name: str, trials: Mapping[str, TrialState], now: float) -> Over
             )
             for id, trial in running.items()
         ),
-        failures=tuple(
-            Failure(trial=id, label=label_of(trial.config), error=trial.error)
-            for id, trial in trials.items()
-            if trial.state == "failed"
-        ),
+        failures=_without_result(trials, "failed"),
+        stops=_without_result(trials, "stopped_early"),
+    )
+
+
+def _without_result(trials: Mapping[str, TrialState], state: State) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(trial=id, label=label_of(trial.config), error=trial.error)
+        for id, trial in trials.items()
+        if trial.state == state
     )
 
 
@@ -149,9 +157,9 @@ def left(overview: Overview) -> str:
 def counts(overview: Overview) -> str:
     """`7/18 trials, 2 running, 1 failed, 41 steps/s`."""
     parts = [f"{overview.finished}/{overview.total} trials"]
-    for name in ("running", "failed", "interrupted", "waiting"):
+    for name in ("running", "failed", "stopped_early", "interrupted", "waiting"):
         count = getattr(overview, name)
-        parts += [f"{count} {name}"] if count else []
+        parts += [f"{count} {name.replace('_', ' ')}"] if count else []
     if overview.steps_per_second:
         parts.append(f"{overview.steps_per_second:.3g} steps/s")
     return ", ".join(parts)
@@ -170,13 +178,20 @@ def view(overview: Overview, elapsed: float | None = None) -> RenderableType:
     parts: list[RenderableType] = [bar, Text(counts(overview))]
     if overview.now:
         parts.append(_running(overview.now))
-    parts += [
-        Text(f"failed: {one.trial} ({one.label}): {one.error}", style="red")
-        for one in overview.failures[:SHOWN]
-    ]
-    if len(overview.failures) > SHOWN:
-        parts.append(Text(f"and {len(overview.failures) - SHOWN} more failures", style="red"))
+    parts += _ends("failed", "failures", overview.failures, "red")
+    parts += _ends("stopped early", "stopped early", overview.stops, "yellow")
     return Group(*parts)
+
+
+def _ends(what: str, more: str, trials: Sequence[Failure], style: str) -> list[Text]:
+    """A line for each trial that ended without a result, and a count of those left out."""
+    lines = [
+        Text(f"{what}: {one.trial} ({one.label}): {one.error}", style=style)
+        for one in trials[:SHOWN]
+    ]
+    if len(trials) > SHOWN:
+        lines.append(Text(f"and {len(trials) - SHOWN} more {more}", style=style))
+    return lines
 
 
 def _running(trials: Sequence[RunningTrial]) -> Table:

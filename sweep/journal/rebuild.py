@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sweep.journal.events import Event, FailedEvent, Journal
+from sweep.journal.events import WITHOUT_RESULT, Event, Journal
 from sweep.journal.run_record import StoredSweep
 from sweep.journal.stored import stored_events
 
@@ -36,5 +36,5 @@ def rebuild(
 
 
 def _is_known(journal: Journal, event: Event) -> bool:
-    """Whether a failure, which `append` takes again and again, is in the journal."""
-    return isinstance(event, FailedEvent) and journal.has_failure(event.trial, event.error)
+    """Whether an end without result, which `append` takes again and again, is in the journal."""
+    return isinstance(event, WITHOUT_RESULT) and journal.has_failure(event.trial, event.error)

@@ -17,6 +17,7 @@ from sweep.journal.events import (
     ProbeEvent,
     ResultEvent,
     StartEvent,
+    StoppedEvent,
     read_events,
 )
 from sweep.journal.run_record import read_record
@@ -27,12 +28,12 @@ from trainers.results.reprobed import Reprobed
 
 @dataclass(frozen=True)
 class Run:
-    """Results of one sweep, and the last failure of each trial that has no later result.
+    """Results of one sweep, and how each trial ended that has no later result.
 
     results: without arrays unless requested, see `with_arrays`. notes: what was left out
     of the results, so that every metric is of one version of its probe, or could not be read.
-    starts: the first start of each trial. ended_ms: when each trial's last result or failure was
-    recorded.
+    starts: the first start of each trial. ended_ms: when each trial's last end was recorded.
+    stopped: trials that were stopped early.
     """
 
     results: list[TrialResult]
@@ -40,6 +41,7 @@ class Run:
     notes: list[str] = field(default_factory=lambda: [])
     starts: dict[str, StartEvent] = field(default_factory=lambda: {})
     ended_ms: dict[str, int] = field(default_factory=lambda: {})
+    stopped: list[StoppedEvent] = field(default_factory=lambda: [])
 
 
 def read_run(run_dir: str | Path, arrays: bool = False) -> Run:
@@ -65,28 +67,30 @@ def read_run(run_dir: str | Path, arrays: bool = False) -> Run:
 def run_of(events: Iterable[Event]) -> Run:
     """What events in the order of a journal say together, see `read_run`."""
     results: dict[str, TrialResult] = {}
-    failures: dict[str, FailedEvent] = {}
+    ends: dict[str, FailedEvent | StoppedEvent] = {}
     reprobed: dict[str, list[Reprobed]] = {}
     starts: dict[str, StartEvent] = {}
     ended_ms: dict[str, int] = {}
     for event in events:
-        if isinstance(event, ResultEvent | FailedEvent):
+        if isinstance(event, ResultEvent | FailedEvent | StoppedEvent):
             ended_ms[event.trial] = event.time_ms
         if isinstance(event, StartEvent):
             starts.setdefault(event.trial, event)
         elif isinstance(event, ResultEvent):
-            failures.pop(event.trial, None)
+            ends.pop(event.trial, None)
             results.pop(event.trial, None)  # so that it takes the last place
             results[event.trial] = event.record
-        elif isinstance(event, FailedEvent):
-            failures[event.trial] = event
+        elif isinstance(event, FailedEvent | StoppedEvent):
+            ends[event.trial] = event
         elif isinstance(event, ProbeEvent):
             reprobed.setdefault(event.trial, []).append(event.result)
     for trial, measurements in reprobed.items():
         for again in measurements if trial in results else []:
             results[trial] = merge(results[trial], again.probe, again.values)
     kept, notes = newest_only(list(results.values()))
-    return Run(kept, list(failures.values()), notes, starts, ended_ms)
+    failed = [end for end in ends.values() if isinstance(end, FailedEvent)]
+    stopped = [end for end in ends.values() if isinstance(end, StoppedEvent)]
+    return Run(kept, failed, notes, starts, ended_ms, stopped)
 
 
 def _all_with_arrays(store: str, results: list[TrialResult]) -> tuple[list[TrialResult], list[str]]:

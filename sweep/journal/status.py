@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from shards.support import storage
 from shards.support.lease import Claim, Observer, is_free, read_claim
-from sweep.journal.overview import Overview, TrialState, overview_of
+from sweep.journal.overview import Overview, State, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial, StoredSweep
 from sweep.planning.remaining import Timing
 from trainers.results.trial_journal import FOLDER as JOURNAL
@@ -75,7 +75,7 @@ class StatusReader:
 
 def _take_rows(trial: TrialState, rows: list[Row]) -> None:
     """Put what a trial's journal says into its state and its timing."""
-    timing = trial.timing
+    timing, stopped = trial.timing, False
     for row in rows:
         kind, seconds = row["event"], row["time_ms"] / 1000
         if kind == "start":
@@ -85,7 +85,8 @@ def _take_rows(trial: TrialState, rows: list[Row]) -> None:
             timing.step(row["step"], seconds)
             trial.loss = row["values"].get("loss")
         else:
-            timing.ended, timing.failed = seconds, kind == "failed"
+            timing.ended, timing.failed = seconds, kind in ("failed", "stopped")
+            stopped = kind == "stopped"
             trial.config, trial.error = row.get("config", trial.config), row.get("error", "")
     if trial.state == "finished":
         timing.failed = False
@@ -93,4 +94,5 @@ def _take_rows(trial: TrialState, rows: list[Row]) -> None:
         # Without a journal it is known to have ended, and nothing about how long it took.
         timing.started = None if not rows else timing.started
     elif timing.started is not None:
-        trial.state = "failed" if timing.failed else "running"
+        ended: State = "stopped_early" if stopped else "failed"
+        trial.state = ended if timing.failed else "running"

@@ -24,7 +24,9 @@ def read_store(store: str) -> Run:
     names = storage.names(storage.join(store, TRIALS))
     skipped: list[str] = []
     run = run_of(event for name in names for event in stored_events(store, name, skipped))
-    silent = len(set(names) - run.starts.keys() - {failure.trial for failure in run.failures})
+    silent = len(
+        set(names) - run.starts.keys() - {end.trial for end in [*run.failures, *run.stopped]}
+    )
     if silent:
         run.notes.append(f"{store}: {silent} of {len(names)} trials have written nothing yet")
     run.notes.extend(f"skipped: {line}" for line in skipped)

@@ -17,6 +17,7 @@ from sweep.journal.events import (
     ProbeEvent,
     ResultEvent,
     StartEvent,
+    StoppedEvent,
     now_ms,
 )
 from trainers.results.folder import RESULT, TRIALS, read_result
@@ -26,7 +27,7 @@ from trainers.results.trial_journal import Row, read_rows
 
 
 def stored_events(store: str, trial: str, skipped: list[str]) -> Iterator[Event]:
-    """Events of one trial: its start, its epochs, and its result or its last failure, if any.
+    """Events of one trial: its start, its epochs, and its result, or how it ended without one.
 
     skipped: gets a line for each file of a probe that does not belong to the trial.
     Raises: ValueError for a damaged file; OSError.
@@ -95,22 +96,23 @@ def probe_events(
 
 
 def _unfinished_events(trial: str, rows: list[Row]) -> Iterator[Event]:
-    failed: Row | None = None
+    end: Row | None = None
     started = False
     for row in rows:
         kind, time_ms = row["event"], row["time_ms"]
         if kind == "start":
-            failed = None  # it is being tried again
+            end = None  # it is being tried again
             if not started:
                 yield StartEvent(trial=trial, config=row["config"], time_ms=time_ms)
             started = True
         elif kind == "epoch":
             yield EpochEvent(trial=trial, step=row["step"], values=row["values"], time_ms=time_ms)
-        elif kind == "failed":
-            failed = row
-    if failed is not None:
-        config, error = failed["config"], failed["error"]
-        yield FailedEvent(trial=trial, config=config, error=error, time_ms=failed["time_ms"])
+        elif kind in ("failed", "stopped"):
+            end = row
+    if end is not None:
+        ended = StoppedEvent if end["event"] == "stopped" else FailedEvent
+        config, error = end["config"], end["error"]
+        yield ended(trial=trial, config=config, error=error, time_ms=end["time_ms"])
 
 
 def stored_result(store: str, trial: str) -> TrialResult:

@@ -24,6 +24,7 @@ from sweep.journal.acknowledged import Acknowledged
 from sweep.journal.artifacts import log_bank, store_artifacts
 from sweep.journal.events import (
     NAME,
+    WITHOUT_RESULT,
     Event,
     FailedEvent,
     ProbeEvent,
@@ -276,8 +277,9 @@ class Tracker:
                     tags[CHANGED + name] = value
             if isinstance(event, ResultEvent | ProbeEvent):
                 tags |= self._log_teacher(run, event)
-        end = next((e for e in reversed(events) if isinstance(e, ResultEvent | FailedEvent)), None)
-        if isinstance(end, FailedEvent):
+        ends = (ResultEvent, *WITHOUT_RESULT)
+        end = next((e for e in reversed(events) if isinstance(e, ends)), None)
+        if isinstance(end, WITHOUT_RESULT):
             tags[ERROR] = end.error[:VALUE_LENGTH]
         metrics = [metric for event in events for metric in metrics_of(event)]
         for _ in self.server.log(run, metrics, params, tags):
@@ -285,7 +287,8 @@ class Tracker:
                 self.progress_at = time.monotonic()
         if end is None:
             return
-        status = "FAILED" if isinstance(end, FailedEvent) else "FINISHED"
+        early = "FAILED" if isinstance(end, FailedEvent) else "KILLED"
+        status = "FINISHED" if isinstance(end, ResultEvent) else early
         self.server.client.set_terminated(run.id, status, end_time=end.time_ms)
         if isinstance(end, ResultEvent):
             self._complete(run, end)

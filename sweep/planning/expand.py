@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from shards.arms import make_arm
 from sweep.planning.grid import LIMIT, Grid
+from sweep.planning.proposals import first_draws
 from sweep.planning.sizes import train_samples
 from trainers.canonical import make_config
 from trainers.config.recipe import check_recipe
@@ -31,7 +33,8 @@ def expand_with_resources(grid: Grid) -> list[tuple[TrialConfig, dict[str, Any]]
     """
     parts = grid.parts or (grid,)
     count = sum(
-        len(part.seeds) * math.prod(len(values) for values in part.axes.values()) for part in parts
+        len(part.seeds) * _draws(part) * math.prod(len(values) for values in part.axes.values())
+        for part in parts
     )
     if count > LIMIT:
         raise ValueError(f"{grid.source}: {count:,} trials > limit of {LIMIT:,}; shorten an axis")
@@ -49,15 +52,33 @@ def _trials(grid: Grid) -> dict[str, TrialConfig]:
     trials: dict[str, TrialConfig] = {}
     for values in itertools.product(*grid.axes.values()):
         combination = grid.fixed | dict(zip(grid.axes, values, strict=True))
-        if any(_excluded(combination, entry, grid.source) for entry in grid.exclude):
-            continue
-        for seed in grid.seeds:
-            config = make_config(combination | {"seed": seed}, grid.source)
-            check_recipe(config.recipe)
-            if grid.distinct_views:
-                _refuse_repeated_views(config, grid.source)
-            trials[config.identity] = config
+        for drawn in _drawn(grid, combination):
+            if any(_excluded(drawn, entry, grid.source) for entry in grid.exclude):
+                continue
+            for seed in grid.seeds:
+                config = make_config(drawn | {"seed": seed}, grid.source)
+                check_recipe(config.recipe)
+                if grid.distinct_views:
+                    _refuse_repeated_views(config, grid.source)
+                trials[config.identity] = config
     return trials
+
+
+def _draws(grid: Grid) -> int:
+    """How many trials each combination of axes and a seed is."""
+    return grid.search.trials if grid.search else 1
+
+
+def _drawn(grid: Grid, combination: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A combination with each draw of the search; by itself without one."""
+    if grid.search is None:
+        yield combination
+        return
+    for name in grid.search.ranges:
+        if name in combination:
+            raise ValueError(f"{grid.source}: `{name}` is given, and in search.ranges; keep one")
+    for draw in first_draws(grid.search) if grid.draws is None else grid.draws:
+        yield combination | draw
 
 
 def _excluded(combination: dict[str, Any], entry: dict[str, Any], source: str) -> bool:

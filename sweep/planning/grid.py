@@ -23,6 +23,11 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
                             # as possible, `strict_pack` on one
     plugins: [mine]         # modules of your own that add objectives, arms, ... to the tables:
                             # mine.py or mine/ beside this file, else on sys.path
+    search:                 # draws values from ranges instead of listing them; docs/search.md
+      {by: random, trials: 20, metric: ridge/accuracy, mode: max,
+       ranges: {lr: {log: [1.0e-4, 1.0e-2]}}}
+    early_stopping:         # ends trials that do worse than others; docs/search.md
+      {by: asha, metric: ridge/accuracy, mode: max}
     parts:                  # several sets of combinations; each adds to, or replaces, the above
       - fixed: {epochs: 0}
       - axes: {target: [pca:8, whitened]}
@@ -51,13 +56,15 @@ from shards.support.registry import closest
 from shards.support.schema import validated
 from shards.support.yaml_reader import parse_mapping, parse_value
 from sweep.grids import named_grids
+from sweep.planning.early_stopping import EarlyStopping, read_early_stopping
+from sweep.planning.search import Search, read_search
 from trainers.config.schema import PLUGINS, TrialConfig
 
 LIMIT = 10_000  # trials; more is taken for a mistake
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KEYS = (
     *("name", "fixed", "axes", "seeds", "exclude", "first", "distinct_views", "resources"),
-    *("parts", PLUGINS),
+    *("search", "early_stopping", "parts", PLUGINS),
 )
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 PLACEMENTS = ("pack", "spread", "strict_pack")
@@ -79,6 +86,9 @@ class Grid:
         source: where the grid was read, for error messages.
         distinct_views: whether a trial that would see an augmented view twice is refused.
         resources: {cpus, gpus, placement: value} of each rank of a trial, where given.
+        search: what is drawn from ranges; None: nothing is.
+        draws: values of the fields that are searched for; None: those that the search begins with.
+        early_stopping: the rule by which trials are stopped early; None: none are.
         parts: if there are any, the trials are theirs, and `fixed` and `axes` are in each already.
     """
 
@@ -92,6 +102,9 @@ class Grid:
     parts: tuple[Grid, ...] = ()
     first: tuple[dict[str, Any], ...] = ()
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)
+    search: Search | None = None
+    draws: tuple[dict[str, Any], ...] | None = None
+    early_stopping: EarlyStopping | None = None
 
 
 def load_grid(name: str) -> Grid:
@@ -135,10 +148,20 @@ def _read(text: str, source: str, name: str, beside: Path | None) -> Grid:
     seeds = _seeds(raw.get("seeds", 1), source)
     first = tuple(_entries(raw.get("first") or [], "first", source))
     grid = Grid(title, fixed, axes, seeds, exclude, source, distinct, first=first)
+    stopping = read_early_stopping(raw.get("early_stopping"), source)
+    search = read_search(raw.get("search"), source)
+    check_fields(search.ranges if search else (), f"{source}: search.ranges")
     grid = replace(grid, fixed=fixed | plugins, resources=_resources(raw, source))
+    grid = replace(grid, search=search, early_stopping=stopping)
     parts = raw.get("parts") or []
     if not isinstance(parts, list):
         raise ValueError(f"{source}: parts: expected a list, found `{parts}`")
+    several = parts or any(len(values) > 1 for values in axes.values())
+    if search is not None and search.by == "optuna" and several:
+        raise ValueError(
+            f"{source}: search: optuna looks for the best draw of one combination, here are "
+            "several; keep one value of each axis and no parts, or write `by: random`"
+        )
     return replace(grid, parts=tuple(_part(grid, raw, i) for i, raw in enumerate(parts, 1)))
 
 
@@ -289,18 +312,20 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
     """`grid` with the values of the command line.
 
     `settings` are `FIELD=VALUE`, where VALUE is YAML: the field is fixed to it, in every part,
-    and an axis of that name is dropped. `seeds` N gives every combination the seeds 0 to N-1.
+    and an axis or a range of that name is dropped. `seeds` N gives every combination the seeds 0
+    to N-1.
 
     Raises: ValueError, of one line, for an unknown field or a value that is not YAML.
     """
-    fixed, axes = dict(grid.fixed), dict(grid.axes)
+    fixed, axes, search = dict(grid.fixed), dict(grid.axes), grid.search
     for setting in settings:
         field, value = parse_setting("--set", setting)
         if field == "seed":
             raise ValueError(f"--set {setting}: seeds are given by --seeds N, or in a grid file")
         axes.pop(field, None)
+        search = search.without(field) if search else None
         fixed[field] = value
         _check_value(field, value, f"--set {setting}")
     chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")
     parts = tuple(override(part, settings, seeds) for part in grid.parts)
-    return replace(grid, fixed=fixed, axes=axes, seeds=chosen, parts=parts)
+    return replace(grid, fixed=fixed, axes=axes, seeds=chosen, parts=parts, search=search)

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sweep.analysis.frame import Study
+from sweep.analysis.frame import FINISHED, Study
 from sweep.reporting.facts import random_weights
 from sweep.reporting.groups import SEED, Compared, compare, text_of
 from sweep.reporting.material import noises_of, some_noises
@@ -64,6 +64,13 @@ def as_plain(study: Study) -> list[dict[str, Any]]:
         row |= {"metrics": {name: _plain(stat) for name in names if (stat := group.stat(name))}}
         rows.append({"kind": "student", **row})
     return rows
+
+
+def _left_out(study: Study) -> list[str]:
+    """How many trials are in no row, by how they ended."""
+    ends = study.trials["status"].value_counts()
+    counts = [f"{count} {status}" for status, count in ends.items() if status != FINISHED]
+    return [f"Without a result: {', '.join(counts)}."] if counts else []
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -125,7 +132,7 @@ def table(study: Study) -> Table:
     measures, columns = measures_of(compared, "\n"), columns_of(compared)
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     warnings = [part for banner in random_weights(compared) for part in banner]
-    shown.caption = " ".join([CAPTION, *warnings])
+    shown.caption = " ".join([CAPTION, *warnings, *_left_out(study)])
     roomy = len(columns) + len(measures) < 10
     for name in columns:
         fixed = name == "student" or (name == "arm" and roomy)

@@ -220,7 +220,7 @@ def _one(value: float) -> Stat | None:
 
 
 def unfinished(trials: Frame, axes: list[str]) -> Table | None:
-    """What failed, diverged or did not end, with its error; None where everything finished."""
+    """What failed, diverged, was stopped early or did not end, and why; None where all finished."""
     rows_of = trials[trials["status"] != "finished"]
     if not len(rows_of):
         return None
@@ -233,4 +233,4 @@ def unfinished(trials: Frame, axes: list[str]) -> Table | None:
         whole = int(seed) if isinstance(seed, float) and seed.is_integer() else seed
         cells = [Cell(text_of(value), text_of(value)) for value in [*values, whole]]
         rows.append([*cells, Cell(str(row["status"])), Cell(text_of(row.get("error")))])
-    return Table("unfinished", "Failed and unfinished trials", columns, rows)
+    return Table("unfinished", "Trials without a result", columns, rows)

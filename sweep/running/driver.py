@@ -20,8 +20,10 @@ from sweep.journal.records import read_run
 from sweep.journal.run_record import RunRecord, record_sweep
 from sweep.planning.banks import BankJob, build_bank, plan_banks
 from sweep.planning.costs import guess
+from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.recorded_plan import record_plan
-from sweep.planning.sizes import trial_weight
+from sweep.planning.sizes import planned_steps, train_samples, trial_weight
+from sweep.running.early_stopping import EarlyStops, replayed
 from sweep.running.holding import Hold
 from sweep.running.joined import build_once, wait_for_others
 from sweep.running.resources import Resources, check_fits
@@ -47,6 +49,7 @@ class Sweep:
         retry_failed: whether trials run that failed in an earlier run of the sweep in `folder`.
         teacher_robustness: whether new banks hold the teacher's figures under the test arms in
             place of its embeddings.
+        early_stopping: the rule by which trials are stopped early; None: none are.
         first: {trial identity: number} of trials that start before the others, the lowest first.
         owns_process: whether this process is a command's own: it is replaced when Ray dies in it,
             and ended by a second Ctrl-C. Otherwise both raise an error.
@@ -59,6 +62,7 @@ class Sweep:
     hold: Hold
     retry_failed: bool = True
     teacher_robustness: bool = False
+    early_stopping: EarlyStopping | None = None
     first: Mapping[str, int] = field(default_factory=dict)
     owns_process: bool = False
 
@@ -70,11 +74,13 @@ class Outcome:
     Attributes:
         failed: {trial identity: error} of the trials that failed.
         stopped: {trial identity: where it was stopped} of those that ended on request.
+        stopped_early: {trial identity: when and why} of those that early stopping ended.
         left: how many trials are still to be run, because the sweep ended on request.
     """
 
     failed: dict[str, str]
     stopped: dict[str, str]
+    stopped_early: dict[str, str]
     left: int
 
 
@@ -95,22 +101,35 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
         if not sweep.retry_failed:
             watch.skip(_failed_before(sweep.folder, unfinished))
             unfinished = [c for c in unfinished if c.identity not in watch.failed]
+        stops = None
+        if sweep.early_stopping is not None:
+            epochs = {config.identity: _epochs(config) for config in trials if config.trains}
+            stops = replayed(sweep.early_stopping, epochs, sweep.store, found)
+            before = {c.identity for c in unfinished} & stops.reasons.keys()
+            watch.skip_stopped({trial: stops.reasons[trial] for trial in sorted(before)})
+            unfinished = [c for c in unfinished if c.identity not in before]
         stopping = _stopping(sweep, watch)
         if unfinished:
-            _build_and_train(sweep, unfinished, watch, stopping)
+            _build_and_train(sweep, unfinished, watch, stopping, stops)
     finally:
         journal.close()
     left = {config.identity for config in unfinished} - watch.ended
     if not stopping.requested:
         for trial in left - watch.stopped.keys():
             watch.failed[trial] = "ended without a result; run the same command again to retry it"
-    return Outcome(watch.failed, watch.stopped, len(left) if stopping.requested else 0)
+    remaining = len(left) if stopping.requested else 0
+    return Outcome(watch.failed, watch.stopped, watch.stopped_early, remaining)
 
 
 def _failed_before(folder: Path, trials: list[TrialConfig]) -> dict[str, str]:
     """{trial: error} of those whose last attempt failed, by the journal."""
     wanted = {config.identity for config in trials}
     return {e.trial: e.error for e in read_run(folder).failures if e.trial in wanted}
+
+
+def _epochs(config: TrialConfig) -> float:
+    """How many epochs a trial has."""
+    return planned_steps(config) / max(1, train_samples(config) // config.batch_size)
 
 
 def _stopping(sweep: Sweep, watch: Watch) -> Stopping:
@@ -121,7 +140,11 @@ def _stopping(sweep: Sweep, watch: Watch) -> Stopping:
 
 
 def _build_and_train(
-    sweep: Sweep, trials: list[TrialConfig], watch: Watch, stopping: Stopping
+    sweep: Sweep,
+    trials: list[TrialConfig],
+    watch: Watch,
+    stopping: Stopping,
+    stops: EarlyStops | None,
 ) -> None:
     resources = sweep.resources
     check_fits(trials, resources)
@@ -156,7 +179,9 @@ def _build_and_train(
         own = sweep.owns_process
         while ordered and not stopping.requested:
             jobs = [Job(config, bank_of[config.identity]) for config in ordered]
-            run_jobs(jobs, sweep.store, sweep.folder, resources, watch, behalf, stopping, own)
+            run_jobs(
+                jobs, sweep.store, sweep.folder, resources, watch, behalf, stopping, own, stops
+            )
             with stopping.during(lambda: None):
                 ordered, gone = wait_for_others(
                     [config for config in ordered if config.identity in watch.elsewhere],

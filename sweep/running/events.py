@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any
 
@@ -53,10 +53,17 @@ class Events:
 
 
 class TuneCallback(tune.Callback):
-    """Tune's events: `emit` gets those of trials, `waiting` those that change what runs next."""
+    """Tune's events: `emit` gets those of trials, `waiting` those that change what runs next.
 
-    def __init__(self, emit: OnEvent, waiting: WaitingTrials) -> None:
+    stopped: {trial: why} of those that the scheduler stopped early; it decides before this is
+    called.
+    """
+
+    def __init__(
+        self, emit: OnEvent, waiting: WaitingTrials, stopped: Mapping[str, str] | None = None
+    ) -> None:
         self._emit, self._waiting = emit, waiting
+        self._stopped = {} if stopped is None else stopped  # it is filled later
         self._ends: dict[str, dict[str, Any]] = {}  # outcomes of attempts that then raise an error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,6 +85,8 @@ class TuneCallback(tune.Callback):
             self._ends[trial.trial_id] = result
         elif "epoch" in result:
             self._emit(identity, "epoch", {name: result[name] for name in REPORTED})
+            if identity in self._stopped:
+                self._emit(identity, "stopped_early", {"error": self._stopped[identity]})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         identity, placement = trial.config["trial"], Placement.of(trial.config)

@@ -21,12 +21,13 @@ from typing import Any
 
 from ray import tune
 from ray._private.state import state
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from shards.building import ray_workers
 from shards.building.cluster_resources import most
 from shards.support import storage
 from sweep.running import channel
+from sweep.running.early_stopping import EarlyStops
 from sweep.running.events import Events, OnEvent, TuneCallback
 from sweep.running.health import watched
 from sweep.running.interrupts import graceful
@@ -99,7 +100,20 @@ def document_of(
 
 
 class _InOrder(FIFOScheduler):
-    """Leaves the order to WaitingTrials. Tune's own looks through all trials at every event."""
+    """Leaves the order to WaitingTrials. Tune's own looks through all trials at every event.
+
+    stops: decides which trials are stopped early; None: none are.
+    """
+
+    def __init__(self, stops: EarlyStops | None = None) -> None:
+        super().__init__()
+        self._stops = stops
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        seen = self._stops.observed(result) if self._stops else None
+        if self._stops and seen and self._stops.decide(trial.config["trial"], *seen):
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         return None
@@ -119,11 +133,12 @@ def run_jobs(
     behalf: Behalf,
     stopping: Stopping,
     owns_process: bool = False,
+    stops: EarlyStops | None = None,
 ) -> None:
     """Run all jobs. `on_event` is called for every start, epoch, end and failure, in a thread.
 
     behalf: of this sweep, see Behalf. stopping: looks for a request to stop. owns_process: see
-    Sweep.
+    Sweep. stops: decides which trials are stopped early.
 
     Raises: what `on_event` raised, after the last trial; OSError where the disk is full; ValueError
         where Ray died; KeyboardInterrupt after Ctrl-C or SIGTERM, once the trials have saved their
@@ -158,7 +173,7 @@ def run_jobs(
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     try:
-        tuner = _tuner(waiting, events, tune_folder)
+        tuner = _tuner(waiting, events, tune_folder, stops)
         at_once = end_command if owns_process else None
         with (
             graceful(leave, waiting.running, at_once),
@@ -179,7 +194,9 @@ def run_jobs(
         events.close()
 
 
-def _tuner(waiting: WaitingTrials, events: Events, folder: Path) -> tune.Tuner:
+def _tuner(
+    waiting: WaitingTrials, events: Events, folder: Path, stops: EarlyStops | None
+) -> tune.Tuner:
     """Tune, which writes into `folder` from now on. Raises: OSError."""
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # TuneCallback reports trials' errors
@@ -187,12 +204,12 @@ def _tuner(waiting: WaitingTrials, events: Events, folder: Path) -> tune.Tuner:
         actor_class(_factory),
         param_space={},
         tune_config=tune.TuneConfig(
-            num_samples=-1, search_alg=waiting, scheduler=_InOrder(), reuse_actors=True
+            num_samples=-1, search_alg=waiting, scheduler=_InOrder(stops), reuse_actors=True
         ),
         run_config=tune.RunConfig(
             storage_path=str(folder),
             name="trials",
-            callbacks=[TuneCallback(events, waiting)],
+            callbacks=[TuneCallback(events, waiting, stops.reasons if stops else {})],
             failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,
         ),

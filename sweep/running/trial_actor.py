@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -31,6 +32,8 @@ def actor_class(resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory
     class TrialActor(wrap_function(tune.with_resources(trainable, resources))):
         def setup(self, config: dict[str, Any]) -> None:
             leaving.listen(config["sweep"])  # Ray calls this in the main thread
+            # A trial that is stopped early has to release its lease before the next one begins.
+            os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
             super().setup(config)
 
     return TrialActor
@@ -48,6 +51,8 @@ def trainable(space: dict[str, Any]) -> None:
     - `preempted`: the trial saved its state, because its machine is taken away.
     - `stopped`: it saved its state, because `sweep.stop` requested it.
     - `elsewhere`: another sweep runs it, or has taken it over.
+
+    One that is stopped early reports no outcome: Tune ends this thread where it reports an epoch.
     """
     keep_freed_memory()
     job = channel.document(space["sweep"], space["trial"])

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from shards.support.progress import Progress
-from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent
+from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent, StoppedEvent
 from sweep.journal.overview import TRAINING, Overview, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial
 from sweep.journal.stored import probe_events, result_events
@@ -33,13 +33,14 @@ class Watch:
     """Called for every event of a trial: `watch(identity, kind, values)`.
 
     `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished`, or one of
-    `failed`, `stopped` and `elsewhere` (values: error).
+    `failed`, `stopped`, `stopped_early` and `elsewhere` (values: error).
 
     Attributes:
         steps: {trial: optimiser steps done} of the trials that train.
-        ended: trials with a result or a failure.
+        ended: trials with a result or a failure, and those that were stopped early.
         failed: {trial: error, in one line}.
         stopped: {trial: where it was stopped on request}.
+        stopped_early: {trial: when and why}.
         elsewhere: trials that another sweep was found to run, in the last attempt.
         running: {trial: its timing} of those that were started and have not ended.
         bar: shows progress, once it is set.
@@ -58,6 +59,7 @@ class Watch:
         self.ended: set[str] = set()
         self.failed: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
+        self.stopped_early: dict[str, str] = {}
         self.elsewhere: set[str] = set()
         self.running: dict[str, Timing] = {}
         self.bar: Progress | None = None
@@ -83,6 +85,10 @@ class Watch:
         elif kind == "elsewhere":
             self.running.pop(trial, None)
             self.elsewhere.add(trial)
+        elif kind == "stopped_early":
+            reason, fields = values["error"], config.model_dump(mode="json")
+            self.skip_stopped({trial: reason})
+            note_failure(trial_folder(self.store, config), config, reason, "stopped")
         elif kind == "failed":
             error, fields = values["error"], config.model_dump(mode="json")
             self.skip({trial: error})
@@ -98,6 +104,7 @@ class Watch:
         tidy(self.store, config)
         trial = config.identity
         self.failed.pop(trial, None)
+        self.stopped_early.pop(trial, None)
         self.elsewhere.discard(trial)
         self._end(trial)
         self._advance(trial)
@@ -119,6 +126,17 @@ class Watch:
             self._end(trial)
             self._advance(trial)
 
+    def skip_stopped(self, reasons: dict[str, str]) -> None:
+        """Count trials as stopped early: {trial: when and why}."""
+        for trial, reason in reasons.items():
+            self.stopped_early[trial] = reason
+            self._end(trial)
+            self._advance(trial)
+            if not self.journal.has_failure(trial, reason):
+                self._started(self.trials[trial])
+                fields = self.trials[trial].model_dump(mode="json")
+                self.journal.append(StoppedEvent(trial=trial, config=fields, error=reason))
+
     def _started(self, config: TrialConfig) -> None:
         if not self.journal.has_started(config.identity):
             fields = config.model_dump(mode="json")
@@ -139,7 +157,8 @@ class Watch:
     def _end(self, trial: str) -> None:
         self.ended.add(trial)
         timing = self.timings[trial]
-        timing.ended, timing.failed = time.time(), trial in self.failed
+        without = trial in self.failed or trial in self.stopped_early
+        timing.ended, timing.failed = time.time(), without
         self._one_ended |= self.running.pop(trial, None) is not None
 
     def _advance(self, trial: str) -> None:
@@ -172,9 +191,11 @@ class Watch:
         if trial in self.ended:
             found.state = "failed" if trial in self.failed else "finished"
             found.error = self.failed.get(trial, "")
+            if trial in self.stopped_early:
+                found.state, found.error = "stopped_early", self.stopped_early[trial]
         elif running:
             found.state = "running"
-        if found.state in ("running", "failed"):  # the others are only counted
+        if found.state in ("running", "failed", "stopped_early"):  # the others are only counted
             found.config = self.trials[trial].model_dump(mode="json")
         return found
 
@@ -185,6 +206,8 @@ class Watch:
         rate = sum(1 / pace for timing in running if (pace := timing.seconds_a_step()))
         note += f", {len(running)} running" if running else ""
         note += f", {len(self.failed)} failed" if self.failed else ""
+        stopped = len(self.stopped_early)
+        note += f", {stopped} stopped early" if stopped else ""
         return note + (f", {rate:.3g} steps/s" if rate else "")
 
     def show(self) -> None:

@@ -2,7 +2,9 @@
 
     {"event": "start",    "trial": ID, "time_ms": T, "config": {...}}     at every attempt
     {"event": "epoch",    "trial": ID, "time_ms": T, "step": S, "values": {"loss": ..., "epoch": E}}
+                                            and "observed": {NAME: value} where that was measured
     {"event": "failed",   "trial": ID, "time_ms": T, "config": {...}, "error": "one line"}
+    {"event": "stopped",  "trial": ID, "time_ms": T, "config": {...}, "error": "why, in one line"}
     {"event": "finished", "trial": ID, "time_ms": T, "bank": LOCATION, "commit": C}
 
 `finished` is written before result.json, which alone says that the trial is finished.
@@ -120,7 +122,8 @@ class TrialJournal:
         if step not in self._times:
             self._times[step] = values["time_ms"]
             named = {"loss": values["loss"], "epoch": values["epoch"]}
-            self._append("epoch", time_ms=values["time_ms"], step=step, values=named)
+            observed = {"observed": values["observed"]} if "observed" in values else {}
+            self._append("epoch", time_ms=values["time_ms"], step=step, values=named, **observed)
         self._unreported.append(values | {"time_ms": self._times[step]})
         if self._local:
             self.flush()
@@ -131,14 +134,15 @@ class TrialJournal:
         """Rows of the training log with the times at which they were first stored."""
         return [row | {"time_ms": self._times.get(row["step"], row["time_ms"])} for row in epochs]
 
-    def failed(self, error: str) -> None:
+    def failed(self, error: str, event: str = "failed") -> None:
         """Note that the attempt ended without a result, and why, in one line.
 
+        event: `failed`, or `stopped` for a trial that was stopped early.
         Nothing is added where the last row says so already.
         """
-        if self._last and self._last["event"] == "failed" and self._last["error"] == error:
+        if self._last and self._last["event"] == event and self._last["error"] == error:
             return
-        self._append("failed", config=self._config.model_dump(mode="json"), error=error)
+        self._append(event, config=self._config.model_dump(mode="json"), error=error)
         self.flush()
 
     def finished(self, bank: str) -> None:
@@ -217,8 +221,8 @@ class TrialJournal:
             self._part = None
 
 
-def note_failure(folder: str, config: TrialConfig, error: str) -> None:
-    """Add a `failed` row to a trial's journal, unless its last row says so already.
+def note_failure(folder: str, config: TrialConfig, error: str, event: str = "failed") -> None:
+    """Add a `failed` (or `stopped`) row to a trial's journal, unless its last row says so already.
 
     folder: the trial's. Called where an attempt has ended: by its own process, and by whoever
     started that process, since a process that was killed notes nothing.
@@ -226,7 +230,7 @@ def note_failure(folder: str, config: TrialConfig, error: str) -> None:
     """
     journal = TrialJournal(folder, config)
     try:
-        journal.failed(error)
+        journal.failed(error, event)
     finally:
         journal.close()
 

@@ -44,7 +44,8 @@ Observe = Callable[[int, nn.Module], dict[str, float]]
 class Reporter(Protocol):
     """Called on the first rank at the end of every epoch.
 
-    values: step, epoch, loss (mean over the steps of the epoch), time_ms (milliseconds since 1970).
+    values: step, epoch, loss (mean over the steps of the epoch), time_ms (milliseconds since 1970),
+    and `observed`, {name: value}, where an observation was made at the epoch's end.
     A trial may end inside an epoch; the last row's `epoch` is then a fraction, and its loss the
     mean over the steps of that part.
     """
@@ -220,7 +221,7 @@ class TrainingState:
             self._check()
         if ended:
             if self.engine.rank == 0:
-                self.report(self.epochs[-1])
+                self.report(self.epochs[-1] | self._observed())
             self.losses.zero_()
 
     def _average(self) -> None:
@@ -250,6 +251,13 @@ class TrainingState:
                 row = {"step": self.step, "epoch": self.step / self.per_epoch}
                 self.observations.append(row | self._run(self.observe))
         self._observed_at = self.step
+
+    def _observed(self) -> Row:
+        """The observation of this very step, for the report of the epoch that it ends."""
+        if not self.observations or self.observations[-1]["step"] != self.step:
+            return {}
+        row = self.observations[-1]
+        return {"observed": {n: v for n, v in row.items() if n not in ("step", "epoch")}}
 
     def _run(self, observe: Observe) -> dict[str, float]:
         """Call `observe`. Generators and mode are restored, so that training does not change."""
