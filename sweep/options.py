@@ -25,10 +25,7 @@ a grid file of your own:
     - {student: width:1, arm: noise:0.1}
   plugins: [mine]               # modules of your own, beside this file or on sys.path
   first: [{arm: clean}]         # trials that match an entry start before the others
-  search:                       # draws values from ranges; decided on validation images
-    {by: random, trials: 20, metric: ridge/accuracy, mode: max,
-     ranges: {lr: {log: [1.0e-4, 1.0e-2]}}}
-  early_stopping: {by: asha, metric: ridge/accuracy, mode: max}    # decided on validation images
+  # search: draws values from ranges, early_stopping: ends bad trials; see docs/search.md
   parts:                        # several sets of combinations; each adds to, or replaces, the above
     - axes: {objective: [cosine, infonce]}
     - fixed: {objective: none}

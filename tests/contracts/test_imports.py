@@ -112,7 +112,14 @@ def imported(path: Path) -> set[str]:
     [
         ("torch.distributed", ("trainers/engines/",)),
         ("deepspeed", ("trainers/engines/",)),
-        ("ray", ("sweep/running/", "shards/building/ray_workers.py")),
+        (
+            "ray",
+            (
+                "sweep/running/",
+                "shards/building/ray_workers.py",
+                "shards/building/cluster_resources.py",
+            ),
+        ),
         ("mlflow", ("sweep/journal/",)),
         ("open_clip", ("shards/teachers/", "shards/teachers/embedded/")),
     ],

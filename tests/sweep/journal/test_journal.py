@@ -101,7 +101,7 @@ def test_a_cut_last_line_is_dropped_and_written_again(tmp_path: Path, cut: int) 
         ("\x00\x00", "not JSON"),
         ("\udcff", "not JSON"),
         ("", "not JSON"),
-        ("3", "got '3'; expected an event of start, epoch, result, failed, probe"),
+        ("3", "got '3'; expected an event of start, epoch, result, failed, stopped, probe"),
         ('{"event": "another", "trial": "a"}', "expected an event of"),
         ('{"event": "start"}', "trial: missing"),
         ('{"event": "start", "trial": 3, "config": {}}', "trial: Input should be a valid string"),
