@@ -45,6 +45,7 @@ while True:
     _status = os.waitstatus_to_exitcode(os.waitpid(_child, 0)[1])
     print("\\n" + {ENDED!r} + str(_status), flush=True)  # its last line may have no end
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+ctypes.CDLL(None).prctl(15, _job["name"].encode())  # PR_SET_NAME, as `ps` and `top` show it
 if os.getppid() != _parent:
     sys.exit("the parent process has ended")
 for _number, _handler in _handlers.items():
@@ -120,14 +121,16 @@ class WarmProcess:
         arguments: Sequence[str],
         environment: dict[str, str],
         files: dict[str, Path],
+        name: str,
     ) -> WarmChild:
         """Run `code` in a child, which finds `arguments` in `sys.argv[1:]`.
 
         environment: all of its variables. files: `input`, its standard input; `log`, an existing
-        file for its standard error; `heartbeat`, see `child_command`.
+        file for its standard error; `heartbeat`, see `child_command`. name: of the process, at most
+        15 characters: its command line is that of its parent.
         Raises: RuntimeError where the process has ended.
         """
-        job = {"code": code, "arguments": list(arguments), "environment": environment}
+        job = {"code": code, "arguments": list(arguments), "environment": environment, "name": name}
         job |= {name: str(path) for name, path in files.items()}
         assert self._process.stdin is not None
         with self._changed:

@@ -149,7 +149,9 @@ class RankHost:
         if server is not None:
             files = {"input": standard_input, "log": folder / "log", "heartbeat": heartbeat}
             try:
-                child = server.start(rank.code, rank.arguments, environment, files)
+                # Ranks of one gang have one port.
+                name = f"rank {rank.environment['RANK']}:{rank.environment.get('MASTER_PORT', '')}"
+                child = server.start(rank.code, rank.arguments, environment, files, name)
             except RuntimeError as error:
                 return News(code=-signal.SIGKILL, ending=f"was not started: {error}")
         else:

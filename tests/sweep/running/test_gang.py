@@ -89,7 +89,8 @@ def test_reports_arrive_in_order_and_the_document_is_read(threads, monkeypatch) 
 
 ABOUT = """
 import json
-about = {'rank': rank, 'pid': os.getpid(), 'parent': os.getppid(), 'imported': imported}
+about = {'pid': os.getpid(), 'parent': os.getppid(), 'imported': imported}
+about['name'] = open('/proc/self/comm').read().strip()
 print('@report ' + json.dumps(about), end='')
 os.environ['DISTIL_LEFT'] = sys.left = 'here'
 """
@@ -107,6 +108,7 @@ def test_ranks_of_the_next_trial_are_as_good_as_new(threads, monkeypatch, warm) 
     assert one["parent"] == two["parent"]
     assert (one["parent"] != os.getpid()) == warm
     assert one["imported"] == two["imported"] == warm
+    assert (one["name"] == "rank 0:") == warm
 
 
 @pytest.mark.parametrize("warm", [True], indirect=True)
