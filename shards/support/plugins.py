@@ -60,14 +60,15 @@ def load_plugins(
 ) -> tuple[str, ...]:
     """Import plugins that are not imported yet; returns MODULE@HASH of each.
 
-    specs: a list of MODULE or MODULE@HASH. beside: the folder in which a MODULE is searched first.
+    specs: a list of MODULE or MODULE@HASH. beside: a folder that is searched before sys.path.
     recorded: whether `specs` come from a file that others may have written, which may only name
     sources by their hash. A plugin whose source has changed since it was imported is imported anew.
     Raises: ValueError, one line, where a plugin is not found, has another hash, cannot be imported,
         registers nothing, or registers a name that is registered already.
     """
     if not isinstance(specs, list | tuple):
-        raise ValueError(f"plugins: expected a list of modules, such as [mine]; found `{specs}`")
+        shown = one_line(str(specs))
+        raise ValueError(f"plugins: expected a list of modules, such as [mine]; found `{shown}`")
     found: list[str] = []
     with _LOCK:
         for spec in cast("list[object]", specs):
@@ -112,9 +113,9 @@ def _load(name: str, digest: str | None, beside: str | Path | None) -> _Loaded:
 
 def _find(name: str, digest: str | None, beside: str | Path | None) -> PluginSource:
     """Raises: ValueError where there is no source, or none with this hash."""
-    folders = [folder or "." for folder in sys.path]
+    folders = [*([] if beside is None else [beside]), *(folder or "." for folder in sys.path)]
     if digest is None:
-        found = next(sources(name, [*([] if beside is None else [beside]), *folders]), None)
+        found = next(sources(name, folders), None)
         if found is not None:
             return found
         place = "on sys.path" if beside is None else f"in {Path(beside).resolve()} or on sys.path"

@@ -45,7 +45,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     return {result["id"]: result for result in found}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_an_edited_plugin_gives_new_trials_and_no_wrong_old_ones(
     cluster: Any, tmp_path: Path
 ) -> None:

@@ -42,17 +42,20 @@ BASE: dict[str, Any] = {
 USING = BASE | {"objective": "cosine+l1", "arm": "shift_flip"}
 STUDENT = """
 from torch import nn
-from trainers.probes import PROBES, Probe
 from trainers.students import STUDENTS, Student
 
 def flat(argument, embedding_dim, image_size):
     return Student(nn.Flatten(), nn.Sequential(nn.Linear(3 * image_size**2, embedding_dim)))
 
-def first(bank):
-    yield "first", float(bank.test_ND[0, 0])
-
 STUDENTS["flat"] = flat
-PROBES["first"] = Probe(first)
+"""
+PROBE = """
+from trainers.probes import PROBES, Probe
+
+def count(bank):
+    yield "count", float(len(bank.test_ND))
+
+PROBES["count"] = Probe(count)
 """
 
 
@@ -108,8 +111,8 @@ def test_a_grid_finds_the_plugin_beside_it_and_its_fields(tmp_path: Path) -> Non
     for wrong in ("fixed: {plugins: [mine]}", "axes: {plugins: [[mine]]}"):
         with pytest.raises(ValueError, match="`plugins` is a key of the grid file"):
             read_grid(wrong, "grid", "grid", tmp_path)
-    write(tmp_path, STUDENT.replace("Probe(first)", "Probe(first, default=True)"), "probes")
-    with pytest.raises(ValueError, match="probe `first` is a default one"):
+    write(tmp_path, PROBE.replace("Probe(count)", "Probe(count, default=True)"), "probes")
+    with pytest.raises(ValueError, match="probe `count` is a default one"):
         make_config(BASE | {"plugins": list(load_plugins(["probes"], tmp_path))})
 
 
@@ -176,7 +179,8 @@ def test_two_ranks_started_as_processes_import_the_plugin(bank: str, tmp_path: P
 def test_a_student_and_a_probe_of_a_plugin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(tmp_path / "lib", STUDENT)
+    student = write(tmp_path / "lib", STUDENT)
+    counting = write(tmp_path / "lib", PROBE, "second")
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
     store = tmp_path / "store"
     build(request(BASE | {"arm": "noise:0.1"}), str(store / "banks/one"))
@@ -187,15 +191,23 @@ def test_a_student_and_a_probe_of_a_plugin(
     plugins._forget(plugins._LOADED["mine"])
     assert load(trial).classes[0] == "zero"
 
-    def measured() -> str:
+    def measure(status: int) -> tuple[str, str, dict[str, float]]:
+        """What is printed first, what on stderr, and the values in the files."""
         with pytest.raises(SystemExit) as ended:
-            probe([str(trial), "--probe", "first", "--plugin", "mine"])
-        assert ended.value.code == 0
-        return capsys.readouterr().out
+            probe([str(trial), "--probe", "count", "--plugin", "second"])
+        assert ended.value.code == status
+        out, err = capsys.readouterr()
+        values = [read_json(str(path))["values"] for path in trial.glob("probes/*.json")]
+        return out, err, values[0]["metrics"] | values[0]["teacher"]
 
-    assert measured().startswith("measured")
-    assert measured().startswith("up to date")
-    path.write_text(path.read_text() + "# edited\n")
-    with pytest.raises(SystemExit):
-        probe([str(trial), "--probe", "first", "--plugin", "mine"])
-    assert "student.json: plugins: `mine` with hash" in capsys.readouterr().err
+    out, _, values = measure(0)
+    assert out.startswith("measured")
+    assert values == {"test/count": 20.0, "teacher/count": 20.0}
+    assert measure(0)[0].startswith("up to date")
+    counting.write_text(PROBE.replace("bank.test_ND)", "bank.train_ND)"))
+    out, err, values = measure(0)
+    assert out.startswith("measured")
+    assert "replaced, because it has other settings" in err
+    assert values == {"test/count": 60.0, "teacher/count": 60.0}
+    student.write_text(STUDENT + "# edited\n")
+    assert "student.json: plugins: `mine` with hash" in measure(2)[1]
