@@ -23,13 +23,13 @@ a grid file of your own:
   resources: {cpus: 2, gpus: 0.5, placement: spread}    # of each rank; changes no result
   exclude:                      # leave out combinations that match every field of an entry
     - {student: width:1, arm: noise:0.1}
-  plugins: [mine]               # modules of your own, beside this file or on sys.path
   first: [{arm: clean}]         # trials that match an entry start before the others
   # search: draws values from ranges, early_stopping: ends bad trials; see docs/search.md
   parts:                        # several sets of combinations; each adds to, or replaces, the above
     - axes: {objective: [cosine, infonce]}
     - fixed: {objective: none}
 
+plugins: [mine] adds objectives, arms and more from a mine.py of your own beside it.
 docs/configuration.md lists every field. --dry-run checks a grid without running it.
 """
 

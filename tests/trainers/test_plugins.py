@@ -210,4 +210,5 @@ def test_a_student_and_a_probe_of_a_plugin(
     assert "replaced, because it has other settings" in err
     assert values == {"test/count": 60.0, "teacher/count": 60.0}
     student.write_text(STUDENT + "# edited\n")
+    plugins._forget(plugins._LOADED["mine"])  # as in a new process
     assert "student.json: plugins: `mine` with hash" in measure(2)[1]
