@@ -11,7 +11,7 @@ FAST := not gpu and not slow and not thorough and not ray and not ranks and not 
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test test-all lint docs bench install clean
+.PHONY: help demo test test-all chaos lint docs bench install clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
 
@@ -23,6 +23,9 @@ test: $(DEV)  ## the fast tests: no Ray, no ranks, nothing killed
 
 test-all: $(DEV)  ## every test that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"
+
+chaos: $(DEV)  ## random faults in a small sweep for up to an hour, as a table in docs/reliability.md
+	$(BIN)/python -m tests.faults.chaos.run
 
 lint: $(DEV)  ## ruff, pyright, import-linter
 	$(BIN)/ruff check .

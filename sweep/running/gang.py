@@ -40,8 +40,8 @@ Report = Callable[[dict[str, Any]], None]
 class RayLauncher:
     """Starts ranks as `trainers.engines.launch` does, but in this trial's placement group."""
 
-    def __init__(self, placement: Placement) -> None:
-        self._placement = placement
+    def __init__(self, placement: Placement, sweep: str) -> None:
+        self._placement, self._sweep = placement, sweep
 
     def __call__(
         self,
@@ -57,7 +57,7 @@ class RayLauncher:
         hosts = _kept_hosts(group.id, ranks) or self._new_hosts(group, ranks)
         try:
             with rendezvous(ray.util.get_node_ip_address()) as meeting:
-                _Gang(hosts).run(arguments, meeting, document, report, stop)
+                _Gang(hosts, self._sweep).run(arguments, meeting, document, report, stop)
         except BaseException:
             for host in hosts:
                 ray.kill(host)
@@ -103,8 +103,8 @@ def _kept_hosts(group: Any, ranks: int) -> list[Any]:
 class _Gang:
     """The ranks of a trial. A call of each rank's actor is always pending."""
 
-    def __init__(self, hosts: list[Any]) -> None:
-        self._hosts = hosts
+    def __init__(self, hosts: list[Any], sweep: str = "") -> None:
+        self._hosts, self._sweep = hosts, sweep
         self._limit = seconds_of(launch.SILENT_VARIABLE, launch.SILENT)
         self._pending: dict[Any, int] = {}  # {answer to come: rank}
         self._answered = dict.fromkeys(range(len(hosts)), time.monotonic())
@@ -127,7 +127,9 @@ class _Gang:
             place = {"RANK": rank, "WORLD_SIZE": len(self._hosts)}
             place |= {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
             environment = own | meeting | {name: str(value) for name, value in place.items()}
-            start = Rank(launch.RANK_CODE, arguments, environment, document, self._limit)
+            start = Rank(
+                launch.RANK_CODE, arguments, environment, document, self._limit, self._sweep
+            )
             self._pending[host.start.remote(start)] = rank
         while len(self._ended) < len(self._hosts):
             self._take_news(report)
@@ -169,8 +171,11 @@ class _Gang:
 
     def _left(self) -> list[int]:
         """Ranks that SIGTERM ended: with their state saved, or before they could receive it."""
-        endings = [PREEMPTED, -signal.SIGTERM] if self._terminated else [PREEMPTED]
-        return [rank for rank, news in self._ended.items() if news.code in endings]
+        return [
+            rank
+            for rank, news in self._ended.items()
+            if news.code == PREEMPTED or (news.terminated and news.code == -signal.SIGTERM)
+        ]
 
     def _failed(self) -> list[int]:
         left = self._left()

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,9 +19,12 @@ from shards.support.lease import (
     EXPIRES,
     Claim,
     HeldError,
+    LeaseError,
+    Observer,
     is_stop_requested,
     ours,
     read_claim,
+    take,
     wait_and_take,
 )
 from shards.support.processes import this_process
@@ -74,7 +78,9 @@ def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
                 "off the same trials beside it"
             )
         print(f"joins the sweep of {held}", file=sys.stderr)
-        yield Hold(os.urandom(6).hex(), True, lambda: is_stop_requested(place))
+        claim = ours(what, os.urandom(6).hex())
+        with _following(place, claim):
+            yield Hold(claim.token, True, lambda: is_stop_requested(place))
         return
     lease.every = BEAT
     _TAKEN.add(claim.holder)
@@ -83,6 +89,35 @@ def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
             yield Hold(claim.token, False, lambda: lease.stop_requested)
     finally:
         _remove_unused(store)
+
+
+@contextlib.contextmanager
+def _following(place: str, claim: Claim) -> Iterator[None]:
+    """Inside the block, take the lease at `place` for this sweep once its holder has ended.
+
+    Otherwise a third sweep would find the store free, and work beside this one unasked.
+    """
+    over, observer, taken = threading.Event(), Observer(), []
+    _TAKEN.add(claim.holder)  # before it can be read
+
+    def look() -> None:
+        while not taken and not over.wait(BEAT):
+            with contextlib.suppress(LeaseError, OSError, ValueError):  # another time
+                if is_stop_requested(place):
+                    return  # of this sweep too, which would not see it in a new generation
+                taken.append(take(place, claim, observer))
+                taken[0].every = BEAT
+                taken[0].__enter__()
+
+    thread = threading.Thread(target=look, daemon=True, name="following")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for lease in taken:
+            lease.release()
 
 
 def _remove_unused(store: str) -> None:

@@ -5,7 +5,8 @@
 - The driver requests it of all trials (Ctrl-C), or of those on a node that Ray drains.
 - The cloud announces that it takes this machine away, see `sweep.running.spot_notice`.
 
-A trial only calls `requested`, which takes no time: a thread looks for the reasons.
+A trial only calls `requested`, which takes no time: a thread looks for the reasons. The ranks of a
+gang may be on other nodes than their trial's actor, so their actors look as well, see `watch_node`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import ray
@@ -55,12 +56,20 @@ def listen(sweep: str) -> None:
             before(number, frame)
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    watch_node(sweep, lambda: None)
+
+
+def watch_node(sweep: str, leave: Callable[[], None]) -> None:
+    """Call `leave` in a thread once the trials on this node are to leave."""
     source = os.environ.get(NOTICE_VARIABLE)
     notice = SpotNotice(source) if source else None
-    threading.Thread(target=_look, args=(sweep, notice), daemon=True, name="leaving").start()
+    thread = threading.Thread(
+        target=_look, args=(sweep, notice, leave), daemon=True, name="leaving"
+    )
+    thread.start()
 
 
-def _look(sweep: str, notice: SpotNotice | None) -> None:
+def _look(sweep: str, notice: SpotNotice | None, leave: Callable[[], None]) -> None:
     node = ray.get_runtime_context().get_node_id()
     while not _requested.wait(POLL_SECONDS):
         with contextlib.suppress(Exception):  # the control process may be away for a while
@@ -69,4 +78,7 @@ def _look(sweep: str, notice: SpotNotice | None) -> None:
         if notice is not None and notice.given():
             _requested.set()
             print("the cloud takes this machine away", file=sys.stderr)
+            leave()
             drain_this_node(node)
+            return
+    leave()

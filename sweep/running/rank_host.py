@@ -24,6 +24,7 @@ import ray
 
 from shards.support.child_process import Heartbeats, child_command
 from shards.support.warm_process import WarmChild, WarmProcess
+from sweep.running import leaving
 
 POLL_SECONDS = 1.0  # how long `poll` waits for news
 LAST_LINES = 3  # of the rank's standard error
@@ -37,13 +38,14 @@ class News:
 
     lines: of its standard output. code: its exit status, None while it runs. log: the last lines
     of its standard error, once it has ended. ending: how it ended, where the exit status does not
-    show that.
+    show that. terminated: whether it had been sent SIGTERM, to save its state and leave.
     """
 
     lines: list[str] = field(default_factory=list)
     code: int | None = None
     log: list[str] = field(default_factory=list)
     ending: str = ""
+    terminated: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Rank:
 
     code, arguments: of its Python process, see `child_command`. environment: added to that of the
     actor. document: its standard input. limit: seconds without a heartbeat after which it is
-    killed.
+    killed. sweep: under whose name the trials of a node are requested to leave it; empty for none.
     """
 
     code: str
@@ -60,6 +62,7 @@ class Rank:
     environment: dict[str, str]
     document: str
     limit: float
+    sweep: str = ""
 
 
 def interface_of(address: str) -> str | None:
@@ -92,7 +95,7 @@ class RankHost:
         self._lines: list[str] = []
         self._end: News | None = None
         self._child: Child | None = None
-        self._terminated = False
+        self._terminated = self._watching = False
         self._ranks: SimpleQueue[Rank] = SimpleQueue()
         # The kernel ends a child when the thread that started it ends, so that must be one that
         # lives as long as the child.
@@ -103,8 +106,12 @@ class RankHost:
 
     def start(self, rank: Rank) -> None:
         """Start the rank. The one before it, if any, has ended."""
+        if rank.sweep and not self._watching:
+            self._watching = True
+            leaving.watch_node(rank.sweep, self.terminate)
         with self._changed:
-            self._lines, self._end, self._child, self._terminated = [], None, None, False
+            self._lines, self._end, self._child = [], None, None
+            self._terminated = leaving.requested()  # while no rank ran
         self._ranks.put(rank)
 
     def poll(self) -> News:
@@ -113,13 +120,13 @@ class RankHost:
             self._changed.wait_for(lambda: self._lines or self._end, POLL_SECONDS)
             lines, self._lines = self._lines, []
             end = self._end or News()
-            return News(lines, end.code, end.log, end.ending)
+            return News(lines, end.code, end.log, end.ending, self._terminated)
 
     def terminate(self) -> None:
         """Send SIGTERM to the rank, so that it saves its state and leaves."""
         with self._changed:
             self._terminated = True
-            if self._child is not None:
+            if self._child is not None and self._end is None:
                 self._child.terminate()
 
     def _serve(self) -> None:

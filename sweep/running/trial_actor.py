@@ -66,7 +66,7 @@ def trainable(space: dict[str, Any]) -> None:
         how["behalf"] = Behalf(job["token"], tuple(job["gone"]))
         how["stop"] = leaving.requested
         if config.ranks > 1:
-            how["launcher"] = RayLauncher(Placement.of(space))
+            how["launcher"] = RayLauncher(Placement.of(space), space["sweep"])
         with leaving.trial_running():
             if leaving.requested():
                 raise PreemptedError("was to leave before it began")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from shards.support.lease import read_claim
 from sweep.running.holding import FOLDER
+from trainers.results.trial_journal import read_rows
 
 HOLDER = """
 import sys
@@ -118,3 +120,51 @@ def test_two_that_join_run_each_trial_once_and_stop_together(
     # the stop, as one sweep may pick up what the other has just stopped, and one after it.
     leases = [read_claim(str(store / "trials" / identity / "lease"))[0] for identity in results]
     assert max(leases) <= 3
+
+
+PAIRS = 20
+LEAST = """\
+name: least
+fixed:
+  dataset: digits
+  teacher: embedded
+  student: width:1
+  train_samples: 64
+  test_samples: 20
+  batch_size: 64
+  duration: 2 steps
+  probes: [spectrum]
+  test_arms: []
+  adapt_arms: []
+seeds: 3
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_of_twenty_pairs_started_together_none_runs_a_trial_twice(
+    started: Any, tmp_path: Path
+) -> None:
+    """Every fourth pair with --join; of the others one is refused, whichever is later."""
+    grid, bank = tmp_path / "least.yaml", None
+    grid.write_text(LEAST)
+    for number in range(PAIRS):
+        join = ["--join"] if number % 4 == 3 else []
+        folder = tmp_path / str(number)
+        store = folder / "store"
+        folder.mkdir()
+        if bank is not None:
+            shutil.copytree(bank, store / "banks")
+        options = ("--store", str(store), "--cpus", "1", *join)
+        both = [started(grid, folder / name, *options) for name in ("one", "two")]
+        codes = sorted(process.wait(600) for process in both)
+        said = [(folder / f"{name}.log").read_text() for name in ("one", "two")]
+        assert codes == ([0, 0] if join else [0, 2]), said
+        assert join or any("a sweep works on it: process" in text for text in said)
+        trials = list((store / "trials").iterdir())
+        assert len(trials) == 3
+        for trial in trials:
+            starts = [row for row in read_rows(str(trial)) if row["event"] == "start"]
+            assert (len(starts), read_claim(str(trial / "lease"))[0]) == (1, 1), number
+        bank = store / "banks"

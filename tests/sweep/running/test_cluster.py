@@ -1,22 +1,29 @@
 """A sweep on a cluster: a head without a CPU, as cluster.yaml describes one, and two workers.
 
-Its gangs have a rank on each worker, and a worker is lost without notice while a gang trains.
+Its gangs have a rank on each worker, and a worker is lost without notice while a gang trains; or
+workers are drained, as Ray does before it takes nodes away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from sweep.planning.expand import expand
+from sweep.planning.grid import load_grid
 from tests.sweep.conftest import OBJECT_STORE
 from tests.sweep.torchrun import by_torchrun
 from tests.trainers.small_runs import without_times
 from trainers.canonical import make_config
-from trainers.results.folder import read_result
+from trainers.results.folder import finished, read_result, trial_folder
+from trainers.results.lease import holder
+from trainers.results.trial_journal import read_rows
 from trainers.trial import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults]
@@ -61,3 +68,94 @@ def test_gangs_over_two_nodes_of_which_one_is_lost(
             alone = by_torchrun(result.config, here, tmp_path / engine)
         assert without_times(result) == without_times(alone)
     assert results["ddp"].epochs[-1].epoch == EPOCHS
+
+
+def raylet_of(node: Any) -> int:
+    return node.all_processes["raylet"][0].process.pid
+
+
+def drain(cluster: Any, node: Any, seconds: float) -> None:
+    """What `ray drain-node` and Ray's autoscaler do before a node is taken away."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+    end = int(1000 * (time.time() + seconds))
+    client = GcsClient(address=cluster.address)
+    accepted, why = client.drain_node(node.node_id, DRAIN_NODE_REASON_PREEMPTION, "test", end)
+    assert accepted, why
+
+
+def node_of_last_rank(cluster: Any, first: int) -> Any:
+    """first: process number of the trial's first rank."""
+    nodes = {raylet_of(node): node for node in cluster.worker_nodes}
+    own = next(p.pid for p in psutil.Process(first).parents() if p.pid in nodes)
+    port = psutil.Process(first).environ().get("MASTER_PORT")
+    for raylet in nodes.keys() - {own}:
+        for process in psutil.Process(raylet).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if port and process.environ().get("MASTER_PORT") == port:
+                    return nodes[raylet]
+    return nodes[own]
+
+
+@pytest.mark.timeout(900)
+def test_trials_leave_nodes_that_ray_drains_and_go_on_elsewhere(
+    cluster: Any, tools: Any, tmp_path: Path
+) -> None:
+    """A trial of one rank leaves its node, a gang the node of its second rank.
+
+    They run one after the other, as the gang needs both nodes. Checkpoints are saved once an hour,
+    so that one that is found was saved on leaving.
+    """
+    folder = tmp_path / "run"
+    text = tools.text.replace("seeds: 2", "seeds: 1").replace("[clean, noise:0.1]", "[noise:0.1]")
+    text = text.replace("epochs: 2\n", f"epochs: {2 * EPOCHS}\n").replace(
+        ", robustness, infonce", ""
+    )
+    text += "parts:\n  - fixed: {engine: single}\n  - fixed: {engine: ddp, ranks: 2}\n"
+    (tmp_path / "grid.yaml").write_text(text)
+    trials = {config.ranks: config for config in expand(load_grid(str(tmp_path / "grid.yaml")))}
+    options = ("--address", cluster.address, "--save-seconds", "3600")
+    driver = tools.start(tmp_path / "grid.yaml", folder, *options)
+
+    def trains(config: Any) -> bool:
+        rows = read_rows(trial_folder(str(folder), config))
+        return any(row["event"] == "epoch" for row in rows)
+
+    def wait_for(what: Any) -> Any:
+        end = time.monotonic() + 300
+        while not (found := what()):
+            assert driver.poll() is None, (tmp_path / "run.log").read_text()
+            assert time.monotonic() < end, (tmp_path / "run.log").read_text()
+            time.sleep(0.1)
+        return found
+
+    waiting = list(trials.values())
+    while waiting:
+        config = wait_for(lambda: next((found for found in waiting if trains(found)), None))
+        waiting.remove(config)
+        claim = holder(str(folder), config)
+        assert claim is not None
+        drained = node_of_last_rank(cluster, claim.process.pid)
+        drain(cluster, drained, 60)
+        began = time.monotonic()
+        place = Path(trial_folder(str(folder), config)) / "checkpoints"
+        wait_for(lambda p=place: list(p.glob("step-*/manifest.json")))
+        wait_for(lambda c=config, b=claim: holder(str(folder), c) != b)
+        assert time.monotonic() - began < 60
+        cluster.remove_node(drained, allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
+    assert driver.wait(timeout=400) == 0, (tmp_path / "run.log").read_text()
+    assert tools.events(folder, "failed") == []
+    (here,) = (folder / "banks").iterdir()
+    for ranks, config in trials.items():
+        journal = read_rows(trial_folder(str(folder), config))
+        assert [row["event"] for row in journal].count("start") == 2
+        result = finished(str(folder), config)
+        assert result is not None
+        if ranks == 1:
+            alone = run_trial(config, str(here), str(tmp_path / "alone"))
+        else:
+            alone = by_torchrun(result.config, here, tmp_path / "ddp")
+        assert alone is not None
+        assert without_times(result) == without_times(alone)

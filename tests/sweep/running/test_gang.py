@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ import psutil
 import pytest
 from ray.exceptions import RayError
 
-from sweep.running import gang, rank_host
+from sweep.running import gang, leaving, rank_host
 from sweep.running.rank_host import RankHost
 from trainers.engines import launch
 from trainers.engines.launch import PREEMPTED, RankError
@@ -167,8 +167,7 @@ def test_a_lost_node_is_the_cause_and_not_the_connection_that_broke(
     assert caught.value.code == gang.LOST
 
 
-def test_asked_to_leave_all_ranks_get_sigterm(threads, monkeypatch) -> None:
-    script = f"""
+SAVE = f"""
 def save(number, frame):
     sys.stderr.write('state saved at step 3')
     sys.exit({PREEMPTED})
@@ -176,10 +175,32 @@ signal.signal(signal.SIGTERM, save)
 print('@report {{}}' if rank == 0 else '', flush=True)
 {WAIT}
 """
+
+
+def test_asked_to_leave_all_ranks_get_sigterm(threads, monkeypatch) -> None:
     begun = []
     hosts = [Host(threads), Host(threads)]
     with pytest.raises(RankError, match="state saved at step 3") as caught:
-        play(monkeypatch, hosts, script, begun.append, lambda: bool(begun))
+        play(monkeypatch, hosts, SAVE, begun.append, lambda: bool(begun))
+    assert caught.value.code == PREEMPTED
+
+
+@pytest.mark.parametrize("script", [SAVE, "print('@report {}', flush=True)\n" + WAIT])
+def test_the_node_of_one_rank_is_taken_away_and_all_ranks_leave(
+    threads, monkeypatch, script
+) -> None:
+    """The trial's own actor may be on another node; no rank is counted as one that died."""
+    hosts = [Host(threads), Host(threads)]
+
+    def watch_node(sweep: str, leave: Callable[[], None]) -> None:
+        watched.append((sweep, leave))
+
+    watched: list[tuple[str, Callable[[], None]]] = []
+    monkeypatch.setattr(leaving, "watch_node", watch_node)
+    monkeypatch.setattr(launch, "RANK_CODE", HEAD + script)
+    with pytest.raises(RankError) as caught:
+        gang._Gang(hosts, "sweep").run([], {}, "", lambda values: watched[1][1](), lambda: False)
+    assert [name for name, _ in watched] == ["sweep", "sweep"]
     assert caught.value.code == PREEMPTED
 
 

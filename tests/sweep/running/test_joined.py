@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,46 @@ def test_one_that_joins_has_a_token_of_its_own(
             request_stop(str(tmp_path / holding.FOLDER))
             assert second.stop_requested()
     assert f"joins the sweep of process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_one_that_joined_holds_the_store_when_the_first_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "BEAT", 0.01)
+    store, place = str(tmp_path), str(tmp_path / holding.FOLDER)
+    (tmp_path / "banks").mkdir()
+    first = holding.holding(store, ["--grid", "first"], join=False)
+    first.__enter__()
+    with holding.holding(store, ["--grid", "second"], join=True) as second:
+        first.__exit__(None, None, None)
+        end = time.monotonic() + 30
+        while leases.is_free(leases.read_claim(place)[1]) and time.monotonic() < end:
+            time.sleep(0.01)
+        with (
+            pytest.raises(ValueError, match="--grid second"),
+            holding.holding(store, ["--grid", "third"], join=False),
+        ):
+            pass
+        assert not second.stop_requested()
+        request_stop(place)
+        assert second.stop_requested()
+    with holding.holding(store, ["--grid", "fourth"], join=False) as fourth:
+        assert fourth.token == second.token
+
+
+def test_one_that_joined_stops_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "BEAT", 0.01)
+    store, place = str(tmp_path), str(tmp_path / holding.FOLDER)
+    (tmp_path / "banks").mkdir()
+    first = holding.holding(store, ["--grid", "first"], join=False)
+    first.__enter__()
+    with holding.holding(store, ["--grid", "second"], join=True) as second:
+        request_stop(place)
+        first.__exit__(None, None, None)
+        time.sleep(0.2)
+        assert second.stop_requested()
 
 
 def test_the_sweep_of_a_machine_that_is_gone_is_followed_after_its_lease_expires(

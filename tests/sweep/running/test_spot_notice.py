@@ -104,6 +104,8 @@ def test_trials_of_the_machine_leave_and_it_takes_no_new_ones(
 
     monkeypatch.setattr(leaving.ray, "get_runtime_context", Context)
     assert not leaving.requested()
-    leaving._look("sweep", SpotNotice(place + "/notice"))
+    left: list[bool] = []
+    leaving._look("sweep", SpotNotice(place + "/notice"), lambda: left.append(True))
     assert leaving.requested()
+    assert left == [True]
     assert drained == ["this node"]

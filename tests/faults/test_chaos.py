@@ -1,0 +1,38 @@
+"""Twelve kills of a small sweep; `make chaos` has more of them, and other faults."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.chaos.invariants import control_of
+from tests.faults.chaos.rounds import run_control, run_round
+from tests.faults.chaos.run import GRID
+
+# Slow: the check script has minutes left, and this takes some on two cores.
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
+
+SEED = 13
+# A trial that dies waits longer each time before it is tried again, but not under another driver:
+# so the kills alternate.
+KILLS = ["rank", "driver", "rank", "raylet", "rank", "gcs"]
+KILLS += ["trial", "driver", "trial", "raylet", "trial", "driver"]
+
+
+@pytest.mark.timeout(1200)
+def test_twelve_kills_change_nothing(tmp_path: Path) -> None:
+    """Two trials of one rank and a gang of two; the seed draws the victims and the moments."""
+    grid = tmp_path / "grid.yaml"
+    text = GRID.read_text().replace("epochs: 40", "epochs: 120")
+    grid.write_text(text.replace("seeds: 3", "seeds: 1"))
+    (tmp_path / "control").mkdir()
+    run_control(grid, tmp_path / "control")
+    quiet = tmp_path / "control" / "run"
+    done = run_round(
+        grid, tmp_path / "killed", quiet, control_of(quiet), SEED, KILLS, limit=240, pause=0.5
+    )
+    assert done.violations == []
+    assert Counter(i.fault for i in done.injections) == Counter(KILLS)
+    assert done.codes[-1] == 0
