@@ -143,10 +143,9 @@ class Disturbed:
 
     def ranks_beside(self, pid: int) -> list[psutil.Process]:
         """All ranks of the gang of which one has this process number."""
-        place = "MASTER_PORT"
         with contextlib.suppress(psutil.Error):
-            port = psutil.Process(pid).environ()[place]
-            return [p for p in self.processes() if _variable(p, place) == port]
+            port = port_of_rank(psutil.Process(pid))
+            return [p for p in self.processes() if port and port_of_rank(p) == port]
         return []
 
     def kill_all(self) -> None:
@@ -209,6 +208,16 @@ class Disturbed:
         return "measuring" if rows >= (config.epochs or 0) else "training"
 
 
+def port_of_rank(process: psutil.Process) -> str:
+    """The port where the ranks of its gang meet, of a forked rank; empty for other processes."""
+    with contextlib.suppress(psutil.Error):
+        # "rank 0:37957", see sweep.running.rank_host; what a rank forks inherits its name.
+        name, parent = process.name(), process.parent()
+        if name.startswith("rank ") and (parent is None or parent.name() != name):
+            return name.partition(":")[2]
+    return ""
+
+
 def wait_until(what: Callable[[], Any], seconds: float, pause: float = 0.1) -> Any:
     """The first true value of `what`, or the last one after so many seconds."""
     end = time.monotonic() + seconds
@@ -230,13 +239,6 @@ def mlflow_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
             stderr=log,
             start_new_session=True,
         )
-
-
-def _variable(process: psutil.Process, name: str) -> str | None:
-    with contextlib.suppress(psutil.Error):
-        if process.status() != psutil.STATUS_ZOMBIE:
-            return process.environ().get(name)
-    return None
 
 
 def _described(process: psutil.Process) -> str:

@@ -6,7 +6,6 @@ workers are drained, as Ray does before it takes nodes away.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
+from tests.faults.chaos.disturbed import port_of_rank
 from tests.sweep.conftest import OBJECT_STORE
 from tests.sweep.torchrun import by_torchrun
 from tests.trainers.small_runs import without_times
@@ -88,14 +88,14 @@ def drain(cluster: Any, node: Any, seconds: float) -> None:
 def node_of_last_rank(cluster: Any, first: int) -> Any:
     """first: process number of the trial's first rank."""
     nodes = {raylet_of(node): node for node in cluster.worker_nodes}
+    port = port_of_rank(psutil.Process(first))
     own = next(p.pid for p in psutil.Process(first).parents() if p.pid in nodes)
-    port = psutil.Process(first).environ().get("MASTER_PORT")
+    if not port:
+        return nodes[own]
     for raylet in nodes.keys() - {own}:
-        for process in psutil.Process(raylet).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if port and process.environ().get("MASTER_PORT") == port:
-                    return nodes[raylet]
-    return nodes[own]
+        if any(port_of_rank(p) == port for p in psutil.Process(raylet).children(recursive=True)):
+            return nodes[raylet]
+    raise AssertionError("the second rank is not found")
 
 
 @pytest.mark.timeout(900)
