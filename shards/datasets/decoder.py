@@ -36,8 +36,9 @@ PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 # Containers whose 16-bit values are known to span the full range of their stated depth.
 SIXTEEN_BIT_FORMATS = ("PNG", "TIFF", "JPEG2000")
-ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
-WHITE_IS_ZERO = 0
+ORIENTATION = 0x0112  # EXIF tag
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+WHITE_IS_ZERO, SIGNED = 0, 2
 TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 
 
@@ -111,6 +112,8 @@ class _UndefinedRange(Exception):
 def _to_rgb(picture: Image.Image, path: str) -> Image.Image:
     mode, kind = picture.mode, picture.format
     transparent = "transparency" in picture.info
+    if SIGNED in np.ravel(getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT, 1)):
+        mode += ", signed"  # at 8 bits, Pillow reads them as unsigned
     if mode.startswith("I;16") and kind in SIXTEEN_BIT_FORMATS:
         return _sixteen_bit_grey(np.asarray(picture).astype(np.uint16), picture)
     if mode == "I" and kind in ("PPM", "PNG"):  # Pillow widens their unsigned 16-bit grey to 32

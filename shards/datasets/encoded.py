@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,6 +47,10 @@ class PictureDataset:
             if missing:
                 kind = f"classes without a {split} image"
                 self.left_out.add(kind, self.classes[missing[0]], len(missing))
+        again = [name for name, count in Counter(self.classes).items() if count > 1]
+        if again:
+            kind = "names that several classes have, whose text prompts are the same"
+            self.left_out.add(kind, again[0], len(again))
         if not have_names(self.classes):
             kind = "classes without names, so without text prompts and zero-shot figures"
             self.left_out.add(kind, self.classes[0], len(self.classes))

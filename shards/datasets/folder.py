@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class FolderDataset(PictureDataset):
             odd = sorted(set(names["train"]) ^ set(names["test"])) or ["none at all"]
             raise ValueError(
                 f"dataset {self.spec}: train and test must hold the same classes; "
-                f"only in one of them: {', '.join(odd[:5])}"
+                f"only in one of them: {', '.join(f'`{readable(name)}`' for name in odd[:5])}"
             )
         return tuple(names["train"])
 
@@ -100,6 +101,8 @@ class FolderDataset(PictureDataset):
                 elif extension not in known:
                     kind = f"{readable(extension)} files left out (Pillow has no reader)"
                     self.left_out.add(kind, file)
+                elif not stat.S_ISREG(os.stat(self.root / file).st_mode):
+                    self.left_out.add("pipes, sockets and devices left out", file)
                 else:
                     check_utf8(self.spec, file)
                     yield file

@@ -8,7 +8,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, NamedTuple, Self
 
 from shards.datasets.left_out import Entry, LeftOut, readable
 from shards.support import storage
@@ -19,6 +19,7 @@ LABELS = ("cls", "json")
 FIELDS = ("label", "cls", "class")
 PICKLES = ("pkl", "pickle", "pth", "pt", "pyd")
 NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as webdataset: to the first dot of the file name
+CONTRADICTED = f"samples with several labels, of which .cls, then {', '.join(FIELDS)} is used"
 META = re.compile(r"__[^/]*__(/.*)?")  # as webdataset: files and top folders that hold no samples
 INTEGER = re.compile(rb"\s*-?\d{1,18}\s*")
 MAX_LABEL = 999_999
@@ -84,7 +85,9 @@ class _Sample:
             )
         return self.members[found[0]]
 
-    def label(self, stream: IO[bytes], path: str) -> int:
+    def labels(self, stream: IO[bytes], path: str) -> list[int]:
+        """The integers that may be the label, the one to take first: .cls before .json."""
+        found: list[int] = []
         for suffix in LABELS:
             if suffix in self.members:
                 info = self.members[suffix]
@@ -92,10 +95,16 @@ class _Sample:
                 if info.size > MAX_LABEL_BYTES:
                     raise ValueError(f"{here}: a label of {info.size:,} bytes; refused")
                 stream.seek(info.offset_data)
-                return _parse_label(suffix, stream.read(info.size), here)
-        raise ValueError(
-            f"{path}: sample `{self.key}` has no label; expected .cls (an integer) or .json"
-        )
+                data = stream.read(info.size)
+                values = _integers(suffix, data)
+                if not found:  # what stands beside a label need not be one
+                    _check_label(suffix, data, values, here)
+                found += values
+        if not found:
+            raise ValueError(
+                f"{path}: sample `{self.key}` has no label; expected .cls (an integer) or .json"
+            )
+        return found
 
 
 def index_shard(location: str) -> ShardIndex:
@@ -124,7 +133,9 @@ def _index(stream: IO[bytes], path: str) -> ShardIndex:
                 "and its members together"
             )
         seen.add(sample.key)
-        label, info = sample.label(stream, path), sample.image(path)
+        (label, *others), info = sample.labels(stream, path), sample.image(path)
+        if set(others) - {label}:
+            left_out.add(CONTRADICTED, f"{path.rpartition('/')[2]}: {sample.key}")
         stream.seek(info.offset_data)
         image = stream.read(info.size)
         digest.update(f"{sample.key}\n{label} {len(image)}\n".encode() + image)
@@ -191,18 +202,20 @@ def _checked(info: tarfile.TarInfo, size: int, path: str) -> tuple[str, str] | N
     return match[1], suffix
 
 
-def _parse_label(suffix: str, data: bytes, path: str) -> int:
-    value: Any = None
-    if suffix == "cls" and INTEGER.fullmatch(data):
-        value = int(data)
-    elif suffix == "json":
-        with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(data)
-            fields = found if isinstance(found, dict) else {}
-            value = next((fields[n] for n in FIELDS if type(fields.get(n)) is int), None)
-    if value is None:
+def _integers(suffix: str, data: bytes) -> list[int]:
+    """The integers in a label's file: of JSON those of the fields that may hold the label."""
+    if suffix == "cls":
+        return [int(data)] if INTEGER.fullmatch(data) else []
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(data)
+        fields = found if isinstance(found, dict) else {}
+        return [fields[name] for name in FIELDS if type(fields.get(name)) is int]
+    return []
+
+
+def _check_label(suffix: str, data: bytes, values: list[int], path: str) -> None:
+    if not values:
         right = "an ASCII integer" if suffix == "cls" else f"an integer field {', '.join(FIELDS)}"
         raise ValueError(f"{path}: {data[:40]!r} is no label; expected {right}")
-    if not 0 <= value <= MAX_LABEL:
-        raise ValueError(f"{path}: label {value} is outside 0 to {MAX_LABEL:,}")
-    return value
+    if not 0 <= values[0] <= MAX_LABEL:
+        raise ValueError(f"{path}: label {values[0]} is outside 0 to {MAX_LABEL:,}")

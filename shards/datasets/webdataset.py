@@ -5,10 +5,11 @@
 `{split}` becomes train and test (where no test shard exists: val, then validation); brace ranges
 and globs expand. A sample is consecutive members of one name before the first dot: an image
 (.jpg, .jpeg, .png or .webp) and a label, .cls (ASCII integer) or .json (integer field label, cls or
-class). Class names are the lines of classnames.txt or classes.txt beside the shards or in the
-folder above; without one they are the numbers 0 to the largest label, of which no text prompts are
-made. Other members of a sample are not read, members that belong to no sample are counted in one
-line on stderr, and pickles are refused.
+class). The first of these counts; samples in which they differ are counted in one line on stderr.
+Class names are the lines of classnames.txt or classes.txt beside the shards or in the folder above;
+without one they are the numbers 0 to the largest label, of which no text prompts are made. Other
+members of a sample are not read, members that belong to no sample are counted in one line on
+stderr, and pickles are refused.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from shards.datasets.tar_index import ShardIndex, index_shard
 from shards.support import storage
 from shards.support.cache import cached
 from shards.support.progress import Progress
+from shards.support.registry import CONTROL
 
 SPELLINGS = {"train": ("train",), "test": ("test", "val", "validation")}
 NAMES = ("classnames.txt", "classes.txt")
@@ -203,7 +205,7 @@ def _index_all(spec: str, locations: list[str]) -> list[ShardIndex]:
 def _index(location: str) -> ShardIndex:
     name = str(storage.local_path(location).resolve()) if storage.is_local(location) else location
     state = storage.state(location)
-    return ShardIndex(*cached(f"webdataset index 3 {name}", state, lambda: index_shard(location)))
+    return ShardIndex(*cached(f"webdataset index 4 {name}", state, lambda: index_shard(location)))
 
 
 def _listed_names(shard: str) -> tuple[str | None, tuple[str, ...]]:
@@ -226,11 +228,16 @@ def _folders_above(shard: str) -> Iterable[str]:
 
 def _parse_names(data: bytes, location: str) -> tuple[str, ...]:
     try:
-        names = tuple(line.strip() for line in data.decode().rstrip().splitlines())
+        text = data.decode("utf-8-sig").rstrip()  # editors on Windows put a mark at the start
     except UnicodeDecodeError:
         raise ValueError(f"{location}: not UTF-8; expected one class name a line") from None
+    # Not `splitlines`, for which further characters end a line: the labels behind would shift.
+    names = tuple(line.strip() for line in re.split("\r\n|\r|\n", text))
+    odd = next((number for number, name in enumerate(names, 1) if CONTROL.search(name)), None)
+    if odd:
+        raise ValueError(f"{location}: line {odd} has control characters; expected a class name")
+    if names == ("",):
+        raise ValueError(f"{location}: is empty; expected one class name a line")
     if not all(names):
         raise ValueError(f"{location}: line {names.index('') + 1} is empty; expected a class name")
-    if not names:
-        raise ValueError(f"{location}: is empty; expected one class name a line")
     return names

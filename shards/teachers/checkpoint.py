@@ -78,11 +78,28 @@ def read_checkpoint(path: str) -> Checkpoint:
             "`model.state_dict()`"
         )
     openai = all(name in tensors for name in OPENAI_BUFFERS)
+    for name, tensor in tensors.items():
+        _check_dtype(path, name, tensor)
     # Contiguous copies: tied weights are views of the same storage, which safetensors rejects.
     tensors = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     if openai:
         tensors = {name: t for name, t in tensors.items() if name not in OPENAI_BUFFERS}
     return Checkpoint(tensors, openai)
+
+
+def _check_dtype(path: str, name: str, tensor: torch.Tensor) -> None:
+    """Raises: ValueError for weights that torch would cast in silence, and without their scales."""
+    kind = tensor.dtype
+    weight = name.endswith("weight") and tensor.ndim > 1  # buffers may well be integers
+    if kind.is_complex or (kind.is_floating_point and kind.itemsize < 2):
+        wrong = True
+    else:
+        wrong = weight and not kind.is_floating_point
+    if wrong:
+        raise ValueError(
+            f"{path}: tensor {name} is {str(kind).removeprefix('torch.')}, as quantised weights "
+            "are; expected real numbers of 16 bits or more"
+        )
 
 
 def _read(path: str, start: bytes) -> Any:
@@ -93,6 +110,8 @@ def _read(path: str, start: bytes) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
+    if not start.startswith(pickle.PROTO):
+        raise ValueError("neither a file of safetensors nor one of torch.save")
     # The format of torch before 1.6, for which torch's own safe reader is enough.
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -232,7 +251,9 @@ class _Unpickler(pickle.Unpickler):
         _, dtype, key, _, count = pid
         if key not in self._storages:
             data = bytearray(self._archive.read(f"{self._root}data/{key}"))
-            if not isinstance(dtype, torch.dtype) or len(data) != count * dtype.itemsize:
+            if not isinstance(dtype, torch.dtype):
+                raise ValueError(f"storage {key} is of a kind that weights are not stored in")
+            if len(data) != count * dtype.itemsize:
                 raise ValueError(f"storage {key} has {len(data)} bytes, not {count} values")
             empty = torch.empty(0, dtype=dtype)
             self._storages[key] = torch.frombuffer(data, dtype=dtype) if count else empty

@@ -129,11 +129,20 @@ def test_16_bit_rgb_keeps_its_upper_8_bits() -> None:
         (encoded(Image.fromarray(GREY8.astype(np.float32) / 255), "TIFF"), "F"),
         (encoded(Image.fromarray(GREY16.astype(np.int32)), "TIFF"), "I"),
         (tiff(GREY16.astype("<u2").tobytes(), bits=16, photometric=1, sample_format=2), "I"),
+        (tiff(GREY8.tobytes(), bits=8, photometric=1, sample_format=2), "L, signed"),
         (encoded(Image.fromarray(GREY8.astype(np.float32)), "PPM"), "F"),
         (encoded(Image.new("LAB", (WIDTH, HEIGHT)), "TIFF"), "LAB"),
         (encoded(Image.fromarray(GREY16), "IM"), "I;16"),
     ],
-    ids=["float tiff", "32-bit tiff", "signed tiff", "pfm", "lab", "16-bit im"],
+    ids=[
+        "float tiff",
+        "32-bit tiff",
+        "signed tiff",
+        "signed 8-bit tiff",
+        "pfm",
+        "lab",
+        "16-bit im",
+    ],
 )
 def test_a_mode_without_a_known_range_is_refused_by_file_and_mode(data: bytes, mode: str) -> None:
     with pytest.raises(ValueError, match=rf"^some/file: a \w+ picture of mode {mode}, .*convert"):
@@ -349,6 +358,7 @@ def test_what_a_folder_leaves_out_is_said_once(tmp_path: Path, capsys) -> None:
     write(tmp_path, "train/cat/1.HEIC", "train/dog/2.heic", "train/dog/x.pdf", data=b"x")
     write(tmp_path, "train/cat/.DS_Store", "train/cat/._0.png", "test/.cache/0.png", data=b"x")
     (tmp_path / "train/dog/loop").symlink_to(tmp_path / "train")
+    os.mkfifo(tmp_path / "train/dog/pipe.png")  # would be waited for without end
     data = open_dataset(f"folder:{tmp_path}")
     open_dataset(f"folder:{tmp_path}")
     assert data.count("train") == 5
@@ -363,6 +373,7 @@ def test_what_a_folder_leaves_out_is_said_once(tmp_path: Path, capsys) -> None:
         "hidden files left out: 2 (first `train/cat/.DS_Store`)",
         "hidden folders left out: 1 (first `test/.cache`)",
         "links to a folder around them: 1 (first `train/dog/loop`)",
+        "pipes, sockets and devices left out: 1 (first `train/dog/pipe.png`)",
     ):
         assert part in line
 

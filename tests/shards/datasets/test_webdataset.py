@@ -141,6 +141,12 @@ def test_class_names_come_from_their_file(name: str, above: bool, shards: Path, 
     refused(lambda: opened(shards), "line 2 is empty")
     file.write_bytes(b"\xff")
     refused(lambda: opened(shards), name, "not UTF-8")
+    for odd in ("cat\u2028x\ndog\nauk\n", "cat\x0cx\ndog\nauk\n", "cat\0\ndog\nauk\n"):
+        file.write_text(odd)
+        refused(lambda: opened(shards), name, "line 1 has control characters")
+    for end in (b"\n", b"\r\n", b"\r"):  # with the mark that editors on Windows write
+        file.write_bytes(b"\xef\xbb\xbfcat" + end + b"dog" + end + b"great auk" + end)
+        assert opened(shards).classes == data.classes
     file.write_text("")
     refused(lambda: opened(shards), name, "is empty")
 
@@ -197,3 +203,21 @@ def test_a_spoilt_cache_is_made_again(shards: Path, cache: Path) -> None:
     for note, text in zip(notes, ("", "[]", '{"state": 1}'), strict=True):
         note.write_text(text)
     assert opened(shards).identity == first
+
+
+def test_labels_that_contradict_each_other_are_said(shards: Path, capsys) -> None:
+    members: list[tuple[str | tarfile.TarInfo, bytes]]
+    members = [("a.png", encoded(0)), ("a.cls", b"1"), ("a.json", b'{"label": 0}')]
+    members += [("b.png", encoded(0)), ("b.json", b'{"label": 2, "cls": 1, "class": 2}')]
+    members += [("c.png", encoded(0)), ("c.cls", b"0"), ("c.json", b'{"label": 0, "class": "x"}')]
+    write_tar(shards / "train-1.tar", members)
+    assert opened(shards).labels("train")[-3:].tolist() == [1, 2, 0]
+    said = "samples with several labels, of which .cls, then label, cls, class is used: 2 (first "
+    assert said + "`train-1.tar: a`)" in capsys.readouterr().err
+
+
+def test_two_classes_of_one_name_are_said(shards: Path, capsys) -> None:
+    (shards / "classes.txt").write_text("crane\ndog\ncrane\n")
+    opened(shards)
+    assert "names that several classes have" in (said := capsys.readouterr().err)
+    assert "1 (first `crane`)" in said

@@ -139,7 +139,7 @@ def test_the_text_library_is_asked_for_before_any_download(
         f"{model}:{tag}"
         for model, tag in open_clip.list_pretrained()
         if {"hf_model_name", "hf_tokenizer_name"}
-        & open_clip.get_model_config(model)["text_cfg"].keys()
+        & (open_clip.get_model_config(model) or {})["text_cfg"].keys()
     ]
     assert len(pairs) >= 47
     for pair in [*pairs, f"{pairs[0].partition(':')[0]}:none"]:
