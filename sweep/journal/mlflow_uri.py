@@ -82,8 +82,10 @@ def _check_database(uri: str) -> None:
         raise ValueError("is not the URL of a database") from None
     except ImportError as error:
         raise ValueError(f"its driver is not installed ({error})") from None
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+    if url.get_backend_name() != "sqlite":
         return
+    if not url.database or url.database == ":memory:":
+        raise ValueError("is a database in memory, of which nothing is left after the sweep")
     path = Path(url.database).absolute()
     if path.is_dir():
         raise ValueError(f"{path} is a folder")

@@ -515,6 +515,8 @@ def test_a_run_folder_of_any_name_keeps_its_database(tmp_path: Path, name: str) 
         "sqlite:/x",
         "sqlite+none:///x.db",
         "sqlite:////dev/null/x/mlflow.db",
+        "sqlite:///",
+        "sqlite:///:memory:",
     ],
 )
 def test_an_impossible_uri_is_refused_before_any_work(
