@@ -257,7 +257,7 @@ def _sweep(
             # nothing has run in it.
             record_grid(folder, grid, trials)
             if claims:
-                record_claims(folder, grid.name, claims[0], trials, store)
+                record_claims(folder, grid.name, claims[0], trials, store, record.id)
             if grid.search is not None and grid.search.by == "optuna":
                 from sweep.rounds import run_rounds
 

@@ -3,7 +3,8 @@
 Each change of a grid's claims or seeds adds a declaration; none is ever removed. So a report can
 say which claims were there before the first trial, which came later (post hoc), and whether seeds
 were added after results had been seen. The text itself is kept, so that a run can be judged
-wherever its folder is.
+wherever its folder is. The store holds a copy, sweeps/ID.claims, for those who see the store alone,
+and for the run itself once its folder is lost.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sweep.analysis.claims import Claim, Claims, read_claims, unknown_fields
 from sweep.analysis.floor import floor_of, floor_seeds
 from sweep.grids import CLAIMS, named_claims
 from sweep.journal.events import NAME, ResultEvent, read_events
+from sweep.journal.run_record import SWEEPS, find_sweep
 from trainers.canonical import trial_fields
 from trainers.config.schema import TrialConfig
 
@@ -107,12 +109,13 @@ def check_claims(text: str, source: str, trials: Iterable[TrialConfig]) -> list[
 
 
 def record_claims(
-    folder: Path, grid: str, text: str, trials: Iterable[TrialConfig], store: str
+    folder: Path, grid: str, text: str, trials: Iterable[TrialConfig], store: str, id: str
 ) -> None:
     """Add a declaration to claims.json of `folder`, unless the last one of this grid is the same.
 
-    store: where the trials' folders lie; one that exists has begun, whoever started it.
-    Raises: ValueError where claims.json or the journal is not readable.
+    store: where the trials' folders lie; one that exists has begun, whoever started it. id: of the
+    run, under which the store keeps a copy.
+    Raises: ValueError where claims.json or the journal is not readable; OSError.
     """
     trials = list(trials)
     identities = tuple(sorted(config.identity for config in trials))
@@ -138,7 +141,9 @@ def record_claims(
         results=len(results),
     )
     after = Declarations(declarations=(*before.declarations, new))
-    storage.write_json(str(folder / FILE), after.model_dump(mode="json"))
+    # The store first: a folder in which nothing has changed would keep the copy from being written.
+    for file in (_copy(store, id), str(folder / FILE)):
+        storage.write_json(file, after.model_dump(mode="json"))
 
 
 # ---- afterwards ----
@@ -147,7 +152,8 @@ def record_claims(
 def declared(location: str) -> list[Family]:
     """The families of claims of a run, one a grid; none where the run has no claims.json.
 
-    Raises: ValueError where the file is not readable.
+    location: a run folder, or a store that holds a single sweep.
+    Raises: ValueError where the file is not readable; OSError.
     """
     declarations = _read(location).declarations
     return [
@@ -184,10 +190,21 @@ def _family(own: list[Declaration]) -> Family:
     )
 
 
+def _copy(store: str, id: str) -> str:
+    """Where the store keeps claims.json of a run."""
+    return storage.join(store, SWEEPS, f"{id}.claims")
+
+
 def _read(location: str) -> Declarations:
     file = storage.join(location, FILE)
     if not storage.exists(file):
-        return Declarations()
+        try:
+            store, sweep = find_sweep(location)
+        except ValueError:
+            return Declarations()  # a run that has not begun, or several sweeps on one store
+        file = _copy(store, sweep.id)
+        if not storage.exists(file):
+            return Declarations()
     try:
         return Declarations.model_validate(json.loads(storage.read(file)))
     except ValueError as error:

@@ -16,12 +16,14 @@ from sweep.analysis.evidence import evidence_of
 from sweep.analysis.frame import load
 from sweep.analysis.judged import as_rows, judge
 from sweep.analysis.values import TrialValues
+from sweep.journal.run_record import open_record, record_sweep
 from sweep.planning.expand import expand
 from sweep.planning.grid import Grid, read_grid
 from sweep.report import main
 from tests.sweep.made import result_line, write_journal
 from trainers.config.schema import TrialConfig
 
+ID = "0123456789abcdef"
 M = "test/linear/paper/accuracy"
 GRID = """
 fixed: {dataset: digits, teacher: embedded, epochs: 2}
@@ -68,7 +70,7 @@ def finish(folder: Path, trials: list[TrialConfig]) -> None:
 def run(tmp_path: Path) -> Path:
     """A finished run of eight seeds whose claim was declared before."""
     trials = trials_of(8)
-    record_claims(tmp_path, "mine", BEATS, trials, str(tmp_path))
+    record_claims(tmp_path, "mine", BEATS, trials, str(tmp_path), ID)
     finish(tmp_path, trials)
     return tmp_path
 
@@ -84,12 +86,12 @@ def test_claims_are_frozen_before_the_first_trial(run: Path) -> None:
 
 def test_the_same_claims_are_not_declared_twice(run: Path) -> None:
     before = (run / FILE).read_bytes()
-    record_claims(run, "mine", BEATS, trials_of(8), str(run))
+    record_claims(run, "mine", BEATS, trials_of(8), str(run), ID)
     assert (run / FILE).read_bytes() == before
 
 
 def test_a_claim_that_is_added_later_is_post_hoc_and_grows_the_family(run: Path) -> None:
-    record_claims(run, "mine", LATER, trials_of(8), str(run))
+    record_claims(run, "mine", LATER, trials_of(8), str(run), ID)
     (judged,) = judge(run)
     assert [(v.claim.name, v.post_hoc, v.verdict) for v in judged.verdicts] == [
         ("S beats L", False, "supported"),
@@ -100,31 +102,47 @@ def test_a_claim_that_is_added_later_is_post_hoc_and_grows_the_family(run: Path)
 
 
 def test_a_claim_that_is_removed_later_is_still_judged(run: Path) -> None:
-    record_claims(run, "mine", LATER.replace("S beats L", "other"), trials_of(8), str(run))
+    record_claims(run, "mine", LATER.replace("S beats L", "other"), trials_of(8), str(run), ID)
     (judged,) = judge(run)
     names = [(verdict.claim.name, verdict.post_hoc) for verdict in judged.verdicts]
     assert names == [("S beats L", False), ("other", True), ("L beats S", True)]
 
 
 def test_claims_that_change_before_any_trial_are_not_post_hoc(tmp_path: Path) -> None:
-    record_claims(tmp_path, "mine", LATER, trials_of(8), str(tmp_path))
-    record_claims(tmp_path, "mine", BEATS, trials_of(8), str(tmp_path))
+    record_claims(tmp_path, "mine", LATER, trials_of(8), str(tmp_path), ID)
+    record_claims(tmp_path, "mine", BEATS, trials_of(8), str(tmp_path), ID)
     finish(tmp_path, trials_of(8))
     (judged,) = judge(tmp_path)
     assert [(v.claim.name, v.post_hoc) for v in judged.verdicts] == [("S beats L", False)]
 
 
+def test_the_store_keeps_claims_of_a_folder_that_is_lost(tmp_path: Path) -> None:
+    store, folder = str(tmp_path / "store"), tmp_path / "run"
+    folder.mkdir()
+    kept = open_record(folder, store, "mine")
+    record_claims(folder, "mine", BEATS, trials_of(8), store, kept.id)
+    record_sweep(store, kept, {})
+    (frozen,) = declared(str(folder))
+    assert declared(store) == [frozen]
+    (folder / FILE).unlink()
+    (tmp_path / "store" / "trials" / trials_of(1)[0].identity).mkdir(parents=True)
+    record_claims(folder, "mine", BEATS, trials_of(10), store, kept.id)
+    (later,) = declared(str(folder))
+    assert (later.post_hoc, later.claims, later.looks) == (frozenset(), frozen.claims, (10,))
+    assert declared(store) == [later]
+
+
 def test_claims_after_trials_that_lie_in_the_store_are_post_hoc(tmp_path: Path) -> None:
     store = tmp_path / "store"
     (store / "trials" / trials_of(1)[0].identity).mkdir(parents=True)
-    record_claims(tmp_path, "mine", BEATS, trials_of(8), str(store))
+    record_claims(tmp_path, "mine", BEATS, trials_of(8), str(store), ID)
     finish(tmp_path, trials_of(8))
     (judged,) = judge(tmp_path)
     assert judged.verdicts[0].post_hoc
 
 
 def test_seeds_that_are_added_after_a_look_spend_alpha(run: Path) -> None:
-    record_claims(run, "mine", BEATS, trials_of(10), str(run))
+    record_claims(run, "mine", BEATS, trials_of(10), str(run), ID)
     finish(run, trials_of(10))
     (judged,) = judge(run)
     assert judged.alpha == pytest.approx(0.05 * (1 - 8 / 10))
@@ -225,7 +243,7 @@ def test_check_passes_where_every_claim_is_supported(
 def test_check_names_the_claims_that_are_not_supported(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record_claims(run, "mine", LATER, trials_of(8), str(run))
+    record_claims(run, "mine", LATER, trials_of(8), str(run), ID)
     assert exit_status(str(run), "--check") == 1
     assert capsys.readouterr().err.splitlines()[-1] == "not supported: L beats S (refuted)"
 
