@@ -78,7 +78,7 @@ def banners(compared: Compared) -> list[tuple[str, str]]:
         found.append((
             f"Few training steps: {reach}.",
             f"{whose} ended after fewer than {FEW_STEPS:,} optimiser steps, long before students "
-            "usually converge; ranks may still change.",
+            "usually converge. Curves over epochs show whether their ranks had settled.",
         ))  # fmt: skip
     return found
 
