@@ -41,9 +41,10 @@ while True:
     if not _child:
         break
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _handlers)
-    print({STARTED!r} + str(_child), flush=True)
     _status = os.waitstatus_to_exitcode(os.waitpid(_child, 0)[1])
     print("\\n" + {ENDED!r} + str(_status), flush=True)  # its last line may have no end
+# By the child itself: its parent might say so in the middle of a line of the child.
+print("\\n" + {STARTED!r} + str(os.getpid()), flush=True)
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 ctypes.CDLL(None).prctl(15, _job["name"].encode())  # PR_SET_NAME, as `ps` and `top` show it
 if os.getppid() != _parent:
@@ -150,11 +151,15 @@ class WarmProcess:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(STARTED):
-                with self._changed:
-                    self._child = WarmChild(int(line[len(STARTED) :]))
-                    self._changed.notify_all()
-            elif line.startswith(ENDED) and self._child is not None:
-                self._end(self._child, int(line[len(ENDED) :]))
+                self._begin(WarmChild(int(line[len(STARTED) :])))
+            elif line.startswith(ENDED):
+                code = int(line[len(ENDED) :])
+                if self._child is not None:
+                    self._end(self._child, code)
+                else:  # it was killed before it could say its process id
+                    child = WarmChild(0)
+                    self._end(child, code)
+                    self._begin(child)
             else:
                 self._on_line(line)
         # It was killed, and the kernel has killed its child with it.
@@ -163,6 +168,11 @@ class WarmProcess:
             self._changed.notify_all()
         if self._child is not None:
             self._end(self._child, -signal.SIGKILL)
+
+    def _begin(self, child: WarmChild) -> None:
+        with self._changed:
+            self._child = child
+            self._changed.notify_all()
 
     @staticmethod
     def _end(child: WarmChild, code: int) -> None:
