@@ -23,7 +23,7 @@ from tests.sweep.torchrun import ROOT, by_torchrun
 from tests.trainers.small_runs import without_times
 from trainers.results.folder import read_result
 
-pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 6379
 GRID = """\

@@ -151,6 +151,7 @@ def test_what_has_no_network_costs_nothing_in_a_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_of_controls(tools: Any, tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text(CONTROLS)
     ran = tools.run(tmp_path / "few.yaml", tmp_path / "run")
