@@ -13,7 +13,7 @@ from sweep.analysis.frame import STOPPED, load
 from sweep.journal.run_record import find_sweep
 from sweep.journal.status import StatusReader
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 GRID = """\
 name: stopping

@@ -19,7 +19,7 @@ import sweep
 from shards.support.plugin_source import sources
 from tests.plugins import EXAMPLES, example
 
-pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
 SMALL = ["train_samples=100", "test_samples=40", "batch_size=50", "epochs=1", "views=1"]
 # The example's grid, cut down, and a gang of two that uses both the objective and the arm.
 PARTS = """\

@@ -98,6 +98,7 @@ def node_of_last_rank(cluster: Any, first: int) -> Any:
     raise AssertionError("the second rank is not found")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_trials_leave_nodes_that_ray_drains_and_go_on_elsewhere(
     cluster: Any, tools: Any, tmp_path: Path

@@ -51,6 +51,7 @@ cp small/mlflow/m.db . && cp -r small/store/trials .
 
 @pytest.mark.ray
 @pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_full_disks_cost_one_trial_and_a_later_upload(tmp_path: Path, tools: Any) -> None:
     (tmp_path / "grid.yaml").write_text(json.dumps(GRID))

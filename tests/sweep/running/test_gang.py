@@ -65,8 +65,10 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[futures.Executor]:
     monkeypatch.setattr(gang.ray, "get", lambda answer: answer.result())
     with futures.ThreadPoolExecutor() as executor:
         yield executor
-    for child in psutil.Process().children():
+    children = psutil.Process().children()
+    for child in children:
         child.kill()  # as the end of an actor does
+    psutil.wait_procs(children, timeout=10)  # or they stay in the process table, for later tests
 
 
 def play(monkeypatch, hosts, script, report=lambda values: None, stop=lambda: False):
