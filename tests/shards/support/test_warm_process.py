@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shards.support.warm_process import WarmProcess
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.ranks
 
 def test_lines_without_an_end_hide_neither_start_nor_end(tmp_path: Path) -> None:
     lines: list[str] = []
+    before = set(psutil.Process().children())
     server = WarmProcess(["fractions"], lines.append)
     files = {name: tmp_path / name for name in ("input", "log", "heartbeat")}
     for file in files.values():
@@ -24,7 +26,10 @@ def test_lines_without_an_end_hide_neither_start_nor_end(tmp_path: Path) -> None
         child.wait()
         return child.returncode
 
+    (forking,) = set(psutil.Process().children()) - before
     for _ in range(100):  # the first bytes of a child come at any time after the fork
         assert run("import os; os.write(1, b'one')") == 0
         assert run("import os; os.write(1, b'two'); os.kill(os.getpid(), 9)") == -9
+    forking.kill()  # as the end of an actor does
+    forking.wait()
     assert [line.strip() for line in lines if line.strip()] == ["one", "two"] * 100
