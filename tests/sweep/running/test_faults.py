@@ -83,6 +83,7 @@ def test_the_driver_dies(
     assert json.loads(again.out) == json.loads(quiet.out)
 
 
+@pytest.mark.slow
 def test_a_worker_and_a_raylet_die_and_ctrl_c_lets_trials_save(
     grid: Path, tools: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
