@@ -14,6 +14,7 @@ from sweep.analysis import words
 from sweep.analysis.judged import Judged
 from sweep.analysis.verdicts import Verdict
 
+LONGEST = len("inconclusive")  # the longest word of a verdict, which no line end should divide
 STYLES = {"supported": "bold green", "refuted": "bold red", "not converged": "yellow"}
 
 
@@ -28,7 +29,9 @@ def verdict_table(verdicts: Sequence[Verdict], alpha: float, heading: str = "") 
         "intervals are 95 % for one claim."
     )
     for name in ("claim", "verdict", "estimate [95 %]", "claimed", "n", "test", "seeds to decide"):
-        table.add_column(name, justify="right" if name == "n" else "left", overflow="fold")
+        justify = "right" if name == "n" else "left"
+        width = LONGEST if name == "verdict" else None
+        table.add_column(name, justify=justify, overflow="fold", min_width=width)
     for verdict in verdicts:
         found = verdict.evidence
         cells = [words.estimate(verdict), words.bound(verdict), str(found.n) if found else ""]
