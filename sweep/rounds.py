@@ -38,7 +38,7 @@ def run_rounds(grid: Grid, search: Search, folder: Path, run: Run) -> tuple[Grid
             outcome.left,
         )
         if outcome.left or outcome.stopped:
-            break  # on request: what the round would have told is not known
+            break  # on request: the values of the round are not known
         study = load(folder)
         proposals.tell([value_of(grid, draw, search.measure, study) for draw in new])
     return grid, total

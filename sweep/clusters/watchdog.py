@@ -1,8 +1,8 @@
 """A worker that has lost its head shuts itself down, so that no machine is billed for nothing.
 
-Only the head terminates workers. When it dies, their Ray processes end after a minute, but the
-machines go on. Connections to the head's control store tell the two apart, since they are refused
-as soon as it has ended, also where its machine is still up.
+Only the head terminates workers. When it dies, their Ray processes end, but the machines go on.
+Connections to the head's control store tell the two apart, since they are refused as soon as it has
+ended, also where its machine is still up.
 """
 
 from __future__ import annotations

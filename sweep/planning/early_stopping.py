@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -27,18 +27,15 @@ from trainers.config.types import Integer, Number, Text
 KEY = "early_stopping"
 SPLIT = "validation/"  # see trainers.probes.observer
 ALIGNED = ("cosine_to_teacher", "alignment")  # of students in the teacher's space alone
+Model = TypeVar("Model", bound=StrictModel)
 WHOLE_EPOCHS = re.compile(r"[1-9][0-9]* epochs")
 
 
-class EarlyStopping(StrictModel):
-    """The fields of `early_stopping`, see the module."""
+class DecidedByMetric(StrictModel):
+    """What a section of a grid says of the metric on the validation split that decides."""
 
-    by: Literal["asha", "median"]
     metric: Text
     mode: Literal["max", "min"]
-    grace_epochs: Integer = Field(default=1, ge=1)
-    reduction: Number = Field(default=4.0, gt=1)
-    min_trials: Integer = Field(default=3, ge=1)
 
     @property
     def measure(self) -> str:
@@ -46,13 +43,27 @@ class EarlyStopping(StrictModel):
         return self.metric if self.metric.startswith(SPLIT) else SPLIT + self.metric
 
 
+class EarlyStopping(DecidedByMetric):
+    """The fields of `early_stopping`, see the module."""
+
+    by: Literal["asha", "median"]
+    grace_epochs: Integer = Field(default=1, ge=1)
+    reduction: Number = Field(default=4.0, gt=1)
+    min_trials: Integer = Field(default=3, ge=1)
+
+
 def read_early_stopping(raw: Any, source: str) -> EarlyStopping | None:
+    """As `read_section`."""
+    return read_section(EarlyStopping, raw, f"{source}: {KEY}")
+
+
+def read_section(model: type[Model], raw: Any, place: str) -> Model | None:
     """The checked section of a grid; None without one. Raises: ValueError of one line."""
     if raw is None:
         return None
     if not isinstance(raw, dict):
-        raise ValueError(f"{source}: {KEY}: expected `name: value` lines, found `{raw}`")
-    return validated(EarlyStopping, raw, f"{source}: {KEY}")
+        raise ValueError(f"{place}: expected `name: value` lines, found `{raw}`")
+    return validated(model, raw, place)
 
 
 def check_early_stopping(rule: EarlyStopping, trials: Iterable[TrialConfig]) -> None:

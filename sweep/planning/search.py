@@ -24,9 +24,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from shards.support.schema import StrictModel, validated
-from sweep.planning.early_stopping import SPLIT
-from trainers.config.types import Integer, Text
+from sweep.planning.early_stopping import DecidedByMetric, read_section
+from trainers.config.types import Integer
 
 KEY = "search"
 KINDS = ("log", "uniform", "integer", "choice")
@@ -40,15 +39,13 @@ OF_THE_DATA = (
 DIGITS = 4  # significant digits of a drawn number: it is a field's value, and read by people
 
 
-class Search(StrictModel):
+class Search(DecidedByMetric):
     """The fields of `search`, see the module."""
 
     by: Literal["random", "optuna"]
     trials: Integer = Field(ge=1)
     seed: Integer = Field(default=0, ge=0, lt=2**32)  # as Optuna's samplers take it
     at_once: Integer = Field(default=4, ge=1)
-    metric: Text
-    mode: Literal["max", "min"]
     ranges: dict[str, dict[str, list[Any]]] = Field(min_length=1)
 
     @field_validator("ranges")
@@ -57,11 +54,6 @@ class Search(StrictModel):
         for field, described in ranges.items():
             _check_range(field, described)
         return ranges
-
-    @property
-    def measure(self) -> str:
-        """The name under which the metric is observed."""
-        return self.metric if self.metric.startswith(SPLIT) else SPLIT + self.metric
 
     def without(self, field: str) -> Search | None:
         """The search without a field's range; None where no range is left."""
@@ -77,12 +69,8 @@ class Search(StrictModel):
 
 
 def read_search(raw: Any, source: str) -> Search | None:
-    """The checked section of a grid; None without one. Raises: ValueError of one line."""
-    if raw is None:
-        return None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{source}: {KEY}: expected `name: value` lines, found `{raw}`")
-    return validated(Search, raw, f"{source}: {KEY}")
+    """As `read_section`."""
+    return read_section(Search, raw, f"{source}: {KEY}")
 
 
 def _check_range(field: str, described: dict[str, list[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""A search in rounds: what is told to Optuna, and that an interruption changes no proposal."""
+"""A search in rounds: what Optuna is given, and that an interruption changes no proposal."""
 
 from __future__ import annotations
 

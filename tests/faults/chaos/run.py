@@ -6,7 +6,7 @@
 
 Each round draws from its seed: which faults, when, and whom they hit. Rounds go to results.json as
 they end, and docs/reliability.md gets the table of them. The same command goes on with the next
-seed until there are as many injections as asked for; `--fresh` forgets the earlier ones. What fails
+seed until there are as many injections as requested; `--fresh` forgets the earlier ones. What fails
 is named with its seed, and its folder is kept. When a fault hits depends on the machine as well, so
 a repeated round meets the same faults in the same order, but not at the same instruction.
 

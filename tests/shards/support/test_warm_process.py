@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shards.support import warm_process
 from shards.support.warm_process import WarmProcess
 
 pytestmark = pytest.mark.ranks
@@ -33,3 +34,18 @@ def test_lines_without_an_end_hide_neither_start_nor_end(tmp_path: Path) -> None
     forking.kill()  # as the end of an actor does
     forking.wait()
     assert [line.strip() for line in lines if line.strip()] == ["one", "two"] * 100
+
+
+def test_a_child_that_ends_before_it_says_so_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = "sys.stdin.readline(); print('\\n@ended -9', flush=True); sys.stdin.readline()"
+    monkeypatch.setattr(warm_process, "_SERVER", code)
+    before = set(psutil.Process().children())
+    server = WarmProcess([], lambda line: None)
+    child = server.start("", [], {}, {}, "rank 0:1")
+    child.wait()
+    assert child.returncode == -9
+    (forking,) = set(psutil.Process().children()) - before
+    forking.kill()
+    forking.wait()

@@ -127,7 +127,7 @@ def test_the_text_library_is_asked_for_before_any_download(
     tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connect(*arguments: Any, **keywords: Any) -> None:
-        raise AssertionError("the network was asked for")
+        raise AssertionError("the network was used")
 
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, connect)

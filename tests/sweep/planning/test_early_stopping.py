@@ -77,4 +77,6 @@ def test_what_cannot_be_decided_is_refused(changes: dict, rule: str, said: str) 
 
 
 def test_untrained_students_need_no_validation_split() -> None:
+    with pytest.raises(ValueError, match="set validation_samples"):
+        check(grid(epochs=1, validation_samples=0))
     check(grid(epochs=0, validation_samples=0))

@@ -131,7 +131,7 @@ if rank == 0:
     with pytest.raises(RankError, match="rank 0 was killed by SIGKILL") as caught:
         play(monkeypatch, hosts, script, report)
     assert caught.value.code < 0
-    with contextlib.suppress(psutil.NoSuchProcess):  # or nobody has asked for its exit status
+    with contextlib.suppress(psutil.NoSuchProcess):  # or nobody has waited for it
         assert psutil.Process(seen[0]["pid"]).status() == psutil.STATUS_ZOMBIE
     # The next one has a new process to be forked from.
     play(monkeypatch, hosts[:1], "0")

@@ -90,29 +90,29 @@ def test_each_image_has_the_share_of_draws_in_which_it_is_right(features) -> Non
     assert 0 < np.mean(shares_N) < 1
     name = "noise/pixel/0.1/accuracy"
     assert np.mean(shares_N) == pytest.approx(names_of(features)[name], abs=1e-12)
-    told = {"noise:0.2": {"accuracy": 0.5, "cosine": 0.25, "rank": 7.0}}
-    stored = replace(features, test_arms=("noise:0.2",), figures=told, cache={})
+    kept = {"noise:0.2": {"accuracy": 0.5, "cosine": 0.25, "rank": 7.0}}
+    stored = replace(features, test_arms=("noise:0.2",), figures=kept, cache={})
     assert right_of(stored) == {}  # of stored figures no image is known
 
 
 def test_what_a_subject_lacks_is_left_out_or_told_by_the_shards(features) -> None:
     alone = replace(features, test_arms=("noise:0.2",), cache={})
     assert names_of(alone) == {}
-    told = {"noise:0.2": {"accuracy": 0.5, "cosine": 0.25, "rank": 7.0}}
-    found = names_of(replace(alone, figures=told, cache={}))
+    kept = {"noise:0.2": {"accuracy": 0.5, "cosine": 0.25, "rank": 7.0}}
+    found = names_of(replace(alone, figures=kept, cache={}))
     assert found["noise/pixel/0.2/accuracy"] == 0.5
     assert found["noise/pixel/0.2/rank"] == 7.0
     assert "noise/pixel/half" in found
-    both = replace(features, figures={"noise:0.1": told["noise:0.2"]}, cache={})
+    both = replace(features, figures={"noise:0.1": kept["noise:0.2"]}, cache={})
     assert names_of(both)["noise/pixel/0.1/rank"] != 7.0  # what can be embedded is
 
 
 def test_means_with_and_without_what_was_trained_on(features) -> None:
     values = {"fog:1": 0.8, "fog:5": 0.2, "gaussian_noise:1": 0.9, "contrast:2": 0.7}
-    told = {s: {"accuracy": a, "cosine": 1.0, "rank": 2.0} for s, a in values.items()}
-    told |= {"stored:fog:1": {"accuracy": 0.4, "cosine": 1.0, "rank": 2.0}}
-    told |= {"noise:0.1": {"accuracy": 0.1, "cosine": 1.0, "rank": 2.0}}  # no corruption of theirs
-    bank = replace(features, figures=told, test_arms=tuple(told), subject=Stored({}), cache={})
+    kept = {s: {"accuracy": a, "cosine": 1.0, "rank": 2.0} for s, a in values.items()}
+    kept |= {"stored:fog:1": {"accuracy": 0.4, "cosine": 1.0, "rank": 2.0}}
+    kept |= {"noise:0.1": {"accuracy": 0.1, "cosine": 1.0, "rank": 2.0}}  # no corruption of theirs
+    bank = replace(features, figures=kept, test_arms=tuple(kept), subject=Stored({}), cache={})
     found = names_of(bank)
     assert found["corruption/mean/accuracy"] == pytest.approx(0.65)
     assert found["corruption/arms"] == 4
@@ -128,10 +128,10 @@ def test_means_with_and_without_what_was_trained_on(features) -> None:
         assert found["corruption/mean/accuracy"] == pytest.approx(0.65)
         assert found["corruption/unseen/accuracy"] == pytest.approx(unseen)
         assert found.get("corruption/seen/accuracy") == (seen and pytest.approx(seen))
-    extra = told | {"stored:speckle_noise:1": {"accuracy": 0.0, "cosine": 1.0, "rank": 2.0}}
+    extra = kept | {"stored:speckle_noise:1": {"accuracy": 0.0, "cosine": 1.0, "rank": 2.0}}
     wide = replace(bank, figures=extra, test_arms=tuple(extra), cache={})
     assert names_of(wide)["stored/mean/accuracy"] == 0.4  # the extra four are in no mean
-    some = names_of(replace(bank, test_arms=(*told, "snow:1"), cache={}))
+    some = names_of(replace(bank, test_arms=(*kept, "snow:1"), cache={}))
     assert "corruption/mean/accuracy" not in some  # a mean over others would be compared with it
     assert some["stored/mean/accuracy"] == 0.4
     frost = {"stored:frost:1": {"accuracy": 0.3, "cosine": 1.0, "rank": 2.0}}
@@ -213,7 +213,7 @@ def test_without_batchnorm_or_train_images_there_is_nothing_to_adapt(features) -
 
 
 def test_bands_passes_and_waves_are_the_frequency_probes(features) -> None:
-    told = {
+    kept = {
         spec: {"accuracy": 0.1 * i, "cosine": 0.2, "rank": 3.0}
         for i, spec in enumerate(
             [
@@ -222,10 +222,10 @@ def test_bands_passes_and_waves_are_the_frequency_probes(features) -> None:
             ]
         )
     }
-    bank = replace(features, figures=told, test_arms=tuple(told), subject=Stored({}), cache={})
+    bank = replace(features, figures=kept, test_arms=tuple(kept), subject=Stored({}), cache={})
     metrics, arrays = run_probes(("frequency",), bank, "test")
     assert metrics == {
-        f"test/{name}/{figure}": told[spec][figure]
+        f"test/{name}/{figure}": kept[spec][figure]
         for name, spec in (
             ("band_noise/0.1/1", "band_noise:1:0.1"),
             ("low_pass/0.5", "low_pass:0.5"),
