@@ -18,7 +18,6 @@ from sweep.planning.remaining import Timing, remaining_seconds
 
 State = Literal["finished", "failed", "stopped_early", "running", "interrupted", "waiting"]
 STATES: tuple[State, ...] = get_args(State)
-TRAINING = 0.9  # a trial's share of its work; the rest is its measurements
 SHOWN = 12  # running trials, and failures, that are shown one by one
 
 
@@ -93,19 +92,24 @@ class TrialState:
             return 1.0
         if self.state != "running":
             return 0.0
-        return TRAINING * min(1.0, self.steps_done() / max(1, self.planned.steps))
+        return self.planned.done(self.steps_done())
 
     def steps_done(self) -> int:
         return self.planned.steps if self.state == "finished" else self.timing.done
 
 
-def overview_of(name: str, trials: Mapping[str, TrialState], now: float) -> Overview:
-    """How the sweep of that name stands. trials: by identity. now: seconds since 1970."""
+def overview_of(
+    name: str, trials: Mapping[str, TrialState], now: float, at_once: int | None = None
+) -> Overview:
+    """How the sweep of that name stands.
+
+    trials: by identity. now: seconds since 1970. at_once: see `remaining_seconds`.
+    """
     count = {state: sum(t.state == state for t in trials.values()) for state in STATES}
     running = {id: trial for id, trial in trials.items() if trial.state == "running"}
     paces = [trial.timing.seconds_a_step() for trial in running.values()]
-    total = sum(trial.planned.weight for trial in trials.values())
-    done = sum(trial.planned.weight * trial.share() for trial in trials.values())
+    total = sum(trial.planned.cost for trial in trials.values())
+    done = sum(trial.planned.cost * trial.share() for trial in trials.values())
     return Overview(
         name=name,
         total=len(trials),
@@ -114,7 +118,7 @@ def overview_of(name: str, trials: Mapping[str, TrialState], now: float) -> Over
         steps_done=sum(trial.steps_done() for trial in trials.values()),
         steps=sum(trial.planned.steps for trial in trials.values()),
         steps_per_second=sum(1 / pace for pace in paces if pace),
-        remaining_seconds=remaining_seconds([t.timing for t in trials.values()], now),
+        remaining_seconds=remaining_seconds([t.timing for t in trials.values()], now, at_once),
         now=tuple(
             RunningTrial(
                 trial=id,

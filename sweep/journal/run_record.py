@@ -18,10 +18,13 @@ from typing import Literal
 
 from shards.support import storage
 from shards.support.schema import StrictModel, parsed
+from sweep.planning.remaining import Timing
 
 RUN = "run.json"
 SWEEPS = "sweeps"
 HERE = "."  # in place of the store's location where it is the run folder itself
+TRAINING = 0.9  # a trial's share that is training, in a plan that has no seconds
+SECONDS_OF_WORK = 1e-9  # of a plan that has no seconds; only their ratios mean something
 
 
 class RunRecord(StrictModel):
@@ -40,12 +43,35 @@ class RunRecord(StrictModel):
 class PlannedTrial(StrictModel):
     """What a trial costs: optimiser steps, and relative costs (see `sweep.planning.sizes`).
 
-    work: of its training. weight: of all of it.
+    work: of its training. weight: of all of it. training, embedding, probing: planned seconds, see
+    `sweep.planning.sizes.Seconds`; None before they were recorded. timed: whether on a machine like
+    the one that runs the trial.
     """
 
     steps: int
     work: float
     weight: float
+    training: float | None = None
+    embedding: float = 0.0
+    probing: float = 0.0
+    timed: bool = False
+
+    def done(self, steps: int) -> float:
+        """How much of the trial so many steps are, 0 to 1; what is left then is measuring it."""
+        training = TRAINING if self.training is None else self.training / max(1e-9, self.cost)
+        return training * min(1.0, steps / max(1, self.steps))
+
+    @property
+    def cost(self) -> float:
+        """Of the trial as a part of the sweep: planned seconds, or its weight in an older plan."""
+        if self.training is None:
+            return self.weight
+        return self.training + self.embedding + self.probing
+
+    def timing(self) -> Timing:
+        """A timing of which nothing is known yet but the plan."""
+        training = self.work * SECONDS_OF_WORK if self.training is None else self.training
+        return Timing(training, max(1, self.steps), self.embedding, self.probing, self.timed)
 
 
 class StoredSweep(StrictModel):

@@ -13,7 +13,6 @@ from shards.support import storage
 from shards.support.lease import Claim, Observer, is_free, read_claim
 from sweep.journal.overview import Overview, State, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial, StoredSweep
-from sweep.planning.remaining import Timing
 from trainers.results.trial_journal import FOLDER as JOURNAL
 from trainers.results.trial_journal import Row, read_rows
 
@@ -45,10 +44,14 @@ class StatusReader:
             trial: self._trial(trial, planned, files.get(trial, set()))
             for trial, planned in self.sweep.trials.items()
         }
+        timings = [trial.timing for trial in trials.values() if trial.timing.started is not None]
+        ends = [timing.ended for timing in timings if timing.ended is not None]
+        for timing in timings:
+            timing.fresh = not ends or (timing.started or 0.0) <= min(ends)
         return overview_of(self.sweep.name, trials, self._clock())
 
     def _trial(self, trial: str, planned: PlannedTrial, files: set[str]) -> TrialState:
-        found = TrialState(planned, Timing(planned.work, planned.steps))
+        found = TrialState(planned, planned.timing())
         if RESULT in files:
             found.state = "finished"
             if trial not in self._finished and len(self._finished) < TIMED:

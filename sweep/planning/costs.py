@@ -13,13 +13,13 @@ from shards.building.request import Request
 from shards.support import storage
 from shards.teachers import embedding_dim
 from sweep.planning.banks import BankJob, plan_banks
-from sweep.planning.sizes import input_side, samples_seen, student_of
+from sweep.planning.remaining import REUSED, STARTING
+from sweep.planning.sizes import Seconds, input_side, samples_seen, student_of, trial_seconds
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished
 from trainers.students import build_student
+from trainers.students.teacher_pca import has_no_network
 
-FIXED_SECONDS = 4.0  # of a trial besides its training, on one CPU core
-START_SECONDS = 10.0  # until Ray and its workers have started
 # fp32: the student, its copy among MLflow's artifacts; two checkpoints with Adam's two moments
 BYTES_PER_PARAMETER = 4 * (2 + 2 * 3)
 
@@ -51,22 +51,28 @@ def check_room(trials: list[TrialConfig], store: str, teacher_robustness: bool =
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
 
 
-def training_seconds(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
-    """Seconds that each trial trains on this machine's CPU, with its own number of threads.
+def sample_seconds(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
+    """Seconds of one training sample on this machine's CPU, with the trial's number of threads.
 
-    A few training steps of each different student are timed. 0 for a trial without training.
+    A few training steps of each different student are timed. 0 for a trial without a network.
     """
     timed: dict[tuple[str, int, int, int], float] = {}
     found = {}
     for config in trials:
-        if not config.trains:
+        if has_no_network(config.student):
             found[config] = 0.0
             continue
         key = (config.student, embedding_dim(config.teacher), input_side(config), config.threads)
         if key not in timed:
             timed[key] = seconds_per_sample(*key)
-        found[config] = timed[key] * samples_seen(config)
+        found[config] = timed[key]
     return found
+
+
+def training_seconds(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
+    """Seconds that each trial trains on this machine's CPU; 0 for a trial without training."""
+    each = sample_seconds(trials)
+    return {c: each[c] * samples_seen(c) if c.trains else 0.0 for c in trials}
 
 
 def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float:
@@ -95,19 +101,23 @@ def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float
                     parameter.addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
                     parameter.grad = None
 
-        return _seconds_of(step) / batch
+        return _seconds_of(step) / batch / threads
     finally:
         torch.set_num_threads(before)
 
 
 def _seconds_of(action: Callable[[], None], least: float = 0.2) -> float:
-    """Mean seconds of one call after a first one, over calls of `least` seconds together."""
+    """Mean CPU seconds of one call after a first one, over calls of `least` seconds together.
+
+    Not those of a clock: how busy the machine is in these moments says little of the hours that
+    follow, and what else runs then shows in the trials' own pace.
+    """
     action()
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < least:
+    start, calls = time.process_time(), 0
+    while time.process_time() - start < least:
         action()
         calls += 1
-    return (time.perf_counter() - start) / calls
+    return (time.process_time() - start) / calls
 
 
 def teacher_pass_seconds(request: Request) -> float:
@@ -116,10 +126,14 @@ def teacher_pass_seconds(request: Request) -> float:
     return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
 
 
-def guess(trials: list[TrialConfig], cpus: int) -> tuple[dict[str, float], float]:
-    """({trial identity: seconds that it trains}, seconds of all trials), on this machine's CPUs."""
-    training = training_seconds(trials)
-    cores = {config: min(cpus, config.ranks * config.threads) for config in training}
-    core_seconds = sum((FIXED_SECONDS + training[config]) * n for config, n in cores.items())
-    whole = START_SECONDS + core_seconds / min(cpus, sum(cores.values()))
-    return {config.identity: seconds for config, seconds in training.items()}, whole
+def timed_seconds(trials: list[TrialConfig]) -> dict[str, Seconds]:
+    """{trial identity: what it takes on this machine's CPU}, see `sample_seconds`."""
+    each = sample_seconds(trials)
+    return {config.identity: trial_seconds(config, each[config]) for config in trials}
+
+
+def wall_seconds(trials: list[TrialConfig], seconds: dict[str, Seconds], cpus: int) -> float:
+    """Seconds of all trials together on this machine's CPUs. seconds: by `timed_seconds`."""
+    cores = {config: min(cpus, config.ranks * config.threads) for config in trials}
+    needed = sum((REUSED + seconds[c.identity].whole) * n for c, n in cores.items())
+    return STARTING + needed / min(cpus, sum(cores.values()))

@@ -1,21 +1,27 @@
 """How long a sweep still takes: what is left, dealt out to as many trials at a time as run now.
 
 Dividing what is left by the rate so far counts the start of the sweep into the rate, and takes the
-last trials to share a machine that they leave idle. So the seconds of a trial are estimated from
-those that have run, and the rest of the schedule is played through.
+last trials to share a machine that they leave idle. So each trial's seconds are those that were
+planned, times what trials like it have taken so far, and the rest of the schedule is played
+through.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import linear_regression, mean, median
+from statistics import mean, median
 
-REUSED = 0.5  # seconds before training in a process that has run a trial, until one was seen
-MEASURING = 0.1  # seconds of measuring for each of training, until one was seen
-APART = 1.6  # the largest ratio of two estimates of which the mean is right within a quarter
-SEEN = 200  # newest trials of which seconds are taken; the machine may have become slower
+FRESH = 8.0  # seconds until a process has imported what a trial needs
+REUSED = 0.5  # the same in a process that has run a trial, until one was seen
+STARTING = 10.0  # seconds until Ray and its workers have started
+SEEN = 200  # newest trials that are looked at
+LATEST = 16  # of equal plans, newest of which seconds are taken: a machine may become slower
+TEACHER = 1.6  # how much longer measuring takes in a fresh trial, until another was seen
+BETWEEN = 15.0  # seconds in which the next trial takes the place of one that has ended
 
 
 @dataclass
@@ -23,8 +29,12 @@ class Timing:
     """One trial as far as it is known.
 
     Attributes:
-        work: relative cost of its training; trials with twice the work train twice as long.
+        training: planned seconds of its training; 0 for a trial that is only measured.
         steps: optimiser steps in all.
+        embedding, probing: planned seconds of its measurements: the student's passes over images,
+            and the arithmetic on its embeddings.
+        timed: whether the plan was timed on the machine that runs the trial. Otherwise only
+            ratios of planned seconds mean something.
         done: steps so far.
         started, trained, ended: seconds on one clock at which it began, made its newest known
             step, and ended; None for what has not happened.
@@ -34,8 +44,11 @@ class Timing:
         fresh: whether it is the first of its process, which imports libraries and fills caches.
     """
 
-    work: float
+    training: float
     steps: int
+    embedding: float = 0.0
+    probing: float = 0.0
+    timed: bool = False
     done: int = 0
     started: float | None = None
     first: tuple[int, float] | None = None
@@ -70,147 +83,195 @@ class Timing:
         return (self.trained - self.first[1]) / (self.done - self.first[0])
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Seconds by a trial's work: the median of those with equal work, else on a line through these.
+def remaining_seconds(
+    trials: Sequence[Timing], now: float, at_once: int | None = None
+) -> float | None:
+    """Seconds until the last of the trials ends.
 
-    medians: {work: seconds}, at least one. fixed, slope: of the line, none below 0.
-    """
-
-    medians: dict[float, float]
-    fixed: float
-    slope: float
-
-    @classmethod
-    def through(cls, seen: Iterable[tuple[float, float]], share: float) -> _Line | None:
-        """Of (work, seconds). share: of one work alone, how much of it would be the same for all.
-
-        None where nothing was seen.
-        """
-        by_work: dict[float, list[float]] = {}
-        for work, seconds in seen:
-            by_work.setdefault(work, []).append(seconds)
-        if not by_work:
-            return None
-        medians = {work: median(seconds) for work, seconds in by_work.items()}
-        works, seconds = list(medians), list(medians.values())
-        if len(medians) == 1 or not any(works):
-            fixed = share * mean(seconds)
-            return cls(medians, fixed, (mean(seconds) - fixed) / max(*works, 1e-9))
-        slope, fixed = linear_regression(works, seconds)
-        if slope < 0:
-            return cls(medians, mean(seconds), 0.0)
-        if fixed < 0:
-            total = sum(work * work for work in works)
-            slope = sum(w * s for w, s in zip(works, seconds, strict=True)) / total
-        return cls(medians, max(0.0, fixed), slope)
-
-    def of(self, work: float) -> float:
-        return self.medians.get(work, self.fixed + self.slope * work)
-
-
-@dataclass(frozen=True)
-class _Costs:
-    """Seconds of a trial before its training, of its training, and after it.
-
-    after: None until a trial has ended.
-    """
-
-    before: float
-    training: _Line
-    after: _Line | None
-
-    def after_training(self, trial: Timing) -> float:
-        if self.after is None:
-            return MEASURING * self.training.of(trial.work)
-        return self.after.of(trial.work)
-
-    def of(self, trial: Timing) -> float:
-        return self.before + self.training.of(trial.work) + self.after_training(trial)
-
-
-def remaining_seconds(trials: Sequence[Timing], now: float) -> float | None:
-    """Seconds until the last of the trials ends, with as many at a time as run now.
-
-    None before enough has been seen. As long as no trials of other works were measured it is not
-    known whether measuring those takes as long, or in proportion to their work: then the mean of
-    the two, and None where they are too far apart.
+    at_once: how many run at a time, where that is known; else as many as ran of late.
+    None before anything was seen of trials whose plan was not timed.
     """
     waiting = [trial for trial in trials if trial.waiting]
     running = [trial for trial in trials if trial.running]
     if not waiting and not running:
         return 0.0
-    found: list[float] = []
-    for share in (0.0, 1.0):
-        costs = _costs(trials, share)
-        if costs is None:
-            return None
-        found.append(_end(waiting, running, costs, now))
-    least, most = sorted(found)
-    return None if most > APART * least else (least + most) / 2
-
-
-def _end(waiting: list[Timing], running: list[Timing], costs: _Costs, now: float) -> float:
-    free = [_left(trial, costs, now) for trial in running] or [0.0]
+    costs = _Costs.of_trials(trials, now)
+    if costs is None:
+        return None
+    free = [costs.left(trial, now) for trial in running]
+    free += [0.0] * ((at_once or _at_once(trials, now)) - len(free))
+    if not running and not any(trial.ended for trial in trials):
+        free = [STARTING + FRESH] * len(free)
     heapq.heapify(free)
-    end = max(free)
-    for trial in sorted(waiting, key=lambda trial: trial.work, reverse=True):
-        until = heapq.heappop(free) + costs.of(trial)
+    end = max(free) if running else 0.0
+    for seconds in sorted((costs.whole(trial) for trial in waiting), reverse=True):
+        until = heapq.heappop(free) + seconds
         heapq.heappush(free, until)
         end = max(end, until)
     return end
 
 
-def _left(trial: Timing, costs: _Costs, now: float) -> float:
-    """Seconds that a running trial still takes."""
-    assert trial.started is not None
-    pace = trial.seconds_a_step()
-    if pace is None:
-        pace = costs.training.of(trial.work) / max(1, trial.steps)
-    training = (trial.steps - trial.done) * pace + costs.after_training(trial)
-    if trial.trained is None:
-        return max(0.0, trial.started + costs.before + training - now)
-    return max(0.0, trial.trained + training - now)
+def _at_once(trials: Iterable[Timing], now: float) -> int:
+    """The most trials that ran together of late, or ever where none runs; at least 1."""
+    spans = [(t.started, t.ended) for t in trials if t.started is not None]
+    since = now - BETWEEN if any(ended is None for _, ended in spans) else -math.inf
+    changes: list[tuple[float, int]] = []
+    for started, ended in spans:
+        if ended is None or ended >= since:
+            changes += [(max(started, since), 1), (now if ended is None else ended, -1)]
+    most = count = 0
+    for _, change in sorted(changes):  # of equal times, ends come first
+        count += change
+        most = max(most, count)
+    return max(1, most)
 
 
-def _costs(trials: Iterable[Timing], share: float) -> _Costs | None:
-    """Medians over the newest trials that have run to their end, and those that run.
+@dataclass(frozen=True)
+class _Ratios:
+    """Seconds that were seen over those that were planned, by the planned ones.
 
-    share: see `_Line.through`, of the time after training. Of trials that are fresh only the rate
-    of training is taken, where others are known; with share 0 the rest too, for works of which no
-    others are known, since what is known of lighter ones may not hold for them.
+    Of equal plans the median. Between two plans the ratio goes with the plan's logarithm; beyond
+    all of them it is that of the nearest. planned: ascending, above 0.
     """
-    timed = [t for t in trials if t.started is not None and not t.failed]
-    ended = sorted((t for t in timed if t.ended is not None), key=lambda t: t.ended or 0.0)[-SEEN:]
-    seen = [*ended, *(t for t in timed if t.ended is None and t.trained is not None)]
-    if not seen:
-        return None
-    paces = [(t, pace) for t in seen if (pace := t.seconds_a_step()) is not None]
-    training = _Line.through(((t.work, pace * t.steps) for t, pace in paces), share=0.0)
-    if training is not None:
-        before = [_before(t, training) for t in seen if t.first is not None and not t.fresh]
-    else:  # one row a trial: what comes before it cannot be separated from training
-        usual = [(t.work, _until_row(t)) for t in seen if not t.fresh]
-        training, before = _Line.through(usual, share=0.0), [0.0]
-        if training is None:
+
+    planned: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    @classmethod
+    def between(cls, pairs: Iterable[tuple[float, float]]) -> _Ratios | None:
+        """Of (planned, seen) seconds, the newest last; None where there are none."""
+        found: dict[float, list[float]] = {}
+        for planned, seen in pairs:
+            if planned > 0:
+                found.setdefault(planned, []).append(seen / planned)
+        if not found:
             return None
-    known = {t.work for t in ended if not t.fresh}
-    usual = [t for t in ended if not t.fresh or (t.work not in known and not share)]
-    usual = usual or ended
-    after = [(t.work, (t.ended or 0.0) - max(t.trained or 0.0, t.started or 0.0)) for t in usual]
-    return _Costs(median(before or [REUSED]), training, _Line.through(after, share))
+        planned = tuple(sorted(found))
+        return cls(planned, tuple(median(found[one][-LATEST:]) for one in planned))
+
+    def seconds(self, planned: float) -> float:
+        """What a plan of so many seconds takes."""
+        if planned <= 0:
+            return 0.0
+        above = bisect_right(self.planned, planned)
+        if above in (0, len(self.planned)):
+            return planned * self.ratios[max(0, above - 1)]
+        (low, high), (first, last) = self.planned[above - 1 :][:2], self.ratios[above - 1 :][:2]
+        part = math.log(planned / low) / math.log(high / low)
+        return planned * (first + part * (last - first))
 
 
-def _until_row(trial: Timing) -> float:
-    """Seconds that training took altogether, by the newest row; 0 without one."""
+PLANNED = _Ratios((1.0,), (1.0,))
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What trials take before their training, for it, and after it.
+
+    before: seconds, in a process that has run a trial. slower: how much longer training takes than
+    planned. measuring: by what `planned_measuring` returns.
+    """
+
+    before: float
+    training: _Ratios
+    slower: float
+    measuring: _Ratios
+
+    @classmethod
+    def of_trials(cls, trials: Iterable[Timing], now: float) -> _Costs | None:
+        """By the newest trials that have run to their end, and those that run.
+
+        Of trials that are fresh only the rate of training is taken, where others are known.
+        """
+        trials = list(trials)
+        started = [t for t in trials if t.started is not None and not t.failed]
+        ended = sorted((t for t in started if t.ended is not None), key=_end)[-SEEN:]
+        seen = [*ended, *(t for t in started if t.ended is None and t.trained is not None)]
+        timed = all(trial.timed for trial in trials if not trial.ended)
+        if not seen and not timed:
+            return None
+        training = _Ratios.between(_usual([(t, s) for t in seen if (s := _training(t, timed))]))
+        if training is None:
+            # All that is known is that trials are late, if they are.
+            late = [t for t in started if t.training]
+            slow = [1.0, *(_at_least(t, now) / t.training for t in late if timed)]
+            training = _Ratios((1.0,), (max(slow),))
+        slower = mean(training.ratios)
+        before = [_before(t, training) for t in seen if t.first is not None and not t.fresh]
+        costs = cls(median(before or [REUSED]), training, slower, PLANNED)
+        after = [(t, _end(t) - max(t.trained or 0.0, t.started or 0.0)) for t in ended]
+        usual = [(t, s) for t, s in after if not t.fresh]
+        if not usual:
+            # Such a trial imports, and the first one on a bank measures the teacher too.
+            usual = [(t, s / TEACHER) for t, s in after]
+        pairs = [(costs.planned_measuring(t), s) for t, s in usual]
+        return cls(costs.before, training, slower, _Ratios.between(pairs) or PLANNED)
+
+    def planned_measuring(self, trial: Timing) -> float:
+        """Seconds of a trial's measurements, as far as training tells how fast the machine is."""
+        # Where only ratios are known, the student may train on a GPU; probes never do.
+        slower = self.slower if trial.timed else min(2.0, max(1.0, self.slower))
+        probing = trial.probing * slower
+        return max(1e-3, trial.embedding * self.slower + probing)
+
+    def after(self, trial: Timing) -> float:
+        return self.measuring.seconds(self.planned_measuring(trial))
+
+    def whole(self, trial: Timing) -> float:
+        """Seconds of a trial that has not begun."""
+        return self.before + self.training.seconds(trial.training) + self.after(trial)
+
+    def left(self, trial: Timing, now: float) -> float:
+        """Seconds that a running trial still takes."""
+        assert trial.started is not None
+        pace = trial.seconds_a_step()
+        if pace is None:
+            pace = self.training.seconds(trial.training) / max(1, trial.steps)
+        training = (trial.steps - trial.done) * pace
+        begun = trial.trained
+        if begun is None:
+            begun = trial.started + (max(FRESH, self.before) if trial.fresh else self.before)
+        return max(0.0, begun + training + self.after(trial) - now)
+
+
+def _end(trial: Timing) -> float:
+    return trial.ended or 0.0
+
+
+def _usual(pairs: list[tuple[Timing, float]]) -> list[tuple[float, float]]:
+    """(planned, seen) seconds of training; of fresh trials where no others are known."""
+    usual = [(t, seconds) for t, seconds in pairs if not t.fresh] or pairs
+    return [(t.training, seconds) for t, seconds in usual]
+
+
+def _training(trial: Timing, timed: bool) -> float | None:
+    """Seconds of the whole training at the rate so far; None before that is known.
+
+    timed: whether there is a plan to go by until two rows of a trial are known.
+    """
+    pace = trial.seconds_a_step()
+    if pace is not None:
+        return pace * trial.steps
     if trial.trained is None or trial.started is None or not trial.done:
-        return 0.0
-    return (trial.trained - trial.started) * trial.steps / trial.done
+        return None
+    if timed and (trial.fresh or trial.done < trial.steps):
+        return None
+    until = trial.trained - trial.started  # one row, from which the start cannot be told apart
+    until -= min(FRESH if trial.fresh else REUSED, until / 2)
+    return until * trial.steps / trial.done
 
 
-def _before(trial: Timing, training: _Line) -> float:
+def _at_least(trial: Timing, now: float) -> float:
+    """Seconds that the whole training takes at least, of a trial with one row or none."""
+    assert trial.started is not None
+    until = max(0.0, (trial.trained or trial.ended or now) - trial.started - 2 * FRESH)
+    return until * trial.steps / max(1, trial.done) if trial.trained else until
+
+
+def _before(trial: Timing, training: _Ratios) -> float:
     """Seconds from the start of a trial to its first step."""
     assert trial.started is not None
     assert trial.first is not None
     step, at = trial.first
-    return max(0.0, at - trial.started - training.of(trial.work) * step / max(1, trial.steps))
+    steps = training.seconds(trial.training) * step / max(1, trial.steps)
+    return max(0.0, at - trial.started - steps)

@@ -14,23 +14,22 @@ from pathlib import Path
 
 from shards.building.ray_workers import build_on_connected_ray
 from shards.support.lease import Observer
-from shards.support.progress import clock
 from sweep.journal.events import Journal
 from sweep.journal.records import read_run
 from sweep.journal.run_record import RunRecord, record_sweep
 from sweep.planning.banks import BankJob, build_bank, plan_banks
-from sweep.planning.costs import guess
+from sweep.planning.costs import timed_seconds, wall_seconds
 from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
 from sweep.running.early_stopping import EarlyStops, replayed
 from sweep.running.holding import Hold
 from sweep.running.joined import build_once, wait_for_others
-from sweep.running.resources import Resources, check_fits
+from sweep.running.resources import Resources, at_once, check_fits, local_gpus
 from sweep.running.schedule import Job, connected, run_jobs
 from sweep.running.stopping import Stopping
 from sweep.running.view import SweepView
-from sweep.running.watch import Watch, planned_trials
+from sweep.running.watch import Watch
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
 from trainers.results.lease import Behalf
@@ -90,10 +89,10 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
     Raises: ValueError for trials that cannot be placed and for a bank that cannot be built,
         OSError where the journal cannot be written.
     """
-    record_sweep(sweep.store, sweep.record, planned_trials(trials))
     journal = Journal(sweep.folder)
     watch = Watch(journal, trials, sweep.store)
     try:
+        record_sweep(sweep.store, sweep.record, watch.plans)
         found = begun(sweep.store)
         unfinished = [
             config for config in trials if config.identity not in found or not watch.adopt(config)
@@ -153,14 +152,18 @@ def _build_and_train(
         # Before Ray starts: the build then has all cores and all memory for itself.
         for job in banks:
             build_once(job.location, sweep.store, partial(_build_here, job))
-    bar = SweepView(watch, watch.note())
     if resources.address:
         record_plan(sweep.folder, {}, None)
     else:
-        # A first estimate for the bar, until epochs have been timed.
-        seconds, wall_seconds = guess(trials, resources.local_cpus())
-        record_plan(sweep.folder, seconds, wall_seconds)
-        bar.note += f", about {clock(wall_seconds)}"
+        # A first estimate, until trials were seen to train.
+        cpus, seconds = resources.local_cpus(), timed_seconds(list(watch.trials.values()))
+        watch.at_once = at_once(trials, resources)
+        if not local_gpus(resources):
+            watch.set_seconds(seconds)
+            record_sweep(sweep.store, sweep.record, watch.plans)
+        training = {c.identity: seconds[c.identity].training for c in trials}
+        record_plan(sweep.folder, training, wall_seconds(trials, seconds, cpus))
+    bar = SweepView(watch, watch.note())
     plugins = sorted({spec for config in trials for spec in config.plugins})
     with bar, connected(resources, sweep.folder, plugins):
         watch.bar = bar

@@ -50,6 +50,28 @@ def placement_of(config: TrialConfig, resources: Resources, gpus: float) -> Plac
     return Placement(config.ranks, float(cpus), float(gpus), needs.get("placement", "pack"))
 
 
+def available(resources: Resources) -> dict[str, float]:
+    """CPU cores and GPUs of this machine that trials may use."""
+    return {"CPU": float(resources.local_cpus()), "GPU": float(torch.cuda.device_count())}
+
+
+def local_gpus(resources: Resources) -> float:
+    """GPUs of each rank on this machine, where the grid does not say."""
+    given = resources.gpus_per_trial
+    return float(torch.cuda.device_count() > 0) if given is None else given
+
+
+def at_once(trials: list[TrialConfig], resources: Resources) -> int:
+    """How many of these trials run at a time on this machine, about."""
+    room = float(resources.concurrent or len(trials))
+    gpus = local_gpus(resources)
+    for kind, amount in available(resources).items():
+        needed = sum(placement_of(config, resources, gpus).total[kind] for config in trials)
+        if needed:
+            room = min(room, amount * len(trials) / needed)
+    return max(1, int(room))
+
+
 def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     """Check that every trial can be placed, for Ray would let it wait for ever.
 
@@ -72,15 +94,14 @@ def check_fits(trials: list[TrialConfig], resources: Resources) -> None:
     cores = os.cpu_count() or 1
     if resources.local_cpus() > cores:
         raise ValueError(f"--cpus: {resources.cpus}; this machine has {cores}")
-    available = {"CPU": resources.local_cpus(), "GPU": torch.cuda.device_count()}
-    each = float(available["GPU"] > 0) if gpus is None else gpus
+    there = available(resources)
     for config in trials:
-        placement = placement_of(config, resources, each)
+        placement = placement_of(config, resources, local_gpus(resources))
         for kind, needed in placement.total.items():
-            if needed > available[kind]:
+            if needed > there[kind]:
                 raise ValueError(
                     f"a trial with {config.ranks} ranks needs {needed:g} {kind}s, there are "
-                    f"{available[kind]}; lower ranks, threads, --gpus-per-trial or "
+                    f"{there[kind]:g}; lower ranks, threads, --gpus-per-trial or "
                     "the grid's resources"
                 )
         check_engine(config, torch.device("cuda" if placement.gpus else "cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,8 @@ from rich.live import Live
 from shards.support.progress import Progress, clock
 from sweep.journal.overview import view
 from sweep.running.watch import Watch
+
+QUIET = 30.0  # seconds after which a line is printed though no trial reports anything
 
 
 class SweepView(Progress):
@@ -26,6 +29,7 @@ class SweepView(Progress):
         self.resume_at(watch.done())
         self.note = note
         self._live: Live | None = None
+        self._left = threading.Event()
 
     def __enter__(self) -> Self:
         if self.live:
@@ -36,13 +40,19 @@ class SweepView(Progress):
             )
             self._live.start()
             return self
+        threading.Thread(target=self._tick, name="view", daemon=True).start()
         return super().__enter__()
+
+    def _tick(self) -> None:
+        """Trials that are measured report nothing for a while; a line tells that they run."""
+        while not self._left.wait(QUIET):
+            self.tick()
 
     def _render(self) -> RenderableType:
         return view(self.watch.overview(), time.monotonic() - self.start)
 
     def eta(self, elapsed: float) -> str:
-        """By the trials' own pace; before that is known, none."""
+        """By the plan and the trials' own pace; none where there is neither."""
         seconds = self.watch.remaining()
         return f"ETA {clock(seconds)}" if seconds is not None else "ETA --:--"
 
@@ -56,6 +66,7 @@ class SweepView(Progress):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._left.set()
         if self._live is not None:
             self._live.stop()
             self._live, self.live = None, False  # the last line stays

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from shards.support.progress import Progress
 from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent, StoppedEvent
-from sweep.journal.overview import TRAINING, Overview, TrialState, overview_of
+from sweep.journal.overview import Overview, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial
 from sweep.journal.stored import probe_events, result_events
 from sweep.planning.remaining import Timing, remaining_seconds
-from sweep.planning.sizes import planned_steps, training_work, trial_weight
+from sweep.planning.sizes import (
+    Seconds,
+    planned_steps,
+    training_work,
+    trial_seconds,
+    trial_weight,
+)
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished, tidy, trial_folder
 from trainers.results.record import Epoch
@@ -23,7 +31,10 @@ def planned_trials(trials: list[TrialConfig]) -> dict[str, PlannedTrial]:
     """{identity: what the trial costs}."""
     return {
         config.identity: PlannedTrial(
-            steps=planned_steps(config), work=training_work(config), weight=trial_weight(config)
+            steps=planned_steps(config),
+            work=training_work(config),
+            weight=trial_weight(config),
+            **asdict(trial_seconds(config)),
         )
         for config in trials
     }
@@ -43,16 +54,18 @@ class Watch:
         stopped_early: {trial: when and why}.
         elsewhere: trials that another sweep was found to run, in the last attempt.
         running: {trial: its timing} of those that were started and have not ended.
+        at_once: how many trials run at a time, None where that is not known.
         bar: shows progress, once it is set.
     """
 
     def __init__(self, journal: Journal, trials: list[TrialConfig], store: str) -> None:
         self.journal, self.store = journal, store
         self.trials = {config.identity: config for config in trials}
-        self._plans = planned_trials(trials)
+        self.plans = planned_trials(trials)
         self._done = dict.fromkeys(self.trials, 0.0)  # weight that is done
         self._sum = 0.0  # of those, kept up to date: adding up all trials at each event is slow
-        self.timings = {name: Timing(p.work, max(1, p.steps)) for name, p in self._plans.items()}
+        self.timings = {name: plan.timing() for name, plan in self.plans.items()}
+        self.at_once: int | None = None
         self.losses: dict[str, float] = {}
         self._one_ended = False  # whether a trial of this command has ended
         self.steps: dict[str, int] = {}
@@ -95,6 +108,14 @@ class Watch:
             self.journal.append(FailedEvent(trial=trial, config=fields, error=error))
             note_failure(trial_folder(self.store, config), config, error)
         self.show()
+
+    def set_seconds(self, seconds: Mapping[str, Seconds]) -> None:
+        """Plan with these seconds of all trials, which were timed on this machine."""
+        for trial, timed in seconds.items():
+            fields = asdict(timed) | {"timed": True}
+            self.plans[trial] = self.plans[trial].model_copy(update=fields)
+            self.timings[trial] = replace(self.timings[trial], **fields)
+            self._advance(trial)
 
     def adopt(self, config: TrialConfig) -> bool:
         """Take a finished trial's result from the store into the journal; False without one."""
@@ -162,9 +183,9 @@ class Watch:
         self._one_ended |= self.running.pop(trial, None) is not None
 
     def _advance(self, trial: str) -> None:
-        plan = self._plans[trial]
-        share = min(1.0, self.steps.get(trial, 0) / max(1, plan.steps))
-        done = plan.weight * (1.0 if trial in self.ended else TRAINING * share)
+        plan = self.plans[trial]
+        share = 1.0 if trial in self.ended else plan.done(self.steps.get(trial, 0))
+        done = plan.cost * share
         self._sum += done - self._done[trial]
         self._done[trial] = done
 
@@ -173,21 +194,21 @@ class Watch:
         return self._sum
 
     def total(self) -> float:
-        """The weights of all trials together, see `trial_weight`."""
-        return sum(plan.weight for plan in self._plans.values())
+        """The costs of all trials together, see `PlannedTrial`."""
+        return sum(plan.cost for plan in self.plans.values())
 
     def remaining(self) -> float | None:
         """Seconds until the last trial ends; None before that can be estimated."""
-        return remaining_seconds(list(self.timings.values()), time.time())
+        return remaining_seconds(list(self.timings.values()), time.time(), self.at_once)
 
     def overview(self) -> Overview:
         """How the sweep stands."""
         running = set(self.running)  # another thread notes events meanwhile
         states = {name: self._state(name, name in running) for name in self.trials}
-        return overview_of("trials", states, time.time())
+        return overview_of("trials", states, time.time(), self.at_once)
 
     def _state(self, trial: str, running: bool) -> TrialState:
-        found = TrialState(self._plans[trial], self.timings[trial], loss=self.losses.get(trial))
+        found = TrialState(self.plans[trial], self.timings[trial], loss=self.losses.get(trial))
         if trial in self.ended:
             found.state = "failed" if trial in self.failed else "finished"
             found.error = self.failed.get(trial, "")

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from shards.support.lease import ours, take
-from sweep.journal.overview import TRAINING, counts, view
+from sweep.journal.overview import counts, view
 from sweep.journal.run_record import (
+    TRAINING,
     PlannedTrial,
     find_sweep,
     open_record,
@@ -71,8 +72,9 @@ def test_every_trial_is_in_its_state(store: Path) -> None:
     assert (found.steps_done, found.steps) == (10 + 4 + 6 + 2, 50)
     assert found.share == pytest.approx((1 + TRAINING * 0.4 + 1) / 5)
     assert found.steps_per_second == pytest.approx(1.0)
-    # One at a time: 6 steps and 2 s of measuring, then two whole trials.
-    assert found.remaining_seconds == pytest.approx(6 + 2 + 2 * (10 + 2))
+    # Three at a time, so two wait for nothing: 0.5 s, 10 steps, and 2 s of measuring, of which
+    # some is what only the first trial does.
+    assert found.remaining_seconds == pytest.approx(0.5 + 10 + 2 / 1.6)
     (one,) = found.now
     assert (one.trial, one.step, one.steps, one.loss) == (CONFIGS[1].identity, 4, 10, 0.25)
     assert one.label == "seed 1, width:1, clean"
@@ -85,7 +87,7 @@ def test_every_trial_is_in_its_state(store: Path) -> None:
     console.print(view(found, 3.0))
     shown = console.export_text()
     assert "47%" in shown
-    assert "0:03 elapsed 0:32 left" in shown
+    assert "0:03 elapsed 0:11 left" in shown
     assert "seed 1, width:1, clean  step 4/10  loss 0.2500" in shown
 
 

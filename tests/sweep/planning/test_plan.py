@@ -15,11 +15,12 @@ from shards.building.request import Request
 from sweep.grids import named_grids
 from sweep.planning import costs
 from sweep.planning import plan as plan_module
-from sweep.planning.costs import bytes_needed, check_room, guess
+from sweep.planning.costs import bytes_needed, check_room, wall_seconds
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.plan import plan_sweep
-from sweep.planning.sizes import student_of
+from sweep.planning.remaining import REUSED, STARTING
+from sweep.planning.sizes import Seconds, measured_samples, student_of, trial_seconds
 from sweep.run import main
 
 ROOT = Path(__file__).parents[3]
@@ -113,14 +114,24 @@ def test_room_is_counted_for_student_copy_and_checkpoints() -> None:
 @pytest.mark.parametrize(
     ("threads", "cpus", "rounds"), [(1, 1, 3), (1, 8, 1), (2, 6, 1), (4, 2, 3)]
 )
-def test_the_first_estimate_fills_the_cores(
-    threads: int, cpus: int, rounds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_estimate_fills_the_cores(threads: int, cpus: int, rounds: int) -> None:
     trials = [c.model_copy(update={"threads": threads}) for c in expand(load_grid("demo"))[:3]]
-    monkeypatch.setattr(costs, "training_seconds", lambda trials: dict.fromkeys(trials, 6.0))
-    seconds, whole = guess(trials, cpus)
-    assert seconds == {config.identity: 6.0 for config in trials}
-    assert whole == pytest.approx(costs.START_SECONDS + rounds * (costs.FIXED_SECONDS + 6.0))
+    seconds = {config.identity: Seconds(6.0, 3.0, 1.0) for config in trials}
+    whole = wall_seconds(trials, seconds, cpus)
+    assert whole == pytest.approx(STARTING + rounds * (REUSED + 10.0))
+
+
+def test_seconds_of_a_trial_are_those_of_its_passes() -> None:
+    """Twice the epochs train twice as long; measuring is the same, and so are its passes."""
+    config = expand(load_grid("demo"))[0].model_copy(update={"curve_every": None})
+    double = config.model_copy(update={"epochs": 16})
+    once, twice = (trial_seconds(c, a_sample=0.003) for c in (config, double))
+    assert once.training == pytest.approx(0.003 * 8 * (1438 // 64) * 64)
+    assert twice.training == pytest.approx(2 * once.training)
+    assert (twice.embedding, twice.probing) == (once.embedding, once.probing)
+    # Clean images, test images again for the spectrum, both again for `retained`, three arms.
+    assert config.adapt_arms == ()
+    assert measured_samples(config) == 2 * (1438 + 359) + 359 + 3 * config.test_views * 359
 
 
 def test_too_little_room_names_both_numbers(tmp_path: Path) -> None:

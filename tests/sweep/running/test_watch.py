@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from sweep.journal.events import Journal
-from sweep.journal.overview import TRAINING
-from sweep.planning.sizes import trial_weight
+from sweep.planning.sizes import Seconds, trial_seconds
 from sweep.running.view import SweepView
 from sweep.running.watch import Watch
 from trainers.canonical import make_config
@@ -32,9 +31,9 @@ def test_progress_is_by_steps(tmp_path: Path, tools: Any, duration: str) -> None
     for row in ROWS:
         watch(config.identity, "epoch", row)
         shares.append(watch.done())
-    weight = trial_weight(config)
-    assert watch.total() == weight
-    assert shares == pytest.approx([0, TRAINING * weight * 4 / 5, TRAINING * weight])
+    planned = trial_seconds(config)
+    assert watch.total() == planned.whole
+    assert shares == pytest.approx([0, planned.training * 4 / 5, planned.training])
     written = tools.events(tmp_path, "epoch")
     assert [(e["step"], e["values"]["epoch"]) for e in written] == [(4, 1), (5, 1.25)]
 
@@ -87,3 +86,15 @@ def test_the_view_counts_and_says_what_is_left(
     assert "0/3 trials, about 0:10" in lines[0]
     assert any("1/3 trials, 1 running, 1 failed" in line for line in lines)
     assert not any("\x1b" in line for line in lines)
+
+
+def test_seconds_timed_on_this_machine_replace_the_nominal_ones(tmp_path: Path) -> None:
+    """Also those of trials that an earlier run has finished: parts of one whole."""
+    configs = [make_config(FIELDS | {"epochs": 1, "seed": seed}) for seed in range(2)]
+    watch = Watch(Journal(tmp_path), configs, str(tmp_path))
+    assert watch.remaining() is None  # nominal seconds are no seconds of this machine
+    watch.skip({configs[0].identity: "of its own"})
+    watch.set_seconds({config.identity: Seconds(6.0, 3.0, 1.0) for config in configs})
+    watch.at_once = 1
+    assert (watch.done(), watch.total()) == (10.0, 20.0)
+    assert watch.remaining() == pytest.approx(10.0, abs=1.0)
