@@ -32,6 +32,7 @@ VARIABLES = {colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)} | {
 TEACHER = {"color": INK, "ls": (0, (4, 2)), "lw": 1.4}
 GUIDE = {"color": FAINT, "ls": (0, (1, 2)), "lw": 1.3}
 WIDTH, HEIGHT = 3.9, 3.0  # of a panel, in inches
+NAME = 0.08  # height of a line's name, as a share of the panel
 ACROSS = 3  # panels in a row of a file
 FORMATS = ("svg", "png", "pdf")
 
@@ -73,10 +74,12 @@ class Panel:
     """One pair of axes, and the tooltips of the values in it.
 
     tooltips: (x, y, text, series) of each value that a reader may point at.
+    rules: (y, name, colour) of the horizontal lines.
     """
 
     axis: Any
     tooltips: list[tuple[float, float, str, str]] = field(default_factory=lambda: [])
+    rules: list[tuple[float, str, str]] = field(default_factory=lambda: [])
 
     def tooltip(self, x: float, y: float, text: str, look: dict[str, Any]) -> None:
         """Show `text` where a reader points at (x, y)."""
@@ -84,12 +87,41 @@ class Panel:
             self.tooltips.append((x, y, text, str(look.get("gid", ""))))
 
     def rule(self, y: float, text: str, look: dict[str, Any]) -> None:
-        """A horizontal line through the panel, with its name at its right end."""
+        """A horizontal line through the panel; `name_rules` writes its name."""
         self.axis.axhline(y, **look)
-        self.axis.annotate(
-            text, (1, y), (-2, 3), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", fontsize=8.5, color=look["color"],
-        )  # fmt: skip
+        self.rules.append((y, text, look["color"]))
+
+    def name_rules(self) -> None:
+        """Write the names of the lines, each at the end and on the side with the fewest values.
+
+        To be called once everything is drawn, when the limits of the axes are final.
+        """
+        to_axes = self.axis.transData + self.axis.transAxes.inverted()
+        values_V2 = np.array([to_axes.transform((x, y)) for x, y, *_ in self.tooltips])
+        for y, text, colour in self.rules:
+            level = to_axes.transform((self.axis.get_xlim()[0], y))[1]
+            places = [(end, side) for end in ("right", "left") for side in (1, -1)]
+            # A name that would leave the panel is the last choice.
+            covered = [
+                _values_near(values_V2, level, end, side, text)
+                + 1000 * (not 0 < level + side * NAME < 1)
+                for end, side in places
+            ]
+            end, side = places[int(np.argmin(covered))]
+            self.axis.annotate(
+                text, (float(end == "right"), y), (-2 if end == "right" else 2, 3 * side),
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+                ha=end, va="bottom" if side > 0 else "top", fontsize=8.5, color=colour,
+            )  # fmt: skip
+
+
+def _values_near(values_V2: np.ndarray, level: float, end: str, side: int, text: str) -> int:
+    """How many values (x, y), in shares of the panel, the name of a line would cover."""
+    if not len(values_V2):
+        return 0
+    far, width = side * (values_V2[:, 1] - level), 0.028 * len(text)
+    beside = values_V2[:, 0] > 1 - width if end == "right" else values_V2[:, 0] < width
+    return int(np.sum(beside & (far > -0.02) & (far < NAME + 0.03)))
 
 
 Draw = Callable[[Panel], None]
@@ -127,6 +159,7 @@ def as_svg(name: str, draw: Draw) -> str:
     with rc_context(settings(name, "none")):
         canvas, (axis,) = _new()
         draw(panel := Panel(axis))
+        panel.name_rules()
         canvas.draw_without_rendering()  # lays out, so that positions are final
         canvas.set_layout_engine("none")
         height = canvas.get_figheight() * 72
@@ -175,7 +208,8 @@ def save(figure: Figure, path: Path, legend: list[tuple[str, dict[str, Any]]]) -
     with rc_context(settings(figure.name, "path")):
         canvas, axes = _new(rows, across, extra=0.5)
         for axis, (title, draw) in zip(axes, figure.panels, strict=False):
-            draw(Panel(axis))
+            draw(panel := Panel(axis))
+            panel.name_rules()
             axis.set_title(title, loc="left")
         for axis in axes[len(figure.panels) :]:
             axis.remove()

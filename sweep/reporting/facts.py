@@ -57,8 +57,8 @@ def lead(compared: Compared) -> str:
         f = setting.fields
         size = f"N = {text_of(f.get('data.train'))} training and {text_of(f.get('data.test'))} test"
         parts.append(
-            f"{f.get('teacher')} on {f.get('dataset')} ({size} images, {f.get('input')} resolution"
-            f", chance {100 * setting.chance:.3g} %)"
+            f"teacher {f.get('teacher')} on {f.get('dataset')} ({size} images, "
+            f"{f.get('input')} resolution, chance {100 * setting.chance:.3g} %)"
         )
     return (
         f"{trials} student{'s' if trials > 1 else ''} in {kinds} of {each}, distilled from "

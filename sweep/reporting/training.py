@@ -39,9 +39,8 @@ def rank_by_epoch(material: Material) -> Figure | None:
     if not panels:
         return None
     caption = (
-        f"Measured during training on a fixed subset of {images_of(material.curves)} (fewer than "
-        "the whole test set, so these ranks are lower than the final ones and not comparable with "
-        "them); "
+        f"Measured during training on a fixed subset of {images_of(material.curves)} (where these "
+        "are fewer than the whole test set, ranks are lower than the final ones); "
         "dashed: the teacher on the same images. A rank that falls while the cosine rises is lost "
         "in training; where both still rise at the end, the student has not converged; where both "
         "level off below the teacher, this is what the student can do."
