@@ -11,8 +11,7 @@ from tests.faults.chaos.invariants import control_of
 from tests.faults.chaos.rounds import run_control, run_round
 from tests.faults.chaos.run import GRID
 
-# Slow: the check script has minutes left, and this takes some on two cores.
-pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.ray]
 
 SEED = 13
 # A trial that dies waits longer each time before it is tried again, but not under another driver:
