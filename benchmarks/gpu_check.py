@@ -33,11 +33,11 @@ from trainers.config.schema import TrialConfig
 from trainers.engines.single import Single
 from trainers.objectives import make_objective
 from trainers.results.folder import trial_folder
+from trainers.runner import run_trial
 from trainers.students import build_student
 from trainers.training.compile import apply_performance_options
 from trainers.training.optim import OPTIMIZERS
 from trainers.training.preemption import PreemptedError
-from trainers.trial import run_trial
 
 FIELDS: dict[str, Any] = {
     "dataset": "digits", "teacher": "embedded", "student": "width:1", "epochs": 10,

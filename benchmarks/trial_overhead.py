@@ -94,23 +94,23 @@ class Split:
 def instrument() -> Split:
     """Time the parts of all trials of this process from now on."""
     from shards.support.lease import Lease
-    from trainers import trial
+    from trainers import runner
     from trainers.engines.ddp import DDP
     from trainers.inputs import TrialInputs
     from trainers.results.trial_journal import TrialJournal
     from trainers.training.checkpoint import Checkpoints
 
     split = Split()
-    split.wrap("bank", trial, "resolve")
+    split.wrap("bank", runner, "resolve")
     split.wrap("bank", TrialInputs, "load")
     split.wrap("group", DDP, "__enter__", "__exit__", "prepare")
-    split.wrap(TRAINING, trial, "train_student")
+    split.wrap(TRAINING, runner, "train_student")
     split.wrap("checkpoint", Checkpoints, "latest", "save")
-    split.wrap("checkpoint", trial, "tidy")
+    split.wrap("checkpoint", runner, "tidy")
     split.wrap("journal", TrialJournal, "__init__", "start", "epoch", "finished", "flush", "leave")
-    split.wrap("journal", trial, "take_trial")
+    split.wrap("journal", runner, "take_trial")
     split.wrap("journal", Lease, "__enter__", "__exit__", "publish", "publish_folder")
-    split.wrap("probes", trial, "student_to_measure", "measure_trial")
+    split.wrap("probes", runner, "student_to_measure", "measure_trial")
     return split
 
 
@@ -137,7 +137,7 @@ def without_ray(config: dict[str, Any], bank: str, trials: int) -> dict[str, lis
     """
     from trainers.canonical import make_config
     from trainers.engines import launch
-    from trainers.trial import run_trial
+    from trainers.runner import run_trial
 
     split = instrument()
     found: list[dict[str, list[float]]] = []

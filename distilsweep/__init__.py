@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 PARTS = {
     "Bank": "shards.bank.dataset:Bank",
-    "train": "trainers.trial:run",
+    "train": "trainers.runner:run",
     "load_student": "trainers.results.loaded:load",
     "run": "sweep.run:run",
     "load": "sweep.analysis.frame:load",

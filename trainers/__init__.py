@@ -8,7 +8,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     # On demand: they import torch, which no command's --help should wait for.
     if name == "run":
-        from trainers.trial import run
+        from trainers.runner import run
 
         return run
     if name == "load_student":

@@ -21,9 +21,9 @@ from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
 from trainers.results.lease import Behalf
 from trainers.results.trial_journal import error_line
+from trainers.runner import run_trial
 from trainers.training.ending import StoppedError
 from trainers.training.preemption import PreemptedError
-from trainers.trial import run_trial
 
 
 def actor_class(resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory]) -> type:

@@ -17,8 +17,8 @@ from tests.s3_server import serve_bucket
 from trainers.canonical import make_config
 from trainers.results import trial_journal
 from trainers.results.folder import finished
+from trainers.runner import run_trial
 from trainers.training.checkpoint import Checkpoints
-from trainers.trial import run_trial
 
 pytestmark = pytest.mark.store
 

@@ -37,7 +37,7 @@ from trainers.probes.base import Probe
 from trainers.probes.features import FeatureBank
 from trainers.probes.names import metric_of
 from trainers.results.folder import finished
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 # ---- an arm with an option ----
 

@@ -10,7 +10,8 @@ import pytest
 
 from sweep.journal.events import FailedEvent, Journal, read_events
 from trainers.results.folder import finished, trial_folder
-from trainers.trial import main, run_trial
+from trainers.runner import run_trial
+from trainers.trial import main
 
 pytestmark = pytest.mark.faults
 

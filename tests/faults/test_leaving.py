@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.small_runs import without_times
+from trainers.engines.launch import PREEMPTED
 from trainers.results.folder import finished, trial_folder
+from trainers.runner import run_trial
 from trainers.training.preemption import PreemptedError, PreemptionHandler
-from trainers.trial import PREEMPTED, run_trial
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.faults

@@ -22,9 +22,9 @@ from trainers.config.schema import TrialConfig
 from trainers.engines.single import Single
 from trainers.inputs import TrialInputs, resolve
 from trainers.objectives import OBJECTIVES
+from trainers.runner import train_student
 from trainers.training.checkpoint import Checkpoints, owner_of
 from trainers.training.state import Saver
-from trainers.trial import train_student
 
 FILE = Path(__file__).with_name("steps.json")
 CPU = torch.device("cpu")

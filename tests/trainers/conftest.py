@@ -5,7 +5,7 @@ import pytest
 from shards.building.build import build
 from shards.building.request import Request
 from trainers.canonical import make_config
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 FIELDS = {
     "dataset": "digits",

@@ -13,10 +13,10 @@ from trainers.config.schema import TrialConfig
 from trainers.inputs import resolve
 from trainers.probes.feature_banks import projected_features
 from trainers.results.folder import trial_folder
+from trainers.runner import run_trial
 from trainers.students import build_student, describe
 from trainers.students.files import load_student
 from trainers.training.wrappers import Classified, TwoViews, unwrap_student, wrap_student
-from trainers.trial import run_trial
 
 CPU = torch.device("cpu")
 QUICK = {"probes": ("spectrum", "linear")}

@@ -24,7 +24,7 @@ from trainers.canonical import load_config, make_config, stored_config
 from trainers.probe import main as probe
 from trainers.results.folder import read_json
 from trainers.results.loaded import load
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 pytestmark = pytest.mark.usefixtures("forgetting")
 BASE: dict[str, Any] = {

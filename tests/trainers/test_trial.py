@@ -23,11 +23,11 @@ from trainers.probes.feature_banks import encode_view
 from trainers.probes.features import unit
 from trainers.results.folder import finished, trial_folder
 from trainers.results.record import parse_result
+from trainers.runner import run_trial
 from trainers.students import build_student, describe
 from trainers.students.cost import count_parameters
 from trainers.students.files import load_student
 from trainers.training.data import Data
-from trainers.trial import run_trial
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from shards.building.request import Request
 from shards.support.schema import validated
 from trainers.canonical import make_config
 from trainers.results.record import TrialResult
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 ARMS = ("noise:0.1", "contrast:5", "band_noise:2:0.5")
 DATA = {"dataset": "digits", "train_samples": 100, "test_samples": 40}

@@ -14,8 +14,9 @@ from trainers.inputs import mismatch, resolve, source_of
 from trainers.objectives import OBJECTIVES
 from trainers.objectives.base import Objective
 from trainers.results.folder import trial_folder
+from trainers.runner import run_trial
 from trainers.training.checkpoint import Checkpoints
-from trainers.trial import main, run_trial
+from trainers.trial import main
 
 
 @pytest.mark.parametrize(

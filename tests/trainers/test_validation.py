@@ -12,8 +12,8 @@ from shards.bank.order import held_out_rows
 from trainers.inputs import resolve
 from trainers.probes.names import metric_of
 from trainers.probes.observer import Observer
+from trainers.runner import run_trial
 from trainers.students import build_student
-from trainers.trial import run_trial
 
 CPU = torch.device("cpu")
 HELD = {"validation_samples": 40}

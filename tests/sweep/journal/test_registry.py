@@ -27,7 +27,7 @@ from sweep.sync import main
 from trainers.canonical import make_config
 from trainers.results.folder import trial_folder
 from trainers.results.loaded import load
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 FIELDS = {
     "dataset": "digits",

@@ -24,7 +24,7 @@ from trainers.canonical import make_config
 from trainers.results.folder import finished, read_result, trial_folder
 from trainers.results.lease import holder
 from trainers.results.trial_journal import read_rows
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults]
 EPOCHS = 60  # of the gang that loses a rank

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import torch
 
-from trainers import trial
+from trainers import runner, trial
 from trainers.canonical import make_config
 from trainers.objectives import OBJECTIVES
 from trainers.objectives.base import Objective
@@ -65,9 +65,9 @@ def main() -> None:
     def run(name: str) -> None:
         """Each group meets at a port of its own: ranks are not done with the last one together."""
         os.environ["MASTER_PORT"] = next(ports)
-        trial.run_trial(config, bank, f"{out}/{name}", save_seconds=0)
+        runner.run_trial(config, bank, f"{out}/{name}", save_seconds=0)
 
-    with mock.patch.object(trial, "tidy"):
+    with mock.patch.object(runner, "tidy"):
         run("whole")
         for stop in STOPS:
             left = pytest.raises(PreemptedError, match=f"state saved at step {stop};")

@@ -13,9 +13,9 @@ from tests.trainers.small_runs import data_of, same, without_times
 from trainers.engines import launch
 from trainers.engines.watchdog import LIMIT_VARIABLE
 from trainers.results.folder import finished, trial_folder
+from trainers.runner import run_trial
 from trainers.training.data import permutation
 from trainers.training.state import DivergedError
-from trainers.trial import run_trial
 
 pytestmark = pytest.mark.ranks
 

@@ -14,9 +14,9 @@ import pytest
 
 from trainers.engines import launch as module
 from trainers.engines.launch import PREEMPTED, RankError, free_port, launch
+from trainers.runner import run_trial
 from trainers.training.preemption import PreemptedError
 from trainers.training.state import DivergedError
-from trainers.trial import run_trial
 
 pytestmark = pytest.mark.ranks
 

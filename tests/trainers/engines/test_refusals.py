@@ -9,7 +9,7 @@ import torch
 
 from trainers.engines import ENGINES, check_engine
 from trainers.engines.launch import rank_of_environment
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 CPU = torch.device("cpu")
 TWO = {"engine": "ddp", "ranks": 2, "batch_size": 50}

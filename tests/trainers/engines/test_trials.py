@@ -21,9 +21,10 @@ from trainers.engines.launch import PREEMPTED, RankError, free_port
 from trainers.probes.feature_banks import encode_view
 from trainers.probes.features import unit
 from trainers.results.folder import finished, trial_folder
+from trainers.runner import run_trial
 from trainers.students.files import load_student
 from trainers.training.data import Data
-from trainers.trial import main, run_trial
+from trainers.trial import main
 
 pytestmark = pytest.mark.ranks
 

@@ -20,8 +20,8 @@ from trainers.export import export, main
 from trainers.exports.student_clip import StudentCLIP, load_clip
 from trainers.probes.features import unit
 from trainers.results.folder import trial_folder
+from trainers.runner import run_trial
 from trainers.students.files import load_student
-from trainers.trial import run_trial
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from trainers.probes import PROBES, Probe
 from trainers.probes.features import FeatureBank, Stored, unit
 from trainers.probes.glossary import TRAINING, WORDS, parse
 from trainers.probes.names import arrow, glossary, main, metric_of, metrics, with_glossary
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 STRENGTHS = {"noise": ("noise", "noise:0.05", "noise:1e-05"), "clean": ("clean",)}

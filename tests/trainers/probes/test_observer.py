@@ -12,9 +12,9 @@ from trainers.inputs import resolve
 from trainers.probes.features import unit
 from trainers.probes.observer import Observer, ridge_accuracy, temporarily_in_eval
 from trainers.results.folder import trial_folder
+from trainers.runner import run_trial
 from trainers.students import build_student
 from trainers.training.wrappers import Classified
-from trainers.trial import run_trial
 
 CPU = torch.device("cpu")
 NAMES = {

@@ -18,7 +18,7 @@ from trainers.results.folder import trial_folder
 from trainers.results.record import ProbeResult, additions, merge
 from trainers.results.reprobed import outdated, parse_reprobed, read_reprobed
 from trainers.results.subjects import locations, subject_at
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_an_unfinished_trial(bank, make, tmp_path, monkeypatch):
     (tmp_path / "banks").mkdir()
     (tmp_path / "banks" / "own").symlink_to(bank)
     config = make(epochs=2, probes=("spectrum",), ema=0.5)
-    monkeypatch.setattr("trainers.trial.tidy", lambda root, config: None)
+    monkeypatch.setattr("trainers.runner.tidy", lambda root, config: None)
     result = run_trial(config, bank, str(tmp_path), save_seconds=0.0)
     place = Path(trial_folder(str(tmp_path), config))
     steps = sorted((place / "checkpoints").iterdir())

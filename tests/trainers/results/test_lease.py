@@ -14,15 +14,15 @@ import pytest
 
 from shards.support import lease, storage
 from shards.support.lease import HeldError, LostError, ours, read_claim, take
-from trainers import trial
+from trainers import runner, trial
 from trainers.results.folder import finished, trial_folder
 from trainers.results.lease import Behalf, holder, lease_folder
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 ZOMBIE = """
 import sys
 from trainers.canonical import load_config
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 def report(values):
     print("epoch", values["step"], flush=True)
@@ -105,13 +105,13 @@ def test_what_was_finished_while_the_lease_was_awaited_is_not_run_again(
 ) -> None:
     config, root = make(epochs=1, probes=("spectrum",)), str(tmp_path)
     result = run_trial(config, bank, root)
-    real, looks = trial.finished, []
+    real, looks = runner.finished, []
 
     def late(root: str, config: Any) -> Any:
         looks.append(config)
         return real(root, config) if len(looks) > 1 else None
 
-    monkeypatch.setattr(trial, "finished", late)
+    monkeypatch.setattr(runner, "finished", late)
 
     def never(values: Any) -> None:
         raise AssertionError("trained again")

@@ -12,7 +12,7 @@ from shards.support import storage
 from trainers.results import trial_journal
 from trainers.results.folder import trial_folder
 from trainers.results.trial_journal import TrialJournal, note_failure, read_rows
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 
 def row(step, time_ms=0):

@@ -12,9 +12,9 @@ from shards.support import lease
 from shards.support.lease import ours, request_stop, take
 from trainers.results.folder import finished, trial_folder
 from trainers.results.lease import lease_folder
+from trainers.runner import run_trial
 from trainers.training.ending import Ending, StoppedError, TimeLimitError
 from trainers.training.preemption import PreemptedError, PreemptionHandler
-from trainers.trial import run_trial
 
 
 class Clock:

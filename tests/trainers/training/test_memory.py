@@ -17,7 +17,7 @@ from shards.bank.stream import StreamedColumn
 from shards.bank.writer import BankWriter
 from trainers import inputs
 from trainers.results.folder import trial_folder
-from trainers.trial import run_trial
+from trainers.runner import run_trial
 
 HERE = Path(__file__).parents[3]
 SIDE, EACH, SHARDS = 128, 500, 14  # 344 MB of images
