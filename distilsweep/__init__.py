@@ -41,8 +41,15 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def program() -> None:
+    """The console script: `distilsweep COMMAND ...`. It ends the process."""
+    from shards.support.command import as_program
+
+    as_program(main)
+
+
 def main() -> None:
-    """The console script: `distilsweep COMMAND ...`."""
+    """Run the command that `sys.argv` names."""
     chosen = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if chosen in COMMANDS:
         importlib.import_module(COMMANDS[chosen]).main(sys.argv[2:])

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.support import storage
-from shards.support.command import command, without_password
+from shards.support.command import as_program, command, without_password
 from shards.support.lock import exclusive
 from shards.support.registry import closest
 from sweep.environment import set_defaults
@@ -117,13 +117,14 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
     # What is imported here needs neither torch, Ray nor MLflow, which take seconds. A mistake in
     # the grid, or another sweep on the store, should not take that long to be reported.
     set_defaults()
-    from sweep.planning.grid import load_grid, override
+    from sweep.planning.grid import check_combinations, load_grid, override
     from sweep.planning.recorded_grids import check_grid
     from sweep.running.holding import holding
 
     if options.join and not options.store:
         raise ValueError("--join: give the --store of the other sweep, and an --out of its own")
     grid = override(load_grid(options.grid), options.settings, options.seeds)
+    check_combinations(grid)
     folder, store = _places(grid.name, options.out, options.store)
     check_grid(folder, grid, options.add)
     if options.dry_run:
@@ -414,4 +415,4 @@ def mlflow_command(uri: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -17,10 +17,14 @@ interrupted from the keyboard.
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import difflib
 import functools
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -72,6 +76,31 @@ def command(main: Callable[[list[str]], int]) -> Callable[..., NoReturn]:
         sys.exit(status)
 
     return run
+
+
+def as_program(main: Callable[[], object]) -> NoReturn:
+    """Call a command that is this process's program, and end the process with its exit status.
+
+    What was registered with `atexit` is run and what was printed is flushed; the interpreter's own
+    end is left out. Threads of Ray, gRPC and MLflow outlive all that Python can join, and one that
+    wakes while the interpreter is taken down ends the process by SIGABRT, or never.
+    """
+    status: object = 0
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if status is not None and not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
+    os._exit((status or 0) & 0xFF)
 
 
 def one_line(text: str) -> str:

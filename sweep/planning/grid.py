@@ -36,7 +36,7 @@ With `parts`, the trials are those of all parts together. A part may have `fixed
 `exclude`; a field in its `axes` replaces the same field above, fixed or not, and vice versa. Its
 `resources` replace those above by name.
 
-`read_grid` checks the keys, the names of fields, and the types of their values, and
+`read_grid` checks the keys, the names of fields, the types of their values and what they name, and
 `sweep.planning.expand` every combination. Only the latter needs torch: a mistake in a grid file
 should not take seconds to be reported.
 """
@@ -44,7 +44,9 @@ should not take seconds to be reported.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,15 +54,18 @@ from typing import Any
 
 from shards.support.command import one_line
 from shards.support.plugins import load_plugins
-from shards.support.registry import closest
+from shards.support.registry import closest, split_spec
 from shards.support.schema import validated
+from shards.support.table_names import field_names, table_names
 from shards.support.yaml_reader import parse_mapping, parse_value
 from sweep.grids import named_grids
 from sweep.planning.early_stopping import EarlyStopping, read_early_stopping
 from sweep.planning.search import Search, read_search
+from trainers.config.alone import check_without_tables
 from trainers.config.schema import PLUGINS, TrialConfig
 
 LIMIT = 10_000  # trials; more is taken for a mistake
+CHECKED = 100  # combinations of a part that are checked before all are, which needs torch
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KEYS = (
     *("name", "fixed", "axes", "seeds", "exclude", "first", "distinct_views", "resources"),
@@ -68,6 +73,22 @@ KEYS = (
 )
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 PLACEMENTS = ("pack", "spread", "strict_pack")
+OBJECTIVES = "trainers.objectives"
+ARMS = ("shards.arms", "ARMS"), ("shards.arms.groups", "GROUPS")
+# {field: (what its values name, tables that hold the names)}
+NAMED: dict[str, tuple[Any, ...]] = {
+    "dataset": ("dataset", ("shards.datasets", "DATASETS")),
+    "teacher": ("teacher", ("shards.teachers", "TEACHERS")),
+    "student": ("student", ("trainers.students", "STUDENTS")),
+    "arm": ("arm", ARMS[0]),
+    "test_arms": ("arm", *ARMS),
+    "adapt_arms": ("arm", *ARMS),
+    "objective": ("objective", (OBJECTIVES, "OBJECTIVES")),
+    "target": ("target", ("trainers.objectives.targets", "TARGETS")),
+    "optimizer": ("optimizer", ("trainers.training.optim", "OPTIMIZERS")),
+    "engine": ("engine", ("trainers.engines", "ENGINES")),
+    "probes": ("probe", ("trainers.probes", "PROBES")),
+}
 RESOURCES = ("cpus", "gpus", "placement")
 YAML_NAMES = {dict: "`field: value` lines", list: "a list"}
 
@@ -226,19 +247,64 @@ def check_fields(names: Iterable[Any], source: str) -> None:
     """Check names of a trial's fields. Raises: ValueError, of one line, with the closest name."""
     if PLUGINS in (names := list(names)):
         raise ValueError(f"{source}: `{PLUGINS}` is a key of the grid file, beside `fixed`")
-    if all(name in TrialConfig.model_fields and name != "objective_fields" for name in names):
+    own = [name for name in TrialConfig.model_fields if name != "objective_fields"]
+    if all(name in own for name in names):
         return
-    # Objectives add fields of their own; their modules need torch.
+    _refuse_unknown(names, (*own, *_objective_fields()), "field", source)
+
+
+def _objective_fields() -> Iterable[str]:
+    """Fields that objectives add. Their modules need torch, so it is their source that is read."""
+    if OBJECTIVES not in sys.modules:
+        found = field_names(OBJECTIVES, "ObjectiveFields")
+        if found is not None:
+            return found
     from trainers.canonical import trial_fields
 
-    _refuse_unknown(names, trial_fields(), "field", source)
+    return trial_fields()
 
 
 def _check_value(field: str, value: Any, source: str) -> None:
     """Check the type of one value, as far as it does not depend on other fields."""
     if field in TrialConfig.model_fields:
         names = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
-        validated(TrialConfig, names | {field: value}, source)
+        typed = validated(TrialConfig, names | {field: value}, source)
+        if field in NAMED:
+            _check_names(field, getattr(typed, field), source)
+
+
+def _check_names(field: str, value: str | tuple[str, ...], source: str) -> None:
+    """Check that tables have the names in a field's value, as far as their sources tell."""
+    kind, *tables = NAMED[field]
+    known = [table_names(module, table) for module, table in tables]
+    if None in known or (kind, value) == ("objective", "none"):
+        return
+    choices = [name for names in known for name in names or ()]
+    specs: Iterable[str] = [value] if isinstance(value, str) else value
+    if kind == "objective":
+        specs = [term for spec in specs for term in spec.split("+")]
+    for spec in specs:
+        name = split_spec(spec)[0]
+        if name not in choices:
+            raise ValueError(f"{source}: unknown {kind} `{name}`; {closest(name, choices)}")
+
+
+def check_combinations(grid: Grid) -> None:
+    """Check the first combinations of each part, as far as no table is needed for it.
+
+    Nothing is checked beside `exclude` and `search`, which decide what is a trial.
+    Raises: ValueError, of one line, for fields that contradict each other.
+    """
+    for part in grid.parts or (grid,):
+        if part.exclude or part.search:
+            continue
+        for values in itertools.islice(itertools.product(*part.axes.values()), CHECKED):
+            given = part.fixed | dict(zip(part.axes, values, strict=True))
+            fields = {n: v for n, v in given.items() if n in TrialConfig.model_fields}
+            try:
+                check_without_tables(fields)
+            except ValueError as error:
+                raise ValueError(f"{part.source}: {one_line(str(error))}") from None
 
 
 def _part(whole: Grid, raw: Any, number: int) -> Grid:
@@ -315,11 +381,19 @@ def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
     and an axis or a range of that name is dropped. `seeds` N gives every combination the seeds 0
     to N-1.
 
-    Raises: ValueError, of one line, for an unknown field or a value that is not YAML.
+    Raises: ValueError, of one line, for an unknown field, a value that is not YAML, or two values
+        for one field.
     """
     fixed, axes, search = dict(grid.fixed), dict(grid.axes), grid.search
+    given: dict[str, Any] = {}
     for setting in settings:
         field, value = parse_setting("--set", setting)
+        if field in given and given[field] != value:
+            raise ValueError(
+                f"--set {setting}: {field} is set to `{given[field]}` as well; keep one, or make "
+                "it an axis of the grid"
+            )
+        given[field] = value
         if field == "seed":
             raise ValueError(f"--set {setting}: seeds are given by --seeds N, or in a grid file")
         axes.pop(field, None)

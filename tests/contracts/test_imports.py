@@ -63,6 +63,24 @@ QUICK = [
     (["sweep.run", "--grid", "demo", "--seeds", "0"], 2, "--seeds"),
     (["sweep.run", "--grid", "mistake.yaml"], 2, "mistake.yaml: unknown key `axis`; did you mean"),
     (["sweep.run", "--grid", "demo", "--store", "HELD"], 2, "a sweep works on it: process"),
+    (["sweep.run", "--grid", "names.yaml"], 2, "unknown field `learnin_rate`; did you mean `lr`"),
+    *(
+        (["sweep.run", "--grid", "demo", *settings], 2, said)
+        for settings, said in [
+            (
+                ["--set", "koleo_wieght=1"],
+                "unknown field `koleo_wieght`; did you mean",
+            ),
+            (["--set", "student=widht:1"], "unknown student `widht`; did you mean `width`"),
+            (["--set", "arm=nois:0.1"], "unknown arm `nois`; did you mean `noise`"),
+            (["--set", "test_arms=[band]"], "unknown arm `band`; did you mean `bands`"),
+            (["--set", "objective=cosine+kole"], "unknown objective `kole`; did you mean `koleo`"),
+            (["--set", "probes=[spectrm]"], "unknown probe `spectrm`; did you mean `spectrum`"),
+            (["--set", "ranks=3"], "ranks: 3 with engine `single`; choose 1, or engine `ddp`"),
+            (["--set", "target=labels"], "target: `labels` with the objective `cosine`"),
+            (["--set", "lr=1", "--set", "lr=2"], "--set lr=2: lr is set to `1` as well; keep one"),
+        ]
+    ),
 ]
 
 
@@ -72,6 +90,7 @@ def test_help_and_mistakes_need_no_heavy_library(
 ) -> None:
     """They should be on the screen in a fraction of a second; torch alone takes five."""
     (tmp_path / "mistake.yaml").write_text("axis: {}\n")
+    (tmp_path / "names.yaml").write_text("fixed: {dataset: digits, learnin_rate: 1}\n")
     module, *options = [part.replace("HELD", str(tmp_path)) for part in arguments]
     code = f"""
 import os, sys

@@ -249,3 +249,10 @@ def test_resources_are_of_each_trial_and_change_no_identity() -> None:
         read_grid(HEAD + "parts:\n  - fixed: {epochs: 5}\n  - fixed: {epochs: 3}\n", "here", "g")
     )
     assert [config.identity for config, _ in found] == [config.identity for config in plain]
+
+
+def test_two_values_for_one_field_are_refused_and_the_same_one_is_not() -> None:
+    grid = read_grid("fixed: {dataset: digits, teacher: embedded}", "mine", "mine")
+    assert override(grid, ["lr=0.1", "lr=1e-1"], None).fixed["lr"] == 0.1
+    with pytest.raises(ValueError, match="--set lr=2: lr is set to `1` as well; keep one"):
+        override(grid, ["lr=1", "epochs=2", "lr=2"], None)
