@@ -127,6 +127,12 @@ def _parser() -> CommandParser:
         "GPUs with a Ray cluster started for the build",
     )
     add(
+        "--allow-open-ray",
+        action="store_true",
+        help="use a Ray that asks for no token, where whoever reaches it can run code (default: "
+        "refuse it, unless its address is a loopback one)",
+    )
+    add(
         "--workers",
         type=int,
         metavar="N",
@@ -151,8 +157,13 @@ def main(argv: list[str]) -> int:
     if options.ray:
         # Imported only when needed, because Ray takes a second to import and most builds run
         # without it.
+        from shards.building.ray_start import check_address
+        from shards.building.ray_token import check_token
         from shards.building.ray_workers import build_on_ray
 
+        if address:
+            check_address(address)
+        check_token(address, options.allow_open_ray)
         manifest = build_on_ray(request, options.out, address, options.workers, options.device)
     else:
         manifest = build(request, options.out, device)

@@ -52,7 +52,7 @@ def _check(path: Path, ready: bool) -> int:
     """Print what is wrong in a cluster file; 1 where something is. Raises: ValueError; OSError."""
     text = path.read_text()
     try:
-        problems = [f"{rule}: {message}" for rule, message in check(text, path.resolve().parent)]
+        problems = [f"{rule}: {message}" for rule, message in check(text, Path.cwd())]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if ready:

@@ -125,6 +125,12 @@ def _add_what_it_may_use(how: argparse._ArgumentGroup) -> None:
         help="of a running Ray cluster, e.g. auto (default: start Ray on this machine)",
     )
     how.add_argument(
+        "--allow-open-ray",
+        action="store_true",
+        help="use a Ray that asks for no token, where whoever reaches it can run code (default: "
+        "refuse it, unless its address is a loopback one)",
+    )
+    how.add_argument(
         "--cpus", type=_at_least(1), metavar="N", help="CPU cores of this machine (default: all)"
     )
     how.add_argument(

@@ -221,6 +221,7 @@ def _sweep(
 ) -> Outcome:
     """Run the trials, then show table and report."""
     from shards.building.ray_start import check_address
+    from shards.building.ray_token import check_token
     from sweep.analysis.declared import record_claims
     from sweep.journal.registry import check_name
     from sweep.journal.run_record import open_record
@@ -234,6 +235,7 @@ def _sweep(
         check_name(options.register)
     if options.address:
         check_address(options.address)
+    check_token(options.address, options.allow_open_ray)
     claims = _check_claims(trials, options)
     with exclusive(str(folder), "sweep"):
         record = open_record(folder, store, grid.name)

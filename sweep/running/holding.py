@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from shards.support import storage
+from shards.support.command import without_password
 from shards.support.lease import (
     EXPIRES,
     Claim,
@@ -58,7 +59,8 @@ def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
     Raises: ValueError naming the sweep that holds it, where this one is not to join; OSError.
     """
     place = storage.join(store, FOLDER)
-    what = shlex.join(["python", "-m", "sweep.run", *argv])
+    # It is written into the store and shown to others: no password of a tracking URI.
+    what = shlex.join(["python", "-m", "sweep.run", *map(without_password, argv)])
     with _one_line(store):
         _, before = read_claim(place)
         claim = ours(what, before.token if before else os.urandom(6).hex())

@@ -118,13 +118,13 @@ def test_what_pyproject_needs_is_mounted(config):
 
 def test_what_is_left_to_fill_in_is_listed(tmp_path):
     token = tmp_path / "auth_token"
-    left = list(not_ready("# FILL-IN\nimage: ami-FILL-IN\n", token))
+    left = list(not_ready(f"# FILL-IN\nimage: ami-FILL-IN\nmount: {TOKEN}\n", token))
     assert left[0].startswith("line 2")
     assert "missing" in left[1]
     token.touch(0o644)
-    assert "chmod 600" in next(not_ready("", token))
+    assert "chmod 600" in next(not_ready(TOKEN, token))
     token.chmod(0o600)
-    assert list(not_ready("", token)) == []
+    assert list(not_ready(TOKEN, token)) == []
 
 
 # (rule that must object, where in the file, what stands there instead). GONE removes it; a function
@@ -141,8 +141,9 @@ MUTATIONS = [
     ("spot", WORKER, GONE),
     ("shutdown", (*WORKER_NODE, "InstanceInitiatedShutdownBehavior"), GONE),
     ("shutdown", (*ON_DEMAND, "node_config", "InstanceInitiatedShutdownBehavior"), "stop"),
-    ("shutdown", ("worker_start_ray_commands",), lambda lines: lines[:2]),
-    ("shutdown", WATCH, lambda line: line.replace("shutdown", "echo")),
+    ("watchdog", ("worker_start_ray_commands",), lambda lines: lines[:2]),
+    ("notices", WORKER_START, lambda line: line.replace("export DISTIL_SPOT_NOTICE=aws;", "")),
+    ("watchdog", WATCH, lambda line: line.replace("shutdown", "echo")),
     ("sees_gpu", ("worker_setup_commands",), []),
     ("tags", (*HEAD_NODE, "TagSpecifications"), GONE),
     ("tags", (*WORKER_NODE, "TagSpecifications"), lambda tags: tags[:1]),
@@ -205,9 +206,9 @@ MUTATIONS = [
     ("pinned", ("head_setup_commands",), GONE),
     ("isolation", ("docker",), {"image": "rayproject/ray", "container_name": "ray"}),
     ("isolation", SETUP, lambda lines: [*lines, "chmod 666 /var/run/docker.sock"]),
-    ("isolation", (*WORKER_NODE, "MetadataOptions"), GONE),
-    ("isolation", (*HEAD_NODE, "IamInstanceProfile"), GONE),
-    ("isolation", (*HEAD_NODE, "BlockDeviceMappings", 0, "Ebs", "DeleteOnTermination"), False),
+    ("roles", (*WORKER_NODE, "MetadataOptions"), GONE),
+    ("roles", (*HEAD_NODE, "IamInstanceProfile"), GONE),
+    ("disks", (*HEAD_NODE, "BlockDeviceMappings", 0, "Ebs", "DeleteOnTermination"), False),
     ("secrets", (*PROVIDER, "aws_credentials"), {"aws_access_key_id": "x"}),
     ("secrets", (*PROVIDER, "note"), "AKIA" + "A" * 16),
 ]
@@ -253,11 +254,12 @@ def test_each_rule_objects_to_the_comments(rule, old, new, repository):
 
 def test_every_rule_is_mutated():
     mutated = {rule for rule, *_ in MUTATIONS}
-    assert mutated == {rule.__name__ for rule in RULES}
+    assert mutated == {rule.__name__ for rule in RULES["aws"]}
 
 
-def test_the_command_exits_nonzero_on_what_is_wrong(tmp_path, capsys):
-    shutil.copy(ROOT / "cluster.yaml", tmp_path)  # into a folder that lacks every mounted file
+def test_the_command_exits_nonzero_on_what_is_wrong(tmp_path, capsys, monkeypatch):
+    shutil.copy(ROOT / "cluster.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)  # a folder that lacks every mounted file
     with pytest.raises(SystemExit) as exit:
         main(["check", str(tmp_path / "cluster.yaml")])
     assert exit.value.code == 1

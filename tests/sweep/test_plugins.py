@@ -52,7 +52,7 @@ def test_an_edited_plugin_gives_new_trials_and_no_wrong_old_ones(
     source, folder = example(tmp_path / "grids"), tmp_path / "run"
     grid = source.with_name("plugin.yaml")
     grid.write_text((EXAMPLES / grid.name).read_text() + PARTS)
-    run(grid, folder, "--address", cluster.address)
+    run(grid, folder, "--address", cluster.address, "--allow-open-ray")
     (spec,) = [found.spec for found in sources("mine", [source.parent])]
     before = results(folder)
     using = {name for name, result in before.items() if "plugins" in result["config"]}
@@ -67,7 +67,7 @@ def test_an_edited_plugin_gives_new_trials_and_no_wrong_old_ones(
 
     # Another loss: other numbers, and so other trials.
     source.write_text(source.read_text().replace(".abs()", ".square()"))
-    run(grid, folder, "--address", cluster.address, "--only", "engine=ddp")
+    run(grid, folder, "--address", cluster.address, "--allow-open-ray", "--only", "engine=ddp")
     after = results(folder)
     assert {name: after[name] for name in before} == before
     (gang,) = (after[name] for name in after.keys() - before.keys())

@@ -44,7 +44,9 @@ def test_gangs_over_two_nodes_of_which_one_is_lost(
     text = tools.text.replace("seeds: 2", "seeds: 1").replace("[clean, noise:0.1]", "[noise:0.1]")
     text += PARTS + (ZERO if find_spec("deepspeed") else "")
     (tmp_path / "grid.yaml").write_text(text)
-    driver = tools.start(tmp_path / "grid.yaml", folder, "--address", cluster.address)
+    driver = tools.start(
+        tmp_path / "grid.yaml", folder, "--address", cluster.address, "--allow-open-ray"
+    )
     end = time.monotonic() + 200
     saved: list[Path] = []
     while not saved and driver.poll() is None and time.monotonic() < end:
@@ -116,7 +118,7 @@ def test_trials_leave_nodes_that_ray_drains_and_go_on_elsewhere(
     text += "parts:\n  - fixed: {engine: single}\n  - fixed: {engine: ddp, ranks: 2}\n"
     (tmp_path / "grid.yaml").write_text(text)
     trials = {config.ranks: config for config in expand(load_grid(str(tmp_path / "grid.yaml")))}
-    options = ("--address", cluster.address, "--save-seconds", "3600")
+    options = ("--address", cluster.address, "--allow-open-ray", "--save-seconds", "3600")
     driver = tools.start(tmp_path / "grid.yaml", folder, *options)
 
     def trains(config: Any) -> bool:

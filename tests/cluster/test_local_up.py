@@ -1,0 +1,128 @@
+"""`ray up clusters/local.yaml` on three hosts in namespaces, and a sweep that loses one of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import ROOT, Host, Network, network
+from tests.trainers.small_runs import without_times
+from trainers.results.folder import read_result
+from trainers.results.record import TrialResult
+
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow]
+GRID = """\
+name: fleet
+fixed:
+  dataset: digits
+  teacher: embedded
+  epochs: 12
+  train_samples: 320
+  test_samples: 40
+  batch_size: 16
+  probes: [spectrum]
+  test_arms: []
+seeds: 2
+first: [{ranks: 2}]
+resources: {placement: spread}
+parts:
+  - axes: {student: ["width:0.25", "width:0.5"]}
+  - fixed: {student: "width:0.25", ranks: 2, engine: ddp}
+"""
+TRIALS = 6
+
+
+@pytest.fixture
+def hosts() -> Iterator[Network]:
+    with network() as made:
+        yield made
+
+
+def filled_in(hosts: Network, store: Path) -> Path:
+    """clusters/local.yaml for a head and two workers, with one core each."""
+    head, *workers = (hosts.hosts[name].address for name in ("head", "one", "two"))
+    text = (ROOT / "clusters" / "local.yaml").read_text()
+    for old, new in (
+        ("SWEEP_STORE=FILL-IN", f"SWEEP_STORE={store}"),
+        ("head_ip: FILL-IN-HEAD", f"head_ip: {head}"),
+        ("worker_ips: [FILL-IN-WORKER]", f"worker_ips: [{', '.join(workers)}]"),
+        ("ssh_user: FILL-IN", "ssh_user: root"),
+        ("~/.ssh/FILL-IN", "~/.ssh/key"),
+        ("ray start ", "ray start --num-cpus=1 --object-store-memory=100000000 "),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    file = hosts.folder / "local.yaml"
+    file.write_text(text)
+    return file
+
+
+def joined(head: Host) -> str:
+    """What `ray status` says once all workers are there, or after five minutes."""
+    state = ""
+    for _ in range(100):
+        state = head.run(". ~/sweep.env; ray status")
+        if "/3.0 CPU" in state:
+            break
+        time.sleep(3)
+    return state
+
+
+def results(folder: Path) -> dict[str, TrialResult]:
+    found = [read_result(str(path)) for path in folder.glob("trials/*/result.json")]
+    return {result.id: result for result in found}
+
+
+@pytest.mark.timeout(1800)
+def test_a_sweep_that_loses_a_host_ends_as_on_one_machine(hosts: Network, tmp_path: Path) -> None:
+    grid, store, alone = hosts.folder / "grid.yaml", hosts.folder / "store", tmp_path / "alone"
+    grid.write_text(GRID)
+    for number, name in enumerate(("head", "one", "two"), start=1):
+        hosts.add(name, number)
+    file = filled_in(hosts, store)
+    token = hosts.folder / "user" / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.touch(0o600)
+    token.write_text("0" * 32)
+    print(hosts.user.run(f"ray up -y {file} 2>&1"))
+    state = joined(hosts.hosts["head"])
+    assert "/3.0 CPU" in state, state
+    asks = "unset RAY_AUTH_MODE; python -m sweep.run --grid demo --out /tmp/no --address auto 2>&1"
+    refused = hosts.hosts["head"].run(f". ~/sweep.env; {asks}; test $? = 2")
+    assert "10.78.0.1:6379 asks for a token; export RAY_AUTH_MODE=token" in refused
+
+    command = f"python -m sweep.run --grid {grid} --out ~/run --address auto --store $SWEEP_STORE"
+    log = tmp_path / "sweep.log"
+    with log.open("wb") as stream:
+        sweep = subprocess.Popen(
+            hosts.user.command(f"ray exec {file} '{command}'"), stdout=stream, stderr=stream
+        )
+    try:
+        deadline = time.monotonic() + 1000
+        while not results(store) and sweep.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+        before = results(store)
+        assert 0 < len(before) < TRIALS, log.read_text()
+        hosts.hosts["two"].cut()
+        cut = time.monotonic()
+        assert sweep.wait(1000) == 0, log.read_text()
+        print(f"{time.monotonic() - cut:.0f} s after the cut, {len(before)} trials were done")
+    finally:
+        sweep.kill()
+        sweep.wait(30)
+        print(log.read_text())
+    hosts.user.run(f"ray down -y {file}")
+
+    subprocess.run(
+        [sys.executable, "-m", "sweep.run", "--grid", str(grid), "--out", str(alone)], check=True
+    )
+    expected, found = results(alone), results(store)
+    assert len(found) == TRIALS
+    assert found.keys() == expected.keys()
+    for trial, result in found.items():
+        assert without_times(result) == without_times(expected[trial]), result.config
