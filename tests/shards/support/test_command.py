@@ -44,13 +44,3 @@ def test_a_program_ends_with_its_status_though_a_thread_goes_on(
     )  # fmt: skip
     assert (ran.returncode, ran.stdout) == (status, "said cleaned up\n")
     assert error in ran.stderr
-
-
-def test_a_reader_that_has_gone_is_no_other_status() -> None:
-    code = PROGRAM.format(end="return 3")
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.wait(60) == 3
