@@ -1,13 +1,20 @@
-"""Check a cluster file before `ray up` bills anything, and end workers that have lost their head.
+"""Fill in a cluster file, check it before anything is billed, and end workers without a head.
 
+    python -m sweep.cluster init                           # asks, and fills in cluster.yaml
+    python -m sweep.cluster init --bucket my-bucket --ssh-from 203.0.113.7 --create
+    python -m sweep.cluster init clusters/local.yaml --head 10.0.0.1 --workers 10.0.0.2,10.0.0.3
     python -m sweep.cluster check                          # cluster.yaml in this folder
     python -m sweep.cluster check --ready                  # also: is everything filled in?
     python -m sweep.cluster check clusters/mine.yaml
     python -m sweep.cluster watch 10.0.0.5:6379 --minutes 10 -- sudo shutdown -h now
 
 `ray up` has no dry run: a misspelt parameter, a missing file or GPUs billed on demand are found
-when machines already run. `check` finds them beforehand. It reads the file and nothing else: it
-needs no account and no network. Exit status 1 where something is wrong, each named in one line.
+when machines already run. `check` finds them beforehand, also in a RayJob of KubeRay and in a task
+of SkyPilot. It reads the file and nothing else: it needs no account and no network. Exit status 1
+where something is wrong, each named in one line.
+
+`init` looks up what it can (image, zones, sizes), says in a line each what is missing, wrong or
+could not be checked, and makes it with --create. It also makes ~/.ray/auth_token.
 
 `watch` runs on every worker, where cluster.yaml starts it. It returns the status of its command.
 """
@@ -17,6 +24,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.support.command import command, make_parser
+from sweep.clusters.init import add_arguments, init
 from sweep.clusters.rules import TOKEN, check, not_ready
 from sweep.clusters.watchdog import watch
 
@@ -24,7 +32,8 @@ from sweep.clusters.watchdog import watch
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("sweep.cluster", __doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check|watch")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="init|check|watch")
+    add_arguments(actions.add_parser("init", help="fill in a cluster file for AWS, or your hosts"))
     checking = actions.add_parser("check", help="name what is wrong in a cluster file")
     checking.add_argument("file", nargs="?", default="cluster.yaml", help="default: cluster.yaml")
     checking.add_argument(
@@ -43,6 +52,9 @@ def main(argv: list[str]) -> int:
     )
     watching.add_argument("command", nargs="+", help="what to run then, after --")
     options = parser.parse_args(argv)
+    if options.action == "init":
+        print("\n".join(init(options)))
+        return _check(Path(options.to or options.file), ready=True)
     if options.action == "watch":
         return watch(options.head, options.minutes, options.command)
     return _check(Path(options.file), options.ready)
