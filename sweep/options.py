@@ -40,6 +40,7 @@ def parse_arguments(argv: list[str], doc: str | None = None) -> argparse.Namespa
     _add_what_to_run(parser.add_argument_group("what to run"))
     _add_where_results_go(parser.add_argument_group("where results go"))
     _add_what_it_may_use(parser.add_argument_group("what it may use"))
+    _add_what_it_costs(parser.add_argument_group("what it costs (see docs/scale.md)"))
     return parser.parse_args(argv)
 
 
@@ -76,7 +77,7 @@ def _add_what_to_run(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--dry-run",
         action="store_true",
-        help="list trials, banks, downloads, disk space and time, and run nothing",
+        help="list trials, banks, downloads, disk space, hours, cost and time, and run nothing",
     )
 
 
@@ -171,6 +172,31 @@ def _add_what_it_may_use(how: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="new banks hold the teacher's accuracy and rank under the test arms in place of its "
         "embeddings, which takes much less space where there are many test arms",
+    )
+
+
+def _add_what_it_costs(costs: argparse._ArgumentGroup) -> None:
+    costs.add_argument(
+        "--gpus",
+        type=_at_least(1),
+        metavar="N",
+        help="with --dry-run: plan for so many GPUs (--cpus N: for so many CPU cores)",
+    )
+    costs.add_argument(
+        "--prices",
+        metavar="FILE",
+        help="YAML table of prices (default: prices.yaml of the package, to be copied and changed)",
+    )
+    costs.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="how fast the machines are, recorded on one of them by --calibrate (default: this "
+        "machine's, which --dry-run measures where it is not known yet)",
+    )
+    costs.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="with --dry-run: measure this machine again, and write --calibration if given",
     )
 
 

@@ -303,10 +303,32 @@ def _run_round(
 def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from sweep.planning.costs import calibration_for, kinds_of
     from sweep.planning.dry_run import show
     from sweep.planning.plan import plan_sweep
+    from sweep.planning.prices import read_prices
 
-    plan = plan_sweep(trials, store, options.teacher_robustness)
+    prices = read_prices(options.prices)
+    kinds = kinds_of(trials)
+    known = calibration_for(
+        [kind for kind, _ in kinds], options.calibration, again=options.calibrate
+    )
+    devices = options.cpus if known.device == "cpu" else options.gpus
+    if options.gpus and known.device == "cpu":
+        raise ValueError(
+            f"--gpus {options.gpus}: this machine has none to calibrate; give the --calibration "
+            "FILE of a machine with one, recorded there by --dry-run --calibrate --calibration FILE"
+        )
+    plan = plan_sweep(
+        trials,
+        store,
+        known,
+        prices,
+        teacher_robustness=options.teacher_robustness,
+        devices=devices,
+        gpus_per_rank=options.gpus_per_trial,
+        kinds=kinds,
+    )
     if options.json:
         print(json.dumps(plan.as_plain(), indent=1))
     else:

@@ -147,7 +147,7 @@ def bank_passes(request: Request) -> int:
     )
 
 
-def _untrained(spec: str, device: str, precision: Precision) -> Teacher:
+def untrained_teacher(spec: str, device: str, precision: Precision) -> Teacher:
     """The teacher's architecture with random weights: its speed does not depend on them."""
     # The warnings of random weights, in the log and on stderr, would confuse the user here.
     logging.disable(logging.WARNING)
@@ -169,7 +169,7 @@ def teacher_seconds(
 
     side: of the stored images in pixels. seconds: duration of the measurement.
     """
-    teacher = _untrained(spec, device, precision)
+    teacher = untrained_teacher(spec, device, precision)
     batch = CPU_BATCH if torch.device(device).type == "cpu" else 256
     images_BCHW = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device)
 

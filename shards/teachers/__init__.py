@@ -225,7 +225,12 @@ def _configured(spec: str) -> tuple[int, int]:
         from shards.teachers.timm_models import configured
 
         return configured(argument)
-    if name in ("embedded", "open_clip"):
+    if name == "embedded":
+        from shards.teachers import embedded
+
+        config = embedded.files()[0]
+        return int(config["embed_dim"]), int(config["preprocess_cfg"]["size"])
+    if name == "open_clip":
         from shards.teachers.clip import configured_dim, configured_size
 
         return configured_dim(spec), configured_size(spec)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import sys
 import tempfile
-from importlib import resources
 from typing import Any
 
 import open_clip
@@ -18,6 +16,7 @@ from torch import nn
 
 from shards.support.registry import closest
 from shards.support.resample import KERNELS
+from shards.teachers import embedded
 from shards.teachers.checkpoint import mismatch, read_checkpoint
 from shards.teachers.clip_names import (
     CONFIG,
@@ -221,12 +220,6 @@ def _open_file(argument: str, name: ClipName, device: str) -> FrozenTeacher:
     return teacher
 
 
-def _embedded_files() -> tuple[dict[str, Any], str]:
-    folder = resources.files("shards.teachers.embedded")
-    config = json.loads((folder / "config.json").read_text())
-    return config, str(folder / "weights.safetensors")
-
-
 def _embedded_model(config: dict[str, Any]) -> tuple[nn.Module, Any]:
     """(The embedded CLIP with random weights, its tokenizer)."""
     # Without the fork, the random initialisation would advance the caller's generator.
@@ -242,7 +235,7 @@ def _embedded_model(config: dict[str, Any]) -> tuple[nn.Module, Any]:
 
 def open_embedded(device: str) -> FrozenTeacher:
     """The tiny CLIP that ships with the package (shards/teachers/embedded/CARD.md)."""
-    config, weights = _embedded_files()
+    config, weights = embedded.files()
     model, tokenizer = _embedded_model(config)
     state = {name: tensor.float() for name, tensor in load_file(weights).items()}
     model.load_state_dict(state, strict=True)
@@ -256,7 +249,7 @@ def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tenso
     Raises: ValueError for an unknown architecture, or weights that do not fit it.
     """
     if architecture == EMBEDDED:
-        model, tokenizer = _embedded_model(_embedded_files()[0])
+        model, tokenizer = _embedded_model(embedded.files()[0])
     elif architecture in open_clip.list_models() or architecture.startswith(SCHEMAS):
         before = logging.root.manager.disable
         # open_clip warns of random weights, which are replaced below.
@@ -290,15 +283,11 @@ def build_text(architecture: str, quick_gelu: bool, state: dict[str, torch.Tenso
 
 def configured_size(spec: str) -> int:
     """The side of the image tower's input in pixels, from the model's configuration alone."""
-    if spec == EMBEDDED:
-        return int(_embedded_files()[0]["preprocess_cfg"]["size"])
     return _square(_configuration(spec).get("vision_cfg", {}).get("image_size", 224), spec)
 
 
 def configured_dim(spec: str) -> int:
     """The width of the embeddings, from the model's configuration alone."""
-    if spec == EMBEDDED:
-        return int(_embedded_files()[0]["embed_dim"])
     return int(_configuration(spec)["embed_dim"])
 
 

@@ -16,6 +16,7 @@ from shards.support import storage
 from shards.support.child_process import child_command, run_module
 from shards.support.registry import plugins_of
 from shards.teachers import TEACHERS
+from sweep.planning.kinds import alike
 from trainers.config.schema import TrialConfig
 from trainers.inputs import mismatch
 from trainers.students.teacher_pca import has_no_network
@@ -90,18 +91,20 @@ def plan_banks(
     checked: set[str] = set()
     # {what a new bank must agree in: {views: trials}}; 0 views stands for clean images.
     groups: dict[Request, dict[int, list[TrialConfig]]] = {}
-    for config in trials:
-        for location, manifest in present.items():
-            if serves(config, manifest, location):
-                if location not in checked:
-                    check_sources(manifest, location)
-                    checked.add(location)
-                bank_of[config.identity] = location
-                break
-        else:
-            shared = _request(config, (), 1, teacher_robustness)
-            views = 0 if config.arm == "clean" else config.views
-            groups.setdefault(shared, {}).setdefault(views, []).append(config)
+    for first, members in alike(trials).items():
+        # With `per_seed` draws each seed reads its own.
+        separate = first.data_seed == "per_seed"
+        for some in [[one] for one in members] if separate else [members]:
+            location = next((at for at in present if serves(some[0], present[at], at)), None)
+            if location is None:
+                shared = _request(some[0], (), 1, teacher_robustness)
+                views = 0 if first.arm == "clean" else first.views
+                groups.setdefault(shared, {}).setdefault(views, []).extend(some)
+                continue
+            if location not in checked:
+                check_sources(present[location], location)
+                checked.add(location)
+            bank_of |= {config.identity: location for config in some}
     jobs: list[BankJob] = []
     for by_views in groups.values():
         clean = by_views.pop(0, [])

@@ -1,22 +1,34 @@
-"""What trials cost: bytes on disk, and seconds from a short calibration on this machine."""
+"""What trials cost: bytes on disk, and what a sweep is expected to take before it starts."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from shards.building.estimate import bank_bytes, size_of, teacher_seconds
-from shards.building.request import Request
+from shards.building.estimate import bank_bytes
 from shards.support import storage
 from shards.teachers import embedding_dim
 from sweep.planning.banks import BankJob, plan_banks
+from sweep.planning.benchmark import calibrate, missing
+from sweep.planning.calibration import (
+    Calibration,
+    own_calibration,
+    own_file,
+    read_calibration,
+    write_calibration,
+)
+from sweep.planning.estimate import estimate, seconds_of
+from sweep.planning.kinds import Kind, alike, kind_of
+from sweep.planning.prices import Prices, read_prices
 from sweep.planning.remaining import REUSED, STARTING
-from sweep.planning.sizes import Seconds, input_side, samples_seen, student_of, trial_seconds
+from sweep.planning.sizes import Seconds, input_side, student_of, trial_seconds
 from trainers.config.schema import TrialConfig
-from trainers.results.folder import finished
+from trainers.results.folder import begun, finished
 from trainers.students import build_student
 from trainers.students.teacher_pca import has_no_network
 
@@ -30,7 +42,10 @@ def bytes_needed(unfinished: list[TrialConfig], banks: list[BankJob]) -> int:
     A trial's checkpoints are counted, though they are deleted when it ends; MLflow's copy of its
     student is counted as well, though it may be on another disk.
     """
-    parameters = sum(student_of(config).parameters.total for config in unfinished)
+    parameters = sum(
+        student_of(first).parameters.total * len(members)
+        for first, members in alike(unfinished).items()
+    )
     return sum(bank_bytes(job.request) for job in banks) + BYTES_PER_PARAMETER * parameters
 
 
@@ -45,7 +60,12 @@ def check_room(trials: list[TrialConfig], store: str, teacher_robustness: bool =
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    unfinished = [config for config in trials if finished(store, config) is None]
+    found = begun(store)
+    unfinished = [
+        config
+        for config in trials
+        if config.identity not in found or finished(store, config) is None
+    ]
     needed = bytes_needed(unfinished, plan_banks(unfinished, store, teacher_robustness)[1])
     if needed > free:
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
@@ -67,12 +87,6 @@ def sample_seconds(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
             timed[key] = seconds_per_sample(*key)
         found[config] = timed[key]
     return found
-
-
-def training_seconds(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
-    """Seconds that each trial trains on this machine's CPU; 0 for a trial without training."""
-    each = sample_seconds(trials)
-    return {c: each[c] * samples_seen(c) if c.trains else 0.0 for c in trials}
 
 
 def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float:
@@ -120,12 +134,6 @@ def _seconds_of(action: Callable[[], None], least: float = 0.2) -> float:
     return (time.process_time() - start) / calls
 
 
-def teacher_pass_seconds(request: Request) -> float:
-    """Seconds that all teachers of a bank take for one view of one image, on the CPU."""
-    side = size_of(request).side
-    return sum(teacher_seconds(spec, side, seconds=0.5) for spec in request.teachers)
-
-
 def timed_seconds(trials: list[TrialConfig]) -> dict[str, Seconds]:
     """{trial identity: what it takes on this machine's CPU}, see `sample_seconds`."""
     each = sample_seconds(trials)
@@ -137,3 +145,97 @@ def wall_seconds(trials: list[TrialConfig], seconds: dict[str, Seconds], cpus: i
     cores = {config: min(cpus, config.ranks * config.threads) for config in trials}
     needed = sum((REUSED + seconds[c.identity].whole) * n for c, n in cores.items())
     return STARTING + needed / min(cpus, sum(cores.values()))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a sweep is expected to take, as plan.json keeps it.
+
+    trial_seconds: {trial identity: on its device}. wall_seconds, hours, money: of all trials, None
+    and empty where nothing was calibrated or the number of devices is not known. device, currency:
+    of these.
+    """
+
+    trial_seconds: dict[str, float]
+    wall_seconds: float | None = None
+    hours: float | None = None
+    money: float | None = None
+    device: str = ""
+    currency: str = ""
+
+
+def kinds_of(trials: Sequence[TrialConfig]) -> list[tuple[Kind, list[TrialConfig]]]:
+    """The kinds of trials, and the trials of each."""
+    return [(kind_of(first), members) for first, members in alike(trials).items()]
+
+
+def expected(
+    trials: Sequence[TrialConfig],
+    jobs: Sequence[BankJob],
+    known: Calibration,
+    prices: Prices,
+    devices: int | None,
+    gpus_per_rank: float | None,
+    remote: bool,
+) -> Expected:
+    """By a calibration. Raises: as `estimate`."""
+    kinds = kinds_of(trials)
+    seconds = {
+        config.identity: taken
+        for kind, members in kinds
+        for taken in [seconds_of(kind, known).all]
+        for config in members
+    }
+    if devices is None:
+        return Expected(seconds, device=known.device, currency=prices.currency)
+    counted = [(kind, len(members)) for kind, members in kinds]
+    stored = bytes_needed(list(trials), list(jobs))
+    found = estimate(counted, jobs, known, prices, devices, gpus_per_rank, stored, remote)
+    return Expected(
+        seconds,
+        wall_seconds=found.wall_seconds,
+        hours=sum(found.hours.values()),
+        money=found.total_money,
+        device=known.device,
+        currency=prices.currency,
+    )
+
+
+def expected_here(
+    trials: Sequence[TrialConfig],
+    jobs: Sequence[BankJob],
+    seconds: dict[str, Seconds],
+    cpus: int,
+    gpus_per_rank: float | None,
+) -> Expected:
+    """On this machine: by its calibration where a dry run has made one, else by `seconds`.
+
+    seconds: by `timed_seconds`.
+    """
+    known = own_calibration()
+    if missing([kind for kind, _ in kinds_of(trials)], known):
+        each = {c.identity: REUSED + seconds[c.identity].whole for c in trials}
+        return Expected(each, wall_seconds=wall_seconds(list(trials), seconds, cpus))
+    devices = cpus if known.device == "cpu" else torch.cuda.device_count()
+    return expected(trials, jobs, known, read_prices(None), devices, gpus_per_rank, remote=False)
+
+
+def calibration_for(kinds: list[Kind], file: str | None, again: bool) -> Calibration:
+    """The calibration in `file`; without one this machine's, where what is missing is measured.
+
+    again: measure everything on this machine, and write it to `file`, or to this machine's own.
+
+    Raises: ValueError for a wrong file; OSError.
+    """
+    if file and not again:
+        return read_calibration(file)
+    known = own_calibration()
+    if again:
+        known = Calibration(device=known.device, machine=known.machine)
+    if again or missing(kinds, known):
+        known = calibrate(kinds, known)
+        with contextlib.suppress(OSError):  # a read-only cache costs time, nothing else
+            write_calibration(str(own_file()), own_calibration().joined(known))
+    if file:
+        write_calibration(file, known)
+    return known

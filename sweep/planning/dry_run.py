@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shards.support.progress import clock
+from sweep.planning.estimate import Estimate
 from sweep.planning.plan import Plan, PlannedTrial
 
 # Fields with a column of their own, or that follow from others.
@@ -35,25 +35,46 @@ def show(plan: Plan, console: Console) -> None:
         )
     for line in plan.downloads:
         console.print(f"to download: {line}")
-    training = math.ceil(plan.cpu_seconds["training"] / plan.cores)
-    console.print(
-        f"disk: {plan.bytes:,} bytes. On this machine's {plan.cores} cores, without a GPU: teacher "
-        f"about {clock(plan.cpu_seconds['teacher'])}, training about {clock(training)}"
-    )
+    console.print(f"disk: at most {plan.bytes:,} bytes")
+    for line in cost_lines(plan.estimate):
+        console.print(line)
     console.print("nothing was run")
+
+
+def cost_lines(found: Estimate) -> list[str]:
+    """What the sweep takes, a line for hours, wall-clock, money, requests and the paper's way."""
+    unit, one = ("CPU-core-hours", "CPU cores") if found.device == "cpu" else ("GPU-hours", "GPUs")
+    parts = ", ".join(f"{name} {hours:.3g}" for name, hours in found.hours.items() if hours)
+    total = sum(found.hours.values())
+    where = one if found.device == "cpu" else f"{one} ({found.device})"
+    lines = [
+        f"{unit}: {total:.3g} ({parts})",
+        f"wall-clock: about {clock(found.wall_seconds)} on {found.devices} {where}",
+    ]
+    costs = ", ".join(f"{name} {money:,.2f}" for name, money in found.money.items())
+    lines.append(f"cost: {found.total_money:,.2f} {found.currency} ({costs})")
+    if found.puts:
+        lines.append(f"requests: about {found.puts:,} writes and lists, {found.gets:,} reads")
+    if total:
+        ours = total * 3600
+        lines.append(
+            f"the paper's way, teacher in every step and trials one after another on one "
+            f"{one.removesuffix('s')}: {clock(found.paper_seconds)}, "
+            f"{found.paper_seconds / ours:.1f} times as many {unit}"
+        )
+    return lines + [f"note: {note}" for note in found.notes]
 
 
 def _table(trials: list[PlannedTrial]) -> Table:
     table = Table(title=f"{len(trials)} trials", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    usual = _usual_values(trials)
+    groups: dict[str, list[PlannedTrial]] = {}
+    for trial in trials:
+        groups.setdefault(_without_seed(trial), []).append(trial)
+    usual = _usual_values(list(groups.values()))
     for name in ("student", "arm", "other fields") if usual else ("student", "arm"):
         table.add_column(name, overflow="fold")
     for name in ("seeds", "trunk", "head", "total", "MMAC", "done"):
         table.add_column(name, justify="right", no_wrap=True)
-    groups: dict[str, list[PlannedTrial]] = {}
-    for trial in trials:
-        without_seed = {name: value for name, value in trial.config.items() if name != "seed"}
-        groups.setdefault(repr(without_seed), []).append(trial)
     for group in groups.values():
         first = group[0]
         unusual = [
@@ -75,16 +96,20 @@ def _table(trials: list[PlannedTrial]) -> Table:
     return table
 
 
-def _usual_values(trials: list[PlannedTrial]) -> dict[str, Any]:
+def _without_seed(trial: PlannedTrial) -> str:
+    return repr({name: value for name, value in trial.config.items() if name != "seed"})
+
+
+def _usual_values(groups: list[list[PlannedTrial]]) -> dict[str, Any]:
     """{field: its most frequent value} of the fields without a column in which trials differ.
 
     A row names only what differs from these, so that it stays short.
     """
     counts: dict[str, Counter[str]] = {}
-    for trial in trials:
-        for name, value in trial.config.items():
+    for group in groups:
+        for name, value in group[0].config.items():
             if name not in SHOWN:
-                counts.setdefault(name, Counter())[json.dumps(value)] += 1
+                counts.setdefault(name, Counter())[json.dumps(value)] += len(group)
     return {
         name: json.loads(values.most_common(1)[0][0])
         for name, values in counts.items()

@@ -55,13 +55,28 @@ def _trials(grid: Grid) -> dict[str, TrialConfig]:
         for drawn in _drawn(grid, combination):
             if any(_excluded(drawn, entry, grid.source) for entry in grid.exclude):
                 continue
-            for seed in grid.seeds:
-                config = make_config(drawn | {"seed": seed}, grid.source)
-                check_recipe(config.recipe)
-                if grid.distinct_views:
-                    _refuse_repeated_views(config, grid.source)
+            for config in _seeded(drawn, grid):
                 trials[config.identity] = config
     return trials
+
+
+def _seeded(combination: dict[str, Any], grid: Grid) -> Iterator[TrialConfig]:
+    """The trials of a combination, one for each seed.
+
+    The first two are made of their fields. Where they differ in their seed alone, all others do.
+    """
+    made: list[TrialConfig] = []
+    for seed in grid.seeds:
+        if len(made) == 2 and seed < 2**63:
+            yield made[0].model_copy(update={"seed": seed})
+            continue
+        config = make_config(combination | {"seed": seed}, grid.source)
+        check_recipe(config.recipe)
+        if grid.distinct_views:
+            _refuse_repeated_views(config, grid.source)
+        if not made or config == made[0].model_copy(update={"seed": seed}):
+            made.append(config)
+        yield config
 
 
 def _draws(grid: Grid) -> int:

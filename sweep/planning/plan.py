@@ -1,22 +1,28 @@
-"""What a sweep would do: its trials with their sizes, banks, downloads, disk space and time."""
+"""What a sweep would do: its trials with their sizes, banks, downloads, and what they cost."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shards.building.estimate import bank_bytes, bank_passes
+from shards.building.estimate import bank_bytes
 from shards.datasets import data_root
 from shards.datasets.cifar import is_present
+from shards.support import storage
 from shards.support.registry import split_spec
 from shards.teachers import check_teacher
 from sweep.planning.banks import BankJob, plan_banks
-from sweep.planning.costs import bytes_needed, teacher_pass_seconds, training_seconds
-from sweep.planning.sizes import student_of, train_samples
+from sweep.planning.calibration import Calibration
+from sweep.planning.costs import bytes_needed, kinds_of
+from sweep.planning.estimate import Estimate, build_seconds, estimate, seconds_of
+from sweep.planning.kinds import Kind
+from sweep.planning.prices import Prices
+from sweep.planning.sizes import student_of
 from trainers.config.schema import TrialConfig
 from trainers.inputs import distinct_views
-from trainers.results.folder import finished
+from trainers.results.folder import begun, finished
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class PlannedTrial:
         macs: multiply-accumulates of one image.
         distinct_views: how many different views of one training image the student sees at most.
         finished: whether its result is in the store.
-        seconds: of training, on one process of this machine's CPU.
+        seconds: on its device, see `Estimate`.
     """
 
     id: str
@@ -48,7 +54,7 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class PlannedBank:
-    """One bank to build; `seconds` are those of the teachers, on this machine's CPU."""
+    """One bank to build; `seconds` are those of the teachers on one device."""
 
     location: str
     request: dict[str, Any]
@@ -58,68 +64,95 @@ class PlannedBank:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep would do. Times are of this machine's CPU, from a short calibration."""
+    """What a sweep would do. `bytes`: on disk, at most."""
 
     trials: list[PlannedTrial]
     banks: list[PlannedBank]
     downloads: list[str]
     bytes: int
-    cpu_seconds: dict[str, float]  # of `teacher` and `training`
-    cores: int
+    estimate: Estimate
 
     def as_plain(self) -> dict[str, Any]:
         """The same as dictionaries and lists, for JSON."""
         return asdict(self)
 
 
-def plan_sweep(trials: list[TrialConfig], store: str, teacher_robustness: bool = False) -> Plan:
+def plan_sweep(
+    trials: list[TrialConfig],
+    store: str,
+    known: Calibration,
+    prices: Prices,
+    *,
+    teacher_robustness: bool = False,
+    devices: int | None = None,
+    gpus_per_rank: float | None = None,
+    kinds: Sequence[tuple[Kind, list[TrialConfig]]] | None = None,
+) -> Plan:
     """Plan `trials` on `store`, of which nothing is changed. `teacher_robustness`: see plan_banks.
 
-    Raises: ValueError for an unknown data set or teacher, or a trial that does not fit its data.
+    devices: GPUs or, with the calibration of a CPU, its cores; None: one GPU, or all cores here.
+    gpus_per_rank: see Resources. kinds: of the trials, where the caller has them.
+
+    Raises: ValueError for an unknown data set or teacher, a trial that does not fit its data, or
+        what the calibration or the prices lack.
     """
-    to_download = downloads(trials)
-    seconds = training_seconds(trials)
-    rows = [_planned_trial(config, store, seconds[config]) for config in trials]
-    unfinished = [config for config, row in zip(trials, rows, strict=True) if not row.finished]
+    if devices is None:
+        devices = (os.cpu_count() or 1) if known.device == "cpu" else 1
+    to_download, present = downloads(trials), begun(store)
+    kinds = kinds_of(trials) if kinds is None else kinds
+    rows: dict[str, PlannedTrial] = {}
+    unfinished: list[TrialConfig] = []
+    counts: list[tuple[Kind, int]] = []
+    for kind, members in kinds:
+        student, seconds = student_of(kind.config), seconds_of(kind, known).all
+        views, left = distinct_views(kind.config, kind.train), 0
+        fields = kind.config.model_dump(mode="json")
+        for config in members:
+            trial = config.identity
+            done = trial in present and finished(store, config) is not None
+            if not done:
+                unfinished.append(config)
+                left += 1
+            rows[trial] = PlannedTrial(
+                id=trial,
+                student=config.student,
+                arm=config.arm,
+                seed=config.seed,
+                trunk=student.parameters.trunk,
+                head=student.parameters.head,
+                parameters=student.parameters.total,
+                macs=student.macs,
+                distinct_views=views,
+                finished=done,
+                seconds=seconds,
+                config=fields | {"seed": config.seed},
+            )
+        if left:
+            counts.append((kind, left))
     _, jobs = plan_banks(unfinished, store, teacher_robustness)
-    banks = [_planned_bank(job) for job in jobs]
+    needed = bytes_needed(unfinished, jobs)
+    remote = not storage.is_local(store)
+    found = estimate(counts, jobs, known, prices, devices, gpus_per_rank, needed, remote)
     return Plan(
-        trials=rows,
-        banks=banks,
+        trials=[rows[trial] for trial in _identities(trials, rows)],
+        banks=[_planned_bank(job, known) for job in jobs],
         downloads=to_download,
-        bytes=bytes_needed(unfinished, jobs),
-        cpu_seconds={
-            "teacher": sum(bank.seconds for bank in banks),
-            "training": sum(row.seconds for row in rows if not row.finished),
-        },
-        cores=os.cpu_count() or 1,
+        bytes=needed,
+        estimate=found,
     )
 
 
-def _planned_trial(config: TrialConfig, store: str, seconds: float) -> PlannedTrial:
-    student = student_of(config)
-    return PlannedTrial(
-        id=config.identity,
-        student=config.student,
-        arm=config.arm,
-        seed=config.seed,
-        trunk=student.parameters.trunk,
-        head=student.parameters.head,
-        parameters=student.parameters.total,
-        macs=student.macs,
-        distinct_views=distinct_views(config, train_samples(config)),
-        finished=finished(store, config) is not None,
-        seconds=seconds,
-        config=config.model_dump(mode="json"),
-    )
+def _identities(trials: list[TrialConfig], rows: dict[str, PlannedTrial]) -> list[str]:
+    """Of the trials, in their order; those of one kind are together in `rows`."""
+    return list(rows) if len(rows) != len(trials) else [config.identity for config in trials]
 
 
-def _planned_bank(job: BankJob) -> PlannedBank:
+def _planned_bank(job: BankJob, known: Calibration) -> PlannedBank:
     return PlannedBank(
         location=job.location,
         request=job.request.model_dump(mode="json"),
         bytes=bank_bytes(job.request),
-        seconds=bank_passes(job.request) * teacher_pass_seconds(job.request),
+        seconds=build_seconds([job], known),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -23,16 +24,22 @@ class PlannedStart(StrictModel):
     """One start of a sweep.
 
     started_ms: milliseconds since 1970. version, commit: of this program; None where unknown, see
-    `commit_of_code`. seconds: {trial identity: of its training, with its own threads on the CPU of
-    the machine that planned it}. wall_seconds: of all trials; None where they run on a cluster, of
-    which nothing is known beforehand.
+    `commit_of_code`. seconds: {trial identity: of its training alone}, in plans of earlier
+    versions. trial_seconds: {trial identity: from its start to its result}. wall_seconds: of all
+    trials; None where they run on a cluster whose size is not known. hours: of `device` in all,
+    money: their price in `currency`; both where the machine was calibrated (`--dry-run` does it).
     """
 
     started_ms: int
     version: str | None = None
     commit: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
+    trial_seconds: dict[str, float] = Field(default_factory=dict)
     wall_seconds: float | None = None
+    hours: float | None = None
+    money: float | None = None
+    device: str = ""
+    currency: str = ""
 
 
 class RecordedPlan(StrictModel):
@@ -41,14 +48,16 @@ class RecordedPlan(StrictModel):
     starts: tuple[PlannedStart, ...] = ()
 
 
-def record_plan(folder: Path, seconds: dict[str, float], wall_seconds: float | None) -> None:
-    """Add a start to plan.json of `folder`. Raises: ValueError for a damaged file; OSError."""
+def record_plan(folder: Path, **planned: Any) -> None:
+    """Add a start to plan.json of `folder`. planned: fields of `PlannedStart`.
+
+    Raises: ValueError for a damaged file; OSError.
+    """
     new = PlannedStart(
         started_ms=int(time.time() * 1000),
         version=_version(),
         commit=commit_of_code() or None,
-        seconds=seconds,
-        wall_seconds=wall_seconds,
+        **planned,
     )
     after = RecordedPlan(starts=(*read_plan(folder).starts, new))
     storage.write_json(str(folder / FILE), after.model_dump(mode="json"))

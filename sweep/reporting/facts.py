@@ -192,7 +192,7 @@ def provenance(trials: Frame, planned: Sequence[PlannedStart]) -> dict[str, str]
 
 
 def cost(trials: Frame, planned: Sequence[PlannedStart]) -> Table | None:
-    """Wall time of trials by group of student and arm, beside what the plan expected."""
+    """Time of trials by student, hours and money in all, each beside what the plan expected."""
     if not set(TIMES) <= set(trials.columns):
         return None
     seconds = ((trials["ended_ms"] - trials["started_ms"]) / 1000).astype(float)
@@ -200,28 +200,53 @@ def cost(trials: Frame, planned: Sequence[PlannedStart]) -> Table | None:
     if not len(known):
         return None
     columns = [Cell("student"), Cell("trials", number=True), Cell("seconds a trial", number=True)]
-    columns += [Cell("planned, training alone", number=True), Cell("all, hours", number=True)]
-    expected = {trial: s for start in planned for trial, s in start.seconds.items()}
+    columns += [Cell("planned", number=True), Cell("ratio", number=True)]
+    columns += [Cell("all, hours", number=True)]
+    expected = {
+        t: s for start in planned for t, s in (start.trial_seconds or start.seconds).items()
+    }
     rows = []
     for student, own in known.groupby("student"):
         values = own["seconds"]
         guess = [expected[t] for t in own["trial"] if t in expected]
+        mean = float(np.mean(guess)) if guess else None
         sub = f"± {number(values.std(), 1)}" if len(values) > 1 else ""
         rows.append([
             Cell(str(student)), Cell(str(len(own)), len(own), number=True),
             Cell(number(values.mean(), 1), values.mean(), sub, number=True),
-            Cell(number(float(np.mean(guess)), 1) if guess else "–", number=True),
+            Cell(number(mean, 1) if mean else "–", mean or "", number=True),
+            Cell(number(values.mean() / mean, 2) if mean else "–", number=True),
             Cell(number(values.sum() / 3600, 2), values.sum(), number=True),
         ])  # fmt: skip
     rows.sort(key=lambda row: natural(row[0].text))
+    return Table("cost", "Planned and actual cost", columns, rows, _cost_note(known, planned))
+
+
+def _cost_note(known: Frame, planned: Sequence[PlannedStart]) -> str:
+    """Wall time, hours and money of the finished trials, beside the plan if it is of them all."""
     wall = (known["ended_ms"].max() - known["started_ms"].min()) / 1000
     note = (
         f"Times are from a trial’s start on its worker to its result, measurements included. All "
         f"{len(known)} trials together took {clock(wall)} of wall time"
     )
-    if len(planned) == 1 and (total := planned[0].wall_seconds):
-        note += f"; the plan said {clock(total)} ({wall / total:.1f} times as long)"
-    return Table("cost", "Planned and actual cost", columns, rows, f"{note}.")
+    if any(not start.trial_seconds and start.seconds for start in planned):
+        note += " (this plan, of an earlier version, is of training alone)"
+    # Of several starts each planned what was left, so none of them is the plan of all trials.
+    whole = planned[0] if len(planned) == 1 else None
+    if whole and whole.wall_seconds:
+        ratio = wall / whole.wall_seconds
+        note += f"; the plan said {clock(whole.wall_seconds)} ({ratio:.1f} times as long)"
+    if whole and whole.hours and whole.money is not None:
+        taken, expected = known["seconds"].sum() / 3600, sum(whole.trial_seconds.values()) / 3600
+        unit = "core-hours" if whole.device == "cpu" else "GPU-hours"
+        price = whole.money / whole.hours
+        note += (
+            f". In {unit} of one device each, trials took {taken:.3g} where {expected:.3g} were "
+            f"planned, about {taken * price:,.2f} against {expected * price:,.2f} "
+            f"{whole.currency}; with building, start and set-up the plan was {whole.hours:.3g} "
+            f"{unit} and {whole.money:,.2f} {whole.currency}"
+        )
+    return f"{note}."
 
 
 def fixed(trials: Frame, names: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sweep.journal.events import Journal
 from sweep.journal.records import read_run
 from sweep.journal.run_record import RunRecord, record_sweep
 from sweep.planning.banks import BankJob, build_bank, plan_banks
-from sweep.planning.costs import timed_seconds, wall_seconds
+from sweep.planning.costs import Expected, expected_here, timed_seconds
 from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
@@ -50,6 +50,7 @@ class Sweep:
             place of its embeddings.
         early_stopping: the rule by which trials are stopped early; None: none are.
         first: {trial identity: number} of trials that start before the others, the lowest first.
+        expected: what the sweep is expected to take; None: estimated here where that can be.
         owns_process: whether this process is a command's own: it is replaced when Ray dies in it,
             and ended by a second Ctrl-C. Otherwise both raise an error.
     """
@@ -63,6 +64,7 @@ class Sweep:
     teacher_robustness: bool = False
     early_stopping: EarlyStopping | None = None
     first: Mapping[str, int] = field(default_factory=dict)
+    expected: Expected | None = None
     owns_process: bool = False
 
 
@@ -152,17 +154,16 @@ def _build_and_train(
         # Before Ray starts: the build then has all cores and all memory for itself.
         for job in banks:
             build_once(job.location, sweep.store, partial(_build_here, job))
-    if resources.address:
-        record_plan(sweep.folder, {}, None)
-    else:
+    expected = sweep.expected
+    if not resources.address:
         # A first estimate, until trials were seen to train.
         cpus, seconds = resources.local_cpus(), timed_seconds(list(watch.trials.values()))
         watch.at_once = at_once(trials, resources)
         if not local_gpus(resources):
             watch.set_seconds(seconds)
             record_sweep(sweep.store, sweep.record, watch.plans)
-        training = {c.identity: seconds[c.identity].training for c in trials}
-        record_plan(sweep.folder, training, wall_seconds(trials, seconds, cpus))
+        expected = expected or expected_here(trials, banks, seconds, cpus, resources.gpus_per_trial)
+    record_plan(sweep.folder, **({} if expected is None else asdict(expected)))
     bar = SweepView(watch, watch.note())
     plugins = sorted({spec for config in trials for spec in config.plugins})
     with bar, connected(resources, sweep.folder, plugins):

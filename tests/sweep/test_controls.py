@@ -13,8 +13,10 @@ from sweep.journal.records import read_run
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid, override, read_grid
 from sweep.planning.plan import plan_sweep
+from sweep.planning.prices import read_prices
 from sweep.planning.sizes import planned_steps, trial_weight
 from sweep.reporting.summary import as_plain
+from tests.calibrated import calibrated
 from tests.sweep.reporting.trials import write_page
 from trainers.canonical import make_config
 from trainers.config.schema import TrialConfig
@@ -140,11 +142,12 @@ def test_plans_count_the_steps_of_fewer_classes_and_refuse_too_many() -> None:
 
 
 def test_what_has_no_network_costs_nothing_in_a_plan(tmp_path: Path) -> None:
-    plan = plan_sweep(trials(HEAD.replace("width:1", "teacher_pca:8")), str(tmp_path))
+    of_it = trials(HEAD.replace("width:1", "teacher_pca:8"))
+    plan = plan_sweep(of_it, str(tmp_path), calibrated(of_it), read_prices(None))
     (row,) = plan.trials
-    assert (row.parameters, row.macs, row.seconds) == (0, 0, 0)
+    assert (row.parameters, row.macs, plan.estimate.hours["training"]) == (0, 0, 0)
     with pytest.raises(ValueError, match="teacher_pca:600"):
-        plan_sweep(trials(HEAD.replace("width:1", "teacher_pca:600")), str(tmp_path))
+        calibrated(trials(HEAD.replace("width:1", "teacher_pca:600")))
 
 
 # ---- end to end ----

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
@@ -146,12 +147,18 @@ class TrialConfig(StrictModel):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values. pydantic would copy the identity as well."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("identity", None)
+        return copied
+
     @property
     def unnamed(self) -> set[str]:
         """Fields that are no part of the identity."""
         return set(PINS) | UNNAMED[self.elastic]
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """16 hexadecimal digits of the sha256 of the canonical JSON: the trial's name.
 

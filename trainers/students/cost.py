@@ -14,6 +14,8 @@ from torch import nn
 
 from trainers.students.base import Student
 
+SMALL = 64  # pixels a side
+
 
 @dataclass(frozen=True)
 class ParameterCount:
@@ -35,9 +37,12 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     """Multiply-accumulates of one image in convolution and linear layers, biases not counted.
 
     Each output of such a layer costs one multiply-accumulate for each weight of its filter. The
-    products of queries, keys and values in attention are not counted. Runs on the meta device; the
-    model is not changed.
+    products of queries, keys and values in attention are not counted. The model is not changed.
+
+    Small images pass through zero weights; for large ones only shapes are computed, on the meta
+    device, whose first convolution makes torch import its compiler, which takes seconds.
     """
+    device = torch.device("cpu" if image_size <= SMALL else "meta")
     macs = 0
 
     def add(module: nn.Module, _: Any, output: torch.Tensor) -> None:
@@ -50,12 +55,12 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     handles = [layer.register_forward_hook(add) for layer in layers]
     modes = [(module, module.training) for module in model.modules()]
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    zeros = {name: torch.zeros_like(tensor, device=device) for name, tensor in tensors}
     try:
         model.eval()
-        with on_meta(), torch.no_grad():
-            images_BCHW = torch.empty(1, 3, image_size, image_size)
-            torch.func.functional_call(model, shapes, (images_BCHW,))
+        with device, torch.no_grad():
+            images_BCHW = torch.zeros(1, 3, image_size, image_size)
+            torch.func.functional_call(model, zeros, (images_BCHW,))
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,11 @@ import pytest
 from shards.building.build import build
 from sweep.options import parse_arguments
 from sweep.planning.banks import plan_banks
+from sweep.planning.calibration import write_calibration
+from sweep.planning.expand import expand
+from sweep.planning.grid import load_grid
 from sweep.run import main
+from tests.calibrated import calibrated
 from trainers.canonical import make_config
 
 FIELDS = {
@@ -71,9 +75,16 @@ def test_one_view_of_what_does_not_vary_is_enough(tmp_path) -> None:
     assert plan_banks([config], str(tmp_path)) == ({config.identity: job.location}, [])
 
 
+def made_calibration(folder) -> str:
+    path = str(folder / "calibration.yaml")
+    write_calibration(path, calibrated(expand(load_grid("demo"))))
+    return path
+
+
 def test_the_flag_reaches_the_plan(tmp_path, capsys) -> None:
     assert not parse_arguments(["--grid", "demo"]).teacher_robustness
     line = ["--grid", "demo", "--out", str(tmp_path / "run"), "--dry-run", "--json"]
+    line += ["--calibration", made_calibration(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main([*line, "--teacher-robustness"])
     assert ended.value.code == 0
@@ -95,6 +106,7 @@ def test_per_seed_needs_a_bank_for_each_seed(tmp_path) -> None:
 
 def test_the_dry_run_lists_the_banks_of_all_seeds(tmp_path, capsys) -> None:
     line = ["--grid", "demo", "--set", "data_seed=per_seed", "--set", "student=width:1"]
+    line += ["--calibration", made_calibration(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main([*line, "--seeds", "2", "--out", str(tmp_path / "run"), "--dry-run"])
     assert ended.value.code == 0

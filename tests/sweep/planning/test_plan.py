@@ -13,15 +13,16 @@ import pytest
 from shards.building.estimate import bank_bytes, bank_passes
 from shards.building.request import Request
 from sweep.grids import named_grids
-from sweep.planning import costs
-from sweep.planning import plan as plan_module
+from sweep.planning.calibration import write_calibration
 from sweep.planning.costs import bytes_needed, check_room, wall_seconds
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.plan import plan_sweep
+from sweep.planning.prices import read_prices
 from sweep.planning.remaining import REUSED, STARTING
 from sweep.planning.sizes import Seconds, measured_samples, student_of, trial_seconds
 from sweep.run import main
+from tests.calibrated import calibrated
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,7 +39,8 @@ def dry(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.thorough
 def test_dry_run_of_the_full_grid_lists_sizes_views_and_downloads(tmp_path: Path) -> None:
-    ran = dry(tmp_path, "--grid", "full")
+    write_calibration(str(tmp_path / "a.yaml"), calibrated(expand(load_grid("full"))))
+    ran = dry(tmp_path, "--grid", "full", "--calibration", "a.yaml")
     assert ran.returncode == 0, ran.stderr
     assert "120 trials" in ran.stdout
     for total in ("497,773", "2,001,345", "7,999,586"):
@@ -56,15 +58,14 @@ def test_dry_run_of_the_paper_grid_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan_module, "teacher_pass_seconds", lambda request: 0.25)
-    monkeypatch.setattr(costs, "seconds_per_sample", lambda *student: 0.5)
+    write_calibration("a.yaml", calibrated(expand(load_grid("paper"))))
 
     def paper(*options: str) -> int:
         with pytest.raises(SystemExit) as ended:
-            main(["--grid", "paper", *options, "--dry-run"])
+            main(["--grid", "paper", *options, "--dry-run", "--calibration", "a.yaml"])
         return int(ended.value.code or 0)
 
-    assert paper("--json") == 0
+    assert paper("--json", "--cpus", "4") == 0
     plan = json.loads(capsys.readouterr().out)
     totals = {row["student"]: row["parameters"] for row in plan["trials"]}
     assert totals == {"width:1": 811_264, "width:2": 1_405_440, "width:4": 2_732_032}
@@ -72,8 +73,15 @@ def test_dry_run_of_the_paper_grid_as_json(
     assert not any(row["finished"] for row in plan["trials"])
     (bank,) = plan["banks"]
     passes = bank_passes(Request.model_validate(bank["request"]))
-    assert plan["cpu_seconds"]["teacher"] == passes * 0.25
-    assert plan["cpu_seconds"]["training"] == sum(row["seconds"] for row in plan["trials"]) > 0
+    assert bank["seconds"] == passes * 0.25
+    found = plan["estimate"]
+    assert found["hours"]["build"] == pytest.approx(passes * 0.25 / 3600)
+    seen = 3905 * 64  # steps of five epochs, and their batches
+    each = seen * (1e-3 + 1e-4) + 6 * (0.1 + 2000 * 1e-4)  # with six observations of 2 x 1,000
+    assert found["hours"]["training"] == pytest.approx(12 * each / 3600)
+    # Teacher and student see every image of every step, one trial after another.
+    assert found["paper_seconds"] > 12 * seen * (0.25 + 1e-3)
+    assert found["wall_seconds"] < found["paper_seconds"] / 4
     assert len(plan["downloads"]) == 2
     views = {(row["arm"], row["distinct_views"]) for row in plan["trials"]}
     assert views == {("clean", 1), ("crop_flip:4", 5)}
@@ -85,14 +93,13 @@ def test_dry_run_of_the_paper_grid_as_json(
 @pytest.mark.parametrize("name", sorted(named_grids()))
 def test_every_grid_is_planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan_module, "teacher_pass_seconds", lambda request: 0.25)
-    monkeypatch.setattr(costs, "seconds_per_sample", lambda *student: 0.5)
     trials = expand(load_grid(name))
-    plan = plan_sweep(trials, str(tmp_path / "store"))
+    plan = plan_sweep(trials, str(tmp_path / "store"), calibrated(trials), read_prices(None))
     assert [row.id for row in plan.trials] == [config.identity for config in trials]
     data = {(config.dataset, config.teacher) for config in trials}
     assert len(plan.banks) >= len({dataset for dataset, _ in data})
     assert plan.bytes > 0
+    assert plan.estimate.total_money > 0
     assert not list(tmp_path.iterdir())
 
 

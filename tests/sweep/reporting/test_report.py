@@ -322,10 +322,12 @@ def test_cost_and_provenance_come_from_the_plan(undrawn, tmp_path):
     lines = [json.loads(json.dumps(result_line(one) | {"time_ms": 61_001})) for one in records]
     folder = write_journal(tmp_path / "r", [*starts, *lines])
     plan = {"started_ms": 1, "commit": "c" * 40, "version": "0.1.0", "wall_seconds": 30.0}
-    plan["seconds"] = {one["id"]: 20.0 for one in records}
+    plan["trial_seconds"] = {one["id"]: 20.0 for one in records}
+    plan |= {"hours": 0.02, "money": 0.04, "device": "NVIDIA L4", "currency": "USD"}
     (folder / "plan.json").write_text(json.dumps({"starts": [plan]}))
     page = page_of(folder)
-    assert ["width:1", "2", "61.0 ± 0.0", "20.0", "0.03"] in page.rows
+    assert ["width:1", "2", "61.0 ± 0.0", "20.0", "3.05", "0.03"] in page.rows
     assert "took 1 min 01 s of wall time; the plan said 30 s (2.0 times as long)" in page.text
+    assert "trials took 0.0339 where 0.0111 were planned, about 0.07 against 0.02 USD" in page.text
     assert "c" * 40 in page.text
     assert "1970-01-01" in page.text

@@ -1,0 +1,117 @@
+"""What a plan adds up: seconds, hours, wall-clock, money, requests, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from shards.support.progress import clock
+from sweep.planning.banks import plan_banks
+from sweep.planning.calibration import Calibration, read_calibration, write_calibration
+from sweep.planning.costs import calibration_for, expected, kinds_of
+from sweep.planning.dry_run import cost_lines
+from sweep.planning.estimate import Estimate, estimate, makespan, seconds_of
+from sweep.planning.expand import expand
+from sweep.planning.grid import load_grid
+from sweep.planning.prices import Prices, read_prices
+from tests.calibrated import OVERHEAD, calibrated
+
+DEMO = expand(load_grid("demo"))
+PRICES = read_prices(None).model_copy(
+    update={"gpu_hour": {"L4": 2.0}, "cpu_hour": 0.1, "head_hour": 1.0, "setup_seconds": 36.0}
+)
+
+
+def planned(device: str, devices: int, remote: bool = False, gpus: float | None = None) -> Estimate:
+    counts = [(kind, len(members)) for kind, members in kinds_of(DEMO)]
+    _, jobs = plan_banks(DEMO, "nowhere")
+    known = calibrated(DEMO, device)
+    return estimate(counts, jobs, known, PRICES, devices, gpus, 10**9, remote)
+
+
+def test_a_trial_is_training_observing_measuring_and_what_is_fixed() -> None:
+    (kind, _), *_ = kinds_of(DEMO)
+    taken = seconds_of(kind, calibrated(DEMO))
+    steps = 8 * (1438 // 64)
+    assert kind.observations == 9  # before the first epoch, and after each of eight
+    observing = 9 * (0.1 + 2 * 359 * 1e-4)
+    assert taken.training == pytest.approx(steps * 64 * 1.1e-3 + observing)
+    assert taken.measuring == pytest.approx(3 + (2 * 1438 + 12 * 359) * 2e-4)
+    assert taken.fixed == OVERHEAD.trial
+
+
+def test_hours_are_the_same_on_any_number_of_devices_and_wall_clock_is_not() -> None:
+    one, many = planned("cpu", 1), planned("cpu", 14)
+    for name in ("build", "training", "measuring"):
+        assert one.hours[name] == many.hours[name] > 0
+    assert one.wall_seconds > 10 * many.wall_seconds
+    assert one.paper_seconds > 3600 * (one.hours["training"] + one.hours["measuring"])
+
+
+def test_gpus_cost_their_set_up_the_head_and_the_store() -> None:
+    found = planned("L4", 4, remote=True)
+    assert found.hours["set-up"] == pytest.approx(4 * 36 / 3600)
+    assert found.money["machines"] == pytest.approx(2 * sum(found.hours.values()))
+    assert found.money["head"] == pytest.approx(found.wall_seconds / 3600)
+    assert found.money["storage, a month"] == pytest.approx(PRICES.storage_gb_month)
+    assert found.puts > 28
+    assert found.gets > 28
+    half = planned("L4", 4, gpus=0.5)
+    assert half.hours["training"] == pytest.approx(found.hours["training"] / 2)
+    text = " ".join(cost_lines(found))
+    for words in ("GPU-hours", "4 GPUs (L4)", "USD", "writes and lists", "the paper's way"):
+        assert words in text
+    assert clock(found.paper_seconds) in text
+
+
+def test_the_longest_trials_go_first_and_shares_are_kept() -> None:
+    assert makespan([(3, 1), (3, 1), (2, 1), (2, 1), (2, 1)], 2) == 7
+    assert makespan([(4, 2), (4, 1), (4, 1)], 2) == 8
+    assert makespan([(4, 0.5)] * 4, 1) == 8
+    assert makespan([], 3) == 0
+
+
+def test_what_a_recorded_calibration_lacks_is_named(tmp_path) -> None:
+    file = str(tmp_path / "l4.yaml")
+    known = calibrated(DEMO, "L4")
+    write_calibration(file, known)
+    assert read_calibration(file) == known
+    bare = known.model_copy(update={"teachers": {}})
+    _, jobs = plan_banks(DEMO, "nowhere")
+    with pytest.raises(ValueError, match=r"L4: no teachers of `embedded from 32 px`.*--calibrate"):
+        expected(DEMO, jobs, bare, PRICES, 1, None, False)
+    (tmp_path / "l4.yaml").write_text("device: L4\nspeed: 3\n")
+    with pytest.raises(ValueError, match=r"l4\.yaml: unknown key `speed`"):
+        calibration_for([], file, again=False)
+
+
+def test_an_unknown_student_is_scaled_by_its_work_and_said() -> None:
+    known = calibrated(DEMO)
+    first = next(iter(known.students))
+    only = known.model_copy(update={"students": {first: known.students[first]}})
+    counts = [(kind, len(members)) for kind, members in kinds_of(DEMO)]
+    found = estimate(counts, [], only, PRICES, 2, None, 0, False)
+    assert any("width:1" in note for note in found.notes)
+    other = next(kind for kind, _ in counts if kind.student != first)
+    whole = estimate([(other, 1)], [], known, PRICES, 2, None, 0, False)
+    scaled = estimate([(other, 1)], [], only, PRICES, 2, None, 0, False)
+    assert scaled.hours["training"] > 2 * whole.hours["training"]  # 5.5 times the products
+
+
+def test_prices_are_checked(tmp_path) -> None:
+    assert read_prices(None).hour("cpu") == read_prices(None).cpu_hour
+    with pytest.raises(ValueError, match="no price of `H100`, and no `other`"):
+        PRICES.hour("H100")
+    file = tmp_path / "prices.yaml"
+    file.write_text(Prices.model_dump_json(PRICES).replace("0.1,", "-1,"))
+    with pytest.raises(ValueError, match=r"prices\.yaml: cpu_hour: .* got -1"):
+        read_prices(str(file))
+
+
+@pytest.mark.slow
+def test_this_machine_is_measured_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DISTIL_CACHE", str(tmp_path))
+    kinds = [kind for kind, _ in kinds_of(DEMO[:1])]
+    known = calibration_for(kinds, None, again=False)
+    assert seconds_of(kinds[0], known).all > 1
+    assert calibration_for(kinds, None, again=False) == known
+    assert isinstance(known, Calibration)
