@@ -183,6 +183,18 @@ def _add_what_it_costs(costs: argparse._ArgumentGroup) -> None:
         help="with --dry-run: plan for so many GPUs (--cpus N: for so many CPU cores)",
     )
     costs.add_argument(
+        "--budget",
+        metavar="AMOUNT",
+        help="e.g. 50USD: start no more trials when those that run and one more would cost more, "
+        "earlier runs of this command included; running ones end (default: no limit)",
+    )
+    costs.add_argument(
+        "--deadline",
+        metavar="TIME",
+        help="start no more trials that would end later; a duration (6h, 1h30m) or an ISO time "
+        "(default: none)",
+    )
+    costs.add_argument(
         "--prices",
         metavar="FILE",
         help="YAML table of prices (default: prices.yaml of the package, to be copied and changed)",

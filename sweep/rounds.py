@@ -36,6 +36,7 @@ def run_rounds(grid: Grid, search: Search, folder: Path, run: Run) -> tuple[Grid
             total.stopped | outcome.stopped,
             total.stopped_early | outcome.stopped_early,
             outcome.left,
+            outcome.limit,
         )
         if outcome.left or outcome.stopped:
             break  # on request: the values of the round are not known

@@ -144,7 +144,9 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
         print(f"failed:  trial {trial}: {error}", file=sys.stderr)
     for trial, reason in outcome.stopped_early.items():
         print(f"stopped: trial {trial}: {reason}", file=sys.stderr)
-    if outcome.left:
+    if outcome.limit:
+        print(f"limit:   {outcome.limit}; {outcome.left} trials are left", file=sys.stderr)
+    elif outcome.left:
         print(f"{STOPPED}; {outcome.left} trials are left", file=sys.stderr)
     else:
         for trial, where in outcome.stopped.items():
@@ -236,6 +238,7 @@ def _sweep(
     if options.address:
         check_address(options.address)
     check_token(options.address, options.allow_open_ray)
+    limited = _limits(chosen, store, options)
     claims = _check_claims(trials, options)
     with exclusive(str(folder), "sweep"):
         record = open_record(folder, store, grid.name)
@@ -254,6 +257,7 @@ def _sweep(
                 early_stopping=grid.early_stopping,
                 first=priorities(chosen, grid.first),
                 owns_process=owns_process,
+                **limited,
             )
             _check_room(chosen, store, sweep.resources, options)
             # After the checks: a folder that has recorded a grid refuses any other one, although
@@ -333,6 +337,41 @@ def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespac
         print(json.dumps(plan.as_plain(), indent=1))
     else:
         show(plan, Console())
+
+
+def _limits(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of Sweep about `--budget` and `--deadline`, and the plan of a given `--calibration`.
+
+    Raises: ValueError for a limit that cannot be kept to.
+    """
+    if not (options.budget or options.deadline or options.calibration):
+        return {}
+    import time
+
+    from sweep.planning.banks import plan_banks
+    from sweep.planning.costs import calibration_for, expected, kinds_of
+    from sweep.planning.limits import Limits, read_budget, read_deadline
+    from sweep.planning.prices import read_prices
+    from trainers.results.folder import begun
+
+    if options.address and not options.calibration:
+        raise ValueError(
+            "--budget, --deadline: on a cluster they need the --calibration FILE of its machines, "
+            "recorded there by --dry-run --calibrate --calibration FILE"
+        )
+    prices = read_prices(options.prices)
+    money = read_budget(options.budget, prices.currency) if options.budget else None
+    deadline = read_deadline(options.deadline, time.time()) if options.deadline else None
+    kinds = [kind for kind, _ in kinds_of(trials)]
+    known = calibration_for(kinds, options.calibration, again=False)
+    present = begun(store)
+    left = [config for config in trials if config.identity not in present] or trials
+    _, jobs = plan_banks(left, store, options.teacher_robustness)
+    devices = options.gpus if known.device != "cpu" else options.cpus
+    remote = not storage.is_local(store)
+    found = expected(trials, jobs, known, prices, devices, options.gpus_per_trial, remote)
+    limits = Limits(money, deadline) if money is not None or deadline is not None else None
+    return {"limits": limits, "price": prices.hour(known.device), "expected": found}
 
 
 def _resources(needs: dict[str, dict[str, Any]], options: argparse.Namespace) -> Resources:

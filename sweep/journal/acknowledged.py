@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from shards.support import storage
-from sweep.journal.events import NAME, Event, read_events
+from sweep.journal.events import NAME, Event, LimitEvent, read_events
 
 CHUNK = 5000  # events that are read before any of them is sent; bounds the memory of a first upload
 SAVE_EVERY_S = 1.0  # the file is synced to disk, so not after each of thousands of short uploads
@@ -152,7 +152,8 @@ class Acknowledged:
 
 
 def _events(journal: Path, start: int) -> Iterator[tuple[int, int, Any]]:
-    """(first byte of the line, first byte behind it, event) from byte `start`."""
+    """(first byte of the line, first byte behind it, event of a trial) from byte `start`."""
     for end, event in read_events(journal, start):
-        yield start, end, event
+        if not isinstance(event, LimitEvent):
+            yield start, end, event
         start = end

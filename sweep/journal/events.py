@@ -6,6 +6,7 @@
     {"event": "failed", "trial": ID, "time_ms": T, "config": {...}, "error": "one line"}
     {"event": "stopped", "trial": ID, "time_ms": T, "config": {...}, "error": "why, in one line"}
     {"event": "probe",  "trial": ID, "time_ms": T, "step": S, "result": {...}}
+    {"event": "limit",  "trial": "", "time_ms": T, "reason": "why no more trials are started"}
 
 Everything else (MLflow, the table, the report) is derived from it; it is itself derived from the
 trials' own journals and results in the store (`sweep.journal.stored`), from which it can be made
@@ -113,7 +114,15 @@ class ProbeEvent(_Event):
         return parse_reprobed(cast(Document, value)) if isinstance(value, dict) else value
 
 
-Event = StartEvent | EpochEvent | ResultEvent | FailedEvent | StoppedEvent | ProbeEvent
+class LimitEvent(_Event):
+    """`--budget` or `--deadline` was reached: no more trials are started. It is of no trial."""
+
+    event: Literal["limit"] = "limit"
+    trial: str = ""
+    reason: str
+
+
+Event = StartEvent | EpochEvent | ResultEvent | FailedEvent | StoppedEvent | ProbeEvent | LimitEvent
 WITHOUT_RESULT = (FailedEvent, StoppedEvent)  # how a trial may end; these may repeat
 KINDS: dict[str, type[Event]] = {
     "start": StartEvent,
@@ -122,6 +131,7 @@ KINDS: dict[str, type[Event]] = {
     "failed": FailedEvent,
     "stopped": StoppedEvent,
     "probe": ProbeEvent,
+    "limit": LimitEvent,
 }
 
 
@@ -195,6 +205,8 @@ class Journal:
             which = event.step
         elif isinstance(event, ProbeEvent):
             which = event.result.measurement.key()
+        elif isinstance(event, LimitEvent):
+            which = event.time_ms
         return event.event, event.trial, which
 
     def _note(self, event: Event) -> None:

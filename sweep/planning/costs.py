@@ -6,7 +6,8 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from sweep.planning.calibration import (
     read_calibration,
     write_calibration,
 )
-from sweep.planning.estimate import estimate, seconds_of
+from sweep.planning.estimate import build_seconds, estimate, seconds_of
 from sweep.planning.kinds import Kind, alike, kind_of
 from sweep.planning.prices import Prices, read_prices
 from sweep.planning.remaining import REUSED, STARTING
@@ -153,7 +154,7 @@ class Expected:
 
     trial_seconds: {trial identity: on its device}. wall_seconds, hours, money: of all trials, None
     and empty where nothing was calibrated or the number of devices is not known. device, currency:
-    of these.
+    of these. build_money: of building the banks, not kept.
     """
 
     trial_seconds: dict[str, float]
@@ -162,6 +163,11 @@ class Expected:
     money: float | None = None
     device: str = ""
     currency: str = ""
+    build_money: float = 0.0
+
+    def as_recorded(self) -> dict[str, Any]:
+        """Its fields in plan.json."""
+        return {name: value for name, value in asdict(self).items() if name != "build_money"}
 
 
 def kinds_of(trials: Sequence[TrialConfig]) -> list[tuple[Kind, list[TrialConfig]]]:
@@ -186,8 +192,11 @@ def expected(
         for taken in [seconds_of(kind, known).all]
         for config in members
     }
+    building = build_seconds(jobs, known) / 3600 * prices.hour(known.device)
     if devices is None:
-        return Expected(seconds, device=known.device, currency=prices.currency)
+        return Expected(
+            seconds, device=known.device, currency=prices.currency, build_money=building
+        )
     counted = [(kind, len(members)) for kind, members in kinds]
     stored = bytes_needed(list(trials), list(jobs))
     found = estimate(counted, jobs, known, prices, devices, gpus_per_rank, stored, remote)
@@ -198,6 +207,7 @@ def expected(
         money=found.total_money,
         device=known.device,
         currency=prices.currency,
+        build_money=building,
     )
 
 

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from shards.building.ray_workers import build_on_connected_ray
 from shards.support.lease import Observer
-from sweep.journal.events import Journal
+from sweep.journal.events import Journal, LimitEvent
 from sweep.journal.records import read_run
 from sweep.journal.run_record import RunRecord, record_sweep
 from sweep.planning.banks import BankJob, build_bank, plan_banks
 from sweep.planning.costs import Expected, expected_here, timed_seconds
 from sweep.planning.early_stopping import EarlyStopping
+from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
 from sweep.running.early_stopping import EarlyStops, replayed
 from sweep.running.holding import Hold
 from sweep.running.joined import build_once, wait_for_others
-from sweep.running.resources import Resources, at_once, check_fits, local_gpus
+from sweep.running.resources import Resources, at_once, check_fits, local_gpus, placement_of
 from sweep.running.schedule import Job, connected, run_jobs
+from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
 from sweep.running.view import SweepView
 from sweep.running.watch import Watch
@@ -50,6 +52,8 @@ class Sweep:
             place of its embeddings.
         early_stopping: the rule by which trials are stopped early; None: none are.
         first: {trial identity: number} of trials that start before the others, the lowest first.
+        limits: money and time after which no more trials start. They need `expected`, and price:
+            of one GPU, or core, for an hour.
         expected: what the sweep is expected to take; None: estimated here where that can be.
         owns_process: whether this process is a command's own: it is replaced when Ray dies in it,
             and ended by a second Ctrl-C. Otherwise both raise an error.
@@ -64,6 +68,8 @@ class Sweep:
     teacher_robustness: bool = False
     early_stopping: EarlyStopping | None = None
     first: Mapping[str, int] = field(default_factory=dict)
+    limits: Limits | None = None
+    price: float = 0.0
     expected: Expected | None = None
     owns_process: bool = False
 
@@ -76,13 +82,15 @@ class Outcome:
         failed: {trial identity: error} of the trials that failed.
         stopped: {trial identity: where it was stopped} of those that ended on request.
         stopped_early: {trial identity: when and why} of those that early stopping ended.
-        left: how many trials are still to be run, because the sweep ended on request.
+        left: how many trials are still to be run, because the sweep ended on request or at a limit.
+        limit: which limit was reached, in one line; None: none was.
     """
 
     failed: dict[str, str]
     stopped: dict[str, str]
     stopped_early: dict[str, str]
     left: int
+    limit: str | None = None
 
 
 def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
@@ -110,16 +118,19 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
             watch.skip_stopped({trial: stops.reasons[trial] for trial in sorted(before)})
             unfinished = [c for c in unfinished if c.identity not in before]
         stopping = _stopping(sweep, watch)
+        limit = None
         if unfinished:
-            _build_and_train(sweep, unfinished, watch, stopping, stops)
+            limit = _build_and_train(sweep, unfinished, watch, stopping, stops)
+        if limit:
+            journal.append(LimitEvent(reason=limit))
     finally:
         journal.close()
     left = {config.identity for config in unfinished} - watch.ended
-    if not stopping.requested:
+    if not (stopping.requested or limit):
         for trial in left - watch.stopped.keys():
             watch.failed[trial] = "ended without a result; run the same command again to retry it"
-    remaining = len(left) if stopping.requested else 0
-    return Outcome(watch.failed, watch.stopped, watch.stopped_early, remaining)
+    remaining = len(left) if stopping.requested or limit else 0
+    return Outcome(watch.failed, watch.stopped, watch.stopped_early, remaining, limit)
 
 
 def _failed_before(folder: Path, trials: list[TrialConfig]) -> dict[str, str]:
@@ -146,7 +157,8 @@ def _build_and_train(
     watch: Watch,
     stopping: Stopping,
     stops: EarlyStops | None,
-) -> None:
+) -> str | None:
+    """Returns which limit was reached, in one line, None where none was."""
     resources = sweep.resources
     check_fits(trials, resources)
     bank_of, banks = plan_banks(trials, sweep.store, sweep.teacher_robustness)
@@ -163,7 +175,7 @@ def _build_and_train(
             watch.set_seconds(seconds)
             record_sweep(sweep.store, sweep.record, watch.plans)
         expected = expected or expected_here(trials, banks, seconds, cpus, resources.gpus_per_trial)
-    record_plan(sweep.folder, **({} if expected is None else asdict(expected)))
+    record_plan(sweep.folder, **({} if expected is None else expected.as_recorded()))
     bar = SweepView(watch, watch.note())
     plugins = sorted({spec for config in trials for spec in config.plugins})
     with bar, connected(resources, sweep.folder, plugins):
@@ -181,10 +193,20 @@ def _build_and_train(
         )
         behalf, observer = Behalf(sweep.hold.token), Observer()
         own = sweep.owns_process
-        while ordered and not stopping.requested:
+        spending = _spending(sweep, trials, watch) if sweep.limits else None
+        while ordered and not stopping.requested and not (spending and spending.stopped):
             jobs = [Job(config, bank_of[config.identity]) for config in ordered]
             run_jobs(
-                jobs, sweep.store, sweep.folder, resources, watch, behalf, stopping, own, stops
+                jobs,
+                sweep.store,
+                sweep.folder,
+                resources,
+                watch,
+                behalf,
+                stopping,
+                own,
+                stops,
+                spending,
             )
             with stopping.during(lambda: None):
                 ordered, gone = wait_for_others(
@@ -195,6 +217,25 @@ def _build_and_train(
                     observer,
                 )
             behalf = Behalf(sweep.hold.token, gone)
+    return spending.stopped if spending else None
+
+
+def _spending(sweep: Sweep, trials: list[TrialConfig], watch: Watch) -> Spending:
+    """What may start under the limits. Raises: ValueError, as `spent_before`."""
+    expected, resources = sweep.expected, sweep.resources
+    assert expected is not None
+    assert sweep.limits is not None
+    on_cpu = expected.device == "cpu"
+    shares: dict[str, float] = {}
+    for config in trials:
+        gpus = 0.0 if on_cpu else (resources.gpus_per_trial or 1.0)
+        total = placement_of(config, resources, gpus).total
+        shares[config.identity] = total["CPU" if on_cpu else "GPU"]
+    slots = None if resources.address else watch.at_once
+    return Spending(
+        sweep.folder, sweep.limits, expected.trial_seconds, shares, sweep.price,
+        expected.currency, other=expected.build_money, slots=slots,
+    )  # fmt: skip
 
 
 def _build_here(job: BankJob) -> None:

@@ -34,6 +34,7 @@ from sweep.running.interrupts import graceful
 from sweep.running.placement import STRATEGIES, Placement
 from sweep.running.resources import Resources, placement_of
 from sweep.running.restart import end_command, leave_command, restart_command
+from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
 from sweep.running.trial_actor import actor_class
 from sweep.running.waiting import Entry, WaitingTrials
@@ -134,11 +135,12 @@ def run_jobs(
     stopping: Stopping,
     owns_process: bool = False,
     stops: EarlyStops | None = None,
+    spending: Spending | None = None,
 ) -> None:
     """Run all jobs. `on_event` is called for every start, epoch, end and failure, in a thread.
 
     behalf: of this sweep, see Behalf. stopping: looks for a request to stop. owns_process: see
-    Sweep. stops: decides which trials are stopped early.
+    Sweep. stops: decides which trials are stopped early. spending: which may still start.
 
     Raises: what `on_event` raised, after the last trial; OSError where the disk is full; ValueError
         where Ray died; KeyboardInterrupt after Ctrl-C or SIGTERM, once the trials have saved their
@@ -153,7 +155,7 @@ def run_jobs(
         for job, place in zip(jobs, places, strict=True)
     }
     channel.publish(sweep, documents)
-    waiting = WaitingTrials(entries, sweep, offered, resources.concurrent)
+    waiting = WaitingTrials(entries, sweep, offered, resources.concurrent, spending=spending)
     events, tune_folder = Events(on_event), folder.resolve() / "tune"
 
     def leave() -> None:

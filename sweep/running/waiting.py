@@ -18,6 +18,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from sweep.running.placement import Placement
+from sweep.running.spending import Spending
 
 RETRIES = 3  # of a trial that died; an error of the trial itself is not tried again
 WAITS = (0.0, 5.0, 20.0)  # seconds before each of them: a store that does not answer needs time
@@ -38,7 +39,8 @@ class WaitingTrials(Searcher):
     room never keeps small ones waiting, and the reverse.
 
     offered: at most so many trials of one placement wait for room at a time. concurrent: at most so
-    many trials of all placements wait for room or run; None: any number.
+    many trials of all placements wait for room or run; None: any number. spending: decides whether
+    a trial may still start; None: all may.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class WaitingTrials(Searcher):
         offered: int,
         concurrent: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        spending: Spending | None = None,
     ) -> None:
         super().__init__()
+        self._spending = spending
         self._sweep, self._offered, self._concurrent = sweep, offered, concurrent
         self._clock = clock
         self._waiting: dict[Placement, deque[Entry]] = {}
@@ -70,6 +74,9 @@ class WaitingTrials(Searcher):
             return Searcher.FINISHED
         self._take_up_again()
         entry = self._next()
+        if entry and self._spending and not self._spending.may_start(entry.trial):
+            self._stopped = True
+            return Searcher.FINISHED
         if entry is None:
             ended = not (self._live or self._later or any(self._waiting.values()))
             return Searcher.FINISHED if ended else None
@@ -81,8 +88,11 @@ class WaitingTrials(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self.started(trial_id)
-        self._live.pop(trial_id, None)
+        ran = trial_id not in self._starting
+        self._placed(trial_id)
+        entry = self._live.pop(trial_id, None)
+        if entry and self._spending:
+            self._spending.ended(entry.trial, whole=ran and not error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing is saved: the next driver finds in the store what is finished."""
@@ -90,7 +100,13 @@ class WaitingTrials(Searcher):
     # ---- called for the events of trials ----
 
     def started(self, trial_id: str) -> None:
-        """An attempt has room and runs, or has ended."""
+        """An attempt has room and runs."""
+        self._placed(trial_id)
+        if self._spending and trial_id in self._live:
+            self._spending.started(self._live[trial_id].trial)
+
+    def _placed(self, trial_id: str) -> None:
+        """An attempt waits for room no longer."""
         if trial_id in self._starting:
             self._starting.remove(trial_id)
             self._unplaced[self._live[trial_id].placement] -= 1

@@ -1,0 +1,169 @@
+"""Which trials may still start under `--budget` and `--deadline`, by what trials have taken so far.
+
+A trial counts with its estimate from the moment it is given to Ray until it ends, then with what it
+took. Estimates are multiplied with the median of taken over estimated, once trials have ended.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+
+from pydantic import Field
+
+from shards.support import storage
+from shards.support.schema import StrictModel, parsed
+from sweep.planning.limits import Limits
+
+FILE = "spent.json"
+EVERY = 10.0  # seconds between two notes of what was spent, while trials run
+
+
+class Spent(StrictModel):
+    """The content of spent.json: money of all starts of a sweep so far, in `currency`."""
+
+    currency: str
+    money: float = Field(ge=0)
+
+
+def spent_before(folder: Path, currency: str) -> float:
+    """Money of earlier starts. Raises: ValueError for a damaged file or another currency."""
+    path = folder / FILE
+    if not path.exists():
+        return 0.0
+    found = parsed(Spent, path.read_bytes(), str(path))
+    if found.currency != currency:
+        raise ValueError(
+            f"{path}: spent in {found.currency}, the prices are in {currency}; give prices in "
+            f"{found.currency}"
+        )
+    return found.money
+
+
+class Spending:
+    """Decides whether a trial may start.
+
+    Safe to use from several threads.
+
+    seconds: {trial: estimated seconds}. shares: {trial: GPUs or cores that it occupies}. price: of
+    one of them for an hour. other: money besides trials, such as building banks. slots: so many
+    trials run at a time; None where that is not known, and a trial is then taken to start at once.
+
+    Attributes: `stopped`, why no more trials start, in one line; None while they may.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        seconds: Mapping[str, float],
+        shares: Mapping[str, float],
+        price: float,
+        currency: str,
+        other: float = 0.0,
+        slots: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path, self._limits, self._clock = folder / FILE, limits, clock
+        self._seconds, self._shares = seconds, shares
+        self._price, self._currency, self._slots = price / 3600, currency, slots
+        self._before = spent_before(folder, currency) + other
+        self._given: dict[str, float | None] = {}  # when it started; None: it waits for room
+        self._ended = 0.0  # money of attempts that have ended
+        self._ratios: list[float] = []
+        self._noted = 0.0
+        self._lock = threading.RLock()
+        self.stopped: str | None = None
+
+    def may_start(self, trial: str) -> bool:
+        """Whether the trial's estimate fits. The first that does not ends the starting for good."""
+        with self._lock:
+            if self.stopped is None:
+                self.stopped = self._over(trial)
+            if self.stopped is None:
+                self._given[trial] = None
+            return self.stopped is None
+
+    def started(self, trial: str) -> None:
+        with self._lock:
+            if trial in self._given:
+                self._given[trial] = self._clock()
+            self._note()
+
+    def ended(self, trial: str, whole: bool) -> None:
+        """An attempt has ended. whole: with a result, so that its seconds say something."""
+        with self._lock:
+            start = self._given.pop(trial, None)
+            if start is not None:
+                taken = self._clock() - start
+                self._ended += taken * self._rate(trial)
+                if whole and self._seconds[trial] > 0:
+                    self._ratios.append(taken / self._seconds[trial])
+            self._note(now=True)
+
+    def money(self) -> float:
+        """Spent by now, earlier starts included."""
+        with self._lock:
+            now = self._clock()
+            running = ((t, start) for t, start in self._given.items() if start is not None)
+            elapsed = sum((now - start) * self._rate(trial) for trial, start in running)
+            return self._before + self._ended + elapsed
+
+    def _rate(self, trial: str) -> float:
+        return self._shares[trial] * self._price
+
+    def _expected(self, trial: str) -> float:
+        return self._seconds[trial] * (median(self._ratios) if self._ratios else 1.0)
+
+    def _left(self, trial: str) -> float:
+        """Seconds that a trial still takes, from its start or from now."""
+        start = self._given[trial]
+        return max(0.0, self._expected(trial) - (0.0 if start is None else self._clock() - start))
+
+    def _over(self, trial: str) -> str | None:
+        """Which limit the trial would break, in one line."""
+        if self._limits.money is not None:
+            committed = sum(self._left(other) * self._rate(other) for other in self._given)
+            all_in = self.money() + committed + self._expected(trial) * self._rate(trial)
+            if all_in > self._limits.money:
+                return (
+                    f"--budget {self._limits.money:,.2f} {self._currency}: {self.money():,.2f} "
+                    f"spent, {all_in:,.2f} with the trials that run and one more; no more are "
+                    "started, run the same command with more to continue"
+                )
+        if self._limits.deadline is not None:
+            end = self._starts() + self._expected(trial)
+            if end > self._limits.deadline:
+                late = end - self._limits.deadline
+                return (
+                    f"--deadline: one more trial would end about {late / 60:.0f} min after it; no "
+                    "more are started, run the same command with a later one to continue"
+                )
+        return None
+
+    def _starts(self) -> float:
+        """When a further trial would start: after those that wait, in the order they get room."""
+        now = self._clock()
+        if self._slots is None:
+            return now
+        running = [t for t, start in self._given.items() if start is not None]
+        ends = [now + self._left(trial) for trial in running][: self._slots]
+        ends += [now] * (self._slots - len(ends))
+        heapq.heapify(ends)
+        for trial in (t for t, start in self._given.items() if start is None):
+            heapq.heapreplace(ends, ends[0] + self._expected(trial))
+        return ends[0]
+
+    def _note(self, now: bool = False) -> None:
+        """Keep what was spent for the next start. A full disk is reported by the journal."""
+        if not now and self._clock() - self._noted < EVERY:
+            return
+        self._noted = self._clock()
+        try:
+            storage.write_json(str(self._path), {"currency": self._currency, "money": self.money()})
+        except OSError:
+            return

@@ -1,0 +1,105 @@
+"""No trial starts that `--budget` or `--deadline` has no room for; the same command goes on."""
+
+from __future__ import annotations
+
+import pytest
+from ray.tune.search import Searcher
+
+from sweep.planning.limits import Limits, read_budget, read_deadline
+from sweep.running.placement import Placement
+from sweep.running.spending import Spending, spent_before
+from sweep.running.waiting import Entry, WaitingTrials
+
+TRIALS = [f"t{i}" for i in range(6)]
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def spending(folder, clock, slots=1, **limits) -> Spending:
+    """Trials of an estimated hour at a price of 1 an hour."""
+    seconds, shares = dict.fromkeys(TRIALS, 3600.0), dict.fromkeys(TRIALS, 1.0)
+    return Spending(folder, Limits(**limits), seconds, shares, 1.0, "USD", slots=slots, clock=clock)
+
+
+def run_one(found: Spending, clock: Clock, trial: str, seconds: float) -> None:
+    assert found.may_start(trial)
+    found.started(trial)
+    clock.now += seconds
+    found.ended(trial, whole=True)
+
+
+def test_a_budget_counts_what_runs_and_what_it_has_seen(tmp_path) -> None:
+    clock = Clock()
+    found = spending(tmp_path, clock, money=5.0)
+    run_one(found, clock, "t0", 7200)  # twice its estimate, as all others then count
+    assert found.money() == pytest.approx(2.0)
+    assert found.may_start("t1")
+    assert not found.may_start("t2")  # 2 + 2 + 2 > 5
+    assert found.stopped
+    assert found.stopped.startswith("--budget 5.00 USD: 2.00 spent, 6.00 with")
+    assert "\n" not in found.stopped
+
+
+def test_the_same_command_with_more_goes_on(tmp_path) -> None:
+    clock = Clock()
+    first = spending(tmp_path, clock, money=1.5)
+    run_one(first, clock, "t0", 3600)
+    assert not first.may_start("t1")
+    assert spent_before(tmp_path, "USD") == pytest.approx(1.0)
+    again = spending(tmp_path, clock, money=1.5)
+    assert not again.may_start("t1")
+    more = spending(tmp_path, clock, money=2.5)
+    assert more.may_start("t1")
+    assert not more.may_start("t2")
+    with pytest.raises(ValueError, match="spent in USD, the prices are in EUR"):
+        spent_before(tmp_path, "EUR")
+
+
+def test_a_deadline_counts_those_that_wait_for_room(tmp_path) -> None:
+    clock = Clock()
+    found = spending(tmp_path, clock, slots=2, deadline=clock.now + 2.5 * 3600)
+    for trial in TRIALS[:4]:  # two now and two after them
+        assert found.may_start(trial)
+    assert not found.may_start("t4")
+    assert found.stopped
+    assert "30 min after" in found.stopped
+
+
+def test_tune_is_given_no_more_trials(tmp_path) -> None:
+    clock = Clock()
+    place = Placement(1, 1.0, 0.0)
+    limited = spending(tmp_path, clock, money=2.5)
+    waiting = WaitingTrials([Entry(t, place) for t in TRIALS], "s", 4, spending=limited)
+    given = [waiting.suggest(str(i)) for i in range(3)]
+    assert [one["trial"] for one in given[:2]] == ["t0", "t1"]
+    assert given[2] == Searcher.FINISHED
+    waiting.started("0")
+    clock.now += 1800
+    waiting.on_trial_complete("0")
+    assert limited.money() == pytest.approx(0.5)
+    assert waiting.suggest("4") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(("text", "amount"), [("50USD", 50), ("0.5 USD", 0.5), ("7", 7)])
+def test_budgets(text, amount) -> None:
+    assert read_budget(text, "USD") == amount
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3USD", "0", "50EUR"])
+def test_budgets_that_are_none(text) -> None:
+    with pytest.raises(ValueError, match="--budget"):
+        read_budget(text, "USD")
+
+
+def test_deadlines() -> None:
+    assert read_deadline("6h", 100.0) == 100 + 6 * 3600
+    assert read_deadline("1h30m", 100.0) == 100 + 5400
+    assert read_deadline("1970-01-02T00:00:00+00:00", 100.0) == 86400
+    for text in ("soon", "6", "1970-01-01T00:00:00+00:00"):
+        with pytest.raises(ValueError, match="--deadline"):
+            read_deadline(text, 100.0)
