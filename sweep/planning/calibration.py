@@ -28,7 +28,8 @@ from shards.support.yaml_reader import parse_mapping
 class Overhead(StrictModel):
     """Seconds that a sweep takes besides building, training and measuring.
 
-    Measured with benchmarks/plan_check.py on two CPU cores; see LOG.md, "plans".
+    Estimates for two CPU cores, not yet measured on quiet ones; benchmarks/plan_check.py compares a
+    plan that uses them with a run.
 
     start: until the first trial of a sweep may begin: imports and Ray's start. worker: of a process
     before its first trial. trial: of each trial. behind: of driver and upload to MLflow for each

@@ -23,8 +23,8 @@ from sweep.planning.kinds import Kind, macs_of
 from sweep.planning.prices import Prices
 from trainers.students.teacher_pca import has_no_network
 
-# Requests of one trial to an object store, counted by `benchmarks/store_requests.py` on a trial of
-# one epoch: writes and lists, reads, and what every further epoch and second adds.
+# Requests of one trial to an object store, assumed and not counted: writes and lists, reads, and
+# what every epoch and second adds.
 PUTS, GETS = 40.0, 60.0
 PUTS_EPOCH, PUTS_SECOND, GETS_SECOND = 1.0, 0.4, 0.4
 GB = 1e9
