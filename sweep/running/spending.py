@@ -7,7 +7,6 @@ took. Estimates are multiplied with the median of taken over estimated, once tri
 from __future__ import annotations
 
 import heapq
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,7 +46,7 @@ def spent_before(folder: Path, currency: str) -> float:
 class Spending:
     """Decides whether a trial may start.
 
-    Safe to use from several threads.
+    All calls come from Tune's own loop, and Tune pickles it, so it has no lock.
 
     seconds: {trial: estimated seconds}. shares: {trial: GPUs or cores that it occupies}. price: of
     one of them for an hour. other: money besides trials, such as building banks. slots: so many
@@ -76,42 +75,37 @@ class Spending:
         self._ended = 0.0  # money of attempts that have ended
         self._ratios: list[float] = []
         self._noted = 0.0
-        self._lock = threading.RLock()
         self.stopped: str | None = None
 
     def may_start(self, trial: str) -> bool:
         """Whether the trial's estimate fits. The first that does not ends the starting for good."""
-        with self._lock:
-            if self.stopped is None:
-                self.stopped = self._over(trial)
-            if self.stopped is None:
-                self._given[trial] = None
-            return self.stopped is None
+        if self.stopped is None:
+            self.stopped = self._over(trial)
+        if self.stopped is None:
+            self._given[trial] = None
+        return self.stopped is None
 
     def started(self, trial: str) -> None:
-        with self._lock:
-            if trial in self._given:
-                self._given[trial] = self._clock()
-            self._note()
+        if trial in self._given:
+            self._given[trial] = self._clock()
+        self._note()
 
     def ended(self, trial: str, whole: bool) -> None:
         """An attempt has ended. whole: with a result, so that its seconds say something."""
-        with self._lock:
-            start = self._given.pop(trial, None)
-            if start is not None:
-                taken = self._clock() - start
-                self._ended += taken * self._rate(trial)
-                if whole and self._seconds[trial] > 0:
-                    self._ratios.append(taken / self._seconds[trial])
-            self._note(now=True)
+        start = self._given.pop(trial, None)
+        if start is not None:
+            taken = self._clock() - start
+            self._ended += taken * self._rate(trial)
+            if whole and self._seconds[trial] > 0:
+                self._ratios.append(taken / self._seconds[trial])
+        self._note(now=True)
 
     def money(self) -> float:
         """Spent by now, earlier starts included."""
-        with self._lock:
-            now = self._clock()
-            running = ((t, start) for t, start in self._given.items() if start is not None)
-            elapsed = sum((now - start) * self._rate(trial) for trial, start in running)
-            return self._before + self._ended + elapsed
+        now = self._clock()
+        running = ((t, start) for t, start in self._given.items() if start is not None)
+        elapsed = sum((now - start) * self._rate(trial) for trial, start in running)
+        return self._before + self._ended + elapsed
 
     def _rate(self, trial: str) -> float:
         return self._shares[trial] * self._price
@@ -131,8 +125,8 @@ class Spending:
             all_in = self.money() + committed + self._expected(trial) * self._rate(trial)
             if all_in > self._limits.money:
                 return (
-                    f"--budget {self._limits.money:,.2f} {self._currency}: {self.money():,.2f} "
-                    f"spent, {all_in:,.2f} with the trials that run and one more; no more are "
+                    f"--budget {_amount(self._limits.money)} {self._currency}: {_amount(self.money())} "
+                    f"spent, {_amount(all_in)} with the trials that run and one more; no more are "
                     "started, run the same command with more to continue"
                 )
         if self._limits.deadline is not None:
@@ -167,3 +161,8 @@ class Spending:
             storage.write_json(str(self._path), {"currency": self._currency, "money": self.money()})
         except OSError:
             return
+
+
+def _amount(money: float) -> str:
+    """With cents, or with more digits where there are only cents."""
+    return f"{money:,.2f}" if money >= 1 else f"{money:.2g}"
