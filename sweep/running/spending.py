@@ -125,9 +125,9 @@ class Spending:
             all_in = self.money() + committed + self._expected(trial) * self._rate(trial)
             if all_in > self._limits.money:
                 return (
-                    f"--budget {_amount(self._limits.money)} {self._currency}: {_amount(self.money())} "
-                    f"spent, {_amount(all_in)} with the trials that run and one more; no more are "
-                    "started, run the same command with more to continue"
+                    f"--budget {_amount(self._limits.money)} {self._currency}: "
+                    f"{_amount(self.money())} spent, {_amount(all_in)} with the trials that run "
+                    "and one more; no more are started, run the same command with more to continue"
                 )
         if self._limits.deadline is not None:
             end = self._starts() + self._expected(trial)
