@@ -11,7 +11,8 @@ from tests.faults.chaos.invariants import control_of
 from tests.faults.chaos.rounds import run_control, run_round
 from tests.faults.chaos.run import GRID
 
-pytestmark = [pytest.mark.faults, pytest.mark.ray]
+# Slow: with it the check script, which has half an hour, takes longer.
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
 
 SEED = 13
 # A trial that dies waits longer each time before it is tried again, but not under another driver:
