@@ -1,8 +1,10 @@
 """Fill in a cluster file, check it before anything is billed, and end workers without a head.
 
     python -m sweep.cluster init                           # asks, and fills in cluster.yaml
-    python -m sweep.cluster init --bucket my-bucket --ssh-from 203.0.113.7 --create
+    python -m sweep.cluster init --bucket my-bucket --region us-west-2 --ssh-from 203.0.113.7
+        --worker-type g6.xlarge --max-workers 8 --key - --create
     python -m sweep.cluster init clusters/local.yaml --head 10.0.0.1 --workers 10.0.0.2,10.0.0.3
+        --user me --key ~/.ssh/id_ed25519 --store /shared/store
     python -m sweep.cluster check                          # cluster.yaml in this folder
     python -m sweep.cluster check --ready                  # also: is everything filled in?
     python -m sweep.cluster check clusters/mine.yaml
@@ -13,7 +15,7 @@ when machines already run. `check` finds them beforehand, also in a RayJob of Ku
 of SkyPilot. It reads the file and nothing else: it needs no account and no network. Exit status 1
 where something is wrong, each named in one line.
 
-`init` looks up what it can (image, zones, sizes), says in a line each what is missing, wrong or
+`init` looks up what it can (the --image by its name, zones, sizes), says in a line each what is missing, wrong or
 could not be checked, and makes it with --create. It also makes ~/.ray/auth_token.
 
 `watch` runs on every worker, where cluster.yaml starts it. It returns the status of its command.
