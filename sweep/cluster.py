@@ -15,8 +15,8 @@ when machines already run. `check` finds them beforehand, also in a RayJob of Ku
 of SkyPilot. It reads the file and nothing else: it needs no account and no network. Exit status 1
 where something is wrong, each named in one line.
 
-`init` looks up what it can (the --image by its name, zones, sizes), says in a line each what is missing, wrong or
-could not be checked, and makes it with --create. It also makes ~/.ray/auth_token.
+`init` looks up what it can (the --image by its name, zones, sizes), says in a line each what is
+missing, wrong or could not be checked, and makes it with --create. It also makes ~/.ray/auth_token.
 
 `watch` runs on every worker, where cluster.yaml starts it. It returns the status of its command.
 """
