@@ -2,7 +2,8 @@
 
 Ray runs whatever it is sent, and its control store listens on every interface. Without token
 authentication everybody who reaches it can run code on every node (CVE-2023-48022). A client that
-has a token cannot tell: a cluster without authentication ignores it. So it is asked without one.
+has a token cannot tell: a cluster without authentication ignores it. So a request without one is
+sent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def check_token(address: str | None, allow_open: bool) -> None:
     """Check that the Ray at `address` runs nothing for those without its token.
 
     address: HOST:PORT, ray://HOST:PORT or auto; None: a Ray that this process starts. Of a loopback
-    address nothing is asked. allow_open: accept a Ray without authentication.
+    address nothing is sent. allow_open: accept a Ray without authentication.
 
     Raises: ValueError where it asks for no token, or for one that this process does not have.
     """

@@ -100,26 +100,9 @@ def student_speed(kind: Kind, device: torch.device) -> StudentSpeed:
     try:
         model = build_student(config.student, dim, side, 0).to(device)
         model = model.to(memory_format=torch.channels_last)
-        # Adam by hand: the first use of torch.optim loads torch.compile, which takes seconds and
-        # leaves a folder in the temporary directory.
-        moments = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()]
         images_BCHW = torch.zeros(batch, 3, side, side, device=device)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
-
-        def step() -> None:
-            with torch.autocast(device.type, half, enabled=half is not None):
-                loss = model(images_BCHW).float().square().mean()
-            loss.backward()
-            with torch.no_grad():
-                for parameter, mean, square in moments:
-                    gradient = parameter.grad
-                    assert gradient is not None
-                    mean.lerp_(gradient, 0.1)
-                    square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-                    parameter.addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
-                    parameter.grad = None
-
-        train = _seconds_of(step, device) / batch
+        train = mean_seconds(training_step(model, images_BCHW, half), device) / batch
         model.eval()
         images_BCHW = images_BCHW[:100]
 
@@ -127,10 +110,34 @@ def student_speed(kind: Kind, device: torch.device) -> StudentSpeed:
             with torch.inference_mode():
                 model(images_BCHW)
 
-        embedding = _seconds_of(embed, device) / len(images_BCHW)
+        embedding = mean_seconds(embed, device) / len(images_BCHW)
     finally:
         torch.set_num_threads(before)
     return StudentSpeed(macs=macs_of(kind), train=train, embed=embedding)
+
+
+def training_step(
+    model: torch.nn.Module, images_BCHW: torch.Tensor, half: torch.dtype | None = None
+) -> Callable[[], None]:
+    """A call of it is one step: forward, backward and Adam. half: of mixed precision."""
+    # Adam by hand: the first use of torch.optim loads torch.compile, which takes seconds and leaves
+    # a folder in the temporary directory.
+    moments = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()]
+
+    def step() -> None:
+        with torch.autocast(images_BCHW.device.type, half, enabled=half is not None):
+            loss = model(images_BCHW).float().square().mean()
+        loss.backward()
+        with torch.no_grad():
+            for parameter, mean, square in moments:
+                gradient = parameter.grad
+                assert gradient is not None
+                mean.lerp_(gradient, 0.1)
+                square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+                parameter.addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
+                parameter.grad = None
+
+    return step
 
 
 def arm_seconds(config: TrialConfig, spec: str, device: torch.device) -> float:
@@ -157,12 +164,12 @@ def arm_seconds(config: TrialConfig, spec: str, device: torch.device) -> float:
         for _ in data.view(0, count):
             pass
 
-    return _seconds_of(view, device) / count
+    return mean_seconds(view, device) / count
 
 
 @dataclass
 class _Counting:
-    """A subject that returns made embeddings and counts how often it was asked for them."""
+    """A subject that returns made embeddings and counts how often they were used."""
 
     made: dict[SplitName, Floats]
     has_model: bool
@@ -225,7 +232,7 @@ def curve_seconds(kind: Kind) -> float:
             uniformity(rows_ND)
             ridge_accuracy(rows_ND, labels_N, rows_ND, labels_N)
 
-    return _seconds_of(observe, torch.device("cpu"))
+    return mean_seconds(observe, torch.device("cpu"))
 
 
 def teacher_seconds(config: TrialConfig, device: torch.device) -> float:
@@ -239,7 +246,7 @@ def teacher_seconds(config: TrialConfig, device: torch.device) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _seconds_of(lambda: _embed(teacher, images_BCHW), device) / batch
+        return mean_seconds(lambda: _embed(teacher, images_BCHW), device) / batch
     finally:
         torch.set_num_threads(before)
 
@@ -248,8 +255,11 @@ def _embed(teacher: object, images_BCHW: torch.Tensor) -> None:
     teacher.embed(teacher.preprocess(images_BCHW)).cpu()  # type: ignore[attr-defined]
 
 
-def _seconds_of(action: Callable[[], None], device: torch.device) -> float:
-    """Mean seconds of a call after a first one: CPU seconds of a thread, or of a GPU's clock."""
+def mean_seconds(action: Callable[[], None], device: torch.device) -> float:
+    """Mean seconds of a call after a first one: CPU seconds of a thread, or of a GPU's clock.
+
+    CPU seconds, for how busy a machine is in these moments says little of the hours that follow.
+    """
     threads = torch.get_num_threads()
 
     def now() -> float:

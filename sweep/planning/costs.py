@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from shards.building.estimate import bank_bytes
 from shards.support import storage
 from shards.teachers import embedding_dim
 from sweep.planning.banks import BankJob, plan_banks
-from sweep.planning.benchmark import calibrate, missing
+from sweep.planning.benchmark import calibrate, mean_seconds, missing, training_step
 from sweep.planning.calibration import (
     Calibration,
     own_calibration,
@@ -100,39 +99,10 @@ def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float
     torch.set_num_threads(threads)
     try:
         model = build_student(student, dim, side, 0).to(memory_format=torch.channels_last)
-        # Adam by hand: the first use of torch.optim loads torch.compile, which takes seconds and
-        # leaves a folder in the temporary directory.
-        moments = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()]
-        images_BCHW = torch.zeros(batch, 3, side, side)
-
-        def step() -> None:
-            model(images_BCHW).square().mean().backward()
-            with torch.no_grad():
-                for parameter, mean, square in moments:
-                    gradient = parameter.grad
-                    assert gradient is not None
-                    mean.lerp_(gradient, 0.1)
-                    square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-                    parameter.addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
-                    parameter.grad = None
-
-        return _seconds_of(step) / batch / threads
+        step = training_step(model, torch.zeros(batch, 3, side, side))
+        return mean_seconds(step, torch.device("cpu")) / batch
     finally:
         torch.set_num_threads(before)
-
-
-def _seconds_of(action: Callable[[], None], least: float = 0.2) -> float:
-    """Mean CPU seconds of one call after a first one, over calls of `least` seconds together.
-
-    Not those of a clock: how busy the machine is in these moments says little of the hours that
-    follow, and what else runs then shows in the trials' own pace.
-    """
-    action()
-    start, calls = time.process_time(), 0
-    while time.process_time() - start < least:
-        action()
-        calls += 1
-    return (time.process_time() - start) / calls
 
 
 def timed_seconds(trials: list[TrialConfig]) -> dict[str, Seconds]:

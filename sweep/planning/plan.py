@@ -134,17 +134,12 @@ def plan_sweep(
     remote = not storage.is_local(store)
     found = estimate(counts, jobs, known, prices, devices, gpus_per_rank, needed, remote)
     return Plan(
-        trials=[rows[trial] for trial in _identities(trials, rows)],
+        trials=[rows[trial] for trial in dict.fromkeys(config.identity for config in trials)],
         banks=[_planned_bank(job, known) for job in jobs],
         downloads=to_download,
         bytes=needed,
         estimate=found,
     )
-
-
-def _identities(trials: list[TrialConfig], rows: dict[str, PlannedTrial]) -> list[str]:
-    """Of the trials, in their order; those of one kind are together in `rows`."""
-    return list(rows) if len(rows) != len(trials) else [config.identity for config in trials]
 
 
 def _planned_bank(job: BankJob, known: Calibration) -> PlannedBank:

@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from sweep.clusters.rules import RULES, check
+from tests.cluster.mutations import GONE, put
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(__file__).with_name("schemas")
 TEXTS = {path.stem: path.read_text() for path in (ROOT / "clusters").glob("*.yaml")}
-GONE = object()
 
 
 class _NoAliases(yaml.SafeDumper):
@@ -30,20 +30,6 @@ class _NoAliases(yaml.SafeDumper):
 def load(name):
     # Dumped and loaded: no anchors, so that a change to one node is not a change to the other.
     return yaml.safe_load(yaml.dump(yaml.safe_load(TEXTS[name]), Dumper=_NoAliases))
-
-
-def put(config, path, value):
-    *parents, last = path
-    for key in parents:
-        config = config[key]
-    if value is GONE:
-        del config[last]
-    elif callable(value):
-        changed = value(copy.deepcopy(config[last]))
-        assert changed != config[last], "a mutation that changes nothing proves nothing"
-        config[last] = changed
-    else:
-        config[last] = value
 
 
 def test_there_is_one_for_each_engine():

@@ -13,6 +13,7 @@ import yaml
 from sweep.cluster import main
 from sweep.clusters.ec2 import NODE_CONFIG
 from sweep.clusters.rules import RULES, TOKEN, check, not_ready
+from tests.cluster.mutations import GONE, put
 
 pytestmark = pytest.mark.cluster
 
@@ -21,7 +22,7 @@ TEXT = (ROOT / "cluster.yaml").read_text()
 COMMENTS = "".join(line for line in TEXT.splitlines(keepends=True) if line.startswith("#"))
 HEAD, WORKER = ("available_node_types", "head"), ("available_node_types", "spot_gpu")
 HEAD_START, WORKER_START = ("head_start_ray_commands", 1), ("worker_start_ray_commands", 1)
-PROVIDER, SETUP, GONE = ("provider",), ("setup_commands",), object()
+PROVIDER, SETUP = ("provider",), ("setup_commands",)
 HEAD_NODE, WORKER_NODE = (*HEAD, "node_config"), (*WORKER, "node_config")
 ON_DEMAND, WATCH = ("available_node_types", "on_demand_gpu"), ("worker_start_ray_commands", 3)
 MARKET, MOUNTS = (*WORKER_NODE, "InstanceMarketOptions"), ("file_mounts",)
@@ -214,24 +215,10 @@ MUTATIONS = [
 ]
 
 
-def _put(config, path, value):
-    *parents, last = path
-    for key in parents:
-        config = config[key]
-    if value is GONE:
-        del config[last]
-    elif callable(value):
-        changed = value(copy.deepcopy(config[last]))
-        assert changed != config[last], "a mutation that changes nothing proves nothing"
-        config[last] = changed
-    else:
-        config[last] = value
-
-
 @pytest.mark.parametrize(("rule", "path", "value"), MUTATIONS)
 def test_each_lint_rule_finds_its_mutation(rule, path, value, config, repository):
     assert check(COMMENTS + _dump(config), repository) == []
-    _put(config, path, value)
+    put(config, path, value)
     assert rule in {name for name, _ in check(COMMENTS + _dump(config), repository)}
 
 

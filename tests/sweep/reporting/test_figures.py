@@ -7,10 +7,11 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as MatplotlibFigure
 from scipy.stats import spearmanr, t
 
 from sweep.analysis.frame import load
-from sweep.reporting.drawing import as_svg
+from sweep.reporting.drawing import TEACHER, Panel, as_svg
 from sweep.reporting.figures import figures_of
 from sweep.reporting.page import material_of
 from sweep.reporting.stat import Stat, stat_of
@@ -126,3 +127,25 @@ def test_seeds_on_other_devices_are_groups_of_their_own(tmp_path):
     ]
     run = make_run(tmp_path / "r", records)
     assert [group.n for group in material_of(load(run)).compared.groups] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ([], ("right", "bottom")),
+        ([(0.9, 5.3)], ("right", "top")),
+        ([(0.9, 5.3), (0.9, 4.7)], ("left", "bottom")),
+        ([(0.9, 5.3), (0.9, 4.7), (0.1, 5.3)], ("left", "top")),
+    ],
+)
+def test_the_name_of_a_line_leaves_values_free(values, place):
+    """Names stand above (their bottom at the line) or below it, at one of its ends."""
+    axis = MatplotlibFigure().subplots()
+    axis.set(xlim=(0, 1), ylim=(0, 10))
+    panel = Panel(axis)
+    panel.rule(5.0, "teacher 5", TEACHER)
+    for x, y in values:
+        panel.tooltip(x, y, "", {})
+    panel.name_rules()
+    (name,) = axis.texts
+    assert (name.get_ha(), name.get_va()) == place

@@ -122,7 +122,13 @@ def test_a_suspended_rank_ends_the_others(monkeypatch):
 
 def test_a_slow_rank_still_sends_heartbeats(monkeypatch):
     monkeypatch.setenv(module.SILENT_VARIABLE, "4")
-    play(monkeypatch, "time.sleep(6)")
+    seen = []
+    play(
+        monkeypatch,
+        """time.sleep(6); print('@report {"rank": %d}' % rank, flush=True)""",
+        report=seen.append,
+    )
+    assert seen  # a rank that is killed as silent reports nothing and raises
 
 
 def test_the_limit_must_be_a_number(monkeypatch):
