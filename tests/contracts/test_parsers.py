@@ -280,7 +280,7 @@ def test_the_scheme_of_a_location_stays_where_names_are_joined(scheme, first, se
 
 @MANY
 @given(
-    st.dictionaries(st.sampled_from(["student", "arm"]), st.just("clean"), max_size=1),
+    st.sampled_from([{}, {"student": "width:1"}, {"arm": "clean"}]),
     st.lists(st.sampled_from([0.1, 0.01, 1e-05]), min_size=1, unique=True),
     st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True),
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True),

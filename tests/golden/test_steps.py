@@ -14,8 +14,10 @@ from trainers.config.recipe import RECIPE, check_recipe, recipe_of
 from trainers.config.schema import TrialConfig
 
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
-# Other processors and versions of torch sum in another order.
-TOLERANCE = 2e-4
+# On a machine of another kind, which sums in another order. Adam's first steps are about lr = 0.001
+# whatever the gradient's size, so rounding alone moves parameters whose gradient is nearly zero.
+# Seen between AVX512 and AVX2: losses 1.5e-3, sums 3.6e-3 or 0.023.
+LOSSES, SUMS, SUMS_LEAST = 5e-3, 1e-2, 5e-2
 
 
 def test_a_recipe_stands_for_its_numbers(tmp_path: Path) -> None:
@@ -23,21 +25,25 @@ def test_a_recipe_stands_for_its_numbers(tmp_path: Path) -> None:
     again = "python -m tests.golden.steps"
     assert golden["recipe"] == RECIPE, f"RECIPE was raised: write the new numbers, {again}"
     found = steps_of(built(str(tmp_path)))
-    assert found.keys() == golden["cases"].keys() == CASES.keys()
-    bitwise = machine() == golden["machine"]
+    own = [known["cases"] for known in golden["machines"] if known["machine"] == machine()]
+    cases = (own or [golden["machines"][0]["cases"]])[0]
+    assert found.keys() == cases.keys() == CASES.keys()
     for name, case in found.items():
-        expected = golden["cases"][name]
+        expected = cases[name]
         advice = f"{name}: training gives other numbers; raise RECIPE, then {again}"
-        assert case["losses"] == pytest.approx(expected["losses"], rel=TOLERANCE), advice
-        assert case["sums"] == pytest.approx(expected["sums"], rel=TOLERANCE, abs=1e-3), advice
-        if bitwise:
-            assert case["sha256"] == expected["sha256"], advice
+        if own:
+            assert case == expected, advice
+        else:
+            assert case["losses"] == pytest.approx(expected["losses"], rel=LOSSES), advice
+            sums = pytest.approx(expected["sums"], rel=SUMS, abs=SUMS_LEAST)
+            assert case["sums"] == sums, advice
 
 
 def test_cases_differ_from_each_other() -> None:
     """A case that equals another would test nothing."""
-    cases = json.loads(FILE.read_text())["cases"]
-    assert len({case["sha256"] for case in cases.values()}) == len(cases)
+    for known in json.loads(FILE.read_text())["machines"]:
+        cases = known["cases"].values()
+        assert len({case["sha256"] for case in cases}) == len(cases)
 
 
 def test_another_recipe_is_another_trial_and_the_first_is_not_written() -> None:
