@@ -307,8 +307,9 @@ def _run_round(
 def _show_plan(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from sweep.planning.costs import calibration_for, kinds_of
+    from sweep.planning.costs import calibration_for
     from sweep.planning.dry_run import show
+    from sweep.planning.kinds import kinds_of
     from sweep.planning.plan import plan_sweep
     from sweep.planning.prices import read_prices
 
@@ -349,7 +350,8 @@ def _limits(trials: list[TrialConfig], store: str, options: argparse.Namespace) 
     import time
 
     from sweep.planning.banks import plan_banks
-    from sweep.planning.costs import calibration_for, expected, kinds_of
+    from sweep.planning.costs import calibration_for, expected
+    from sweep.planning.kinds import kinds_of
     from sweep.planning.limits import Limits, read_budget, read_deadline
     from sweep.planning.prices import read_prices
     from trainers.results.folder import begun

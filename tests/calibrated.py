@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from sweep.planning.calibration import Calibration, Measuring, Overhead, StudentSpeed
-from sweep.planning.costs import kinds_of
-from sweep.planning.kinds import macs_of
+from sweep.planning.kinds import kinds_of, macs_of
 from trainers.config.schema import TrialConfig
 
 OVERHEAD = Overhead(start=10.0, worker=2.0, trial=1.0, behind=0.5)

@@ -44,7 +44,7 @@ class PlannedTrial(StrictModel):
     """What a trial costs: optimiser steps, and relative costs (see `sweep.planning.sizes`).
 
     work: of its training. weight: of all of it. training, embedding, probing: planned seconds, see
-    `sweep.planning.sizes.Seconds`; None before they were recorded. timed: whether on a machine like
+    `sweep.planning.trial_seconds`; None before they were recorded. timed: whether on a machine like
     the one that runs the trial.
     """
 

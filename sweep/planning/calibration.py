@@ -15,6 +15,7 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -85,6 +86,16 @@ class Calibration(StrictModel):
     measuring: Mapping[str, Measuring] = Field(default_factory=dict)
     curves: Mapping[str, float] = Field(default_factory=dict)
     teachers: Mapping[str, float] = Field(default_factory=dict)
+
+    def entry(self, part: str, key: str) -> Any:
+        """Raises: ValueError where nothing was measured of `key` in that part."""
+        entries: Mapping[str, Any] = getattr(self, part)
+        if key not in entries:
+            raise ValueError(
+                f"calibration of {self.device}: no {part} of `{key}`; record it on such a machine: "
+                "sweep.run --grid GRID --dry-run --calibrate --calibration FILE"
+            )
+        return entries[key]
 
     def joined(self, other: Calibration) -> Calibration:
         """This one with the entries of `other`, which win."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,11 +23,12 @@ from sweep.planning.calibration import (
     read_calibration,
     write_calibration,
 )
-from sweep.planning.estimate import build_seconds, estimate, seconds_of
-from sweep.planning.kinds import Kind, alike, kind_of
+from sweep.planning.estimate import build_seconds, estimate
+from sweep.planning.kinds import Kind, alike, kinds_of
 from sweep.planning.prices import Prices, read_prices
-from sweep.planning.remaining import REUSED, STARTING
-from sweep.planning.sizes import Seconds, input_side, student_of, trial_seconds
+from sweep.planning.remaining import STARTING
+from sweep.planning.sizes import input_side, student_of
+from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun, finished
 from trainers.students import build_student
@@ -71,24 +73,7 @@ def check_room(trials: list[TrialConfig], store: str, teacher_robustness: bool =
         raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
 
 
-def sample_seconds(trials: list[TrialConfig]) -> dict[TrialConfig, float]:
-    """Seconds of one training sample on this machine's CPU, with the trial's number of threads.
-
-    A few training steps of each different student are timed. 0 for a trial without a network.
-    """
-    timed: dict[tuple[str, int, int, int], float] = {}
-    found = {}
-    for config in trials:
-        if has_no_network(config.student):
-            found[config] = 0.0
-            continue
-        key = (config.student, embedding_dim(config.teacher), input_side(config), config.threads)
-        if key not in timed:
-            timed[key] = seconds_per_sample(*key)
-        found[config] = timed[key]
-    return found
-
-
+@functools.cache
 def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float:
     """Seconds that one training sample takes on the CPU: forward, backward and Adam.
 
@@ -105,16 +90,34 @@ def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float
         torch.set_num_threads(before)
 
 
-def timed_seconds(trials: list[TrialConfig]) -> dict[str, Seconds]:
-    """{trial identity: what it takes on this machine's CPU}, see `sample_seconds`."""
-    each = sample_seconds(trials)
-    return {config.identity: trial_seconds(config, each[config]) for config in trials}
+def seconds_here(trials: Sequence[TrialConfig]) -> dict[str, Seconds]:
+    """{trial identity: what it takes on this machine's CPU}.
+
+    By the machine's calibration where a dry run has made one. Else a few training steps of each
+    different student are timed, and the rest is nominal.
+    """
+    kinds, known = kinds_of(trials), own_calibration()
+    calibrated = known.device == "cpu" and not missing([kind for kind, _ in kinds], known)
+    found: dict[str, Seconds] = {}
+    for kind, members in kinds:
+        seconds = seconds_of(kind, known if calibrated else _timed(kind))
+        found |= {config.identity: seconds for config in members}
+    return found
+
+
+def _timed(kind: Kind) -> Calibration:
+    """A nominal calibration but for the student, of which a few training steps are timed."""
+    config, a_sample = kind.config, 0.0
+    if not has_no_network(config.student):
+        dim, side = embedding_dim(config.teacher), input_side(config)
+        a_sample = seconds_per_sample(config.student, dim, side, config.threads)
+    return nominal(kind, a_sample)
 
 
 def wall_seconds(trials: list[TrialConfig], seconds: dict[str, Seconds], cpus: int) -> float:
-    """Seconds of all trials together on this machine's CPUs. seconds: by `timed_seconds`."""
+    """Seconds of all trials together on this machine's CPUs. seconds: by `seconds_here`."""
     cores = {config: min(cpus, config.ranks * config.threads) for config in trials}
-    needed = sum((REUSED + seconds[c.identity].whole) * n for c, n in cores.items())
+    needed = sum(seconds[config.identity].whole * n for config, n in cores.items())
     return STARTING + needed / min(cpus, sum(cores.values()))
 
 
@@ -140,11 +143,6 @@ class Expected:
         return {name: value for name, value in asdict(self).items() if name != "build_money"}
 
 
-def kinds_of(trials: Sequence[TrialConfig]) -> list[tuple[Kind, list[TrialConfig]]]:
-    """The kinds of trials, and the trials of each."""
-    return [(kind_of(first), members) for first, members in alike(trials).items()]
-
-
 def expected(
     trials: Sequence[TrialConfig],
     jobs: Sequence[BankJob],
@@ -159,7 +157,7 @@ def expected(
     seconds = {
         config.identity: taken
         for kind, members in kinds
-        for taken in [seconds_of(kind, known).all]
+        for taken in [seconds_of(kind, known).whole]
         for config in members
     }
     building = build_seconds(jobs, known) / 3600 * prices.hour(known.device)
@@ -190,11 +188,11 @@ def expected_here(
 ) -> Expected:
     """On this machine: by its calibration where a dry run has made one, else by `seconds`.
 
-    seconds: by `timed_seconds`.
+    seconds: by `seconds_here`.
     """
     known = own_calibration()
     if missing([kind for kind, _ in kinds_of(trials)], known):
-        each = {c.identity: REUSED + seconds[c.identity].whole for c in trials}
+        each = {config.identity: seconds[config.identity].whole for config in trials}
         return Expected(each, wall_seconds=wall_seconds(list(trials), seconds, cpus))
     devices = cpus if known.device == "cpu" else torch.cuda.device_count()
     return expected(trials, jobs, known, read_prices(None), devices, gpus_per_rank, remote=False)

@@ -1,26 +1,21 @@
-"""What a sweep takes: seconds of each trial, device-hours, wall-clock, money, requests.
+"""What a sweep takes: device-hours, wall-clock, money, requests.
 
-Everything follows from a `Calibration` by counting. One trial takes
-
-    fixed + samples seen x (augment + train) + observations + probes + embedding for the probes
-
-seconds on its device, a GPU or CPU cores. Its probes run on CPU cores while it holds its GPU, so
-they count as GPU time there.
+Everything follows from a `Calibration` and `seconds_of` by counting.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from shards.building.estimate import bank_passes, size_of
 from sweep.planning.banks import BankJob
-from sweep.planning.calibration import Calibration, StudentSpeed
-from sweep.planning.kinds import Kind, macs_of
+from sweep.planning.calibration import Calibration
+from sweep.planning.kinds import Kind
 from sweep.planning.prices import Prices
+from sweep.planning.trial_seconds import seconds_of
 from trainers.students.teacher_pca import has_no_network
 
 # Requests of one trial to an object store, assumed and not counted: writes and lists, reads, and
@@ -28,19 +23,6 @@ from trainers.students.teacher_pca import has_no_network
 PUTS, GETS = 40.0, 60.0
 PUTS_EPOCH, PUTS_SECOND, GETS_SECOND = 1.0, 0.4, 0.4
 GB = 1e9
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Of one trial on one device: besides training, of training, and of measuring."""
-
-    fixed: float
-    training: float
-    measuring: float
-
-    @property
-    def all(self) -> float:
-        return self.fixed + self.training + self.measuring
 
 
 @dataclass(frozen=True)
@@ -73,57 +55,13 @@ class Estimate:
         return sum(self.money.values())
 
 
-def seconds_of(kind: Kind, known: Calibration) -> Seconds:
-    """Of a trial. Raises: ValueError for what `known` lacks."""
-    config = kind.config
-    measuring = _entry(known.measuring, kind.measuring, "measuring", known)
-    seconds = measuring.seconds * kind.train / measuring.train
-    training = 0.0
-    if not has_no_network(config.student):
-        speed = student_speed(kind, known)
-        arm = _entry(known.arms, kind.arm, "arms", known)
-        training = kind.seen * (arm + speed.train) / config.ranks
-        if kind.observations:
-            each = _entry(known.curves, kind.curve, "curves", known)
-            training += kind.observations * (each + kind.curve_images * speed.embed)
-        tests = [_entry(known.arms, key, "arms", known) for key in kind.test_arms]
-        augmenting = sum(tests) / max(1, len(tests))
-        images = measuring.train_views * kind.train + measuring.test_views * kind.test
-        seconds += images * (speed.embed + augmenting)
-    return Seconds(known.overhead.trial, training, seconds)
-
-
-def student_speed(kind: Kind, known: Calibration) -> StudentSpeed:
-    """Of the student; in proportion to its work from the one nearest in it, where it is unknown.
-
-    Raises: ValueError where no student is known.
-    """
-    if kind.student in known.students:
-        return known.students[kind.student]
-    if not known.students:
-        return _entry(known.students, kind.student, "students", known)
-    macs = macs_of(kind)
-    near = min(known.students.values(), key=lambda s: abs(math.log((s.macs + 1) / (macs + 1))))
-    factor = macs / max(1, near.macs)
-    return StudentSpeed(macs=macs, train=near.train * factor, embed=near.embed * factor)
-
-
-def _entry(entries: Mapping[str, Any], key: str, part: str, known: Calibration) -> Any:
-    if key not in entries:
-        raise ValueError(
-            f"calibration of {known.device}: no {part} of `{key}`; record it on such a machine: "
-            "sweep.run --grid GRID --dry-run --calibrate --calibration FILE"
-        )
-    return entries[key]
-
-
 def build_seconds(jobs: Iterable[BankJob], known: Calibration) -> float:
     """Device-seconds of the teachers for all banks. Raises: ValueError for what `known` lacks."""
     total = 0.0
     for job in jobs:
         side = size_of(job.request).side
         for spec in job.request.teachers:
-            each = _entry(known.teachers, f"{spec} from {side} px", "teachers", known)
+            each = known.entry("teachers", f"{spec} from {side} px")
             total += bank_passes(job.request) * each
     return total
 
@@ -136,7 +74,7 @@ def paper_seconds(kinds: Sequence[tuple[Kind, int]], known: Calibration) -> floa
     """
     total = 0.0
     for kind, count in kinds:
-        teacher = _entry(known.teachers, kind.teacher, "teachers", known)
+        teacher = known.entry("teachers", kind.teacher)
         images = kind.seen + kind.train + kind.test * (1 + len(kind.config.test_arms))
         whole = seconds_of(kind, known)
         serial = whole.training * kind.config.ranks + whole.measuring
@@ -176,13 +114,13 @@ def estimate(
                 f"{config.ranks} ranks need {share:g} {'CPU cores' if on_cpu else 'GPUs'}; the "
                 f"plan is for {devices}; raise {'--cpus' if on_cpu else '--gpus'}"
             )
-        durations += [(taken.all, share)] * count
+        durations += [(taken.whole, share)] * count
         for name, part in (("training", taken.training), ("measuring", taken.measuring)):
             hours[name] += part * share * count / 3600
         hours["other"] += taken.fixed * share * count / 3600
         epochs = config.epochs_begun(kind.train)
-        puts += count * (PUTS + PUTS_EPOCH * epochs + PUTS_SECOND * taken.all)
-        gets += count * (GETS + GETS_SECOND * taken.all)
+        puts += count * (PUTS + PUTS_EPOCH * epochs + PUTS_SECOND * taken.whole)
+        gets += count * (GETS + GETS_SECOND * taken.whole)
     # The teacher goes through the same probes once, and its values are kept.
     for kind in {kind.measuring: kind for kind, _ in kinds}.values():
         arithmetic = known.measuring[kind.measuring]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ def alike(trials: Iterable[TrialConfig]) -> dict[TrialConfig, list[TrialConfig]]
 def _without_seed(config: TrialConfig) -> Any:
     values = config.__dict__  # faster than `getattr`, which counts with 10,000 trials
     return (*(values[name] for name in FIELDS), *sorted(config.objective_fields.items()))
+
+
+def kinds_of(trials: Sequence[TrialConfig]) -> list[tuple[Kind, list[TrialConfig]]]:
+    """The kinds of trials, and the trials of each. Raises: as `kind_of`."""
+    return [(kind_of(first), members) for first, members in alike(trials).items()]
 
 
 def kind_of(config: TrialConfig) -> Kind:

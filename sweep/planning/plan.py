@@ -15,11 +15,12 @@ from shards.support.registry import split_spec
 from shards.teachers import check_teacher
 from sweep.planning.banks import BankJob, plan_banks
 from sweep.planning.calibration import Calibration
-from sweep.planning.costs import bytes_needed, kinds_of
-from sweep.planning.estimate import Estimate, build_seconds, estimate, seconds_of
-from sweep.planning.kinds import Kind
+from sweep.planning.costs import bytes_needed
+from sweep.planning.estimate import Estimate, build_seconds, estimate
+from sweep.planning.kinds import Kind, kinds_of
 from sweep.planning.prices import Prices
 from sweep.planning.sizes import student_of
+from sweep.planning.trial_seconds import seconds_of
 from trainers.config.schema import TrialConfig
 from trainers.inputs import distinct_views
 from trainers.results.folder import begun, finished
@@ -104,7 +105,7 @@ def plan_sweep(
     unfinished: list[TrialConfig] = []
     counts: list[tuple[Kind, int]] = []
     for kind, members in kinds:
-        student, seconds = student_of(kind.config), seconds_of(kind, known).all
+        student, seconds = student_of(kind.config), seconds_of(kind, known).whole
         views, left = distinct_views(kind.config, kind.train), 0
         fields = kind.config.model_dump(mode="json")
         for config in members:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
-from shards.arms import make_arm
 from shards.building.estimate import size_of
 from shards.datasets import open_dataset
 from shards.teachers import embedding_dim, input_size
-from trainers.config.durations import in_steps
 from trainers.config.lengths import check_length, samples_left
 from trainers.config.schema import TrialConfig
 from trainers.students import StudentSummary
@@ -19,27 +16,6 @@ from trainers.students import describe as describe_student
 # reading its bank, measuring. Without it, a trial of few epochs would weigh nothing.
 FIXED_MACS = 2e10
 BACKWARD = 3.0  # a training step costs about three forward passes
-# Of one CPU core, about: multiply-accumulates a second; seconds of an observation during training
-# besides its passes; of the arithmetic of all probes; and of each that fits classifiers, with 512
-# dimensions, at any number of train images and for each image.
-NOMINAL_RATE = 5e9
-OBSERVING = 0.05
-PROBING = 2.0
-FITTING, FITTING_EACH = 2.0, 7.5e-4
-FITTED = ("linear", "retained", "truncated")
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """What a trial takes: of its training, its passes over images after it, and its probes."""
-
-    training: float
-    embedding: float
-    probing: float
-
-    @property
-    def whole(self) -> float:
-        return self.training + self.embedding + self.probing
 
 
 @functools.cache
@@ -123,47 +99,3 @@ def training_work(config: TrialConfig) -> float:
 def trial_weight(config: TrialConfig) -> float:
     """Relative cost of a trial in multiply-accumulates, for the schedule and the progress bar."""
     return FIXED_MACS + training_work(config)
-
-
-def measured_samples(config: TrialConfig) -> int:
-    """Images that pass through the student after its training, repeats counted, about."""
-    train, test = train_samples(config), size_of(config).test
-    count = train + test
-    if "spectrum" in config.probes:
-        count += test  # raw features
-    if "retained" in config.probes:
-        count += train + test
-    if {"robustness", "frequency"} & set(config.probes):
-        count += test * sum(make_arm(arm).views(config.test_views) for arm in config.test_arms)
-    if "robustness" in config.probes:
-        # Twice refitted, once recalibrated; three ways to adapt are tried on the test images.
-        views = [make_arm(arm).views(config.test_views) for arm in config.adapt_arms]
-        count += sum(3 * train + 3 * test * each for each in views)
-    return count
-
-
-def _observations(config: TrialConfig) -> int:
-    """How often a trial is observed during its training."""
-    if config.curve_every is None or not config.trains:
-        return 0
-    every = in_steps(config.curve_every, config.batch_size, train_samples(config))
-    return 2 + planned_steps(config) // max(1, every)
-
-
-def trial_seconds(config: TrialConfig, a_sample: float | None = None) -> Seconds:
-    """What a trial takes in a process that has run others, about.
-
-    a_sample: seconds that one training sample takes the student: forward, backward and optimiser.
-    None: those of a nominal CPU core, so that only ratios mean something.
-    """
-    if a_sample is None:
-        a_sample = BACKWARD * student_of(config).macs / NOMINAL_RATE
-    forward, observations = a_sample / BACKWARD, _observations(config)
-    observed = 2 * min(config.curve_samples, train_samples(config)) * forward + OBSERVING
-    fitted = FITTING + FITTING_EACH * train_samples(config)
-    fitted *= len(set(FITTED) & set(config.probes)) * embedding_dim(config.teacher) / 512
-    return Seconds(
-        training=samples_seen(config) * a_sample + observations * observed if config.trains else 0,
-        embedding=measured_samples(config) * forward,
-        probing=PROBING + fitted,
-    )

@@ -18,7 +18,7 @@ from sweep.journal.events import Journal, LimitEvent
 from sweep.journal.records import read_run
 from sweep.journal.run_record import RunRecord, record_sweep
 from sweep.planning.banks import BankJob, build_bank, plan_banks
-from sweep.planning.costs import Expected, expected_here, timed_seconds
+from sweep.planning.costs import Expected, expected_here, seconds_here
 from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
@@ -169,7 +169,7 @@ def _build_and_train(
     expected = sweep.expected
     if not resources.address:
         # A first estimate, until trials were seen to train.
-        cpus, seconds = resources.local_cpus(), timed_seconds(list(watch.trials.values()))
+        cpus, seconds = resources.local_cpus(), seconds_here(list(watch.trials.values()))
         watch.at_once = at_once(trials, resources)
         if not local_gpus(resources):
             watch.set_seconds(seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from shards.support.progress import Progress
@@ -13,14 +13,10 @@ from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent, S
 from sweep.journal.overview import Overview, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial
 from sweep.journal.stored import probe_events, result_events
+from sweep.planning.kinds import kinds_of
 from sweep.planning.remaining import Timing, remaining_seconds
-from sweep.planning.sizes import (
-    Seconds,
-    planned_steps,
-    training_work,
-    trial_seconds,
-    trial_weight,
-)
+from sweep.planning.sizes import planned_steps, training_work, trial_weight
+from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished, tidy, trial_folder
 from trainers.results.record import Epoch
@@ -28,16 +24,25 @@ from trainers.results.trial_journal import note_failure, read_rows
 
 
 def planned_trials(trials: list[TrialConfig]) -> dict[str, PlannedTrial]:
-    """{identity: what the trial costs}."""
-    return {
-        config.identity: PlannedTrial(
-            steps=planned_steps(config),
-            work=training_work(config),
-            weight=trial_weight(config),
-            **asdict(trial_seconds(config)),
+    """{identity: what the trial costs}, in nominal seconds."""
+    plans: dict[str, PlannedTrial] = {}
+    for kind, members in kinds_of(trials):
+        plan = PlannedTrial(
+            steps=planned_steps(kind.config),
+            work=training_work(kind.config),
+            weight=trial_weight(kind.config),
+            **_parts(seconds_of(kind, nominal(kind))),
         )
-        for config in trials
-    }
+        plans |= {config.identity: plan for config in members}
+    return {config.identity: plans[config.identity] for config in trials}
+
+
+def _parts(seconds: Seconds) -> dict[str, float]:
+    """The parts that progress and the time left are counted in.
+
+    What is fixed is seen when trials run: it is what passes before their first step.
+    """
+    return {name: getattr(seconds, name) for name in ("training", "embedding", "probing")}
 
 
 class Watch:
@@ -112,7 +117,7 @@ class Watch:
     def set_seconds(self, seconds: Mapping[str, Seconds]) -> None:
         """Plan with these seconds of all trials, which were timed on this machine."""
         for trial, timed in seconds.items():
-            fields = asdict(timed) | {"timed": True}
+            fields = _parts(timed) | {"timed": True}
             self.plans[trial] = self.plans[trial].model_copy(update=fields)
             self.timings[trial] = replace(self.timings[trial], **fields)
             self._advance(trial)

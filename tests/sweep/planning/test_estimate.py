@@ -7,12 +7,14 @@ import pytest
 from shards.support.progress import clock
 from sweep.planning.banks import plan_banks
 from sweep.planning.calibration import Calibration, read_calibration, write_calibration
-from sweep.planning.costs import calibration_for, expected, kinds_of
+from sweep.planning.costs import calibration_for, expected
 from sweep.planning.dry_run import cost_lines
-from sweep.planning.estimate import Estimate, estimate, makespan, seconds_of
+from sweep.planning.estimate import Estimate, estimate, makespan
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
+from sweep.planning.kinds import kinds_of
 from sweep.planning.prices import Prices, read_prices
+from sweep.planning.trial_seconds import seconds_of
 from tests.calibrated import OVERHEAD, calibrated
 
 DEMO = expand(load_grid("demo"))
@@ -112,6 +114,6 @@ def test_this_machine_is_measured_once(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DISTIL_CACHE", str(tmp_path))
     kinds = [kind for kind, _ in kinds_of(DEMO[:1])]
     known = calibration_for(kinds, None, again=False)
-    assert seconds_of(kinds[0], known).all > 1
+    assert seconds_of(kinds[0], known).whole > 1
     assert calibration_for(kinds, None, again=False) == known
     assert isinstance(known, Calibration)

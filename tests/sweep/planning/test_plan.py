@@ -17,10 +17,12 @@ from sweep.planning.calibration import write_calibration
 from sweep.planning.costs import bytes_needed, check_room, wall_seconds
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
+from sweep.planning.kinds import kind_of
 from sweep.planning.plan import plan_sweep
 from sweep.planning.prices import read_prices
 from sweep.planning.remaining import REUSED, STARTING
-from sweep.planning.sizes import Seconds, measured_samples, student_of, trial_seconds
+from sweep.planning.sizes import student_of
+from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
 from sweep.run import main
 from tests.calibrated import calibrated
 
@@ -123,7 +125,7 @@ def test_room_is_counted_for_student_copy_and_checkpoints() -> None:
 )
 def test_the_first_estimate_fills_the_cores(threads: int, cpus: int, rounds: int) -> None:
     trials = [c.model_copy(update={"threads": threads}) for c in expand(load_grid("demo"))[:3]]
-    seconds = {config.identity: Seconds(6.0, 3.0, 1.0) for config in trials}
+    seconds = {config.identity: Seconds(REUSED, 6.0, 3.0, 1.0) for config in trials}
     whole = wall_seconds(trials, seconds, cpus)
     assert whole == pytest.approx(STARTING + rounds * (REUSED + 10.0))
 
@@ -132,13 +134,15 @@ def test_seconds_of_a_trial_are_those_of_its_passes() -> None:
     """Twice the epochs train twice as long; measuring is the same, and so are its passes."""
     config = expand(load_grid("demo"))[0].model_copy(update={"curve_every": None})
     double = config.model_copy(update={"epochs": 16})
-    once, twice = (trial_seconds(c, a_sample=0.003) for c in (config, double))
+    kinds = kind_of(config), kind_of(double)
+    once, twice = (seconds_of(kind, nominal(kind, a_sample=0.003)) for kind in kinds)
     assert once.training == pytest.approx(0.003 * 8 * (1438 // 64) * 64)
     assert twice.training == pytest.approx(2 * once.training)
     assert (twice.embedding, twice.probing) == (once.embedding, once.probing)
     # Clean images, test images again for the spectrum, both again for `retained`, three arms.
     assert config.adapt_arms == ()
-    assert measured_samples(config) == 2 * (1438 + 359) + 359 + 3 * config.test_views * 359
+    images = 2 * (1438 + 359) + 359 + 3 * config.test_views * 359
+    assert once.embedding == pytest.approx(0.001 * images)
 
 
 def test_too_little_room_names_both_numbers(tmp_path: Path) -> None:

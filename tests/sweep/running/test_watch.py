@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sweep.journal.events import Journal
-from sweep.planning.sizes import Seconds, trial_seconds
+from sweep.planning.kinds import kind_of
+from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
 from sweep.running.view import SweepView
 from sweep.running.watch import Watch
 from trainers.canonical import make_config
@@ -31,8 +32,9 @@ def test_progress_is_by_steps(tmp_path: Path, tools: Any, duration: str) -> None
     for row in ROWS:
         watch(config.identity, "epoch", row)
         shares.append(watch.done())
-    planned = trial_seconds(config)
-    assert watch.total() == planned.whole
+    kind = kind_of(config)
+    planned = seconds_of(kind, nominal(kind))
+    assert watch.total() == pytest.approx(planned.whole - planned.fixed)
     assert shares == pytest.approx([0, planned.training * 4 / 5, planned.training])
     written = tools.events(tmp_path, "epoch")
     assert [(e["step"], e["values"]["epoch"]) for e in written] == [(4, 1), (5, 1.25)]
@@ -94,7 +96,7 @@ def test_seconds_timed_on_this_machine_replace_the_nominal_ones(tmp_path: Path) 
     watch = Watch(Journal(tmp_path), configs, str(tmp_path))
     assert watch.remaining() is None  # nominal seconds are no seconds of this machine
     watch.skip({configs[0].identity: "of its own"})
-    watch.set_seconds({config.identity: Seconds(6.0, 3.0, 1.0) for config in configs})
+    watch.set_seconds({config.identity: Seconds(0.5, 6.0, 3.0, 1.0) for config in configs})
     watch.at_once = 1
     assert (watch.done(), watch.total()) == (10.0, 20.0)
     assert watch.remaining() == pytest.approx(10.0, abs=1.0)
