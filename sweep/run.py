@@ -117,8 +117,9 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
     # What is imported here needs neither torch, Ray nor MLflow, which take seconds. A mistake in
     # the grid, or another sweep on the store, should not take that long to be reported.
     set_defaults()
-    from sweep.planning.grid import check_combinations, load_grid, override
+    from sweep.planning.grid import check_combinations, load_grid
     from sweep.planning.recorded_grids import check_grid
+    from sweep.planning.settings import override
     from sweep.running.holding import holding
 
     if options.join and not options.store:

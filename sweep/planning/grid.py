@@ -46,20 +46,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.support.command import one_line
 from shards.support.plugins import load_plugins
-from shards.support.registry import closest, split_spec
-from shards.support.schema import validated
-from shards.support.table_names import field_names, table_names
-from shards.support.yaml_reader import parse_mapping, parse_value
+from shards.support.registry import closest
+from shards.support.yaml_reader import parse_mapping
 from sweep.grids import named_grids
 from sweep.planning.early_stopping import EarlyStopping, read_early_stopping
+from sweep.planning.fields import check_fields, check_value, refuse_unknown
 from sweep.planning.search import Search, read_search
 from trainers.config.alone import check_without_tables
 from trainers.config.schema import PLUGINS, TrialConfig
@@ -73,22 +70,6 @@ KEYS = (
 )
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 PLACEMENTS = ("pack", "spread", "strict_pack")
-OBJECTIVES = "trainers.objectives"
-ARMS = ("shards.arms", "ARMS"), ("shards.arms.groups", "GROUPS")
-# {field: (what its values name, tables that hold the names)}
-NAMED: dict[str, tuple[Any, ...]] = {
-    "dataset": ("dataset", ("shards.datasets", "DATASETS")),
-    "teacher": ("teacher", ("shards.teachers", "TEACHERS")),
-    "student": ("student", ("trainers.students", "STUDENTS")),
-    "arm": ("arm", ARMS[0]),
-    "test_arms": ("arm", *ARMS),
-    "adapt_arms": ("arm", *ARMS),
-    "objective": ("objective", (OBJECTIVES, "OBJECTIVES")),
-    "target": ("target", ("trainers.objectives.targets", "TARGETS")),
-    "optimizer": ("optimizer", ("trainers.training.optim", "OPTIMIZERS")),
-    "engine": ("engine", ("trainers.engines", "ENGINES")),
-    "probes": ("probe", ("trainers.probes", "PROBES")),
-}
 RESOURCES = ("cpus", "gpus", "placement")
 YAML_NAMES = {dict: "`field: value` lines", list: "a list"}
 
@@ -157,33 +138,55 @@ def read_grid(text: str, source: str, name: str, beside: Path | None = None) -> 
 
 def _read(text: str, source: str, name: str, beside: Path | None) -> Grid:
     raw = parse_mapping(text, source)
-    _refuse_unknown(raw, KEYS, "key", source)
+    refuse_unknown(raw, KEYS, "key", source)
     plugins = _plugins(raw, source, beside)  # they may add the fields that follow
-    title = raw.get("name", name)
-    if not isinstance(title, str) or not NAME.fullmatch(title):
-        raise ValueError(f"{source}: name: `{title}`; use letters, digits, `.`, `_` and `-`")
+    title = _name(raw.get("name", name), source)
     fixed, axes, exclude = _sections(raw, source)
-    distinct = raw.get("distinct_views", False)
-    if not isinstance(distinct, bool):
-        raise ValueError(f"{source}: distinct_views: expected true or false, found `{distinct}`")
-    seeds = _seeds(raw.get("seeds", 1), source)
-    first = tuple(_entries(raw.get("first") or [], "first", source))
-    grid = Grid(title, fixed, axes, seeds, exclude, source, distinct, first=first)
-    stopping = read_early_stopping(raw.get("early_stopping"), source)
-    search = read_search(raw.get("search"), source)
+    grid = Grid(
+        name=title,
+        fixed=fixed | plugins,
+        axes=axes,
+        exclude=exclude,
+        source=source,
+        distinct_views=_distinct_views(raw.get("distinct_views", False), source),
+        seeds=read_seeds(raw.get("seeds", 1), source),
+        first=tuple(_entries(raw.get("first") or [], "first", source)),
+        early_stopping=read_early_stopping(raw.get("early_stopping"), source),
+        search=_search(raw.get("search"), source),
+        resources=_resources(raw, source),
+    )
+    return replace(grid, parts=_parts(grid, raw.get("parts") or []))
+
+
+def _name(value: Any, source: str) -> str:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise ValueError(f"{source}: name: `{value}`; use letters, digits, `.`, `_` and `-`")
+    return value
+
+
+def _distinct_views(value: Any, source: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{source}: distinct_views: expected true or false, found `{value}`")
+    return value
+
+
+def _search(raw: Any, source: str) -> Search | None:
+    search = read_search(raw, source)
     check_fields(search.ranges if search else (), f"{source}: search.ranges")
-    grid = replace(grid, fixed=fixed | plugins, resources=_resources(raw, source))
-    grid = replace(grid, search=search, early_stopping=stopping)
-    parts = raw.get("parts") or []
+    return search
+
+
+def _parts(grid: Grid, parts: Any) -> tuple[Grid, ...]:
+    """The grids of a grid's parts; checks that Optuna has one combination to search."""
     if not isinstance(parts, list):
-        raise ValueError(f"{source}: parts: expected a list, found `{parts}`")
-    several = parts or any(len(values) > 1 for values in axes.values())
-    if search is not None and search.by == "optuna" and several:
+        raise ValueError(f"{grid.source}: parts: expected a list, found `{parts}`")
+    several = parts or any(len(values) > 1 for values in grid.axes.values())
+    if grid.search is not None and grid.search.by == "optuna" and several:
         raise ValueError(
-            f"{source}: search: optuna looks for the best draw of one combination, here are "
+            f"{grid.source}: search: optuna looks for the best draw of one combination, here are "
             "several; keep one value of each axis and no parts, or write `by: random`"
         )
-    return replace(grid, parts=tuple(_part(grid, raw, i) for i, raw in enumerate(parts, 1)))
+    return tuple(_part(grid, raw, number) for number, raw in enumerate(parts, 1))
 
 
 def _plugins(raw: dict[str, Any], source: str, beside: Path | None) -> dict[str, Any]:
@@ -194,14 +197,6 @@ def _plugins(raw: dict[str, Any], source: str, beside: Path | None) -> dict[str,
         return {PLUGINS: list(load_plugins(raw[PLUGINS], beside))}
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-
-
-def _refuse_unknown(names: Any, known: Any, kind: str, source: str) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"{source}: unknown {kind} `{name}`; {closest(str(name), list(known))}"
-            )
 
 
 def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
@@ -225,10 +220,10 @@ def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[st
     for fields in (fixed, axes, *_entries(exclude, "exclude", source)):
         check_fields(fields, source)
     for field, value in fixed.items():
-        _check_value(field, value, source)
+        check_value(field, value, source)
     for field, values in axes.items():
         for value in values:
-            _check_value(field, value, source)
+            check_value(field, value, source)
     return fixed, axes, exclude
 
 
@@ -241,52 +236,6 @@ def _entries(value: Any, key: str, source: str) -> list[dict[str, Any]]:
             raise ValueError(f"{source}: {key}: expected {{field: value, ...}}, found `{entry}`")
         check_fields(entry, source)
     return value
-
-
-def check_fields(names: Iterable[Any], source: str) -> None:
-    """Check names of a trial's fields. Raises: ValueError, of one line, with the closest name."""
-    if PLUGINS in (names := list(names)):
-        raise ValueError(f"{source}: `{PLUGINS}` is a key of the grid file, beside `fixed`")
-    own = [name for name in TrialConfig.model_fields if name != "objective_fields"]
-    if all(name in own for name in names):
-        return
-    _refuse_unknown(names, (*own, *_objective_fields()), "field", source)
-
-
-def _objective_fields() -> Iterable[str]:
-    """Fields that objectives add. Their modules need torch, so it is their source that is read."""
-    if OBJECTIVES not in sys.modules:
-        found = field_names(OBJECTIVES, "ObjectiveFields")
-        if found is not None:
-            return found
-    from trainers.canonical import trial_fields
-
-    return trial_fields()
-
-
-def _check_value(field: str, value: Any, source: str) -> None:
-    """Check the type of one value, as far as it does not depend on other fields."""
-    if field in TrialConfig.model_fields:
-        names = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
-        typed = validated(TrialConfig, names | {field: value}, source)
-        if field in NAMED:
-            _check_names(field, getattr(typed, field), source)
-
-
-def _check_names(field: str, value: str | tuple[str, ...], source: str) -> None:
-    """Check that tables have the names in a field's value, as far as their sources tell."""
-    kind, *tables = NAMED[field]
-    known = [table_names(module, table) for module, table in tables]
-    if None in known or (kind, value) == ("objective", "none"):
-        return
-    choices = [name for names in known for name in names or ()]
-    specs: Iterable[str] = [value] if isinstance(value, str) else value
-    if kind == "objective":
-        specs = [term for spec in specs for term in spec.split("+")]
-    for spec in specs:
-        name = split_spec(spec)[0]
-        if name not in choices:
-            raise ValueError(f"{source}: unknown {kind} `{name}`; {closest(name, choices)}")
 
 
 def check_combinations(grid: Grid) -> None:
@@ -312,7 +261,7 @@ def _part(whole: Grid, raw: Any, number: int) -> Grid:
     source = f"{whole.source}: part {number}"
     if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{source}: expected {{fixed: ..., axes: ...}}, found `{raw}`")
-    _refuse_unknown(raw, (*SECTIONS, "resources"), "key", source)
+    refuse_unknown(raw, (*SECTIONS, "resources"), "key", source)
     fixed, axes, exclude = _sections(raw, source)
     inherited = {field: value for field, value in whole.fixed.items() if field not in axes}
     crossed = {field: values for field, values in whole.axes.items() if field not in fixed}
@@ -331,7 +280,7 @@ def _resources(raw: dict[str, Any], source: str) -> dict[str, Any]:
     found = raw.get("resources") or {}
     if not isinstance(found, dict):
         raise ValueError(f"{source}: resources: expected `name: value` lines, found `{found}`")
-    _refuse_unknown(found, RESOURCES, "resource", source)
+    refuse_unknown(found, RESOURCES, "resource", source)
     for name, value in found.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         if name == "placement" and value not in PLACEMENTS:
@@ -346,7 +295,8 @@ def _resources(raw: dict[str, Any], source: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _seeds(value: Any, source: str) -> list[int]:
+def read_seeds(value: Any, source: str) -> list[int]:
+    """Seeds from a count, or from a list. Raises: ValueError, of one line, for anything else."""
     if isinstance(value, list):
         whole = all(type(seed) is int and seed >= 0 for seed in value)
         if whole and value and len(set(value)) == len(value):
@@ -359,47 +309,3 @@ def _seeds(value: Any, source: str) -> list[int]:
         f"{source}: seeds: expected a count of at least 1, or a list of distinct seeds; "
         f"found {value!r}"
     )
-
-
-def parse_setting(option: str, setting: str) -> tuple[str, Any]:
-    """(field, value) of a command line's `OPTION FIELD=VALUE`, where VALUE is YAML.
-
-    Raises: ValueError, of one line, for an unknown field or a value that is not YAML.
-    """
-    source = f"{option} {setting}"
-    field, equals, text = setting.partition("=")
-    if not equals:
-        raise ValueError(f"{source}: write {option} FIELD=VALUE")
-    check_fields([field], source)
-    return field, parse_value(text, source)
-
-
-def override(grid: Grid, settings: list[str], seeds: int | None) -> Grid:
-    """`grid` with the values of the command line.
-
-    `settings` are `FIELD=VALUE`, where VALUE is YAML: the field is fixed to it, in every part,
-    and an axis or a range of that name is dropped. `seeds` N gives every combination the seeds 0
-    to N-1.
-
-    Raises: ValueError, of one line, for an unknown field, a value that is not YAML, or two values
-        for one field.
-    """
-    fixed, axes, search = dict(grid.fixed), dict(grid.axes), grid.search
-    given: dict[str, Any] = {}
-    for setting in settings:
-        field, value = parse_setting("--set", setting)
-        if field in given and given[field] != value:
-            raise ValueError(
-                f"--set {setting}: {field} is set to `{given[field]}` as well; keep one, or make "
-                "it an axis of the grid"
-            )
-        given[field] = value
-        if field == "seed":
-            raise ValueError(f"--set {setting}: seeds are given by --seeds N, or in a grid file")
-        axes.pop(field, None)
-        search = search.without(field) if search else None
-        fixed[field] = value
-        _check_value(field, value, f"--set {setting}")
-    chosen = grid.seeds if seeds is None else _seeds(seeds, "--seeds")
-    parts = tuple(override(part, settings, seeds) for part in grid.parts)
-    return replace(grid, fixed=fixed, axes=axes, seeds=chosen, parts=parts, search=search)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sweep.planning.grid import parse_setting
+from sweep.planning.settings import parse_setting
 from trainers.canonical import make_config
 from trainers.config.schema import TrialConfig
 

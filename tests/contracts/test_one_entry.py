@@ -27,7 +27,8 @@ from shards.building.build import build
 from shards.building.request import Request
 from shards.verify import verify
 from sweep.planning.expand import expand
-from sweep.planning.grid import override, read_grid
+from sweep.planning.grid import read_grid
+from sweep.planning.settings import override
 from trainers.canonical import load_config, make_config
 from trainers.config.types import Number
 from trainers.objectives import OBJECTIVES

@@ -9,7 +9,7 @@ import pytest
 
 from shards.support import table_names as module
 from shards.support.table_names import field_names, table_names
-from sweep.planning.grid import NAMED
+from sweep.planning.fields import NAMED
 from trainers.canonical import trial_fields
 from trainers.config.schema import TrialConfig
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sweep.planning.expand import expand
-from sweep.planning.grid import load_grid, override
+from sweep.planning.grid import load_grid
+from sweep.planning.settings import override
 
 IDENTITIES = json.loads(Path(__file__).with_name("identities.json").read_text())
 

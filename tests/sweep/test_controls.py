@@ -11,9 +11,10 @@ import pytest
 from sweep.analysis.frame import load
 from sweep.journal.records import read_run
 from sweep.planning.expand import expand
-from sweep.planning.grid import load_grid, override, read_grid
+from sweep.planning.grid import load_grid, read_grid
 from sweep.planning.plan import plan_sweep
 from sweep.planning.prices import read_prices
+from sweep.planning.settings import override
 from sweep.planning.sizes import planned_steps, trial_weight
 from sweep.reporting.summary import as_plain
 from tests.calibrated import calibrated

@@ -11,7 +11,8 @@ import pytest
 from sweep.grids import named_grids, summaries
 from sweep.options import GRID_FILE
 from sweep.planning.expand import expand, expand_with_resources
-from sweep.planning.grid import load_grid, override, read_grid
+from sweep.planning.grid import load_grid, read_grid
+from sweep.planning.settings import override
 from sweep.run import main
 
 HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sweep.planning.expand import expand
-from sweep.planning.grid import Grid, override, read_grid
+from sweep.planning.grid import Grid, read_grid
 from sweep.planning.recorded_grids import FILE, check_grid, record_grid
+from sweep.planning.settings import override
 from sweep.run import main
 
 TEXT = "name: {}\nfixed: {{dataset: digits, teacher: embedded}}\naxes: {{student: [width:1]}}\n"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sweep.planning.expand import expand
-from sweep.planning.grid import Grid, override, read_grid
+from sweep.planning.grid import Grid, read_grid
 from sweep.planning.search import Search, read_search
+from sweep.planning.settings import override
 
 HEAD = """\
 fixed: {dataset: digits, teacher: embedded, validation_samples: 100, curve_every: 1 epochs}
