@@ -54,12 +54,13 @@ def main(argv: list[str]) -> int:
     from shards.support.lock import exclusive
     from shards.support.progress import Progress
     from sweep.journal.events import NAME
+    from sweep.journal.mlflow_page import experiment_address
     from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
     from sweep.journal.rebuild import rebuild
     from sweep.journal.registry import check_name
     from sweep.journal.run_record import find_sweep, keep_record, read_record
     from sweep.journal.tracking import Tracker
-    from sweep.journal.uploader import PATIENCE, experiment_address
+    from sweep.journal.uploader import PATIENCE
 
     if options.register:
         check_name(options.register)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,17 @@ def claims_text(grid: str) -> tuple[str, str] | None:
         return (file.read_text(), str(file)) if file.is_file() else None
     text = named_claims(grid)
     return None if text is None else (text, f"{grid}{CLAIMS}")
+
+
+def checked_claims(grid: str, trials: Iterable[TrialConfig]) -> tuple[str, str] | None:
+    """As `claims_text`; prints a line on each claim that these trials cannot decide.
+
+    Raises: as `check_claims`.
+    """
+    claims = claims_text(grid)
+    for note in check_claims(*claims, trials) if claims else ():
+        print(f"claims:  {note}", file=sys.stderr)
+    return claims
 
 
 def check_claims(text: str, source: str, trials: Iterable[TrialConfig]) -> list[str]:

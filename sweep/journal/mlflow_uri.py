@@ -38,6 +38,14 @@ def default_uri(folder: Path) -> str:
     return uri
 
 
+def tracking_uri(folder: Path, given: str | None) -> str:
+    """The given URI, or the default one. Raises: ValueError for one that cannot work."""
+    if not given:
+        return default_uri(folder)
+    check_tracking_uri(given)
+    return given
+
+
 def is_tracking_uri(text: str) -> bool:
     """Whether `text` is the URI of a tracking server or database, and not a folder or store."""
     scheme = urllib.parse.urlsplit(text).scheme

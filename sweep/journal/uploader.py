@@ -118,10 +118,3 @@ def lacking(folder: Path, uri: str, error: str) -> str:
         f"MLflow at {shown} lacks some values ({error}); nothing is lost: once that is put right, "
         f"`python -m sweep.sync {folder}` uploads the rest"
     )
-
-
-def experiment_address(uri: str, experiment: str) -> str:
-    """The address of an experiment's table of runs; `mlflow ui` alone opens another page."""
-    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
-    return f"{server}/{page}"

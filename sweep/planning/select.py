@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from sweep.planning.early_stopping import check_decidable, check_early_stopping
+from sweep.planning.expand import expand_with_resources
+from sweep.planning.grid import Grid
 from sweep.planning.settings import parse_setting
+from sweep.planning.sizes import check_lengths
 from trainers.canonical import make_config
 from trainers.config.schema import TrialConfig
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a grid.
+
+    Attributes:
+        all: of them, in the order of the grid.
+        chosen: those that are to run.
+        resources: {trial identity: what each of its ranks occupies}, where the grid says so.
+    """
+
+    all: list[TrialConfig]
+    chosen: list[TrialConfig]
+    resources: dict[str, dict[str, Any]]
+
+
+def trials_of(grid: Grid, settings: list[str]) -> Trials:
+    """The trials of a grid, of which those are chosen that match the settings of `--only`.
+
+    Raises: ValueError, of one line, for trials that cannot be, or cannot be decided about as the
+        grid demands, and as `only`.
+    """
+    found = expand_with_resources(grid)
+    trials = [config for config, _ in found]
+    chosen = only(trials, settings)
+    check_lengths(chosen)
+    if grid.early_stopping is not None:
+        check_early_stopping(grid.early_stopping, trials)
+    if grid.search is not None:
+        if grid.search.by == "optuna" and settings:
+            raise ValueError("--only: optuna needs every trial that it proposes; leave it out")
+        for config in trials:
+            check_decidable(config, "search", grid.search.measure)
+    return Trials(trials, chosen, {config.identity: needs for config, needs in found if needs})
 
 
 def matches(config: TrialConfig, fields: dict[str, Any]) -> bool:

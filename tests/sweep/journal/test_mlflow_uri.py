@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shards.support.command import without_password
+from sweep.journal.mlflow_page import compare_lines
 from sweep.journal.mlflow_uri import check_tracking_uri
-from sweep.run import compare_lines
 
 
 @pytest.mark.parametrize(

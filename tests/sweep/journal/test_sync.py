@@ -14,9 +14,10 @@ import pytest
 from shards.support import storage
 from sweep.analysis.frame import load
 from sweep.environment import set_defaults
+from sweep.journal.mlflow_page import experiment_address
 from sweep.journal.run_record import PlannedTrial, open_record, record_sweep
 from sweep.journal.server import PARENT, SWEEP, TRIAL
-from sweep.journal.uploader import Uploader, experiment_address
+from sweep.journal.uploader import Uploader
 from sweep.sync import main
 from tests.sweep.journal.test_tracking import empty_database
 from tests.sweep.made import made

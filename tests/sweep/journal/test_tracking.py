@@ -27,9 +27,10 @@ from sweep.journal.events import (
     ResultEvent,
     StartEvent,
 )
+from sweep.journal.mlflow_page import mlflow_command
 from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
 from sweep.journal.tracking import ERROR, PARENT, TRIAL, Tracker
-from sweep.run import main, mlflow_command
+from sweep.run import main
 from tests.sweep.made import made
 from trainers.results.record import TrialResult
 

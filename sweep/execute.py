@@ -1,0 +1,182 @@
+"""Run the trials of a grid: everything is checked and recorded first, and shown at the end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.building.ray_start import check_address
+from shards.building.ray_token import check_token
+from shards.support import storage
+from shards.support.lock import exclusive
+from sweep.analysis.declared import checked_claims, record_claims
+from sweep.journal.mlflow_page import compare_lines
+from sweep.journal.mlflow_uri import tracking_uri
+from sweep.journal.registry import check_name
+from sweep.journal.run_record import open_record
+from sweep.journal.uploader import Uploader
+from sweep.planning.banks import plan_banks
+from sweep.planning.costs import calibration_for, check_room, expected
+from sweep.planning.grid import Grid
+from sweep.planning.kinds import kinds_of
+from sweep.planning.limits import Limits, read_budget, read_deadline
+from sweep.planning.plan import downloads
+from sweep.planning.prices import read_prices
+from sweep.planning.recorded_grids import record_grid
+from sweep.planning.select import priorities, trials_of
+from sweep.running.holding import Hold
+from trainers.config.schema import TrialConfig
+from trainers.results.folder import begun
+
+if TYPE_CHECKING:
+    from sweep.running.driver import Outcome, Sweep
+    from sweep.running.resources import Resources
+
+
+def execute(
+    grid: Grid,
+    folder: Path,
+    store: str,
+    hold: Hold,
+    options: argparse.Namespace,
+    owns_process: bool,
+) -> Outcome:
+    """Run the trials, then show table and report. owns_process: see Sweep.
+
+    Raises: ValueError, of one line, for what cannot run, be recorded or be kept to; OSError.
+    """
+    trials = trials_of(grid, options.only)
+    uri = tracking_uri(folder, options.tracking_uri)
+    if options.register:
+        check_name(options.register)
+    if options.address:
+        check_address(options.address)
+    check_token(options.address, options.allow_open_ray)
+    limited = _limits(trials.chosen, store, options)
+    claims = checked_claims(options.grid, trials.all)
+    with exclusive(str(folder), "sweep"):
+        record = open_record(folder, store, grid.name)
+        with Uploader(folder, record.name, uri, options.register) as uploader:
+            # Only now: Ray is imported while the upload's process imports MLflow.
+            from sweep.running.driver import Sweep
+
+            sweep = Sweep(
+                folder=folder,
+                store=store,
+                resources=_resources(trials.resources, options),
+                record=record,
+                hold=hold,
+                retry_failed=options.retry_failed,
+                teacher_robustness=options.teacher_robustness,
+                early_stopping=grid.early_stopping,
+                first=priorities(trials.chosen, grid.first),
+                owns_process=owns_process,
+                **limited,
+            )
+            _check_room(trials.chosen, store, sweep.resources, options)
+            # After the checks: a folder that has recorded a grid refuses any other one, although
+            # nothing has run in it.
+            record_grid(folder, grid, trials.all)
+            if claims:
+                record_claims(folder, grid.name, claims[0], trials.all, store, record.id)
+            chosen, outcome = _run_trials(sweep, grid, trials.chosen, options)
+            # Only now: pandas and what draws figures is not needed before.
+            from sweep.results import show_best, show_results
+
+            report = show_results(folder, options.json)
+            show_best(folder, grid.search, chosen)
+            ended = "KILLED" if outcome.left else "FINISHED"
+            status = "FAILED" if outcome.failed else ended
+            for line in uploader.finish(status, report, notify=_print_upload):
+                print(f"warning: {line}", file=sys.stderr)
+    for line in compare_lines(uri, uploader.experiment):
+        print(f"compare: {line}", file=sys.stderr)
+    return outcome
+
+
+def _run_trials(
+    sweep: Sweep, grid: Grid, trials: list[TrialConfig], options: argparse.Namespace
+) -> tuple[list[TrialConfig], Outcome]:
+    """Run the trials; those of a search by Optuna in rounds, which propose more of them."""
+    from sweep.running.driver import run_sweep
+
+    if grid.search is None or grid.search.by != "optuna":
+        return trials, run_sweep(sweep, trials)
+    from sweep.rounds import run_rounds
+
+    def run_round(grid: Grid, failed: frozenset[str]) -> Outcome:
+        """Run what is missing of the search so far, but for the trials that failed before."""
+        trials = trials_of(grid, options.only)
+        record_grid(sweep.folder, grid, trials.all)
+        round_ = replace(
+            sweep,
+            resources=replace(sweep.resources, needs=trials.resources),
+            first=priorities(trials.chosen, grid.first),
+        )
+        return run_sweep(round_, [c for c in trials.chosen if c.identity not in failed])
+
+    grid, outcome = run_rounds(grid, grid.search, sweep.folder, run_round)
+    return trials_of(grid, options.only).chosen, outcome
+
+
+def _limits(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of Sweep about `--budget` and `--deadline`, and the plan of a given `--calibration`.
+
+    Raises: ValueError for a limit that cannot be kept to.
+    """
+    if not (options.budget or options.deadline or options.calibration):
+        return {}
+    if options.address and not options.calibration:
+        raise ValueError(
+            "--budget, --deadline: on a cluster they need the --calibration FILE of its machines, "
+            "recorded there by --dry-run --calibrate --calibration FILE"
+        )
+    prices = read_prices(options.prices)
+    money = read_budget(options.budget, prices.currency) if options.budget else None
+    deadline = read_deadline(options.deadline, time.time()) if options.deadline else None
+    kinds = [kind for kind, _ in kinds_of(trials)]
+    known = calibration_for(kinds, options.calibration, again=False)
+    present = begun(store)
+    left = [config for config in trials if config.identity not in present] or trials
+    _, jobs = plan_banks(left, store, options.teacher_robustness)
+    devices = options.gpus if known.device != "cpu" else options.cpus
+    remote = not storage.is_local(store)
+    found = expected(trials, jobs, known, prices, devices, options.gpus_per_trial, remote)
+    limits = Limits(money, deadline) if money is not None or deadline is not None else None
+    return {"limits": limits, "price": prices.hour(known.device), "expected": found}
+
+
+def _resources(needs: dict[str, dict[str, Any]], options: argparse.Namespace) -> Resources:
+    from sweep.running.resources import Resources
+
+    return Resources(
+        address=options.address,
+        cpus=options.cpus,
+        gpus_per_trial=options.gpus_per_trial,
+        concurrent=options.max_concurrent,
+        reading=options.reading,
+        save_seconds=options.save_seconds,
+        time_limit=None if options.time_limit is None else 60 * options.time_limit,
+        needs=needs,
+    )
+
+
+def _check_room(
+    trials: list[TrialConfig], store: str, resources: Resources, options: argparse.Namespace
+) -> None:
+    """Print what will be downloaded. Raises: ValueError where disk, cores or GPUs are too few."""
+    from sweep.running.resources import check_fits
+
+    for line in downloads(trials):
+        print(f"to download: {line}", file=sys.stderr)
+    check_room(trials, store, options.teacher_robustness)
+    found = begun(store)
+    check_fits([config for config in trials if config.identity not in found], resources)
+
+
+def _print_upload(line: str) -> None:
+    print(f"mlflow:  {line}", file=sys.stderr)
