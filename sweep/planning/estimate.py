@@ -15,7 +15,8 @@ from sweep.planning.banks import BankJob
 from sweep.planning.calibration import Calibration
 from sweep.planning.kinds import Kind
 from sweep.planning.prices import Prices
-from sweep.planning.trial_seconds import seconds_of
+from sweep.planning.trial_seconds import Seconds, seconds_of
+from trainers.config.schema import TrialConfig
 from trainers.students.teacher_pca import has_no_network
 
 # Requests of one trial to an object store, assumed and not counted: writes and lists, reads, and
@@ -100,49 +101,26 @@ def estimate(
     Raises: ValueError for what `known` or `prices` lacks, or a trial with more ranks than devices.
     """
     on_cpu = known.device == "cpu"
-    durations: list[tuple[float, float]] = []  # (seconds, devices) of each trial
-    hours: dict[str, float] = dict.fromkeys(
-        ("build", "training", "measuring", "other", "set-up"), 0.0
-    )
-    puts = gets = 0.0
-    for kind, count in kinds:
-        config, taken = kind.config, seconds_of(kind, known)
-        each = float(config.threads) if on_cpu else (gpus_per_rank or 1.0)
-        share = each * config.ranks
-        if share > devices:
-            raise ValueError(
-                f"{config.ranks} ranks need {share:g} {'CPU cores' if on_cpu else 'GPUs'}; the "
-                f"plan is for {devices}; raise {'--cpus' if on_cpu else '--gpus'}"
-            )
-        durations += [(taken.whole, share)] * count
-        for name, part in (("training", taken.training), ("measuring", taken.measuring)):
-            hours[name] += part * share * count / 3600
-        hours["other"] += taken.fixed * share * count / 3600
-        epochs = config.epochs_begun(kind.train)
-        puts += count * (PUTS + PUTS_EPOCH * epochs + PUTS_SECOND * taken.whole)
-        gets += count * (GETS + GETS_SECOND * taken.whole)
-    # The teacher goes through the same probes once, and its values are kept.
-    for kind in {kind.measuring: kind for kind, _ in kinds}.values():
-        arithmetic = known.measuring[kind.measuring]
-        cores = kind.config.threads if on_cpu else 1
-        hours["measuring"] += arithmetic.seconds * kind.train / arithmetic.train * cores / 3600
+    groups = [
+        _Group(
+            kind=kind,
+            count=count,
+            seconds=seconds_of(kind, known),
+            share=_share(kind.config, on_cpu, devices, gpus_per_rank),
+        )
+        for kind, count in kinds
+    ]
+    durations = [(group.seconds.whole, group.share) for group in groups for _ in range(group.count)]
     building = build_seconds(jobs, known)
-    hours["build"] = building / 3600
     used = min(devices, math.ceil(sum(share for _, share in durations)))
-    hours["other"] += known.overhead.worker * used / 3600
-    wall = known.overhead.start + building / devices + known.overhead.worker
-    wall += makespan(durations, devices)
-    behind = known.overhead.behind * len(durations)
-    if on_cpu:  # on the same cores
-        hours["other"] += behind / 3600
-        wall += behind / devices
-    else:
-        hours["set-up"] = prices.setup_seconds * used / 3600
-        wall = max(wall + prices.setup_seconds, behind)
+    hours = _hours(groups, building, used, known, prices)
+    wall = _wall_seconds(durations, building, devices, known, prices)
     money = {"machines": sum(hours.values()) * prices.hour(known.device)}
     if not on_cpu:
         money["head"] = wall / 3600 * prices.head_hour
+    puts = gets = 0.0
     if remote:
+        puts, gets = _requests(groups)
         money["storage, a month"] = store_bytes / GB * prices.storage_gb_month
         money["requests"] = puts / 1000 * prices.put_thousand + gets / 1000 * prices.get_thousand
     return Estimate(
@@ -152,11 +130,88 @@ def estimate(
         wall_seconds=wall,
         currency=prices.currency,
         money=money,
-        puts=round(puts) if remote else 0,
-        gets=round(gets) if remote else 0,
+        puts=round(puts),
+        gets=round(gets),
         paper_seconds=paper_seconds(kinds, known),
         notes=notes_of(kinds, known),
     )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The unfinished trials of one kind: what each takes, on `share` devices."""
+
+    kind: Kind
+    count: int
+    seconds: Seconds
+    share: float
+
+    def device_hours(self, seconds: float) -> float:
+        """Of all its trials, for a part of each that takes so many seconds."""
+        return seconds * self.share * self.count / 3600
+
+
+def _share(config: TrialConfig, on_cpu: bool, devices: int, gpus_per_rank: float | None) -> float:
+    """How many devices a trial occupies. Raises: ValueError where it needs more than there are."""
+    each = float(config.threads) if on_cpu else (gpus_per_rank or 1.0)
+    share = each * config.ranks
+    if share > devices:
+        raise ValueError(
+            f"{config.ranks} ranks need {share:g} {'CPU cores' if on_cpu else 'GPUs'}; the "
+            f"plan is for {devices}; raise {'--cpus' if on_cpu else '--gpus'}"
+        )
+    return share
+
+
+def _hours(
+    groups: Sequence[_Group], building: float, used: int, known: Calibration, prices: Prices
+) -> dict[str, float]:
+    """Device-hours by what takes them. used: devices that have anything to do."""
+    on_cpu = known.device == "cpu"
+    measuring = [group.device_hours(group.seconds.measuring) for group in groups]
+    # The teacher goes through the same probes once, and its values are kept.
+    for kind in {group.kind.measuring: group.kind for group in groups}.values():
+        arithmetic = known.measuring[kind.measuring]
+        cores = kind.config.threads if on_cpu else 1
+        measuring.append(arithmetic.seconds * kind.train / arithmetic.train * cores / 3600)
+    other = [group.device_hours(group.seconds.fixed) for group in groups]
+    other.append(known.overhead.worker * used / 3600)
+    if on_cpu:  # driver and upload run on the same cores
+        other.append(known.overhead.behind * sum(group.count for group in groups) / 3600)
+    return {
+        "build": building / 3600,
+        "training": sum((group.device_hours(group.seconds.training) for group in groups), 0.0),
+        "measuring": sum(measuring, 0.0),
+        "other": sum(other, 0.0),
+        "set-up": 0.0 if on_cpu else prices.setup_seconds * used / 3600,
+    }
+
+
+def _wall_seconds(
+    durations: Sequence[tuple[float, float]],
+    building: float,
+    devices: int,
+    known: Calibration,
+    prices: Prices,
+) -> float:
+    """From the start of the sweep to its end. durations: (seconds, devices) of each trial."""
+    overhead = known.overhead
+    wall = overhead.start + building / devices + overhead.worker + makespan(durations, devices)
+    behind = overhead.behind * len(durations)
+    if known.device == "cpu":  # on the same cores
+        return wall + behind / devices
+    return max(wall + prices.setup_seconds, behind)
+
+
+def _requests(groups: Sequence[_Group]) -> tuple[float, float]:
+    """Requests to an object store: writes and lists, and reads."""
+    puts = gets = 0.0
+    for group in groups:
+        config, whole = group.kind.config, group.seconds.whole
+        epochs = config.epochs_begun(group.kind.train)
+        puts += group.count * (PUTS + PUTS_EPOCH * epochs + PUTS_SECOND * whole)
+        gets += group.count * (GETS + GETS_SECOND * whole)
+    return puts, gets
 
 
 def notes_of(kinds: Sequence[tuple[Kind, int]], known: Calibration) -> list[str]:

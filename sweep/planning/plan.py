@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -105,31 +105,16 @@ def plan_sweep(
     unfinished: list[TrialConfig] = []
     counts: list[tuple[Kind, int]] = []
     for kind, members in kinds:
-        student, seconds = student_of(kind.config), seconds_of(kind, known).whole
-        views, left = distinct_views(kind.config, kind.train), 0
-        fields = kind.config.model_dump(mode="json")
-        for config in members:
-            trial = config.identity
-            done = trial in present and finished(store, config) is not None
-            if not done:
-                unfinished.append(config)
-                left += 1
-            rows[trial] = PlannedTrial(
-                id=trial,
-                student=config.student,
-                arm=config.arm,
-                seed=config.seed,
-                trunk=student.parameters.trunk,
-                head=student.parameters.head,
-                parameters=student.parameters.total,
-                macs=student.macs,
-                distinct_views=views,
-                finished=done,
-                seconds=seconds,
-                config=fields | {"seed": config.seed},
-            )
+        done = {
+            config.identity
+            for config in members
+            if config.identity in present and finished(store, config) is not None
+        }
+        left = [config for config in members if config.identity not in done]
+        rows |= {row.id: row for row in _planned_trials(kind, members, done, known)}
+        unfinished += left
         if left:
-            counts.append((kind, left))
+            counts.append((kind, len(left)))
     _, jobs = plan_banks(unfinished, store, teacher_robustness)
     needed = bytes_needed(unfinished, jobs)
     remote = not storage.is_local(store)
@@ -141,6 +126,30 @@ def plan_sweep(
         bytes=needed,
         estimate=found,
     )
+
+
+def _planned_trials(
+    kind: Kind, members: Sequence[TrialConfig], done: Container[str], known: Calibration
+) -> Iterator[PlannedTrial]:
+    """The trials of a kind. done: identities of those that are finished."""
+    student, seconds = student_of(kind.config), seconds_of(kind, known).whole
+    views = distinct_views(kind.config, kind.train)
+    fields = kind.config.model_dump(mode="json")
+    for config in members:
+        yield PlannedTrial(
+            id=config.identity,
+            student=config.student,
+            arm=config.arm,
+            seed=config.seed,
+            trunk=student.parameters.trunk,
+            head=student.parameters.head,
+            parameters=student.parameters.total,
+            macs=student.macs,
+            distinct_views=views,
+            finished=config.identity in done,
+            seconds=seconds,
+            config=fields | {"seed": config.seed},
+        )
 
 
 def _planned_bank(job: BankJob, known: Calibration) -> PlannedBank:
