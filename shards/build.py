@@ -35,6 +35,13 @@ def _parser() -> CommandParser:
     epilog = f"data sets: {', '.join(DATASETS)}\n\narms:\n"
     epilog += "\n".join(f"  {spec:28s} {meaning}" for spec, meaning in arms)
     parser = make_parser("shards.build", __doc__, epilog)
+    _add_what_to_embed(parser)
+    _add_how_it_is_built(parser)
+    _add_where_it_is_built(parser)
+    return parser
+
+
+def _add_what_to_embed(parser: CommandParser) -> None:
     add = parser.add_argument
     add("--dataset", metavar="SPEC", help="data set: digits, cifar10, folder:DIR, ...")
     add(
@@ -75,6 +82,10 @@ def _parser() -> CommandParser:
         "over --test-views random draws, and store the results in the manifest; without SPEC: "
         f"{' '.join(DEFAULT)}",
     )
+
+
+def _add_how_it_is_built(parser: CommandParser) -> None:
+    add = parser.add_argument
     add(
         "--image-size",
         type=int,
@@ -110,6 +121,10 @@ def _parser() -> CommandParser:
     add("--shard-samples", type=int, metavar="N", help="samples per shard (default 1000)")
     # A whole Request as JSON, with which a sweep calls this command.
     add("--request", help=argparse.SUPPRESS)
+
+
+def _add_where_it_is_built(parser: CommandParser) -> None:
+    add = parser.add_argument
     add("--out", required=True, metavar="DIR-OR-URL", help="folder or URL to write the bank to")
     add("--device", help="cpu or cuda (default: cuda if available)")
     add(
@@ -139,7 +154,6 @@ def _parser() -> CommandParser:
         help="with --ray: number of workers, each with a copy of the teachers on one core or GPU "
         "(default: as many as fit)",
     )
-    return parser
 
 
 @command

@@ -42,6 +42,7 @@ from trainers.results.record import TrialResult
 from trainers.results.reprobed import outdated
 from trainers.results.trial_journal import TrialJournal, error_line, note_failure
 from trainers.students import build_student
+from trainers.students.base import Student
 from trainers.students.teacher_pca import has_no_network
 from trainers.training.checkpoint import Checkpoints, owner_of
 from trainers.training.compile import apply_performance_options, eager
@@ -206,18 +207,32 @@ def _run(
             student = student_to_measure(splits, trained, device)
         assert lease is not None  # a student without a network has one rank
         assert journal is not None
-        with eager(config):
-            result = measure_trial(splits, student, trained, device, root)
-        if student is not None:
-            size = inputs.preprocess.size
-            files = student_files(student, config, inputs.teacher.dim, size)
-            place = storage.join(folder, STUDENT)
-            patiently(place, lambda: lease.publish_folder(place, files))
-        journal.finished(inputs.bank)
-        patiently(journal.folder, journal.flush)
-        place = storage.join(folder, RESULT)
-        patiently(place, lambda: lease.publish(place, storage.encoded_json(result.as_json())))
-        return result
+        return _measure_and_store(splits, student, trained, device, root, journal, lease)
+
+
+def _measure_and_store(
+    splits: TrialSplits,
+    student: Student | None,
+    trained: Trained | None,
+    device: torch.device,
+    root: str,
+    journal: TrialJournal,
+    lease: Lease,
+) -> TrialResult:
+    """Measure the student, and store it and the result, which is the last of all files."""
+    inputs, config = splits.inputs, splits.inputs.config
+    folder = trial_folder(root, config)
+    with eager(config):
+        result = measure_trial(splits, student, trained, device, root)
+    if student is not None:
+        files = student_files(student, config, inputs.teacher.dim, inputs.preprocess.size)
+        place = storage.join(folder, STUDENT)
+        patiently(place, lambda: lease.publish_folder(place, files))
+    journal.finished(inputs.bank)
+    patiently(journal.folder, journal.flush)
+    place = storage.join(folder, RESULT)
+    patiently(place, lambda: lease.publish(place, storage.encoded_json(result.as_json())))
+    return result
 
 
 @contextlib.contextmanager

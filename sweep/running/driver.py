@@ -6,26 +6,24 @@ another process uploads the journal to MLflow, see `sweep.journal.uploader`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from shards.building.ray_workers import build_on_connected_ray
 from shards.support.lease import Observer
 from sweep.journal.events import Journal, LimitEvent
 from sweep.journal.records import read_run
 from sweep.journal.run_record import RunRecord, record_sweep
-from sweep.planning.banks import BankJob, build_bank, plan_banks
+from sweep.planning.banks import BankJob, plan_banks
 from sweep.planning.costs import Expected, expected_here, seconds_here
 from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
+from sweep.running.building import build_here, build_on_cluster
 from sweep.running.early_stopping import EarlyStops, replayed
 from sweep.running.holding import Hold
-from sweep.running.joined import build_once, wait_for_others
+from sweep.running.joined import wait_for_others
 from sweep.running.resources import Resources, at_once, check_fits, local_gpus, placement_of
 from sweep.running.schedule import Job, connected, run_jobs
 from sweep.running.spending import Spending
@@ -159,16 +157,28 @@ def _build_and_train(
     stops: EarlyStops | None,
 ) -> str | None:
     """Returns which limit was reached, in one line, None where none was."""
-    resources = sweep.resources
+    resources, store = sweep.resources, sweep.store
     check_fits(trials, resources)
-    bank_of, banks = plan_banks(trials, sweep.store, sweep.teacher_robustness)
+    bank_of, banks = plan_banks(trials, store, sweep.teacher_robustness)
     if resources.address is None:
         # Before Ray starts: the build then has all cores and all memory for itself.
-        for job in banks:
-            build_once(job.location, sweep.store, partial(_build_here, job))
-    expected = sweep.expected
+        build_here(banks, store)
+    _record_expected(sweep, trials, banks, watch)
+    bar = SweepView(watch, watch.note())
+    plugins = sorted({spec for config in trials for spec in config.plugins})
+    with bar, connected(resources, sweep.folder, plugins):
+        watch.bar = bar
+        if resources.address is not None:
+            build_on_cluster(banks, store, resources)
+        return _train(sweep, trials, bank_of, watch, stopping, stops)
+
+
+def _record_expected(
+    sweep: Sweep, trials: list[TrialConfig], banks: list[BankJob], watch: Watch
+) -> None:
+    """Write plan.json, and on this machine tell `watch` what trials take, until they were seen."""
+    expected, resources = sweep.expected, sweep.resources
     if not resources.address:
-        # A first estimate, until trials were seen to train.
         cpus, seconds = resources.local_cpus(), seconds_here(list(watch.trials.values()))
         watch.at_once = at_once(trials, resources)
         if not local_gpus(resources):
@@ -176,47 +186,46 @@ def _build_and_train(
             record_sweep(sweep.store, sweep.record, watch.plans)
         expected = expected or expected_here(trials, banks, seconds, cpus, resources.gpus_per_trial)
     record_plan(sweep.folder, **({} if expected is None else expected.as_recorded()))
-    bar = SweepView(watch, watch.note())
-    plugins = sorted({spec for config in trials for spec in config.plugins})
-    with bar, connected(resources, sweep.folder, plugins):
-        watch.bar = bar
-        if resources.address is not None:
-            for job in banks:
-                build = partial(_build_on_cluster, job, resources)
-                build_once(job.location, sweep.store, build)
-        # The heaviest first, of those that take equal resources: at the end, when some workers
-        # have nothing left to do, the trials that the others are waiting for are short. Those that
-        # the grid puts first come before.
-        last = len(sweep.first)
-        ordered = sorted(
-            trials, key=lambda c: (sweep.first.get(c.identity, last), -trial_weight(c))
+
+
+def _train(
+    sweep: Sweep,
+    trials: list[TrialConfig],
+    bank_of: Mapping[str, str],
+    watch: Watch,
+    stopping: Stopping,
+    stops: EarlyStops | None,
+) -> str | None:
+    """Run the trials, again and again those that other sweeps had and left; as _build_and_train."""
+    # The heaviest first, of those that take equal resources: at the end, when some workers have
+    # nothing left to do, the trials that the others are waiting for are short. Those that the grid
+    # puts first come before.
+    last = len(sweep.first)
+    ordered = sorted(trials, key=lambda c: (sweep.first.get(c.identity, last), -trial_weight(c)))
+    behalf, observer = Behalf(sweep.hold.token), Observer()
+    spending = _spending(sweep, trials, watch) if sweep.limits else None
+    while ordered and not stopping.requested and not (spending and spending.stopped):
+        run_jobs(
+            [Job(config, bank_of[config.identity]) for config in ordered],
+            sweep.store,
+            sweep.folder,
+            sweep.resources,
+            watch,
+            behalf,
+            stopping,
+            sweep.owns_process,
+            stops,
+            spending,
         )
-        behalf, observer = Behalf(sweep.hold.token), Observer()
-        own = sweep.owns_process
-        spending = _spending(sweep, trials, watch) if sweep.limits else None
-        while ordered and not stopping.requested and not (spending and spending.stopped):
-            jobs = [Job(config, bank_of[config.identity]) for config in ordered]
-            run_jobs(
-                jobs,
+        with stopping.during(lambda: None):
+            ordered, gone = wait_for_others(
+                [config for config in ordered if config.identity in watch.elsewhere],
                 sweep.store,
-                sweep.folder,
-                resources,
-                watch,
-                behalf,
-                stopping,
-                own,
-                stops,
-                spending,
+                watch.adopt,
+                lambda: stopping.requested,
+                observer,
             )
-            with stopping.during(lambda: None):
-                ordered, gone = wait_for_others(
-                    [config for config in ordered if config.identity in watch.elsewhere],
-                    sweep.store,
-                    watch.adopt,
-                    lambda: stopping.requested,
-                    observer,
-                )
-            behalf = Behalf(sweep.hold.token, gone)
+        behalf = Behalf(sweep.hold.token, gone)
     return spending.stopped if spending else None
 
 
@@ -236,19 +245,3 @@ def _spending(sweep: Sweep, trials: list[TrialConfig], watch: Watch) -> Spending
         sweep.folder, sweep.limits, expected.trial_seconds, shares, sweep.price,
         expected.currency, other=expected.build_money, slots=slots,
     )  # fmt: skip
-
-
-def _build_here(job: BankJob) -> None:
-    """Build a bank in a process of its own, whose memory is free again when it ends."""
-    code = build_bank(job)
-    if code > 0:
-        raise SystemExit(code)  # the build has printed what is wrong
-    if code < 0:
-        raise ValueError(f"the build of {job.location} was ended by signal {-code}")
-
-
-def _build_on_cluster(job: BankJob, resources: Resources) -> None:
-    print(f"building {job.location} on the cluster", file=sys.stderr)
-    gpus = resources.gpus_per_trial
-    device = None if gpus is None else "cuda" if gpus else "cpu"
-    build_on_connected_ray(job.request, job.location, device=device)
