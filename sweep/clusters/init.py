@@ -1,4 +1,4 @@
-"""Fill in a cluster file: what is asked for, what is looked up, and what could not be checked."""
+"""Fill in a cluster file from options or answers, and say what could not be checked."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from sweep.clusters.fill_in import Aws, Local, fill_in_aws, fill_in_local
 
 SSH_SECONDS = 10
 TOOLS = ("python3", "rsync", "tmux", "c++")
-# Options of each provider: (name, what is asked, default).
-ASKED = {
+# Of each provider: (name of an option, what it means, default). An option that is not given is a
+# prompt on a terminal.
+OPTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "aws": (
         ("bucket", "bucket of the store, BUCKET or BUCKET/PREFIX", ""),
         ("region", "region", "us-west-2"),
@@ -48,9 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make what is missing on AWS: bucket, security group, instance profiles",
     )
-    options = {name: (kind, text) for kind, asked in ASKED.items() for name, text, _ in asked}
-    for name, (_, text) in options.items():
-        kinds = " and ".join(k for k, asked in ASKED.items() if name in [one for one, *_ in asked])
+    meanings = {name: text for options in OPTIONS.values() for name, text, _ in options}
+    for name, text in meanings.items():
+        kinds = " and ".join(
+            kind for kind, options in OPTIONS.items() if name in [option for option, *_ in options]
+        )
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="X", help=f"{kinds}: {text}")
 
 
@@ -65,12 +68,15 @@ def init(options: argparse.Namespace) -> list[str]:
     config = yaml.safe_load(text)
     provider = config.get("provider") if isinstance(config, dict) else None
     kind = provider.get("type") if isinstance(provider, dict) else None
-    if kind not in ASKED:
+    if kind not in OPTIONS:
         raise ValueError(
-            f"{path}: init fills in files for {' and '.join(ASKED)}; here, search for FILL-IN, "
+            f"{path}: init fills in files for {' and '.join(OPTIONS)}; here, search for FILL-IN, "
             f"and see `python -m sweep.cluster check {path} --ready`"
         )
-    answers = {name: _answer(options, *one) for name, *one in _questions(kind)}
+    answers = {
+        name: _answer(name, getattr(options, name), text, default)
+        for name, text, default in OPTIONS[kind]
+    }
     text, notes = (_aws if kind == "aws" else _local)(text, answers, options.create)
     token = Path(TOKEN).expanduser()
     if not token.exists():
@@ -83,13 +89,11 @@ def init(options: argparse.Namespace) -> list[str]:
     return [*notes, f"written:     {target}"]
 
 
-def _questions(kind: str) -> list[tuple[str, str, str, str]]:
-    return [(name, name, text, default) for name, text, default in ASKED[kind]]
+def _answer(name: str, given: str | None, text: str, default: str) -> str:
+    """The option's value as given, or else by a prompt; without a terminal, its default.
 
-
-def _answer(options: argparse.Namespace, name: str, text: str, default: str) -> str:
-    """From the option, or else asked for. Raises: ValueError where nobody can be asked."""
-    given = getattr(options, name)
+    Raises: ValueError for an option without a default, where there is no terminal.
+    """
     if given is not None:
         return given
     if not sys.stdin.isatty():

@@ -176,7 +176,7 @@ def _build_and_train(
 def _record_expected(
     sweep: Sweep, trials: list[TrialConfig], banks: list[BankJob], watch: Watch
 ) -> None:
-    """Write plan.json, and on this machine tell `watch` what trials take, until they were seen."""
+    """Write plan.json, and give `watch` what trials take on this machine, until they were seen."""
     expected, resources = sweep.expected, sweep.resources
     if not resources.address:
         cpus, seconds = resources.local_cpus(), seconds_here(list(watch.trials.values()))

@@ -49,10 +49,10 @@ def filled_in(hosts: Network, store: Path) -> Path:
     head, *workers = (hosts.hosts[name].address for name in ("head", "one", "two"))
     options = f"--to {file} --head {head} --workers {','.join(workers)} --user root"
     options += f" --key ~/.ssh/key --store {store}"
-    told = hosts.user.run(f"python -m sweep.cluster init clusters/local.yaml {options}")
+    output = hosts.user.run(f"python -m sweep.cluster init clusters/local.yaml {options}")
     for address in (head, *workers):
-        assert f"host:        {address}: Python 3" in told, told
-    assert f"{file}: nothing wrong found" in told, told
+        assert f"host:        {address}: Python 3" in output, output
+    assert f"{file}: nothing wrong found" in output, output
     text = file.read_text()
     started = "ray start --num-cpus=1 --object-store-memory=100000000 "
     file.write_text(text.replace("ray start ", started))

@@ -38,9 +38,9 @@ def run(bank: str, root, **fields) -> TrialResult:
 
 def test_a_teacher_known_by_figures_has_the_metrics_of_one_whose_embeddings_are_stored(tmp_path):
     stored = built(tmp_path / "stored", test_arms=ARMS)
-    told = built(tmp_path / "told", teacher_robustness=ARMS)
+    measured = built(tmp_path / "measured", teacher_robustness=ARMS)
     one = run(stored, tmp_path / "a", test_arms=ARMS, adapt_arms=())
-    other = run(told, tmp_path / "b", test_arms=ARMS, adapt_arms=())
+    other = run(measured, tmp_path / "b", test_arms=ARMS, adapt_arms=())
     assert other.metrics == one.metrics  # the student has the same pixels
     assert other.teacher == pytest.approx(one.teacher, rel=1e-6)
     assert {

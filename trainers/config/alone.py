@@ -1,7 +1,7 @@
 """What can be said of a trial's fields without any table of students, objectives or engines.
 
 `trainers.canonical` says all of it, and needs torch. A sweep checks this part first, so that most
-mistakes are told in a fraction of a second.
+mistakes are reported in a fraction of a second.
 """
 
 from __future__ import annotations

@@ -46,14 +46,14 @@ def near(expected: Contrast):
 
 
 def test_infonce_of_orthogonal_and_of_equal_rows():
-    told = np.log(1 + 5 * np.exp(-10))
-    assert batch_infonce(EYE, EYE) == pytest.approx(told, abs=1e-12)
+    known = np.log(1 + 5 * np.exp(-10))
+    assert batch_infonce(EYE, EYE) == pytest.approx(known, abs=1e-12)
     assert batch_infonce(EYE, EYE, temperature=1e-4) == pytest.approx(0)  # no overflow
     same = unit_rows(np.ones((6, 3)))
     assert batch_infonce(same, same) == pytest.approx(np.log(6))
-    assert astuple(full_infonce(EYE, EYE)) == near(Contrast(told, told, 1.0, 1.0))
+    assert astuple(full_infonce(EYE, EYE)) == near(Contrast(known, known, 1.0, 1.0))
     assert astuple(full_infonce(EYE, np.roll(EYE, 1, axis=0))) == near(
-        Contrast(10 + told, 10 + told, 0.0, 0.0)
+        Contrast(10 + known, 10 + known, 0.0, 0.0)
     )
     assert astuple(full_infonce(same, same)) == near(Contrast(np.log(6), np.log(6), 1 / 6, 1 / 6))
     assert full_infonce(EYE[:1], EYE[:1]) == Contrast(0.0, 0.0, 1.0, 1.0)

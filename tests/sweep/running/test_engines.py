@@ -112,14 +112,14 @@ def test_what_is_tried_again_and_what_is_an_outcome(monkeypatch, error, store, o
     def run_trial(*arguments, **how):
         raise error
 
-    told = []
+    reported = []
     job = {"config": FIELDS, "bank": "", "store": store, "token": "", "gone": [], "how": {}}
     monkeypatch.setattr(channel, "document", lambda sweep, trial: job)
     monkeypatch.setattr(trial_actor, "run_trial", run_trial)
-    monkeypatch.setattr(trial_actor.tune, "report", told.append)
+    monkeypatch.setattr(trial_actor.tune, "report", reported.append)
     with contextlib.nullcontext() if outcome == "failed" else pytest.raises(RuntimeError):
         trial_actor.trainable({"sweep": "s", "trial": "t"})
-    (row,) = told
+    (row,) = reported
     assert row["outcome"] == outcome
     assert row["error"] == f"{type(error).__name__}: {' '.join(str(error).split())}"
 

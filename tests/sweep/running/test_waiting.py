@@ -27,8 +27,8 @@ class Tune:
     """Stands for Tune's trial; and for its calls of the searcher."""
 
     def __init__(self, waiting: WaitingTrials) -> None:
-        self.waiting, self.count, self.told = waiting, 0, []
-        self.callback = TuneCallback(lambda *event: self.told.append(event), waiting)
+        self.waiting, self.count, self.received = waiting, 0, []
+        self.callback = TuneCallback(lambda *event: self.received.append(event), waiting)
 
     def next(self):
         self.count += 1
@@ -92,7 +92,7 @@ def test_it_ends_when_nothing_waits_runs_or_is_to_be_tried_again() -> None:
     last = driver.next()
     driver.end(last)
     assert driver.next() == Searcher.FINISHED
-    assert driver.told == [
+    assert driver.received == [
         ("a", "start", {}), ("a", "finished", {}), ("b", "finished", {}),
     ]  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_after_some_deaths_it_has_failed_for_reasons_each() -> None:
         clock.now += 1000.0
         attempt = next(a for a in iter(driver.next, None) if a.config["trial"] == "a")
         driver.end(attempt, "died", f"reason {death}")
-    ((trial, kind, values),) = driver.told
+    ((trial, kind, values),) = driver.received
     assert (trial, kind) == ("a", "failed")
     assert values["error"] == ("died 4 times: 1. reason 0; 2. reason 1; 3. reason 2; 4. reason 3")
 
@@ -112,7 +112,7 @@ def test_a_preempted_trial_is_tried_again_however_often() -> None:
     driver, _ = tune(("a", ONE))
     for _ in range(3 * RETRIES):
         driver.end(driver.next(), "preempted")
-    assert driver.told == []
+    assert driver.received == []
     driver.waiting.stop()
     assert driver.next() == Searcher.FINISHED
 

@@ -72,8 +72,8 @@ def test_onnx_runtime_gives_the_students_embeddings(trial, bank, tmp_path):
     model = onnx.load(out / "student.onnx")
     onnx.checker.check_model(model)
     assert {o.domain: o.version for o in model.opset_import}[""] == about["opset"] == 18
-    told = {p.key: json.loads(p.value) for p in model.metadata_props}
-    assert told["preprocess"] == about["preprocess"]
+    metadata = {p.key: json.loads(p.value) for p in model.metadata_props}
+    assert metadata["preprocess"] == about["preprocess"]
     session = onnxruntime.InferenceSession(str(out / "student.onnx"))
     (put,), (given,) = session.get_inputs(), session.get_outputs()
     assert (put.name, given.name) == ("images", "embeddings")
