@@ -9,7 +9,6 @@ the kernel their children.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -25,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from sweep.running.placement import Placement
 from sweep.running.rank_host import POLL_SECONDS, News, Rank, RankHost
 from trainers.engines import launch
-from trainers.engines.launch import PREEMPTED, REPORT_PREFIX, RankError
+from trainers.engines.launch import PREEMPTED, RankError
 from trainers.engines.rendezvous import rendezvous
 from trainers.engines.watchdog import seconds_of
 
@@ -158,9 +157,8 @@ class _Gang:
             except RayError:
                 news = News(code=LOST, ending="is gone: its node or its process died")
             self._answered[rank] = time.monotonic()
-            for line in news.lines:
-                if rank == 0 and line.startswith(REPORT_PREFIX):
-                    report(json.loads(line[len(REPORT_PREFIX) :]))
+            for line in news.lines if rank == 0 else ():
+                launch.pass_on(line, report)
             if news.code is None:
                 self._pending[self._hosts[rank].poll.remote()] = rank
             else:

@@ -37,7 +37,7 @@ def planned_trials(trials: list[TrialConfig]) -> dict[str, PlannedTrial]:
     return {config.identity: plans[config.identity] for config in trials}
 
 
-def _parts(seconds: Seconds) -> dict[str, float]:
+def _parts(seconds: Seconds) -> dict[str, Any]:
     """The parts that progress and the time left are counted in.
 
     What is fixed is seen when trials run: it is what passes before their first step.

@@ -75,6 +75,12 @@ def report_line(values: dict[str, Any]) -> str:
     return REPORT_PREFIX + json.dumps(values)
 
 
+def pass_on(line: str, report: Callable[[dict[str, Any]], None]) -> None:
+    """Call `report` with the values of a line by `report_line`; any other line is ignored."""
+    if line.startswith(REPORT_PREFIX):
+        report(json.loads(line[len(REPORT_PREFIX) :]))
+
+
 def rank_of_environment() -> int | None:
     """This process's rank where torchrun or `launch` started it, else None."""
     return int(os.environ["RANK"]) if "RANK" in os.environ else None
@@ -196,8 +202,7 @@ class _RankGroup:
                 if alive:
                     continue
                 break
-            if line.startswith(REPORT_PREFIX):
-                report(json.loads(line[len(REPORT_PREFIX) :]))
+            pass_on(line, report)
         if left:
             raise self._preemption(left)
 
