@@ -1,4 +1,4 @@
-"""What a finished sweep leaves, used from Python: tables, embeddings, students, one more trial.
+"""What a finished sweep leaves, used from Python: tables, verdicts, embeddings, students.
 
 python -m sweep.run --grid demo
 python examples/use_a_run.py runs/demo
@@ -21,6 +21,12 @@ def main(run: str) -> None:
     finished = study.trials[study.trials["status"] == "finished"]
     print(finished.groupby(["student", "arm"])["test/rank/effective"].agg(["mean", "std", "count"]))
 
+    # The claims that were declared before the first trial, and the report.
+    for verdict in distilsweep.verdicts(run):
+        print(f"{verdict['claim']['name']}: {verdict['verdict']}")
+    state = distilsweep.status(run)
+    print(f"{state['finished']} trials finished, report: {distilsweep.report(run)}")
+
     # The shards: a torch Dataset of images, the teacher's embeddings, and labels.
     (location, *_) = sorted(Path(run, "banks").iterdir())
     bank = distilsweep.Bank(str(location), split="test")
@@ -35,6 +41,12 @@ def main(run: str) -> None:
     picture = Image.fromarray(images_BCHW[0].permute(1, 2, 0).numpy()).resize((120, 90))
     print(f"cosine to the teacher: {cosine:.3f}; one picture: {tuple(student(picture).shape)}")
     print(f"its label: {bank.classes[label_B[0]]}")
+
+    # Another measurement of the same student, and a file for another tool.
+    ((file, _),) = distilsweep.probe(str(Path(run, "trials", trial)), ["neighbours"])
+    print(f"nearest neighbours: {file}")
+    about = distilsweep.export(str(Path(run, "trials", trial)), "torch.export", f"{run}-exported")
+    print(f"exported, cosine to the student {about['parity']['cosine']:.4f}")
 
     # One more trial on the same shards, without Ray: the first one's fields, for one step.
     config = study.config(trial) | {"epochs": None, "duration": "1 steps"}

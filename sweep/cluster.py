@@ -62,20 +62,28 @@ def main(argv: list[str]) -> int:
     return _check(Path(options.file), options.ready)
 
 
-def _check(path: Path, ready: bool) -> int:
-    """Print what is wrong in a cluster file; 1 where something is. Raises: ValueError; OSError."""
-    text = path.read_text()
+def problems(path: str | Path, ready: bool = False) -> list[str]:
+    """What is wrong in a cluster file, a line each; it is read, and nothing else.
+
+    ready: also name values still to fill in, and a missing authentication token.
+    Raises: ValueError where it is no cluster file; OSError.
+    """
+    text = Path(path).read_text()
     try:
-        problems = [f"{rule}: {message}" for rule, message in check(text, Path.cwd())]
+        found = [f"{rule}: {message}" for rule, message in check(text, Path.cwd())]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if ready:
-        problems += [f"not ready: {line}" for line in not_ready(text, Path(TOKEN).expanduser())]
-    for problem in problems:
+        found += [f"not ready: {line}" for line in not_ready(text, Path(TOKEN).expanduser())]
+    return found
+
+
+def _check(path: Path, ready: bool) -> int:
+    """Print what is wrong in a cluster file; 1 where something is. Raises: as `problems`."""
+    found = problems(path, ready)
+    for problem in found or ["nothing wrong found"]:
         print(f"{path}: {problem}")
-    if not problems:
-        print(f"{path}: nothing wrong found")
-    return 1 if problems else 0
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -32,6 +33,34 @@ from sweep.reporting.drawing import FORMATS
 if TYPE_CHECKING:
     from sweep.analysis.frame import Study
     from sweep.analysis.judged import Judged
+
+
+def report(
+    *runs: str | Path, out: str | Path | None = None, by: str | None = None, claims: str = ""
+) -> str:
+    """Write the report of one or several runs; returns where.
+
+    out: path or URL of the file (default: report.html in the first run). by: the field that colours
+    stand for. claims: a file with claims to judge in place of those declared for the runs.
+    Raises: ValueError where there is no run, `by` does not vary or the claims are wrong; OSError.
+    """
+    from sweep.analysis.judged import judge_all
+    from sweep.reporting.page import read_study, write_report
+
+    places = [str(run) for run in runs]
+    study = read_study(places)
+    return write_report(places, study, judge_all(places, claims, study), out, by)
+
+
+def verdicts(*runs: str | Path, claims: str = "") -> list[dict[str, Any]]:
+    """The verdicts on the claims of one or several runs, as `--json` prints them: one a claim.
+
+    claims: a file with claims to judge in place of those declared for the runs.
+    Raises: ValueError where there is no run or the claims are wrong; OSError.
+    """
+    from sweep.analysis.judged import as_rows, judge_all
+
+    return as_rows(judge_all([str(run) for run in runs], claims))
 
 
 @command

@@ -14,8 +14,22 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from shards.support.command import command, make_parser
+
+
+def status(run: str, sweep: str | None = None) -> dict[str, Any]:
+    """How a sweep stands now, as `--json` prints it.
+
+    run: its folder, or the folder or URL of its store. sweep: which one, by id or name, where the
+    store has several.
+    Raises: ValueError where there is no sweep, or none of that name; OSError.
+    """
+    from sweep.journal.run_record import find_sweep
+    from sweep.journal.status import StatusReader
+
+    return StatusReader(*find_sweep(run, sweep)).read().as_plain()
 
 
 @command

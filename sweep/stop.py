@@ -23,6 +23,25 @@ from sweep.running.holding import FOLDER
 TRIALS, LEASE = "trials", "lease"  # as in trainers.results, which needs torch
 
 
+def stop(run: str, trial: str | None = None) -> str:
+    """Ask a sweep, or one of its trials, to save its state and end; returns what was asked of whom.
+
+    run: the `out` or the `store` of the sweep. trial: its identity, or how it begins.
+    Raises: ValueError where nothing runs that could be stopped; OSError.
+    """
+    record = read_record(Path(run)) if storage.is_local(run) else None
+    store = record.store_of(Path(run)) if record else run
+    what = f"a sweep on {store}"
+    place = storage.join(store, FOLDER)
+    if trial:
+        trial = _one(storage.names(storage.join(store, TRIALS)), trial, store)
+        place, what = storage.join(store, TRIALS, trial, LEASE), f"trial {trial}"
+    claim = request_stop(place)
+    if claim is None:
+        raise ValueError(f"{what}: none is running; nothing to stop")
+    return f"asked {claim.process} to stop {what}"
+
+
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("sweep.stop", __doc__)
@@ -31,17 +50,7 @@ def main(argv: list[str]) -> int:
         "trial", metavar="TRIAL", nargs="?", help="identity of a trial, or how it begins"
     )
     options = parser.parse_args(argv)
-    record = read_record(Path(options.run)) if storage.is_local(options.run) else None
-    store = record.store_of(Path(options.run)) if record else options.run
-    what = f"a sweep on {store}"
-    place = storage.join(store, FOLDER)
-    if options.trial:
-        trial = _one(storage.names(storage.join(store, TRIALS)), options.trial, store)
-        place, what = storage.join(store, TRIALS, trial, LEASE), f"trial {trial}"
-    claim = request_stop(place)
-    if claim is None:
-        raise ValueError(f"{what}: none is running; nothing to stop")
-    print(f"asked {claim.process} to stop {what}", file=sys.stderr)
+    print(stop(options.run, options.trial), file=sys.stderr)
     return 0
 
 

@@ -25,6 +25,58 @@ if TYPE_CHECKING:
     from sweep.journal.run_record import StoredSweep
 
 
+def sync(
+    run: str,
+    tracking_uri: str | None = None,
+    out: str | None = None,
+    sweep: str | None = None,
+    register: str = "",
+) -> tuple[str, list[str]]:
+    """Bring MLflow up to date with a sweep; see above.
+
+    run: its folder, or the folder or URL of its store. tracking_uri: of MLflow (default: mlflow.db
+    in the folder). out: the folder, where `run` is a store. sweep: which one, by id or name, where
+    the store has several. register: name of a registered model whose versions the students become.
+    Returns: (address of the table of runs, a line for each thing that MLflow still lacks).
+    Raises: ValueError for bad input, and while the sweep runs; OSError.
+    """
+    set_defaults()
+    from shards.support.lock import exclusive
+    from shards.support.progress import Progress
+    from sweep.journal.events import NAME
+    from sweep.journal.mlflow_page import experiment_address
+    from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
+    from sweep.journal.rebuild import rebuild
+    from sweep.journal.registry import check_name
+    from sweep.journal.run_record import find_sweep, keep_record, read_record
+    from sweep.journal.tracking import Tracker
+    from sweep.journal.uploader import PATIENCE
+
+    if register:
+        check_name(register)
+    if tracking_uri:
+        check_tracking_uri(tracking_uri)
+    local = storage.local_path(run) if storage.is_local(run) else None
+    store, stored = "", None
+    if local is None or not (local / NAME).is_file() or read_record(local) is not None:
+        store, stored = find_sweep(run, sweep)
+    # Without a record: a folder of an earlier version, whose journal is all there is.
+    name = stored.name if stored else Path(run).resolve().name
+    folder = (storage.local_only("--out", out) if out else None) or local or Path("runs") / name
+    uri = tracking_uri or default_uri(folder)
+    with exclusive(str(folder), "sweep"):
+        if stored:
+            keep_record(folder, store, stored)
+            with Progress("journal", len(stored.identities)) as bar:
+                for line in rebuild(folder, store, stored, bar.update):
+                    print(f"warning: skipped: {line}", file=sys.stderr)
+        tracker = Tracker(folder, name, uri, register)
+        with Progress("upload", 1.0) as bar:
+            tracker.start()
+            tracker.finish(PATIENCE, _status(folder, stored), lambda: bar.update(tracker.share()))
+        return experiment_address(uri, tracker.experiment), tracker.warnings()
+
+
 @command
 def main(argv: list[str]) -> int:
     parser = make_parser("sweep.sync", __doc__)
@@ -50,46 +102,13 @@ def main(argv: list[str]) -> int:
         help="make every finished student a version of model NAME in MLflow's registry",
     )
     options = parser.parse_args(argv)
-    set_defaults()
-    from shards.support.lock import exclusive
-    from shards.support.progress import Progress
-    from sweep.journal.events import NAME
-    from sweep.journal.mlflow_page import experiment_address
-    from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
-    from sweep.journal.rebuild import rebuild
-    from sweep.journal.registry import check_name
-    from sweep.journal.run_record import find_sweep, keep_record, read_record
-    from sweep.journal.tracking import Tracker
-    from sweep.journal.uploader import PATIENCE
-
-    if options.register:
-        check_name(options.register)
-    if options.tracking_uri:
-        check_tracking_uri(options.tracking_uri)
-    local = storage.local_path(options.run) if storage.is_local(options.run) else None
-    store, sweep = "", None
-    if local is None or not (local / NAME).is_file() or read_record(local) is not None:
-        store, sweep = find_sweep(options.run, options.sweep)
-    # Without a sweep: a folder of an earlier version, whose journal is all there is.
-    name = sweep.name if sweep else Path(options.run).resolve().name
-    out = storage.local_only("--out", options.out) if options.out else None
-    folder = out or local or Path("runs") / name
-    uri = options.tracking_uri or default_uri(folder)
-    with exclusive(str(folder), "sweep"):
-        if sweep:
-            keep_record(folder, store, sweep)
-            with Progress("journal", len(sweep.identities)) as bar:
-                for line in rebuild(folder, store, sweep, bar.update):
-                    print(f"warning: skipped: {line}", file=sys.stderr)
-        tracker = Tracker(folder, name, uri, options.register)
-        with Progress("upload", 1.0) as bar:
-            tracker.start()
-            tracker.finish(PATIENCE, _status(folder, sweep), lambda: bar.update(tracker.share()))
-        warnings = tracker.warnings()
-    for line in warnings:
+    address, lacking = sync(
+        options.run, options.tracking_uri, options.out, options.sweep, options.register
+    )
+    for line in lacking:
         print(f"warning: {line}", file=sys.stderr)
-    print(experiment_address(uri, tracker.experiment))
-    return 1 if warnings else 0
+    print(address)
+    return 1 if lacking else 0
 
 
 def _status(folder: Path, sweep: StoredSweep | None) -> str:

@@ -20,6 +20,7 @@ folder. A student's folder alone does not record its training arm: it is measure
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -102,6 +103,31 @@ def probe(
             )
             storage.write_json(files[name], reprobed.model_dump(mode="json", by_alias=True))
     return [(files[name], name in missing) for name in config.probes]
+
+
+def probe_all(
+    location: str,
+    names: Sequence[str],
+    bank: str | None = None,
+    changes: dict[str, Any] | None = None,
+    device: str = "auto",
+    reading: str = "auto",
+) -> list[tuple[str, bool]]:
+    """`python -m trainers.probe` as a function: probe every student found at `location`.
+
+    location: folder of a run, a trial, a student or a checkpoint; a path or a URL. bank: the shards
+    of its trials (default: found in the run's banks/). Others, result and errors: as `probe`.
+    """
+    for name in names:
+        _ = PROBES[name]  # an unknown name is refused before anything is read
+    found = locations(location)
+    results: list[tuple[str, bool]] = []
+    with Progress("students", len(found)) as bar:
+        for done, place in enumerate(found, 1):
+            subject = subject_at(place, bank)
+            results += probe(subject, tuple(names), changes, device, reading)
+            bar.update(done)
+    return results
 
 
 def _features(subject: Subject, splits: TrialSplits, device: torch.device) -> FeatureBank:
@@ -192,20 +218,13 @@ def main(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     load_plugins(options.plugins)
-    names = tuple(options.probes)
     fields = ("test_arms", "adapt_arms", "test_views")
     changes = {name: value for name in fields if (value := getattr(options, name)) is not None}
-    for name in names:
-        _ = PROBES[name]  # an unknown name is refused before anything is read
-    found = locations(options.location)
-    lines: list[str] = []
-    with Progress("students", len(found)) as bar:
-        for done, location in enumerate(found, 1):
-            subject = subject_at(location, options.bank)
-            results = probe(subject, names, changes, options.device, options.reading)
-            lines += [f"{'measured' if new else 'up to date'}  {file}" for file, new in results]
-            bar.update(done)
-    print("\n".join(lines))
+    results = probe_all(
+        options.location, options.probes, options.bank, changes, options.device, options.reading
+    )
+    for file, new in results:
+        print(f"{'measured' if new else 'up to date'}  {file}")
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import distilsweep
+from distilsweep import commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,17 +60,25 @@ def test_the_notebook_runs(run: Path) -> None:
 
 def test_every_command_is_one_of_distilsweep(monkeypatch, capsys) -> None:
     files = [p for room in ("shards", "trainers", "sweep") for p in (ROOT / room).glob("*.py")]
-    commands = {f"{p.parent.name}.{p.stem}" for p in files if "@command" in p.read_text()}
-    assert commands == set(distilsweep.COMMANDS.values())
+    found = {f"{p.parent.name}.{p.stem}" for p in files if "@command" in p.read_text()}
+    assert found == set(commands.COMMANDS.values())
     monkeypatch.setattr(sys, "argv", ["distilsweep", "run", "--grid", "dmo"])
     with pytest.raises(SystemExit) as left:
-        distilsweep.main()
+        commands.main()
     assert left.value.code == 2
     assert "unknown grid `dmo`; did you mean `demo`" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["distilsweep", "runn"])
     with pytest.raises(SystemExit):
-        distilsweep.main()
+        commands.main()
     assert "unknown command `runn`" in capsys.readouterr().err
+
+
+def test_what_every_command_does_can_be_called() -> None:
+    named = {name.replace("-", "_") for name in commands.COMMANDS}
+    named = named - {"trial", "cluster"} | {"train", "check_cluster"}
+    assert named <= distilsweep.PARTS.keys()
+    page = (ROOT / "docs" / "python.md").read_text()
+    assert [name for name in distilsweep.PARTS if f"`distilsweep.{name}" not in page] == []
 
 
 @pytest.mark.parametrize("name", sorted(distilsweep.PARTS))

@@ -11,6 +11,7 @@ import pytest
 
 import distilsweep
 import sweep.run
+from distilsweep import commands
 from shards.support import storage
 from sweep.analysis import frame
 from sweep.options import parse_arguments
@@ -68,11 +69,11 @@ def test_wrong_keywords_are_a_value_error(calls: list[dict[str, Any]]) -> None:
     assert not calls
 
 
-@pytest.mark.parametrize("main", [sweep.run.main, distilsweep.main], ids=["module", "script"])
+@pytest.mark.parametrize("main", [sweep.run.main, commands.main], ids=["module", "script"])
 def test_a_command_may_replace_its_process(
     main: Any, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = ["distilsweep", "run"] if main is distilsweep.main else ["run.py"]
+    start = ["distilsweep", "run"] if main is commands.main else ["run.py"]
     monkeypatch.setattr(sys, "argv", [*start, "--grid", "demo"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import sweep
 from sweep.analysis.frame import load
 from tests.sweep.made import made, result_line, write_journal
+from trainers.config.schema import TrialConfig
 
 PROBED = {"spectrum": 2}
 
@@ -42,6 +44,16 @@ def lines(*records: dict[str, Any]) -> list[dict[str, Any]]:
         start = {"event": "start", "trial": one["id"], "time_ms": 1, "config": one["config"]}
         found += [start, result_line(one)]
     return found
+
+
+def test_every_column_is_documented(tmp_path: Path) -> None:
+    study = load(write_journal(tmp_path / "run", lines(fields(0), fields(1))))
+    page = (Path(__file__).parents[3] / "docs" / "results.md").read_text()
+    prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    named = set(re.findall(r"`([^`]+)`", prose))
+    columns = {name for name in study.trials.columns if "/" not in name}
+    assert columns - named - TrialConfig.model_fields.keys() == set()
+    assert {name for name in study.curves.columns if "/" not in name} <= named
 
 
 def test_a_journal_gives_a_row_a_trial_with_every_number_under_its_name(tmp_path: Path) -> None:
