@@ -99,6 +99,10 @@
     });
   }
   if (innerWidth >= 1200) document.querySelector("nav.contents details").open = true;
+  // Paper cannot be unfolded.
+  addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll(".verdicts details")) folded.open = true;
+  });
   // Links into folded parts open them.
   const open = () => document.getElementById(location.hash.slice(1))?.closest("details")?.setAttribute("open", "");
   addEventListener("hashchange", open);
