@@ -41,15 +41,22 @@ bench: $(DEV)  ## ratios against what one would use instead, as a table in docs/
 
 install: $(DEV)  ## .venv with all that development needs
 
+USE := deepspeed
+DEVELOPMENT := deepspeed,aws,export,dev,docs
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 demo")'
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(1)]'
+endef
+
+# Python compiles a module when it is first imported: pip would compile all of torch and Ray at once.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 demo")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
+	$(call environment,$(USE))
 	touch $@
 
-$(DEV): $(STAMP)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed,aws,export,dev,docs]'
-	touch $@
+$(DEV): pyproject.toml constraints.txt
+	$(call environment,$(DEVELOPMENT))
+	touch $(STAMP) $@
 
 clean:  ## removes .venv and all that was built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
