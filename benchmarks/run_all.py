@@ -35,7 +35,9 @@ COMMANDS = {  # the quick ones first
     "build_rate": [],
     "linear_probe": ["--classes", "10", "--solvers", "sklearn lbfgs", "scipy trust-ncg"],
     "freed_memory": [],
+    "growth": [],
     "train_step": [],
+    "whole_grid": [],
     "trial_overhead": [],
     "many_trials": [],  # ten minutes and more
 }

@@ -6,10 +6,8 @@ All three train the paper's student on random images of CIFAR's size, batch 64, 
 loss, Adam. Reported are CPU seconds a step (user and system), so that other programs on the
 machine weigh little; the median of the steps measured.
 
-* notebook: arXiv 2603.06698 v1 as its authors published it: each step resizes and normalises the
-  batch with PIL in the main process, runs the frozen ViT-B/32 on it, and trains on its output.
-  Memory layout, precision and allocator are PyTorch's defaults. At 32 pixels, which the paper has
-  not, the student takes the unresized images and the teacher the resized ones.
+* notebook: arXiv 2603.06698 v1 as its authors published it, see benchmarks/notebook.py. At 32
+  pixels, which the paper has not, the student takes the unresized images, the teacher resized ones.
 * trial: `trainers.training.loop.train` on stored embeddings, in fp32 and, where the CPU has
   instructions for it, in bf16; with checkpoints, reports and the settings of the commands.
 * bare loop: the same student, optimiser and layout on tensors that are in memory already,
@@ -30,6 +28,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from notebook import MEAN, STD, Notebook
+from PIL import Image
 from ratios import Ratio, finish
 from torch.nn.functional import cosine_similarity, normalize
 
@@ -40,7 +40,6 @@ WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
 LOOP = {224: 1.01, 32: 1.03}  # times the bare loop, at most
 STEPS = {"notebook": 3, "trial": 5, "trial bf16": 5, "bare": 5}
 STEPS_32 = {"notebook": 3, "trial": 60, "trial bf16": 60, "bare": 60}
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def images(count: int) -> np.ndarray:
@@ -58,48 +57,10 @@ def measured(step: Callable[[], None], steps: int) -> float:
     return statistics.median(seconds[2:])
 
 
-def notebook(side: int, width: int) -> float:
-    import open_clip
-    from PIL import Image
-
-    teacher, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")
-    teacher.eval()
-    student = paper_student(width)
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+def notebook_step(side: int, width: int) -> float:
     pictures = [Image.fromarray(image) for image in images(BATCH)]
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
-
-    def step() -> None:
-        resized = torch.stack([preprocess(picture) for picture in pictures])
-        native = torch.stack(
-            [
-                (torch.from_numpy(np.asarray(picture)).permute(2, 0, 1) / 255 - mean) / std
-                for picture in pictures
-            ]
-        )
-        with torch.no_grad():
-            target = normalize(teacher.encode_image(resized), dim=-1)
-        loss = (
-            1 - cosine_similarity(student(resized if side == 224 else native), target, dim=-1)
-        ).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()
-
-    return measured(step, (STEPS if side == 224 else STEPS_32)["notebook"])
-
-
-def paper_student(width: int) -> torch.nn.Module:
-    """The notebook's network, written as it is there."""
-    nn = torch.nn
-    a, b, c = 16 * width, 32 * width, 64 * width
-    return nn.Sequential(
-        nn.Conv2d(3, a, 3, padding=1), nn.BatchNorm2d(a), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(b, c, 3, padding=1), nn.BatchNorm2d(c), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 4)),
-        nn.Flatten(), nn.Linear(c * 16, 512), nn.ReLU(), nn.Linear(512, DIM),
-    )  # fmt: skip
+    paper = Notebook(width, native=side == NATIVE)
+    return measured(lambda: paper.step(pictures), (STEPS if side == 224 else STEPS_32)["notebook"])
 
 
 def trial(side: int, width: int, precision: str = "fp32") -> float:
@@ -162,7 +123,7 @@ def trial(side: int, width: int, precision: str = "fp32") -> float:
             data,
             engine,
             saver,
-            lambda _: at.append(time.process_time()),
+            report,
         )
     return (at[2] - at[0]) / 2 / count
 
@@ -186,7 +147,7 @@ def bare(side: int, width: int) -> float:
 
 
 WAYS = {
-    "notebook": notebook,
+    "notebook": notebook_step,
     "trial": trial,
     "trial bf16": lambda side, width: trial(side, width, "bf16"),
     "bare": bare,
