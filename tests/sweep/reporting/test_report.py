@@ -179,6 +179,24 @@ def test_runs_of_other_recipes_stand_apart_and_others_are_pooled(undrawn, tmp_pa
     ]  # fmt: skip
 
 
+def test_a_pair_of_teachers_from_two_runs_stands_side_by_side(undrawn, tmp_path):
+    clip = make_run(tmp_path / "clip", [record(seed=i, teacher="clip") for i in range(2)])
+    other = [record(seed=i, teacher="dino") | {"weights_sha256": "8" * 64} for i in range(2)]
+    page = page_of(clip, make_run(tmp_path / "dino", other))
+    ranks = [title for title in page.titles if title.endswith("Effective rank")]
+    assert ranks == ["clip: Effective rank", "dino: Effective rank"]
+    assert not any("n = 4" in (v or "") for n, v in page.attributes if n == "data-tip")
+
+
+def test_runs_with_other_student_inputs_stand_apart(undrawn, tmp_path):
+    native = make_run(tmp_path / "native", [record(seed=i, input="native") for i in range(2)])
+    resized = make_run(tmp_path / "resized", [record(seed=i, input="teacher") for i in range(2)])
+    page = page_of(native, resized)
+    ranks = [title for title in page.titles if title.endswith("Effective rank")]
+    assert len(ranks) == 2
+    assert not any("n = 4" in (v or "") for n, v in page.attributes if n == "data-tip")
+
+
 def test_a_clean_arm_with_fewer_views_needs_no_column_of_views(undrawn, tmp_path):
     records = [record(), record(arm="noise:0.1")]
     records[0]["config"]["views"] = 1
