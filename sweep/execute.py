@@ -20,13 +20,14 @@ from sweep.journal.registry import check_name
 from sweep.journal.run_record import open_record
 from sweep.journal.uploader import Uploader
 from sweep.planning.banks import plan_banks
-from sweep.planning.costs import calibration_for, check_room, expected
+from sweep.planning.costs import calibration_for, expected
 from sweep.planning.grid import Grid
 from sweep.planning.kinds import kinds_of
 from sweep.planning.limits import Limits, read_budget, read_deadline
 from sweep.planning.plan import downloads
 from sweep.planning.prices import read_prices
 from sweep.planning.recorded_grids import record_grid
+from sweep.planning.room import check_room
 from sweep.planning.select import priorities, trials_of
 from sweep.running.holding import Hold
 from trainers.config.schema import TrialConfig
@@ -84,15 +85,7 @@ def execute(
             if claims:
                 record_claims(folder, grid.name, claims[0], trials.all, store, record.id)
             chosen, outcome = _run_trials(sweep, grid, trials.chosen, options)
-            # Only now: pandas and what draws figures is not needed before.
-            from sweep.results import show_best, show_results
-
-            report = show_results(folder, options.json)
-            show_best(folder, grid.search, chosen)
-            ended = "KILLED" if outcome.left else "FINISHED"
-            status = "FAILED" if outcome.failed else ended
-            for line in uploader.finish(status, report, notify=_print_upload):
-                print(f"warning: {line}", file=sys.stderr)
+            _show_and_upload(folder, grid, chosen, outcome, uploader, options.json)
     for line in compare_lines(uri, uploader.experiment):
         print(f"compare: {line}", file=sys.stderr)
     return outcome
@@ -176,6 +169,26 @@ def _check_room(
     check_room(trials, store, options.teacher_robustness)
     found = begun(store)
     check_fits([config for config in trials if config.identity not in found], resources)
+
+
+def _show_and_upload(
+    folder: Path,
+    grid: Grid,
+    trials: list[TrialConfig],
+    outcome: Outcome,
+    uploader: Uploader,
+    as_json: bool,
+) -> None:
+    """Show the results, and wait for what is left of the upload."""
+    # Only now: pandas and what draws figures is not needed before.
+    from sweep.results import show_best, show_results
+
+    report = show_results(folder, as_json)
+    show_best(folder, grid.search, trials)
+    ended = "KILLED" if outcome.left else "FINISHED"
+    status = "FAILED" if outcome.failed else ended
+    for line in uploader.finish(status, report, notify=_print_upload):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _print_upload(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -114,6 +115,23 @@ def student_speed(kind: Kind, device: torch.device) -> StudentSpeed:
     finally:
         torch.set_num_threads(before)
     return StudentSpeed(macs=macs_of(kind), train=train, embed=embedding)
+
+
+@functools.cache
+def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float:
+    """Seconds that one training sample takes on the CPU: forward, backward and Adam.
+
+    The student maps images of `side` x `side` pixels to `dim` numbers.
+    """
+    batch = 32 if side <= 64 else 4
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = build_student(student, dim, side, 0).to(memory_format=torch.channels_last)
+        step = training_step(model, torch.zeros(batch, 3, side, side))
+        return mean_seconds(step, torch.device("cpu")) / batch
+    finally:
+        torch.set_num_threads(before)
 
 
 def training_step(

@@ -1,21 +1,17 @@
-"""What trials cost: bytes on disk, and what a sweep is expected to take before it starts."""
+"""What a sweep is expected to take before it starts, and by which calibration."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from shards.building.estimate import bank_bytes
-from shards.support import storage
 from shards.teachers import embedding_dim
-from sweep.planning.banks import BankJob, plan_banks
-from sweep.planning.benchmark import calibrate, mean_seconds, missing, training_step
+from sweep.planning.banks import BankJob
+from sweep.planning.benchmark import calibrate, missing, seconds_per_sample
 from sweep.planning.calibration import (
     Calibration,
     own_calibration,
@@ -24,70 +20,14 @@ from sweep.planning.calibration import (
     write_calibration,
 )
 from sweep.planning.estimate import build_seconds, estimate
-from sweep.planning.kinds import Kind, alike, kinds_of
+from sweep.planning.kinds import Kind, kinds_of
 from sweep.planning.prices import Prices, read_prices
 from sweep.planning.remaining import STARTING
-from sweep.planning.sizes import input_side, student_of
+from sweep.planning.room import bytes_needed
+from sweep.planning.sizes import input_side
 from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
 from trainers.config.schema import TrialConfig
-from trainers.results.folder import begun, finished
-from trainers.students import build_student
 from trainers.students.teacher_pca import has_no_network
-
-# fp32: the student, its copy among MLflow's artifacts; two checkpoints with Adam's two moments
-BYTES_PER_PARAMETER = 4 * (2 + 2 * 3)
-
-
-def bytes_needed(unfinished: list[TrialConfig], banks: list[BankJob]) -> int:
-    """Bytes of the banks still to build, and of all that unfinished trials write, at most.
-
-    A trial's checkpoints are counted, though they are deleted when it ends; MLflow's copy of its
-    student is counted as well, though it may be on another disk.
-    """
-    parameters = sum(
-        student_of(first).parameters.total * len(members)
-        for first, members in alike(unfinished).items()
-    )
-    return sum(bank_bytes(job.request) for job in banks) + BYTES_PER_PARAMETER * parameters
-
-
-def check_room(trials: list[TrialConfig], store: str, teacher_robustness: bool = False) -> None:
-    """Raises: OSError with bytes needed and free where a local store is too small.
-
-    `teacher_robustness`: see `plan_banks`.
-    """
-    if not storage.is_local(store):
-        return
-    folder = storage.local_path(store).resolve()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    found = begun(store)
-    unfinished = [
-        config
-        for config in trials
-        if config.identity not in found or finished(store, config) is None
-    ]
-    needed = bytes_needed(unfinished, plan_banks(unfinished, store, teacher_robustness)[1])
-    if needed > free:
-        raise OSError(f"{store}: {needed:,} bytes needed, {free:,} bytes free")
-
-
-@functools.cache
-def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float:
-    """Seconds that one training sample takes on the CPU: forward, backward and Adam.
-
-    The student maps images of `side` x `side` pixels to `dim` numbers.
-    """
-    batch = 32 if side <= 64 else 4
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        model = build_student(student, dim, side, 0).to(memory_format=torch.channels_last)
-        step = training_step(model, torch.zeros(batch, 3, side, side))
-        return mean_seconds(step, torch.device("cpu")) / batch
-    finally:
-        torch.set_num_threads(before)
 
 
 def seconds_here(trials: Sequence[TrialConfig]) -> dict[str, Seconds]:

@@ -15,10 +15,10 @@ from shards.support.registry import split_spec
 from shards.teachers import check_teacher
 from sweep.planning.banks import BankJob, plan_banks
 from sweep.planning.calibration import Calibration
-from sweep.planning.costs import bytes_needed
 from sweep.planning.estimate import Estimate, build_seconds, estimate
 from sweep.planning.kinds import Kind, kinds_of
 from sweep.planning.prices import Prices
+from sweep.planning.room import bytes_needed
 from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import seconds_of
 from trainers.config.schema import TrialConfig

@@ -14,13 +14,14 @@ from shards.building.estimate import bank_bytes, bank_passes
 from shards.building.request import Request
 from sweep.grids import named_grids
 from sweep.planning.calibration import write_calibration
-from sweep.planning.costs import bytes_needed, check_room, wall_seconds
+from sweep.planning.costs import wall_seconds
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.kinds import kind_of
 from sweep.planning.plan import plan_sweep
 from sweep.planning.prices import read_prices
 from sweep.planning.remaining import REUSED, STARTING
+from sweep.planning.room import bytes_needed, check_room
 from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
 from sweep.run import main
