@@ -3,6 +3,8 @@
 A claims file is YAML beside its grid: `mine.claims.yaml` for `mine.yaml`.
 
     alpha: 0.05                   # of the whole family of claims, two-sided (default: 0.05)
+    looks: [10, 20]               # seeds a group at which results are looked at, where it is more
+                                  # than once; each look then has an equal share of alpha
     claims:
       - name: S beats L at sigma 0.1
         kind: superiority         # first - second > margin
@@ -25,6 +27,11 @@ A claims file is YAML beside its grid: `mine.claims.yaml` for `mine.yaml`.
         second: {arm: clean}
         where: {student: width:4}
         margin: 0.02
+      - name: rank falls with capacity
+        kind: trend               # slope of ln metric over ln parameters < -margin
+        direction: falls          # or rises: slope > margin
+        metric: test/rank/effective
+        along: {student: [width:1, width:2, width:4]}
       - name: arms differ
         kind: difference          # first - second is not 0; with a margin it can be refuted
         ...
@@ -55,7 +62,25 @@ from shards.support.schema import StrictModel, validated
 from shards.support.yaml_reader import parse_mapping
 
 Where = dict[str, str | int | float | bool | None]
+Along = dict[str, list[str | int | float]]
 Test = Literal["auto", "welch", "paired"]
+
+
+def _check_two(name: str, where: Where, first: Where, second: Where) -> None:
+    if where | first == where | second:
+        raise ValueError(f"{name}: first and second are the same; expected two groups of trials")
+
+
+def _check_along(name: str, along: Along) -> None:
+    if len(along) != 1:
+        raise ValueError(f"{name}: along: {sorted(along)}; expected one field with its values")
+    values = next(iter(along.values()))
+    if len(values) < 2 or len(set(values)) < len(values):
+        raise ValueError(f"{name}: along: {values}; expected at least two values, each once")
+
+
+def _groups_along(where: Where, along: Along) -> list[Where]:
+    return [where | {field: value} for field, values in along.items() for value in values]
 
 
 class _Claim(StrictModel):
@@ -83,6 +108,11 @@ class _Claim(StrictModel):
 class _TwoGroups(_Claim):
     first: Where = Field(min_length=1)
     second: Where = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _two(self) -> _TwoGroups:
+        _check_two(self.name, self.where, self.first, self.second)
+        return self
 
     def groups(self) -> list[Where]:
         """Fields and values of each group of trials that the claim compares."""
@@ -117,24 +147,48 @@ class Equivalence(_Claim):
     margin: float = Field(gt=0)
     first: Where | None = None
     second: Where | None = None
-    along: dict[str, list[str | int | float]] | None = None
+    along: Along | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Equivalence:
         pair = self.first, self.second
         if self.along is None and (not self.first or not self.second):
             raise ValueError(f"{self.name}: expected `first` and `second`, or `along`")
-        if self.along is not None and (pair != (None, None) or len(self.along) != 1):
+        if self.along is not None and pair != (None, None):
             raise ValueError(f"{self.name}: along: one field with its values, without `first`")
-        if self.along is not None and len(next(iter(self.along.values()))) < 2:
-            raise ValueError(f"{self.name}: along: expected at least two values")
+        if self.along is not None:
+            _check_along(self.name, self.along)
+        else:
+            _check_two(self.name, self.where, self.first or {}, self.second or {})
         return self
 
     def groups(self) -> list[Where]:
         """Fields and values of each group of trials that the claim compares."""
         if self.along is None:
             return [self.where | (self.first or {}), self.where | (self.second or {})]
-        return [self.where | {f: v} for f, values in self.along.items() for v in values]
+        return _groups_along(self.where, self.along)
+
+
+class Trend(_Claim):
+    """The slope of ln metric over ln parameters is beyond margin in one direction; both are tested.
+
+    direction: `rises` claims slope > margin, `falls` claims slope < -margin; refuted where it is
+    significantly on the other side of that. along: as in an equivalence.
+    """
+
+    kind: Literal["trend"]
+    direction: Literal["rises", "falls"]
+    along: Along
+    margin: float = 0.0
+
+    @model_validator(mode="after")
+    def _values(self) -> Trend:
+        _check_along(self.name, self.along)
+        return self
+
+    def groups(self) -> list[Where]:
+        """Fields and values of each group of trials that the claim compares."""
+        return _groups_along(self.where, self.along)
 
 
 class Ratio(_TwoGroups):
@@ -167,18 +221,42 @@ class Interaction(_TwoGroups):
         return own if "metric" in self.minus else [*own, *(group | self.minus for group in own)]
 
 
-Claim = Superiority | Difference | Equivalence | Ratio | Interaction
-KINDS = ("superiority", "difference", "equivalence", "ratio", "interaction")
-MODELS: dict[str, type[Claim]] = dict(
-    zip(KINDS, (Superiority, Difference, Equivalence, Ratio, Interaction), strict=True)
-)
+Claim = Superiority | Difference | Equivalence | Trend | Ratio | Interaction
+MODELS: dict[str, type[Claim]] = {
+    "superiority": Superiority,
+    "difference": Difference,
+    "equivalence": Equivalence,
+    "trend": Trend,
+    "ratio": Ratio,
+    "interaction": Interaction,
+}
+KINDS = tuple(MODELS)
+
+
+def is_slope(claim: Claim) -> bool:
+    """Whether theta is a slope of ln metric over ln parameters."""
+    return isinstance(claim, Trend) or (isinstance(claim, Equivalence) and claim.along is not None)
 
 
 class Claims(StrictModel):
-    """A family of claims. alpha: the chance of any wrong decision in the family, two-sided."""
+    """A family of claims.
+
+    alpha: the chance of any wrong decision in the family: a false claim that is supported, or a
+    true one that is refuted. A claim is false exactly at its bound or margin. looks: planned
+    numbers of seeds a group at each look at results, ascending; without them one look at the seeds
+    that were declared before the first result. See `families.share_of`.
+    """
 
     alpha: float = Field(default=0.05, gt=0, lt=1)
+    looks: tuple[int, ...] = ()
     claims: tuple[Claim, ...] = ()
+
+    @field_validator("looks")
+    @classmethod
+    def _ascending(cls, looks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(looks) != sorted(set(looks)) or any(n < 2 for n in looks):
+            raise ValueError(f"looks: {list(looks)}; expected ascending numbers of seeds, from 2")
+        return looks
 
 
 def read_claims(text: str, source: str) -> Claims:

@@ -108,6 +108,18 @@ def paired(samples: Sequence[Sample], weights: Sequence[float]) -> Contrast | No
     return Contrast("paired", one.mean, one.sd / math.sqrt(one.n), one.n - 1)
 
 
+def single_sd(samples: Sequence[Sample], weights: Sequence[float], contrast: Contrast) -> float:
+    """Standard deviation of theta from one seed a group: with n seeds, error = single_sd / sqrt(n).
+
+    welch: sqrt(sum w_g^2 sd_g^2), also where groups have unlike numbers of seeds. paired: the
+    deviation of the differences.
+    """
+    if contrast.test == "welch":
+        pairs = zip(samples, weights, strict=True)
+        return math.sqrt(sum((w * (s.sd or 0.0)) ** 2 for s, w in pairs))
+    return contrast.error * math.sqrt(len(seed_values(samples, weights)))
+
+
 def pair_correlation(first: Sample, second: Sample) -> float | None:
     """Pearson's r of the values of shared seeds, [-1, 1]; None for fewer than 3 or no spread.
 

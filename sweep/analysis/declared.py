@@ -18,12 +18,11 @@ from pathlib import Path
 
 from shards.support import storage
 from shards.support.schema import StrictModel
-from sweep.analysis.claims import Claim, Claims, read_claims, unknown_fields
-from sweep.analysis.floor import floor_of, floor_seeds
+from sweep.analysis.checked import open_questions, wrong_claim
+from sweep.analysis.claims import Claim, Claims, read_claims
 from sweep.grids import CLAIMS, named_claims
 from sweep.journal.events import NAME, ResultEvent, read_events
 from sweep.journal.run_record import SWEEPS, find_sweep
-from trainers.canonical import trial_fields
 from trainers.config.schema import TrialConfig
 
 FILE = "claims.json"
@@ -59,6 +58,7 @@ class Family:
     claims: those declared before the first trial, also where they were removed later, then those
     that are post hoc. post_hoc: sha256 of the latter. trials: identities of the grid's trials.
     looks: seeds a group at each look at results. sha256: of the file before the first trial.
+    remarks: what later versions of the file wanted that does not count.
     """
 
     grid: str
@@ -67,6 +67,7 @@ class Family:
     trials: frozenset[str]
     looks: tuple[int, ...]
     sha256: str
+    remarks: tuple[str, ...] = ()
 
 
 # ---- before a sweep ----
@@ -95,29 +96,18 @@ def checked_claims(grid: str, trials: Iterable[TrialConfig]) -> tuple[str, str] 
 def check_claims(text: str, source: str, trials: Iterable[TrialConfig]) -> list[str]:
     """Read the claims, and say in one line each what these trials cannot decide.
 
-    Raises: ValueError, of one line, for a file that cannot be read or a field that no trial has.
+    Raises: ValueError, of one line, for a file that cannot be read, or a claim that no outcome of
+    these trials could decide: see `checked.wrong_claim`.
     """
     claims, trials = read_claims(text, source), list(trials)
-    if wrong := unknown_fields(claims, {*trial_fields(), "seed"}):
+    if wrong := wrong_claim(claims, trials):
         raise ValueError(f"{source}: {wrong}")
-    rows = [config.model_dump(mode="json") for config in trials]
-    notes: list[str] = []
-    for claim in claims.claims:
-        for where in claim.groups():
-            if not any(all(row.get(n) == value for n, value in where.items()) for row in rows):
-                fields = ", ".join(f"{name} = {value}" for name, value in where.items())
-                notes.append(f"`{claim.name}` is untestable: no trial has {fields}")
-                break
-        if claim.converged and not any(config.curve_every for config in trials):
-            notes.append(f"`{claim.name}` needs a settled rank, which `curve_every` observes")
-    seeds = len({config.seed for config in trials})
-    alpha = claims.alpha / len(claims.claims)
-    if floor_of(seeds) > alpha:
-        notes.append(
-            f"{seeds} seeds cannot decide a family of {len(claims.claims)} at {claims.alpha:g}; "
-            f"{floor_seeds(alpha)} can: --seeds {floor_seeds(alpha)}"
-        )
-    return notes
+    return open_questions(claims, trials)
+
+
+def sha256_of(text: str) -> str:
+    """The hash that tells versions of a claims file apart."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def record_claims(
@@ -132,7 +122,7 @@ def record_claims(
     trials = list(trials)
     identities = tuple(sorted(config.identity for config in trials))
     seeds = tuple(sorted({config.seed for config in trials}))
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    sha256 = sha256_of(text)
     before = _read(str(folder))
     own = [d for d in before.declarations if d.grid == grid]
     if own and (own[-1].sha256, own[-1].trials, own[-1].seeds) == (sha256, identities, seeds):
@@ -181,12 +171,24 @@ def _family(own: list[Declaration]) -> Family:
     known = {claim.sha256 for claim in kept}
     late: list[Claim] = []
     later = own[own.index(first) + 1 :] if first else own
+    rules = frozen or read_claims(own[0].text, f"{own[0].grid}{CLAIMS}")
+    remarks: list[str] = []
     for declaration in later:
-        for claim in read_claims(declaration.text, f"{declaration.grid}{CLAIMS}").claims:
+        read = read_claims(declaration.text, f"{declaration.grid}{CLAIMS}")
+        for claim in read.claims:
             if claim.sha256 not in known:
                 known.add(claim.sha256)
                 late.append(claim)
-    alpha = (frozen or read_claims(own[0].text, own[0].grid)).alpha
+        if read.alpha != rules.alpha:
+            remarks.append(
+                f"alpha {read.alpha:g} of a later claims file is ignored: it was declared as "
+                f"{rules.alpha:g}"
+            )
+        if read.looks != rules.looks:
+            remarks.append(
+                f"looks {list(read.looks)} of a later claims file are ignored: declared were "
+                f"{list(rules.looks) or 'none'}"
+            )
     looks: list[int] = []
     seeds: set[int] = set()
     for declaration in own:
@@ -194,11 +196,12 @@ def _family(own: list[Declaration]) -> Family:
         looks = [*looks, len(seeds)] if declaration.results else [len(seeds)]
     return Family(
         grid=own[0].grid,
-        claims=Claims(alpha=alpha, claims=(*kept, *late)),
+        claims=Claims(alpha=rules.alpha, looks=rules.looks, claims=(*kept, *late)),
         post_hoc=frozenset(claim.sha256 for claim in late),
         trials=frozenset(identity for d in own for identity in d.trials),
         looks=tuple(looks),
         sha256=(first or own[0]).sha256,
+        remarks=tuple(dict.fromkeys(remarks)),
     )
 
 

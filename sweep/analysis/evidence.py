@@ -16,7 +16,9 @@ from sweep.analysis.claims import (
     Interaction,
     Ratio,
     Superiority,
+    Trend,
     Where,
+    is_slope,
 )
 from sweep.analysis.contrasts import Contrast
 from sweep.analysis.effects import Effect, effect_size
@@ -39,6 +41,9 @@ class Evidence:
     n: seeds. floor: the smallest p that flips of the signs of n values can give, 2 / 2^n, or half
     of that for the one-sided tests of an equivalence; 0 for published values, which have no signs
     to flip. flips: the exact sign-flip p; None for published values. correlation: of pairs.
+    effect: Hedges' g of two groups; None for a slope, which is no difference of groups. single_sd:
+    standard deviation that theta would have from one seed a group, so that with n its error is
+    single_sd / sqrt(n); NaN without a contrast.
     images: interval of a difference or interaction of accuracies over test images, seeds held
     fixed; None where the images of all groups are not recorded or not the same. joint: the same
     over test images and seeds together; None for a single seed also.
@@ -56,6 +61,7 @@ class Evidence:
     flips: float | None
     correlation: float | None
     effect: Effect | None
+    single_sd: float = math.nan
     images: tuple[float, float] | None = None
     joint: tuple[float, float] | None = None
 
@@ -78,6 +84,7 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     bound = _bound(claim)
     n = len(by_seed) or min(sample.n for sample in groups)
     floor = floor_of(n) / (2 if isinstance(claim, Equivalence) else 1)
+    two = len(groups) == 2
     found = Evidence(
         quantity=quantity,
         groups=tuple(groups),
@@ -89,8 +96,11 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
         n=n,
         floor=floor if all(sample.values for sample in groups) else 0.0,
         flips=None,
-        correlation=contrasts.pair_correlation(*groups) if len(groups) == 2 else None,
-        effect=effect_size(groups[0], groups[1], primary) if primary and len(groups) == 2 else None,
+        correlation=contrasts.pair_correlation(*groups) if two else None,
+        effect=effect_size(groups[0], groups[1], primary)
+        if primary and two and not is_slope(claim)
+        else None,
+        single_sd=contrasts.single_sd(groups, weights, primary) if primary else math.nan,
     )
     if primary is None:
         return found
@@ -118,7 +128,7 @@ def _samples(claim: Claim, values: Values) -> tuple[str, list[Sample], list[floa
         return "interaction", _within(claim, values), [1.0, -1.0]
     wheres = claim.groups()
     groups = [values.sample(where, claim.metric) for where in wheres]
-    if isinstance(claim, Equivalence) and claim.along is not None:
+    if is_slope(claim):
         sizes = [values.size(where) for where in wheres]
         if len(set(sizes)) < 2:
             raise UntestableError("all students have the same number of parameters")
@@ -170,7 +180,7 @@ def _is_paired(claim: Claim, values: Values) -> bool:
 
 def _records(claim: Claim, values: Values) -> tuple[Records, Records] | None:
     """What first and second get right of each image by seed, whose means differ by theta."""
-    if isinstance(claim, Ratio) or (isinstance(claim, Equivalence) and claim.along is not None):
+    if isinstance(claim, Ratio) or is_slope(claim):
         return None
     wheres = claim.groups()[:2]
     if not isinstance(claim, Interaction):
@@ -194,18 +204,26 @@ def _records(claim: Claim, values: Values) -> tuple[Records, Records] | None:
 def _bound(claim: Claim) -> float:
     if isinstance(claim, Ratio):
         return math.log(claim.bound)
+    if isinstance(claim, Trend):
+        return claim.margin if claim.direction == "rises" else 0.0 - claim.margin
     return 0.0 if isinstance(claim, Difference) else claim.margin
 
 
 def _p_values(claim: Claim, contrast: Contrast, bound: float) -> tuple[float, float]:
-    """(p for, p against) a claim; a decision in either direction is by a valid test of its own."""
+    """(p for, p against) a claim; a decision in either direction is by a valid test of its own.
+
+    A claim is |theta| < margin, without the margin itself. There TOST supports it, wrongly, with a
+    chance of at most alpha; refuting it, by the two-sided test with alpha / 2, is right there.
+    """
     if isinstance(claim, Equivalence):
         return contrast.p_inside(bound), contrast.p_outside(bound)
     both_sides = contrast.p_differs(bound)
     if isinstance(claim, Difference):
         return both_sides, contrast.p_inside(claim.margin) if claim.margin else 1.0
-    assert isinstance(claim, Superiority | Ratio | Interaction)
-    return (both_sides, 1.0) if contrast.estimate > bound else (1.0, both_sides)
+    assert isinstance(claim, Superiority | Trend | Ratio | Interaction)
+    falls = isinstance(claim, Trend) and claim.direction == "falls"
+    holds = contrast.estimate < bound if falls else contrast.estimate > bound
+    return (both_sides, 1.0) if holds else (1.0, both_sides)
 
 
 def _flips(claim: Claim, by_seed: dict[int, float], leans_for: bool) -> float | None:
@@ -222,4 +240,5 @@ def _flips(claim: Claim, by_seed: dict[int, float], leans_for: bool) -> float | 
         return about(_bound(claim))
     if inside:  # two one-sided tests: half of the two-sided p at the nearer margin
         return max(about(margin), about(-margin)) / 2
-    return min(about(margin), about(-margin))
+    # Outside: against the nearest value that the claim allows, the margin on theta's own side.
+    return about(math.copysign(margin, sum(by_seed.values())))

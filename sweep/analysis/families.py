@@ -1,4 +1,4 @@
-"""Several tests at once: Holm's correction over a declared family, and alpha for later seeds."""
+"""Several tests at once: Holm's correction over a declared family, and alpha over planned looks."""
 
 from __future__ import annotations
 
@@ -41,16 +41,32 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Corrected]:
     return [corrected[index] for index in range(len(filled_M))]
 
 
-def spent_alpha(alpha: float, looks: Sequence[int]) -> float:
-    """What is left of alpha for the last of several looks at a growing number of seeds.
+@dataclass(frozen=True)
+class Share:
+    """What the last look at results may use.
 
-    looks: seeds a group at each look, e.g. (10, 20) where ten more were added after the results of
-    ten had been seen. Alpha is spent in proportion to the seeds, alpha(t) = alpha t, so the last
-    look has alpha (1 - n_before / n_now), and all looks together at most alpha (Lan and DeMets
-    1983, linear spending; each look's own p is compared with its share, which ignores that looks
-    are correlated and so errs on the safe side). One look has all of alpha.
+    alpha: of the whole family. planned: seeds a group at the looks that were declared beforehand.
+    exploratory: whether this look is none of them, so that its verdicts count as hints.
     """
-    grown = [n for i, n in enumerate(looks) if n > max(looks[:i], default=0)]
-    if len(grown) < 2:
-        return alpha
-    return alpha * (1 - grown[-2] / grown[-1])
+
+    alpha: float
+    planned: tuple[int, ...]
+    exploratory: bool
+
+
+def share_of(alpha: float, planned: Sequence[int], looks: Sequence[int]) -> Share:
+    """The share of alpha that the last of several looks at a growing number of seeds has.
+
+    planned: seeds a group at each look that was declared before the first result; without any, the
+    first of `looks` is the only planned one. looks: those that were made, e.g. (10, 20) where ten
+    seeds were added after the results of ten had been seen.
+
+    Each planned look has alpha / (number of planned looks), so that all together decide wrongly
+    with a chance of at most alpha, whatever they have to do with each other and whatever makes
+    one go on to the next (Bonferroni). The number of seeds of each must be fixed beforehand: one
+    that is chosen after a look depends on the values that it adds to, and its p is none. A look at
+    another number of seeds is exploratory, as it has no alpha: the planned looks have spent it all.
+    """
+    whole = tuple(planned) or tuple(looks[:1])
+    exploratory = bool(looks) and max(looks) not in whole
+    return Share(alpha / max(1, len(planned)), whole, exploratory)

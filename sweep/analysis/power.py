@@ -109,6 +109,25 @@ def equivalence_seeds(
     return _fewest(enough, floor_seeds(2 * alpha))
 
 
+@lru_cache(maxsize=1024)
+def detectable_margin(df: float, alpha: float, power: float = POWER) -> float:
+    """The smallest margin inside which TOST shows theta = 0 with this power, in units of its error.
+
+    alpha: corrected, of each of the two one-sided tests. The power at theta = 0 is
+    2 P(t > t(1 - alpha, df)) - 1 with noncentral t of noncentrality margin / error (at least).
+    """
+    bound = float(stats.t.isf(alpha, df))
+
+    def gap(margin: float) -> float:
+        return 2 * float(_nct_sf(bound, df, margin)) - 1 - power
+
+    high = 1.0
+    while gap(high) < 0:
+        high *= 2
+    root: Any = optimize.brentq(gap, 0, high, xtol=1e-4)
+    return float(root)
+
+
 def _fewest(enough: Any, least: int) -> int | None:
     """The smallest n from max(2, least) to MOST that is enough, by bisection."""
     low, high = max(2, least), MOST

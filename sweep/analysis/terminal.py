@@ -14,7 +14,9 @@ from sweep.analysis import words
 from sweep.analysis.judged import Judged
 from sweep.analysis.verdicts import Verdict
 
-LONGEST = len("inconclusive")  # the longest word of a verdict, which no line end should divide
+# All columns but the first keep their lines, so that 80 characters divide no heading or number.
+LONGEST = len("(trials are missing)")
+HEADINGS = ("claim", "verdict", "estimate\n[95 %]", "n", "test", "seeds to\ndecide")
 STYLES = {"supported": "bold green", "refuted": "bold red", "not converged": "yellow"}
 
 
@@ -28,25 +30,37 @@ def verdict_table(verdicts: Sequence[Verdict], alpha: float, heading: str = "") 
         f"Two-sided, alpha {alpha:g} for the family of {len(verdicts)} by Holm's correction; "
         "intervals are 95 % for one claim."
     )
-    for name in ("claim", "verdict", "estimate [95 %]", "claimed", "n", "test", "seeds to decide"):
+    for name in HEADINGS:
         justify = "right" if name == "n" else "left"
-        width = LONGEST if name == "verdict" else None
-        table.add_column(name, justify=justify, overflow="fold", min_width=width)
+        first = name == "claim"
+        width = LONGEST if first else None
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=not first, min_width=width)
     for verdict in verdicts:
-        found = verdict.evidence
-        cells = [words.estimate(verdict), words.bound(verdict), str(found.n) if found else ""]
-        cells += [words.test(verdict), words.seeds(verdict)]
-        shown = Text(words.title(verdict), style=STYLES.get(verdict.verdict, ""))
-        table.add_row(Text(words.claim(verdict)), shown, *map(Text, cells))
+        found, estimate = verdict.evidence, words.estimate(verdict)
+        cells = [estimate.replace(" [", "\n["), str(found.n) if found else ""]
+        cells += [words.test(verdict).replace(" p ", "\np ", 1).replace(", ", "\n")]
+        cells += [words.seeds(verdict)]
+        title = words.title(verdict).replace(" at ", "\nat ")
+        shown = Text(title, style=STYLES.get(verdict.verdict, ""))
+        name = [verdict.claim.name, *([f"claimed {words.bound(verdict)}"] if estimate else [])]
+        name += [f"({mark})" for mark in words.marks(verdict)]
+        table.add_row(Text("\n".join(name)), shown, *map(Text, cells))
     return table
 
 
 def reasons(verdicts: Sequence[Verdict]) -> list[str]:
-    """One line each for what the table has no room for: reasons, diverged seeds, spent alpha."""
-    lines: list[str] = []
+    """One line each for what the table has no room for: reasons, diverged seeds, looks.
+
+    What is said of every claim is said once.
+    """
+    shared: list[str] = []
+    if len(verdicts) > 1:
+        first, *others = verdicts
+        shared = [note for note in first.notes if all(note in other.notes for other in others)]
+    lines = [f"all claims: {note}" for note in shared]
     for verdict in verdicts:
-        parts = [part for part in (verdict.reason, *verdict.notes) if part]
-        if parts:
+        own = [note for note in verdict.notes if note not in shared]
+        if parts := [part for part in (verdict.reason, *own) if part]:
             lines.append(f"{verdict.claim.name}: {'; '.join(parts)}")
     return lines
 
@@ -58,6 +72,3 @@ def show_verdicts(judged: Iterable[Judged], console: Console) -> None:
         console.print(verdict_table(family.verdicts, family.alpha, heading), soft_wrap=True)
         for line in reasons(family.verdicts):
             print(f"claim:   {line}", file=sys.stderr)
-        if family.unfinished:
-            what = f"{family.unfinished} trials of grid {family.grid} have no result"
-            print(f"claim:   {what}: these verdicts are of the others", file=sys.stderr)

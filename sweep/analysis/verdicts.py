@@ -24,7 +24,7 @@ from sweep.analysis.claims import Claim, Claims, Equivalence
 from sweep.analysis.convergence import LAST, MOVES
 from sweep.analysis.effects import pooled_sd
 from sweep.analysis.evidence import Evidence, evidence_of
-from sweep.analysis.families import Corrected, holm, spent_alpha
+from sweep.analysis.families import Corrected, Share, holm, share_of
 from sweep.analysis.floor import floor_seeds
 from sweep.analysis.values import TrialValues, UntestableError, Values
 
@@ -38,10 +38,12 @@ class Verdict:
     claim: what was claimed. verdict: one of the six. reason: why, as a clause, for the verdicts
     that are no outcome of a test; else "". evidence: of the test; None where there was none.
     corrected: the test's p after Holm, and the alpha it was compared with. detectable: smallest
-    theta - bound (in the unit of the metric) that this n detects with 80 % power at the alpha of
-    the whole family. seeds_needed: seeds a group that would decide, if theta is as large as
-    estimated; None where that is unknown or more than 1,000. post_hoc: declared or changed after
-    trials had begun. notes: what a reader must know beside it, such as diverged seeds.
+    |theta - bound| (in the unit of the metric) that this n detects with 80 % power at the alpha of
+    the family's first test; of an equivalence the smallest margin that it can show, if theta is 0.
+    seeds_needed: seeds a group that would decide, if theta is as large as estimated; None where
+    that is unknown or more than 1,000. post_hoc: declared or changed after trials had begun.
+    exploratory: of a look at results that was not planned. missing: how many of the family's trials
+    have not ended. notes: what a reader must know beside it, such as diverged seeds.
     """
 
     claim: Claim
@@ -52,7 +54,14 @@ class Verdict:
     detectable: float | None = None
     seeds_needed: int | None = None
     post_hoc: bool = False
+    exploratory: bool = False
+    missing: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is supported by a planned look at all trials of the family."""
+        return self.verdict == "supported" and not self.exploratory and not self.missing
 
 
 def verdicts_of(
@@ -60,13 +69,18 @@ def verdicts_of(
     values: Values,
     post_hoc: Iterable[str] = (),
     looks: Sequence[int] = (),
+    missing: int = 0,
+    remarks: Iterable[str] = (),
 ) -> list[Verdict]:
     """One verdict a claim, in the order of the claims, all corrected as one family.
 
     post_hoc: sha256 of claims that were declared after trials had begun. looks: seeds a group at
-    each look at results, see `families.spent_alpha`.
+    each look at results, see `families.share_of`. missing: how many trials of the family have not
+    ended. remarks: notes that all verdicts share.
     """
-    alpha = spent_alpha(claims.alpha, looks)
+    share = share_of(claims.alpha, claims.looks, looks)
+    alpha = share.alpha
+    shared = (*_remarks(share, claims, looks, missing), *remarks)
     gathered = [_gather(claim, values) for claim in claims.claims]
     p_values = [found.p if isinstance(found, Evidence) else None for found in gathered]
     corrected = holm([None if p is None or math.isnan(p) else p for p in p_values], alpha)
@@ -78,12 +92,32 @@ def verdicts_of(
             verdict = found
         else:
             verdict = _judge(claim, found, one, strictest, values)
-        notes = verdict.notes
-        if alpha < claims.alpha:
-            seen = " then ".join(str(n) for n in looks)
-            notes += (f"seeds were added after a look ({seen}): alpha {alpha:.3g} is left",)
-        verdicts.append(replace(verdict, post_hoc=claim.sha256 in late, notes=notes))
+        verdicts.append(
+            replace(
+                verdict,
+                post_hoc=claim.sha256 in late,
+                exploratory=share.exploratory,
+                missing=missing,
+                notes=(*verdict.notes, *shared),
+            )
+        )
     return verdicts
+
+
+def _remarks(share: Share, claims: Claims, looks: Sequence[int], missing: int) -> Iterable[str]:
+    """What is to be said of a whole family."""
+    if missing:
+        have = "1 trial of this grid has" if missing == 1 else f"{missing} trials of this grid have"
+        yield f"{have} not ended: the verdict is of the others, and may change"
+    planned = " and ".join(str(n) for n in share.planned)
+    if share.exploratory:
+        seen = " then ".join(str(n) for n in dict.fromkeys(looks))
+        yield (
+            f"seeds were added after a look ({seen}), planned were {planned}: no alpha is left for "
+            "this look, which is exploratory"
+        )
+    if len(claims.looks) > 1:
+        yield f"looks were planned at {planned} seeds, each with alpha {share.alpha:.3g}"
 
 
 def verdicts_of_trials(
@@ -93,9 +127,12 @@ def verdicts_of_trials(
     post_hoc: Iterable[str] = (),
     looks: Sequence[int] = (),
     arrays: Callable[[str], Mapping[str, list[float]]] | None = None,
+    missing: int = 0,
+    remarks: Iterable[str] = (),
 ) -> list[Verdict]:
     """`verdicts_of` on one run: `Study.trials`, `Study.curves` and `Study.arrays`."""
-    return verdicts_of(claims, TrialValues(trials, curves, arrays), post_hoc, looks)
+    values = TrialValues(trials, curves, arrays)
+    return verdicts_of(claims, values, post_hoc, looks, missing, remarks)
 
 
 def _gather(claim: Claim, values: Values) -> Evidence | Verdict:
@@ -174,27 +211,25 @@ def _notes(found: Evidence, corrected: Corrected, decided: bool) -> tuple[str, .
     return tuple(notes)
 
 
-def _single_sd(found: Evidence) -> float:
-    """Deviation of theta from one seed: its error times sqrt(n)."""
-    assert found.contrast is not None
-    return found.contrast.error * math.sqrt(found.n)
-
-
 def _scale(found: Evidence) -> tuple[str, float] | None:
     """(test of the power, its unit of effect): trials' deviation for Welch's test of two groups."""
     if found.contrast is None:
         return None
-    if found.contrast.test == "welch" and len(found.groups) == 2:
+    if found.contrast.test == "welch" and len(found.groups) == 2 and found.quantity != "slope":
         pooled = pooled_sd(found.groups[0], found.groups[1])
         return ("welch", pooled) if pooled else None
-    return "paired", _single_sd(found)
+    return "paired", found.single_sd
 
 
 def _detectable(claim: Claim, found: Evidence, alpha: float) -> float | None:
     scale = _scale(found)
-    if scale is None or isinstance(claim, Equivalence):
+    if scale is None or found.contrast is None:
         return None
-    effect = power.detectable(min(s.n for s in found.groups), alpha, scale[0])
+    if isinstance(claim, Equivalence):
+        return power.detectable_margin(found.contrast.df, alpha) * found.contrast.error
+    paired = found.contrast.test == "paired"
+    n = found.n if paired else min(sample.n for sample in found.groups)
+    effect = power.detectable(n, alpha, scale[0])
     return None if effect is None else effect * scale[1]
 
 
@@ -205,8 +240,6 @@ def _seeds_needed(claim: Claim, found: Evidence, alpha: float) -> int | None:
     estimate = found.contrast.estimate
     if isinstance(claim, Equivalence):
         if abs(estimate) < found.bound:
-            return power.equivalence_seeds(estimate, _single_sd(found), found.bound, alpha)
-        return power.seeds_needed(
-            (abs(estimate) - found.bound) / _single_sd(found), alpha, "paired"
-        )
+            return power.equivalence_seeds(estimate, found.single_sd, found.bound, alpha)
+        return power.seeds_needed((abs(estimate) - found.bound) / found.single_sd, alpha, "paired")
     return power.seeds_needed((estimate - found.bound) / scale[1], alpha, scale[0])

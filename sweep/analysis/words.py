@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from sweep.analysis.claims import Equivalence
+from sweep.analysis.claims import Equivalence, Trend
 from sweep.analysis.evidence import Evidence
 from sweep.analysis.power import MOST
 from sweep.analysis.verdicts import Verdict
@@ -24,9 +24,21 @@ def title(verdict: Verdict) -> str:
     return SHOWN.get(verdict.verdict, verdict.verdict)
 
 
+def reservations(verdict: Verdict) -> list[str]:
+    """Why even a verdict `supported` does not confirm the claim; empty where it does."""
+    found = ["exploratory"] if verdict.exploratory else []
+    return [*found, "trials are missing"] if verdict.missing else found
+
+
+def marks(verdict: Verdict) -> list[str]:
+    """What its verdict is worth less for: post hoc, exploratory, trials are missing."""
+    return [*(["post hoc"] if verdict.post_hoc else []), *reservations(verdict)]
+
+
 def claim(verdict: Verdict) -> str:
-    """The claim's name, and whether it is post hoc."""
-    return verdict.claim.name + (" (post hoc)" if verdict.post_hoc else "")
+    """The claim's name, with its marks in brackets."""
+    found = ", ".join(marks(verdict))
+    return verdict.claim.name + (f" ({found})" if found else "")
 
 
 def number(value: float) -> str:
@@ -75,6 +87,8 @@ def bound(verdict: Verdict) -> str:
     shown = f"{100 * value:g} points" if in_points(verdict, found) else f"{value:g}"
     if isinstance(verdict.claim, Equivalence):
         return f"within {shown}"
+    if isinstance(verdict.claim, Trend) and verdict.claim.direction == "falls":
+        return f"< {shown}"
     return f"not {shown}" if verdict.claim.kind == "difference" else f"> {shown}"
 
 
@@ -101,10 +115,10 @@ def _by_tost(verdict: Verdict, found: Evidence) -> bool:
 
 
 def seeds(verdict: Verdict) -> str:
-    """How many seeds a group would decide: `9`, `> 1000`; empty where seeds are not what lacks."""
+    """How many seeds a group would decide: `9`, `> 1,000`; empty where seeds are not what lacks."""
     if verdict.verdict not in ("inconclusive", "undecidable"):
         return ""
-    return f"> {MOST}" if verdict.seeds_needed is None else str(verdict.seeds_needed)
+    return f"> {MOST:,}" if verdict.seeds_needed is None else str(verdict.seeds_needed)
 
 
 def evidence(verdict: Verdict) -> str:
@@ -116,7 +130,11 @@ def evidence(verdict: Verdict) -> str:
     size = estimate(verdict)
     parts = [f"{size}, claimed {bound(verdict)}" if size else ""]
     parts += [f"n = {found.n}" if found else "", test(verdict), verdict.reason]
-    parts += [f"about {needed} seeds a group would decide" if needed else ""]
+    if verdict.seeds_needed is not None and needed:
+        needed = f"about {needed} seeds a group would decide"
+    elif needed:
+        needed = f"more than {MOST:,} seeds a group would be needed to decide"
+    parts += [needed]
     return "; ".join(part for part in parts if part)
 
 
@@ -129,7 +147,7 @@ def details(verdict: Verdict) -> list[str]:
         parts.append(f"Hedges' g {effect.g:.2f} [{effect.low:.2f}, {effect.high:.2f}]")
     if found and found.correlation is not None:
         parts.append(f"pair correlation {found.correlation:.2f}")
-    if found and found.secondary is not None and found.quantity != "slope":
+    if found and found.secondary is not None:
         low, high = (_shown(verdict, found, end) for end in found.secondary.interval())
         parts.append(f"{TESTS[found.secondary.test]} interval [{low}, {high}]")
     if found and found.flips is not None:
@@ -140,8 +158,10 @@ def details(verdict: Verdict) -> list[str]:
 
 
 def _detectable(verdict: Verdict, found: Evidence, gap: float) -> str:
-    """The distance of theta from its bound, of logarithms a factor."""
+    """The distance of theta from its bound, of logarithms a factor; or an equivalence's margin."""
     if found.quantity == "ln ratio":
         return f"{number(math.exp(gap))} times the bound"
     size = f"{100 * gap:.1f} points" if in_points(verdict, found) else number(gap)
+    if isinstance(verdict.claim, Equivalence):
+        return f"a margin of {size}, if theta is 0"
     return f"{size} beyond the bound"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from sweep.analysis.claims import Claims, Equivalence, read_claims, unknown_fields
+from sweep.analysis.contrasts import sign_flip_p
 from sweep.analysis.declared import check_claims, claims_text
 from sweep.analysis.values import TrialValues, UntestableError
 from sweep.analysis.verdicts import Verdict, verdicts_of_trials
@@ -16,6 +17,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 
 M = "test/linear/paper/accuracy"
+SIZES = "first: {student: width:0.25}, second: {student: width:1}, where: {arm: clean}"
 TWO = f"metric: {M}, first: {{student: width:1}}, second: {{student: width:4}}"
 
 
@@ -57,6 +59,23 @@ def verdict(text: str, trials: pd.DataFrame, curves: pd.DataFrame | None = None)
             "at least two values",
         ),
         (
+            f"kind: trend, metric: {M}, direction: up, along: {{student: [width:1, width:4]}}",
+            "direction: Input should be 'rises' or 'falls'",
+        ),
+        (
+            f"kind: trend, metric: {M}, direction: rises, along: {{student: [a, b, a]}}",
+            "expected at least two values, each once",
+        ),
+        (
+            f"kind: difference, metric: {M}, first: {{arm: clean}}, second: {{arm: clean}}",
+            "first and second are the same",
+        ),
+        (
+            f"kind: ratio, bound: 2, metric: {M}, where: {{arm: clean}}, "
+            "first: {student: width:1}, second: {student: width:1, arm: clean}",
+            "first and second are the same",
+        ),
+        (
             f"kind: interaction, {TWO}, minus: {{metric: {M}, arm: clean}}",
             "expected {metric: NAME} or fields",
         ),
@@ -77,6 +96,8 @@ def test_an_empty_file_and_two_claims_of_one_name_are_refused() -> None:
         read_claims("claims:\n" + one + one, "x")
     with pytest.raises(ValueError, match="alpha"):
         read_claims("alpha: 2\nclaims:\n" + one, "x")
+    with pytest.raises(ValueError, match=r"looks: \[20, 10\]; expected ascending"):
+        read_claims("looks: [20, 10]\nclaims:\n" + one, "x")
 
 
 def test_a_field_that_no_trial_has_is_named() -> None:
@@ -100,6 +121,59 @@ def test_too_few_seeds_are_said_before_the_sweep(tmp_path) -> None:
     (tmp_path / "mine.claims.yaml").write_text(text)
     assert claims_text(str(tmp_path / "mine.yaml")) == (text, str(tmp_path / "mine.claims.yaml"))
     assert claims_text(str(tmp_path / "other.yaml")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"kind: difference, {SIZES}, metric: test/rank/efective",
+            "one: unknown metric `test/rank/efective`; did you mean `test/rank/effective`?",
+        ),
+        (f"kind: difference, {SIZES}, metric: rank/effective", "unknown metric `rank/effective`"),
+        (f"kind: difference, {SIZES}, metric: test/spectrum", "is a list of a trial"),
+        (
+            f"kind: difference, {SIZES}, metric: test/infonce/paper/file_order",
+            "`probes` has no `file_order`, which measures it",
+        ),
+        (
+            f"kind: difference, {SIZES}, metric: test/noise/pixel/0.3/accuracy",
+            "no such corruption in `test_arms`, which measure noise/pixel/0.05, noise/pixel/0.1",
+        ),
+        (
+            f"kind: interaction, {SIZES}, metric: {M}, minus: {{metric: test/zero}}",
+            "unknown metric `test/zero`",
+        ),
+        (
+            f"kind: difference, metric: {M}, first: {{arm: clean}}, second: {{arm: noise:0.1}}",
+            "one: trials of clean differ in student; add it to `where`",
+        ),
+        (
+            f"kind: difference, metric: {M}, first: {{student: width:1, arm: clean}}, "
+            "second: {student: width:1, arm: clean, epochs: 8}",
+            "are the same trials",
+        ),
+    ],
+)
+def test_what_no_outcome_could_decide_is_refused_before_the_sweep(text: str, message: str) -> None:
+    trials = expand(load_grid("demo"))
+    with pytest.raises(ValueError, match=r"^mine\.claims\.yaml: one: ") as caught:
+        check_claims(f"claims:\n  - {{name: one, {text}}}", "mine.claims.yaml", trials)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_planned_looks_are_checked_before_the_sweep() -> None:
+    claims = f"claims:\n  - {{name: one, kind: difference, {SIZES}, metric: {M}}}\n"
+    trials = expand(load_grid("demo"))
+    assert check_claims(claims, "x", trials) == []
+    assert check_claims(f"looks: [7, 14]\n{claims}", "x", trials) == []
+    assert check_claims(f"looks: [8, 14]\n{claims}", "x", trials) == [
+        "looks are planned at 8 and 14 seeds: verdicts of 7 are exploratory"
+    ]
+    assert check_claims(f"looks: [7, 9, 14, 20]\n{claims}", "x", trials) == [
+        "7 seeds cannot decide a family of 1 at 0.05 in each of 4 looks; 8 can: --seeds 8"
+    ]
 
 
 # ---- which trials ----
@@ -210,6 +284,51 @@ def test_a_slope_uses_the_parameters_of_the_students() -> None:
     assert found.evidence.quantity == "slope"
 
 
+def test_a_trend_is_claimed_in_one_direction_and_refuted_in_the_other() -> None:
+    """The values of width:1 are higher, so that they fall with capacity."""
+    text = f"kind: trend, metric: {M}, along: {{student: [width:1, width:4]}}"
+    falls = verdict(f"{text}, direction: falls", frame())
+    assert (falls.verdict, falls.evidence is not None) == ("supported", True)
+    assert verdict(f"{text}, direction: rises", frame()).verdict == "refuted"
+    assert verdict(f"{text}, direction: falls, margin: 0.3", frame()).verdict == "refuted"
+    flat = frame()
+    flat[M] = [0.5 + 0.01 * (i * 7 % 8) for i in range(16)]
+    assert verdict(f"{text}, direction: falls", flat).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("test", ["welch", "paired"])
+def test_a_slope_has_no_effect_size_of_a_difference(test: str) -> None:
+    """Its sign would be the other one, and its unit a slope over a deviation."""
+    text = f"kind: trend, direction: falls, metric: {M}, test: {test}"
+    found = verdict(f"{text}, along: {{student: [width:1, width:4]}}", frame_of_noise())
+    assert found.evidence is not None
+    assert found.evidence.effect is None
+    assert found.evidence.secondary is not None
+
+
+def frame_of_noise() -> pd.DataFrame:
+    trials = frame()
+    trials[M] += [0.003 * (i * i % 7) for i in range(16)]
+    return trials
+
+
+def test_the_exact_test_of_a_refuted_equivalence_is_against_the_nearer_margin() -> None:
+    trials = frame()
+    text = f"kind: equivalence, {TWO}, margin: 0.05, test: paired"
+    by_seed = {seed: 0.065 + 0.03 * (seed - 3.5) / 3.5 for seed in range(8)}  # 0.035 to 0.095
+    trials[M] = [0.5 + by_seed.get(i, 0.0) for i in range(16)]
+    found = verdict(text, trials)
+    assert found.evidence is not None
+    by_seed = {seed: trials[M][seed] - trials[M][seed + 8] for seed in range(8)}
+    assert found.evidence.flips == sign_flip_p({s: v - 0.05 for s, v in by_seed.items()})
+    far = sign_flip_p({s: v + 0.05 for s, v in by_seed.items()})
+    assert found.evidence.flips > 0.05 > far
+    trials[M] = 1 - trials[M]  # the same on the other side
+    mirrored = verdict(text, trials).evidence
+    assert mirrored is not None
+    assert mirrored.flips == pytest.approx(found.evidence.flips)
+
+
 # ---- what goes with a verdict ----
 
 
@@ -228,6 +347,20 @@ def test_equal_values_in_every_seed_are_untestable() -> None:
     trials = frame()
     trials[M] = [1.0] * 8 + [0.5] * 8
     assert verdict(f"kind: difference, {TWO}", trials).reason.startswith("no spread between seeds")
+
+
+def test_seeds_needed_by_welch_do_not_depend_on_how_many_seeds_are_shared() -> None:
+    """Ten seeds each, of which the groups share all or three."""
+    needed: list[int | None] = []
+    for shift in (0, 7):
+        trials = frame(10)
+        trials[M] = [0.5 + 0.01 * (i * 7 % 10) for i in range(20)]
+        trials.loc[trials["student"] == "width:4", "seed"] += shift
+        trials.loc[trials["student"] == "width:1", M] += 0.004
+        found = verdict(f"kind: equivalence, {TWO}, margin: 0.02", trials)
+        assert found.evidence is not None
+        needed.append(round(1e6 * found.evidence.single_sd))
+    assert needed[0] == needed[1]
 
 
 def test_one_seed_is_undecidable_and_says_how_many_would_decide() -> None:

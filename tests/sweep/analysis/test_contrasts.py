@@ -16,14 +16,16 @@ from sweep.analysis.contrasts import (
     paired,
     seed_values,
     sign_flip_p,
+    single_sd,
     slope_weights,
     welch,
 )
 from sweep.analysis.effects import correction, effect_size, noncentrality_interval
-from sweep.analysis.families import holm, spent_alpha
+from sweep.analysis.families import Share, holm, share_of
 from sweep.analysis.floor import floor_of, floor_seeds
 from sweep.analysis.power import (
     detectable,
+    detectable_margin,
     equivalence_seeds,
     paired_power,
     seeds_needed,
@@ -157,6 +159,19 @@ def test_equal_values_of_both_signs_count_as_ties() -> None:
     assert sign_flip_p({0: 0.1, 1: 0.2, 2: -0.3}) == 1.0
 
 
+def test_theta_of_one_seed_has_the_error_times_root_n() -> None:
+    """Of Welch's test also where the groups share few of their seeds, or have unlike numbers."""
+    first, second = sample(A), sample_of({i + 5: float(value) for i, value in enumerate(B)})
+    contrast = welch([first, second], [1, -1])
+    assert contrast is not None
+    assert single_sd([first, second], [1, -1], contrast) == pytest.approx(
+        math.sqrt(A.var(ddof=1) + B.var(ddof=1))
+    )
+    pairs = paired([first, second], [1, -1])
+    assert pairs is not None
+    assert single_sd([first, second], [1, -1], pairs) == pytest.approx((A[5:] - B[:3]).std(ddof=1))
+
+
 def test_many_seeds_are_flipped_at_random_with_a_fixed_generator() -> None:
     values = dict(enumerate(RNG.normal(0.5, 1, 30)))
     p = sign_flip_p(values)
@@ -218,20 +233,14 @@ def test_what_could_not_be_tested_stays_in_the_family() -> None:
     assert holm([], 0.05) == []
 
 
-def test_seeds_after_a_look_spend_alpha() -> None:
-    assert spent_alpha(0.05, []) == spent_alpha(0.05, [10]) == spent_alpha(0.05, [10, 10]) == 0.05
-    assert spent_alpha(0.05, [10, 20]) == pytest.approx(0.025)
-    assert spent_alpha(0.05, [10, 20, 15]) == pytest.approx(0.025)
-    assert spent_alpha(0.05, [5, 10, 20]) == pytest.approx(0.025)
-
-
-def test_two_looks_with_shared_alpha_err_at_most_as_often_as_alpha() -> None:
-    draws = np.random.default_rng(5).standard_normal((4000, 2, 20))
-    first = stats.ttest_ind(draws[:, 0, :10], draws[:, 1, :10], axis=1).pvalue
-    second = stats.ttest_ind(draws[:, 0], draws[:, 1], axis=1).pvalue
-    wrong = (first <= 0.05 - spent_alpha(0.05, [10, 20])) | (second <= spent_alpha(0.05, [10, 20]))
-    assert wrong.mean() <= 0.05
-    assert ((first <= 0.05) | (second <= 0.05)).mean() > 0.06  # without spending: more than alpha
+def test_planned_looks_share_alpha_and_others_have_none() -> None:
+    assert share_of(0.05, (), ()) == Share(0.05, (), False)
+    assert share_of(0.05, (), (10,)) == share_of(0.05, (), (10, 10)) == Share(0.05, (10,), False)
+    assert share_of(0.05, (), (10, 20)) == Share(0.05, (10,), True)
+    assert share_of(0.05, (10, 20), (10,)) == Share(0.025, (10, 20), False)
+    assert share_of(0.05, (10, 20), (10, 20)) == Share(0.025, (10, 20), False)
+    assert share_of(0.05, (10, 20), (10, 15)) == Share(0.025, (10, 20), True)
+    assert share_of(0.05, (10, 20), (10, 15, 20)) == Share(0.025, (10, 20), False)
 
 
 @pytest.mark.parametrize(("n", "effects"), [(3, (3.5, 6.8, 11.5)), (10, (1.3, 1.7, 2.1))])
@@ -264,3 +273,14 @@ def test_seeds_for_an_equivalence() -> None:
     shown = ((draws.mean(axis=1) + 1) / error > bound) & ((draws.mean(axis=1) - 1) / error < -bound)
     assert 0.79 < shown.mean() < 0.9
     assert equivalence_seeds(1.2, 1.0, 1.0, 0.05) is None
+
+
+def test_the_margin_that_an_equivalence_can_show_is_shown_as_often_as_its_power() -> None:
+    n, alpha = 10, 0.05 / 3
+    margin = detectable_margin(n - 1, alpha) / math.sqrt(n)
+    draws = np.random.default_rng(13).standard_normal((20_000, n))
+    error = draws.std(axis=1, ddof=1) / math.sqrt(n)
+    bound = stats.t.isf(alpha, n - 1)
+    means = draws.mean(axis=1)
+    shown = ((means + margin) / error > bound) & ((means - margin) / error < -bound)
+    assert shown.mean() == pytest.approx(0.8, abs=0.01)

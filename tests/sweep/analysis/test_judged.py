@@ -21,6 +21,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import Grid, read_grid
 from sweep.report import main
 from tests.sweep.made import result_line, write_journal
+from tests.sweep.reporting.trials import write_page
 from trainers.config.schema import TrialConfig
 
 ID = "0123456789abcdef"
@@ -81,7 +82,7 @@ def test_claims_are_frozen_before_the_first_trial(run: Path) -> None:
     assert (family.post_hoc, family.looks) == (frozenset(), (8,))
     (judged,) = judge(run)
     assert [verdict.verdict for verdict in judged.verdicts] == ["supported"]
-    assert (judged.alpha, judged.unfinished, judged.open_claims) == (0.05, 0, [])
+    assert (judged.alpha, judged.missing, judged.open_claims) == (0.05, 0, [])
 
 
 def test_the_same_claims_are_not_declared_twice(run: Path) -> None:
@@ -141,13 +142,52 @@ def test_claims_after_trials_that_lie_in_the_store_are_post_hoc(tmp_path: Path) 
     assert judged.verdicts[0].post_hoc
 
 
-def test_seeds_that_are_added_after_a_look_spend_alpha(run: Path) -> None:
+def test_seeds_that_are_added_after_a_look_are_exploratory(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first look had all of alpha, so that none is left."""
+    assert exit_status(str(run), "--check") == 0
     record_claims(run, "mine", BEATS, trials_of(10), str(run), ID)
     finish(run, trials_of(10))
     (judged,) = judge(run)
-    assert judged.alpha == pytest.approx(0.05 * (1 - 8 / 10))
-    assert "seeds were added after a look (8 then 10): alpha 0.01 is left" in (
-        judged.verdicts[0].notes
+    (verdict,) = judged.verdicts
+    assert (verdict.verdict, verdict.exploratory, verdict.confirmed) == ("supported", True, False)
+    assert as_rows([judged])[0]["exploratory"] is True
+    capsys.readouterr()
+    assert exit_status(str(run), "--check") == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"claim:   S beats L: {'; '.join(verdict.notes)}",
+        "not supported: S beats L (supported, exploratory)",
+    ]
+    assert "seeds were added after a look (8 then 10), planned were 8: no alpha" in said.err
+    assert "(exploratory)" in said.out
+
+
+@pytest.mark.parametrize(("planned", "exploratory"), [("[8, 10]", False), ("[8, 12]", True)])
+def test_looks_that_were_declared_share_alpha(
+    tmp_path: Path, planned: str, exploratory: bool
+) -> None:
+    text = f"looks: {planned}{BEATS}"
+    for seeds in (8, 10):
+        record_claims(tmp_path, "mine", text, trials_of(seeds), str(tmp_path), ID)
+        finish(tmp_path, trials_of(seeds))
+        (judged,) = judge(tmp_path)
+        assert judged.alpha == pytest.approx(0.025)
+        assert judged.verdicts[0].corrected is not None
+        assert judged.verdicts[0].corrected.alpha == pytest.approx(0.025)
+        assert judged.verdicts[0].exploratory is (exploratory and seeds == 10)
+
+
+def test_looks_and_alpha_that_change_later_are_ignored_and_said(run: Path) -> None:
+    text = f"alpha: 0.6\nlooks: [8, 10]{BEATS}"
+    record_claims(run, "mine", text, trials_of(10), str(run), ID)
+    finish(run, trials_of(10))
+    (judged,) = judge(run)
+    assert (judged.alpha, judged.verdicts[0].exploratory) == (0.05, True)
+    assert judged.verdicts[0].notes[-2:] == (
+        "alpha 0.6 of a later claims file is ignored: it was declared as 0.05",
+        "looks [8, 10] of a later claims file are ignored: declared were none",
     )
 
 
@@ -158,10 +198,38 @@ def test_trials_of_another_grid_do_not_join_a_claim(run: Path) -> None:
     assert judged.verdicts[0].verdict == "supported"
 
 
-def test_trials_without_a_result_are_counted(run: Path) -> None:
-    finish(run, trials_of(8)[:-1])
+def test_a_check_in_the_middle_of_a_sweep_is_not_passed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six of eight seeds are there, one has failed and is to be tried again, one never began."""
+    ended = [config for config in trials_of(8) if config.seed < 6]
+    (failed, *_) = [config for config in trials_of(8) if config.seed == 6]
+    finish(run, ended)
+    failure = {"event": "failed", "trial": failed.identity, "time_ms": 5, "error": "OSError: x"}
+    with (run / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps(failure | {"config": failed.model_dump(mode="json")}) + "\n")
     (judged,) = judge(run)
-    assert judged.unfinished == 1
+    note = "4 trials of this grid have not ended: the verdict is of the others, and may change"
+    assert (judged.missing, judged.verdicts[0].verdict) == (4, "supported")
+    assert note in judged.verdicts[0].notes
+    assert (as_rows([judged])[0]["missing"], note in as_rows([judged])[0]["notes"]) == (4, True)
+    assert exit_status(str(run), "--check") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "not supported: S beats L (supported, trials are missing)"
+    page = write_page(run).read_text()
+    assert "S beats L (trials are missing)" in page
+    assert note in page
+
+
+def test_a_diverged_trial_has_ended(run: Path) -> None:
+    first, *others = trials_of(8)
+    finish(run, others)
+    diverged = {"event": "failed", "trial": first.identity, "time_ms": 5}
+    diverged |= {"error": "DivergedError: diverged at step 3", "config": first.model_dump()}
+    with (run / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps(diverged, default=list) + "\n")
+    (judged,) = judge(run)
+    assert (judged.missing, judged.open_claims) == (0, [])
 
 
 def test_a_damaged_file_is_named(run: Path) -> None:
@@ -265,6 +333,24 @@ def test_a_claims_file_of_later_is_judged_as_post_hoc(
     out = " ".join(capsys.readouterr().out.split())
     assert "(post hoc)" in out
     assert exit_status(str(run), "--check", "--claims", str(file) + "x") == 2
+
+
+def test_only_the_frozen_file_itself_is_not_post_hoc(run: Path, tmp_path: Path) -> None:
+    """Claims that were declared, with another alpha or in a smaller family, are another family."""
+    six = "".join(BEATS.replace("claims:", "").replace("S beats L", f"S beats L {i}")
+                  .replace(M, f"test/noise/pixel/0.{i}/accuracy") for i in range(1, 7))  # fmt: skip
+    folder = tmp_path / "six"
+    folder.mkdir()
+    whole = f"claims:{six}"
+    record_claims(folder, "mine", whole, trials_of(8), str(folder), ID)
+    finish(folder, trials_of(8))
+    file = tmp_path / "other.claims.yaml"
+    file.write_text(whole)
+    (same,) = judge(folder, claims=str(file))
+    assert (same.alpha, [v.post_hoc for v in same.verdicts]) == (0.05, [False] * 6)
+    file.write_text("alpha: 0.6\nclaims:" + six[: six.index("  - {name: S beats L 3")])
+    (other,) = judge(folder, claims=str(file))
+    assert (other.alpha, [v.post_hoc for v in other.verdicts]) == (0.6, [True, True])
 
 
 def test_verdicts_are_plain_json(run: Path) -> None:
