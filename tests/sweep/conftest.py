@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 OBJECT_STORE = 80 * 1024 * 1024  # bytes, of each node of a cluster
 GRID = (Path(__file__).parents[2] / "examples" / "small.yaml").read_text()
@@ -99,8 +100,17 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def swept(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The small sweep, undisturbed: 4 trials."""
-    return run(grid, tmp_path_factory.mktemp("swept") / "run")
+    """The small sweep, undisturbed: 4 trials. Run once; each process of the tests has a copy."""
+    own = tmp_path_factory.mktemp("swept") / "run"
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "swept.lock"):
+        made = shared / "swept.json"
+        if not made.exists():
+            ran = run(grid, shared / "swept-run")
+            made.write_text(json.dumps([ran.code, ran.out, ran.err]))
+    shutil.copytree(shared / "swept-run", own)
+    return Sweep(own, *json.loads(made.read_text()))
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_workers_make_the_bytes_of_one_process(
     assert 0 < rates[0] < rates[1]
 
 
+@pytest.mark.slow
 def test_workers_measure_the_teachers_as_one_process_does(
     copy: Path, request_60: Request, cluster, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_worker_that_dies_is_replaced(
     assert shards(tmp_path / "spread") == shards(bank)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_a_worker_that_chose_and_died_computes_in_what_it_chose(
     request_60: Request, cluster, tmp_path: Path, monkeypatch

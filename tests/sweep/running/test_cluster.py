@@ -27,7 +27,7 @@ from trainers.results.trial_journal import read_rows
 from trainers.runner import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults]
-EPOCHS = 60  # of the gang that loses a rank
+EPOCHS = 30  # of the gang that loses a rank
 PARTS = f"""\
 parts:
   - fixed: {{epochs: 2}}
