@@ -24,6 +24,7 @@ from shards.bank.reader import (
 )
 from shards.bank.stream import ColumnPart, FileHandles, StreamedColumn, find_columns
 from shards.support import cache, storage
+from shards.support.file_cache import Reader
 from shards.support.threads import prefetch, single_core_pool
 
 Column = np.ndarray | StreamedColumn
@@ -160,8 +161,12 @@ def _streamed(
     small: dict[str, list[np.ndarray]] = {"label": [], "norm": []}
     found: dict[str, list[ColumnPart]] = {}
     firsts, count = [], 0
+    copies = None
+    if not storage.is_local(location):
+        sizes = {_copy_name(record): record.bytes for record in unique.records}
+        copies = Reader(cache.cache_folder() / "shards", sizes)
     for record in unique.records:
-        file = _checked_file(location, manifest, record)
+        file = _checked_file(location, manifest, record, copies)
         parts_by_column, keys = find_columns(file)
         unique.add(record, keys)
         small["label"].append(parts_by_column["label"].whole(record.samples))
@@ -170,7 +175,7 @@ def _streamed(
             found.setdefault(name, []).append(part)
         firsts.append(count)
         count += record.samples
-    keys, files = unique.finish(), FileHandles()
+    keys, files = unique.finish(), FileHandles(copies)
 
     def column(name: str) -> StreamedColumn:
         return StreamedColumn.from_parts(found[name], np.array(firsts), count, files)
@@ -189,24 +194,34 @@ def _streamed(
     }
 
 
-def _checked_file(location: str, manifest: Manifest, record: ShardRecord) -> Path:
+def _copy_name(record: ShardRecord) -> str:
+    return f"{record.sha256}.tar"
+
+
+def _checked_file(
+    location: str, manifest: Manifest, record: ShardRecord, copies: Reader | None
+) -> Path:
     """A verified shard as a local file: the shard itself, or a copy in this machine's cache.
 
     A copy that does not verify is downloaded again. Raises: ValueError naming the shard's location.
     """
     path = storage.join(location, record.name)
-    if storage.is_local(path):
+    if copies is None:
         _verify(path, manifest, record)
         return storage.local_path(path)
-    file = cache.cache_folder() / "shards" / f"{record.sha256}.tar"
-    if file.exists():
+
+    def is_good(copy: Path) -> bool:
         with contextlib.suppress(ValueError, OSError):
-            _verify(str(file), manifest, record)
-            return file
-    data = read_shard(path)
-    check_data(data, path, manifest, record)
-    storage.write(str(file), data)
-    return file
+            _verify(str(copy), manifest, record)
+            return True
+        return False
+
+    def fetch() -> bytes:
+        data = read_shard(path)
+        check_data(data, path, manifest, record)
+        return data
+
+    return copies.get(_copy_name(record), is_good, fetch)
 
 
 def _verify(path: str, manifest: Manifest, record: ShardRecord) -> None:

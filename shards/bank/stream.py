@@ -38,9 +38,13 @@ class ColumnPart:
 
 
 class FileHandles:
-    """Open file descriptors by path; beyond OPEN_FILES the least recently used is closed."""
+    """Open file descriptors by path; beyond OPEN_FILES the least recently used is closed.
 
-    def __init__(self) -> None:
+    keep: what has to live as long as files are opened, such as the reader of a cache.
+    """
+
+    def __init__(self, keep: object = None) -> None:
+        self._keep = keep
         self._open: OrderedDict[Path, int] = OrderedDict()
 
     def get(self, file: Path) -> int:
