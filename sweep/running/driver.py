@@ -26,6 +26,7 @@ from sweep.running.holding import Hold
 from sweep.running.joined import wait_for_others
 from sweep.running.resources import Resources, at_once, check_fits, local_gpus, placement_of
 from sweep.running.schedule import Job, connected, run_jobs
+from sweep.running.shared_store import check_shared
 from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
 from sweep.running.view import SweepView
@@ -169,6 +170,7 @@ def _build_and_train(
     with bar, connected(resources, sweep.folder, plugins):
         watch.bar = bar
         if resources.address is not None:
+            check_shared(store)
             build_on_cluster(banks, store, resources)
         return _train(sweep, trials, bank_of, watch, stopping, stops)
 

@@ -16,6 +16,7 @@ from shards.support.memory import keep_freed_memory, release_memory
 from sweep.running import channel, leaving
 from sweep.running.gang import RayLauncher
 from sweep.running.placement import Placement
+from sweep.running.shared_store import check_seen
 from trainers.canonical import make_config
 from trainers.engines.launch import RankError
 from trainers.engines.watchdog import STUCK
@@ -70,6 +71,7 @@ def trainable(space: dict[str, Any]) -> None:
         with leaving.trial_running():
             if leaving.requested():
                 raise PreemptedError("was to leave before it began")
+            check_seen(job["store"], job["bank"])
             run_trial(config, job["bank"], job["store"], report, **how)
         tune.report({"outcome": "finished"})
     except StoppedError as error:
