@@ -16,7 +16,7 @@ from shards.arms import make_arm
 from shards.support import storage
 from shards.support.lease import Lease, LeaseError
 from shards.support.plugins import keep_copies
-from shards.support.retry import patiently
+from shards.support.retry import expect
 from trainers.canonical import load_config, make_config
 from trainers.config.recipe import check_recipe
 from trainers.config.schema import TrialConfig
@@ -103,6 +103,10 @@ def run_trial(
         LeaseError: where another process runs the trial, or has taken it over from this one.
         OSError: where a file cannot be read or written.
     """
+    behalf = behalf or Behalf()
+    if behalf.token:  # the sweep has reached both
+        expect(root)
+        expect(bank)
     inputs = resolve(config, bank)
     stored = _stored_result(inputs, root)
     if stored is not None:
@@ -117,7 +121,6 @@ def run_trial(
         _failure_noted(trial_folder(root, config), config),
         Ending(preempted, time_limit).named() as ending,
     ):
-        behalf = behalf or Behalf()
         # An engine with ranks, and this process is none of them: start the ranks and wait.
         if config.engine != "single" and rank_of_environment() is None:
             options = {"device": device, "reading": reading}
@@ -201,7 +204,7 @@ def _run(
                 trained = train_student(splits, engine, saver, journal.epoch if journal else report)
             if journal is None:
                 return None
-            patiently(journal.folder, journal.flush)
+            journal.flush()
             trained = replace(trained, epochs=journal.stamped(trained.epochs))
             device = engine.device
             student = student_to_measure(splits, trained, device)
@@ -226,12 +229,10 @@ def _measure_and_store(
         result = measure_trial(splits, student, trained, device, root)
     if student is not None:
         files = student_files(student, config, inputs.teacher.dim, inputs.preprocess.size)
-        place = storage.join(folder, STUDENT)
-        patiently(place, lambda: lease.publish_folder(place, files))
+        lease.publish_folder(storage.join(folder, STUDENT), files)
     journal.finished(inputs.bank)
-    patiently(journal.folder, journal.flush)
-    place = storage.join(folder, RESULT)
-    patiently(place, lambda: lease.publish(place, storage.encoded_json(result.as_json())))
+    journal.flush()
+    lease.publish(storage.join(folder, RESULT), storage.encoded_json(result.as_json()))
     return result
 
 

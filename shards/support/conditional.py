@@ -7,14 +7,16 @@ object stores the request carries the condition: If-None-Match, and on S3 If-Mat
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
 from shards.support import storage
-from shards.support.retry import described_errors
+from shards.support.clients import file_system
+from shards.support.retry import retried
 
 ONE_REQUEST = 4 << 30  # bytes; s3fs then sends them by one request, which can carry a condition
-REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "pre-conditions", "conditionNotMet")
+REFUSED = ("PreconditionFailed", "pre-conditions", "conditionNotMet")
 
 
 class ChangedError(RuntimeError):
@@ -24,6 +26,8 @@ class ChangedError(RuntimeError):
 def create(location: str, data: bytes) -> None:
     """Write a new file, whole or not at all.
 
+    data: on an object store it must be unlike what any other process would write there, for an
+    object that holds it already is taken for this one's.
     Raises: FileExistsError where there is one; OSError, as `storage.write`.
     """
     if not storage.is_local(location):
@@ -67,20 +71,34 @@ def replace(location: str, data: bytes, old: str | None) -> None:
         else:
             storage.write(location, data)
     except FileExistsError:
-        if storage.read(location) != data:
-            raise ChangedError(f"{location}: written by another process meanwhile") from None
+        raise ChangedError(f"{location}: written by another process meanwhile") from None
 
 
 def _conditional_put(location: str, data: bytes, **condition: Any) -> None:
-    fs, path = storage.file_system(location)
-    with described_errors(location):
+    """Write an object under a condition.
+
+    Raises: FileExistsError where it is not met, unless the object holds `data` already; OSError.
+    """
+
+    def attempt() -> bool:
+        fs, path = file_system(location)
         try:
             fs.pipe_file(path, data, **condition)
-            return
         except FileExistsError:
-            pass
+            return False
         except OSError as error:
             # s3fs raises FileExistsError for If-None-Match alone.
-            if not any(word in f"{error} {error.__cause__}" for word in REFUSED):
-                raise
-    raise FileExistsError(location)  # out here: `described_errors` would change its type
+            if any(word in f"{error} {error.__cause__}" for word in REFUSED):
+                return False
+            raise
+        return True
+
+    if retried(location, attempt):
+        return
+    # The reply to a request that was carried out may have been lost: then the next one is refused
+    # because of it. It need not be ours that is next: aiohttp sends a request again by itself where
+    # a connection that it had kept open is cut.
+    with contextlib.suppress(FileNotFoundError):
+        if storage.read(location) == data:
+            return
+    raise FileExistsError(location)

@@ -47,9 +47,15 @@ from typing import Self
 
 from shards.support import conditional, storage
 from shards.support.processes import Process, has_ended, is_running, this_process
+from shards.support.retry import briefly
 from shards.support.schema import StrictModel, validated
 
 BEAT, EXPIRES = 3.0, 30.0  # seconds
+# A look at a lease that took longer met a store that did not answer, nor took any heartbeat.
+SLOW_LOOK = 5.0
+# How long the end of a lease waits for a heartbeat on its way. With the two requests that follow
+# at worst (see `briefly`) a holder is held up for less than EXPIRES.
+LAST_BEAT = 4.0
 
 
 class Claim(StrictModel):
@@ -121,13 +127,27 @@ def read_claim(location: str) -> tuple[int, Claim | None]:
 class Observer:
     """Watches heartbeats by this process's monotonic clock.
 
-    One observer may watch many leases, and should be kept between looks at them.
+    One observer may watch many leases, and should be kept between looks at them. While the store
+    does not answer, no holder can write a heartbeat either: after a look that failed or took
+    SLOW_LOOK seconds, `read` begins to observe anew.
     """
 
     expires: float = EXPIRES
     clock: Callable[[], float] = time.monotonic
     # {holder: (heartbeat at the first look, at the last one, time since which it is that)}
     _seen: dict[str, tuple[int, int, float]] = field(default_factory=dict, init=False)
+
+    def read(self, location: str) -> tuple[int, Claim | None]:
+        """As `read_claim`, for what is to be observed."""
+        began, answered = self.clock(), False
+        try:
+            found = read_claim(location)
+            answered = self.clock() - began < SLOW_LOOK
+            return found
+        finally:
+            if not answered:
+                now = self.clock()
+                self._seen = {h: (first, last, now) for h, (first, last, _) in self._seen.items()}
 
     def expired(self, claim: Claim) -> bool:
         """Whether the heartbeat has not changed for `expires` seconds; False at the first look."""
@@ -175,7 +195,7 @@ def take(
 
     `observer`: what it has seen expire may be taken. Raises: HeldError; OSError.
     """
-    generation, held = read_claim(location)
+    generation, held = observer.read(location) if observer else read_claim(location)
     if held and not (is_free(held, gone) or (observer and observer.expired(held))):
         raise HeldError(f"{location}: held by {held}", held)
     return Lease.create(location, generation + 1, claim)
@@ -269,8 +289,9 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(self.every or BEAT):
             # A heartbeat that cannot be written is missed, and the next one is tried: the lease
-            # is lost only if somebody takes it, which `check` sees.
-            with contextlib.suppress(OSError):
+            # is lost only if somebody takes it, which `check` sees. An outage is not waited out:
+            # the next heartbeat has to come soon after it.
+            with contextlib.suppress(OSError), briefly():
                 self.beat()
 
     def beat(self) -> None:
@@ -278,7 +299,7 @@ class Lease:
         names = storage.names(self.location)
         self.lost = _newest_of(names) != self.generation
         self.stop_requested |= _stop_name(self.generation) in names
-        if self.lost:
+        if self.lost or self._ended.is_set():
             return
         self.claim = self.claim.model_copy(update={"beat": self.claim.beat + 1})
         storage.write(_file(self.location, self.generation), _encoded(self.claim))
@@ -287,11 +308,11 @@ class Lease:
         """Give the lease back, so that the next holder need not wait. Errors are ignored."""
         self._ended.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(LAST_BEAT)
             self._thread = None
         if not self.claim.released:
             self.claim = self.claim.model_copy(update={"released": True})
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), briefly():
                 storage.write(_file(self.location, self.generation), _encoded(self.claim))
         if self._staging:
             shutil.rmtree(self._staging, ignore_errors=True)

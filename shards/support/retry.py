@@ -1,137 +1,201 @@
-"""Transient errors of reads are retried; lasting ones become one line that names a remedy."""
+"""How long an operation on a file is tried again: moments on a disk, minutes on an object store.
+
+This is the one place that decides it, for reads, writes, deletes and lists alike; every operation
+in `shards.support.storage` and `shards.support.conditional` goes through `retried`. The clients of
+object stores do not retry by themselves (see `shards.support.clients`).
+
+- An error that may pass is met by a few short pauses, PAUSES, wherever the file is.
+- A store that has answered this process before is then tried again for PATIENCE seconds: an address
+  that was right an hour ago is right, so there is an outage, which a trial waits out. Expired
+  credentials count as one, and are read anew before every further attempt.
+- A store that has never answered gets BRIEF seconds: its address may be wrong, and whoever typed it
+  is waiting. A process that works for one which has reached the store says so by `expect`, or by
+  ANSWERS in its environment.
+- Inside `briefly` it is BRIEF seconds too: for what is tried again by itself, such as a heartbeat.
+- Everything else, such as a missing file or a refusal, is raised at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import contextvars
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import fsspec
 import tenacity
+
+from shards.support.store_errors import (
+    describe_error,
+    is_expired,
+    is_transient,
+    remedy_of,
+    text_of,
+)
 
 T = TypeVar("T")
 
 # Seconds before each further attempt. Together 2.1 s: enough for a dropped connection or a network
 # mount that is being re-established, short enough that a dead disk is reported soon.
 PAUSES = (0.1, 0.4, 1.6)
-PATIENCE = 600.0  # seconds for which a result is offered to an object store that fails
-TRANSIENT = {
-    *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.EREMOTEIO),
-    *(errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH),
-}
-# aiohttp is imported by name only: it is there only where s3:// or gs:// is used. These two of its
-# errors do not derive from OSError.
-TRANSIENT_NAMES = {"ClientConnectionError", "ClientPayloadError"}
-CLIENTS = {"aiobotocore", "aiohttp", "boto3", "botocore", "gcsfs", "google", "requests", "s3fs"}
-REMEDIES = {
-    "s3": "check the bucket, AWS_ENDPOINT_URL, and the credentials: AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    "gs": "check the bucket, and the credentials: `gcloud auth application-default login` or "
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "https": "check the address, the network, and that it may be read without a login",
-}
+# After these the pauses are drawn from this range, so that the trials of a sweep do not all come
+# back to a store at the same moment.
+LONG_PAUSE = (5.0, 10.0)
+BRIEF = 8.0
+PATIENCE_VARIABLE, PATIENCE = "DISTIL_STORE_SECONDS", 300.0
+REMOTE = ("s3://", "gs://", "https://")
+ANSWERS = "DISTIL_STORE_ANSWERS"  # stores that have answered the process that started this one
+
+_brief: contextvars.ContextVar[bool] = contextvars.ContextVar("brief", default=False)
+_answered: set[str] = set()  # stores that have answered this process
+_down: dict[str, float] = {}  # {store that does not answer: when that was first seen}
+_lock = threading.Lock()
 
 
-def retried(location: str, read: Callable[[], T]) -> T:
-    """`read()`, called again after each of PAUSES while its error is transient.
+def retried(location: str, call: Callable[[], T]) -> T:
+    """`call()`, an operation on `location`, tried again as the module says.
+
+    It must be right to call it again where it has succeeded and the reply was lost.
 
     Raises: OSError naming `location` when the last attempt fails as well; at once any error that
-    is not transient, such as FileNotFoundError and PermissionError.
+    is neither transient nor about expired credentials.
     """
     # The first call bypasses tenacity, which costs about 20 us a call: streaming reads a row at a
     # time, and a row costs 2 us.
+    began = time.monotonic()
     try:
-        return read()
+        result = call()
     except Exception as error:
-        known: Exception | None = error
-
-    def attempt() -> T:
-        nonlocal known
-        if known is not None:  # the outcome of the call above counts as the first attempt
-            error, known = known, None
-            raise error
-        return read()
-
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(len(PAUSES) + 1),
-        wait=tenacity.wait_chain(*map(tenacity.wait_fixed, PAUSES)),
-        retry=tenacity.retry_if_exception(is_transient),
-        reraise=True,
-    )
-    try:
-        return retrying(attempt)
-    except Exception as error:
-        if not is_transient(error):
-            raise describe_error(location, error) from None
-        remedy = REMEDIES.get(_scheme(location), "check the disk or mount, then try again")
-        raise OSError(
-            f"{location}: could not be read, {len(PAUSES) + 1} attempts failed "
-            f"({_text(error)}); {remedy}"
-        ) from None
+        return _again(location, call, error, began)
+    if location.startswith(REMOTE):
+        _has_answered(location)
+    return result
 
 
-def patiently(
-    location: str, write: Callable[[], None], sleep: Callable[[float], None] = time.sleep
-) -> None:
-    """`write()` to an object store, called again after 1, 2, 4, ... 30 s while it fails.
-
-    For what took long to compute, and would be lost with the trial. The first failure is a warning
-    on stderr. Raises: OSError, after PATIENCE seconds of pauses; at once on a disk, and where the
-    bucket does not exist or may not be written.
-    """
-    waited, pause = 0.0, 1.0
-    while True:
-        try:
-            write()
-            return
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError as error:
-            if _scheme(location) not in REMEDIES or waited >= PATIENCE:
-                raise
-            if not waited:
-                print(f"warning: {location}: {_text(error)}; trying again", file=sys.stderr)
-        sleep(pause)
-        waited, pause = waited + pause, min(2 * pause, 30.0)
+def expect(location: str) -> None:
+    """Be patient with the store of `location` from the start: another process has reached it."""
+    if location.startswith(REMOTE):
+        _answered.add(_store(location))
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed a moment later."""
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno in TRANSIENT
-    return any(kind.__name__ in TRANSIENT_NAMES for kind in type(error).__mro__)
-
-
-def describe_error(location: str, error: Exception) -> Exception:
-    """`error` itself; one of an object store's client as an OSError naming location and remedy.
-
-    The clients raise many types and texts of several lines, which mean little to someone whose
-    credentials have expired. FileNotFoundError and PermissionError keep their type.
-    """
-    remedy = REMEDIES.get(_scheme(location))
-    of_client = type(error).__module__.partition(".")[0] in CLIENTS
-    if remedy is None or not (of_client or isinstance(error, OSError)):
-        return error
-    kept = (kind for kind in (FileNotFoundError, PermissionError) if isinstance(error, kind))
-    return next(kept, OSError)(f"{location}: {_text(error)}; {remedy}")
+def answers() -> dict[str, str]:
+    """Environment for a child process, which is then patient with the stores that answered here."""
+    known = _answered | set(os.environ.get(ANSWERS, "").split())
+    return {ANSWERS: " ".join(sorted(known))} if known else {}
 
 
 @contextlib.contextmanager
-def described_errors(location: str) -> Iterator[None]:
-    """Errors of an object store's client become one line (see `describe_error`); no retry."""
+def briefly() -> Iterator[None]:
+    """Inside the block, in this thread, no outage is waited out."""
+    before = _brief.set(True)
     try:
         yield
-    except Exception as error:
-        raise describe_error(location, error) from None
+    finally:
+        _brief.reset(before)
 
 
-def _scheme(location: str) -> str:
-    return location.partition("://")[0]
+def patience() -> float:
+    """Seconds for which an outage is waited out. Raises: ValueError for a wrong setting."""
+    text = os.environ.get(PATIENCE_VARIABLE, str(PATIENCE))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(f"{PATIENCE_VARIABLE}: `{text}` is not a number of seconds, 0 or more")
+    return seconds
 
 
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _again(location: str, call: Callable[[], T], error: Exception, began: float) -> T:
+    """Further attempts, after a first one that began at `began` and failed with `error`."""
+    store, remedy = _store(location), remedy_of(location)
+    is_known = remedy is not None and (
+        store in _answered or store in os.environ.get(ANSWERS, "").split()
+    )
+    waits = is_known and not _brief.get()
+    # A disk is given PAUSES, however long its attempts take.
+    limit = patience() if waits else BRIEF if remedy else float("inf")
+    known: Exception | None = error
+
+    def attempt() -> T:
+        nonlocal known
+        if known is not None:  # the outcome of the call before counts as the first attempt
+            first, known = known, None
+            raise first
+        return call()
+
+    def may_pass(error: BaseException) -> bool:
+        if is_known and is_expired(error):
+            _forget_credentials(location)
+            return True
+        return is_transient(error)
+
+    def give_up(state: tenacity.RetryCallState) -> bool:
+        is_last = state.attempt_number > len(PAUSES) and not waits
+        return is_last or time.monotonic() - began + state.upcoming_sleep > limit
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        if waits and state.attempt_number > len(PAUSES) and state.outcome is not None:
+            _is_down(location, state.outcome.exception(), limit)
+
+    pauses = [*map(tenacity.wait_fixed, PAUSES), tenacity.wait_random(*LONG_PAUSE)]
+    retrying = tenacity.Retrying(
+        stop=give_up,
+        wait=tenacity.wait_chain(*pauses),
+        retry=tenacity.retry_if_exception(may_pass),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+    try:
+        result = retrying(attempt)
+    except Exception as last:
+        if not may_pass(last):
+            if remedy and isinstance(last, FileNotFoundError):
+                _has_answered(location)
+            raise describe_error(location, last) from None
+        count = retrying.statistics["attempt_number"]
+        attempts = "1 attempt" if count == 1 else f"{count} attempts"
+        raise OSError(
+            f"{location}: {attempts} failed in {time.monotonic() - began:.0f} s "
+            f"({text_of(last)}); {remedy or 'check the disk or mount, then try again'}"
+        ) from None
+    if remedy:
+        _has_answered(location)
+    return result
+
+
+def _store(location: str) -> str:
+    """SCHEME://BUCKET or SCHEME://HOST of a URL."""
+    return "/".join(location.split("/", 3)[:3])
+
+
+def _has_answered(location: str) -> None:
+    """Note that the store of a URL answers, and say so where it did not before."""
+    store = _store(location)
+    _answered.add(store)
+    if store in _down:
+        with _lock:
+            since = _down.pop(store, None)
+        if since is not None:
+            seconds = time.monotonic() - since
+            print(f"{store}: answers again after {seconds:.0f} s", file=sys.stderr)
+
+
+def _is_down(location: str, error: BaseException | None, limit: float) -> None:
+    """Note that the store of a URL does not answer, and say so once for each outage."""
+    store = _store(location)
+    with _lock:
+        is_new = _down.setdefault(store, now := time.monotonic()) == now
+    if is_new:
+        why = "" if error is None else text_of(error)
+        print(f"waiting: {location}: {why}; trying again for up to {limit:g} s", file=sys.stderr)
+
+
+def _forget_credentials(location: str) -> None:
+    """The next call reads environment and files of credentials anew."""
+    # fsspec keeps one client for equal options, and a client the credentials that it has read.
+    fsspec.get_filesystem_class(location.partition("://")[0]).clear_instance_cache()

@@ -2,12 +2,12 @@
 
 A location is a path or a URL of an allowed scheme. A local write goes to a temporary file beside
 its target, is fsynced and renamed, and then the folder is fsynced; a put to an object store is
-atomic by itself. Reads are retried: see `shards.support.retry`.
+atomic by itself. Every operation on an object store, and every read of a disk, is tried again while
+its error may pass: see `shards.support.retry`.
 """
 
 from __future__ import annotations
 
-import bisect
 import errno
 import glob as local_glob
 import json
@@ -16,19 +16,12 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-from fsspec.utils import merge_offset_ranges
-
+from shards.support import objects
+from shards.support.clients import file_system
 from shards.support.command import one_line, without_password
-from shards.support.retry import described_errors, retried
+from shards.support.retry import retried
 
 REMOTE = ("s3", "gs", "https")
-EXTRAS = {"s3": "aws", "gs": "gcp", "https": "aws"}  # our optional dependencies that bring a client
-# Two byte ranges with a gap of at most MERGE_GAP between them are read by one request: a request
-# takes some 20 ms, in which a gigabit link moves far more than the gap. MERGE_MAX bounds what one
-# request holds in memory.
-MERGE_GAP = 1 << 16
-MERGE_MAX = 1 << 25
 READ_AHEAD = 1 << 23
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -69,27 +62,11 @@ def join(location: str, *parts: str) -> str:
     return "/".join([location.rstrip("/"), *parts])
 
 
-def file_system(location: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
-    try:
-        return fsspec.core.url_to_fs(location)
-    except ImportError as error:
-        extra = EXTRAS[scheme_of(location)]
-        raise ValueError(
-            f"location `{location}`: {error}; install it with pip install '.[{extra}]'"
-        ) from None
-
-
 def read(location: str) -> bytes:
     """The whole content. Raises: FileNotFoundError, OSError."""
-
-    def attempt() -> bytes:
-        if is_local(location):
-            return local_path(location).read_bytes()
-        fs, path = file_system(location)
-        return fs.cat_file(path)
-
-    return retried(location, attempt)
+    if not is_local(location):
+        return objects.read(location)
+    return retried(location, lambda: local_path(location).read_bytes())
 
 
 def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
@@ -103,31 +80,15 @@ def read_ranges(location: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         return []
 
     def attempt() -> list[bytes]:
-        if is_local(location):
-            with local_path(location).open("rb") as stream:
-                return [os.pread(stream.fileno(), b - a, a) for a, b in ranges]
-        fs, path = file_system(location)
-        starts, stops = merged_ranges(ranges)
-        blocks = fs.cat_ranges([path] * len(starts), starts, stops, on_error="raise")
-        parts = []
-        for a, b in ranges:
-            i = bisect.bisect_right(starts, a) - 1  # the last block that begins at or before `a`
-            parts.append(blocks[i][a - starts[i] : b - starts[i]])
-        return parts
+        with local_path(location).open("rb") as stream:
+            return [os.pread(stream.fileno(), b - a, a) for a, b in ranges]
 
-    parts = retried(location, attempt)
+    local = is_local(location)
+    parts = retried(location, attempt) if local else objects.read_ranges(location, ranges)
     for (a, b), part in zip(ranges, parts, strict=True):
         if len(part) != b - a:
             raise OSError(f"{location}: ends before byte {b:,}; it was truncated or replaced")
     return parts
-
-
-def merged_ranges(ranges: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """Starts and stops of the requests that cover disjoint `ranges`, in ascending order."""
-    starts, stops = (list(ends) for ends in zip(*ranges, strict=True))
-    same_file = [""] * len(ranges)
-    _, starts, stops = merge_offset_ranges(same_file, starts, stops, MERGE_GAP, MERGE_MAX)
-    return starts, [stop for stop in stops if stop is not None]
 
 
 def open_stream(location: str) -> IO[bytes]:
@@ -147,19 +108,14 @@ def state(location: str) -> list[str | int] | None:
     if is_local(location):
         found = local_path(location).stat()
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-    fs, path = file_system(location)
-    info = retried(location, lambda: fs.info(path))
-    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    return [info["size"], str(tag)] if tag else None
+    return objects.state(location)
 
 
 def exists(location: str) -> bool:
     """Whether there is a file or folder. Raises: OSError where the store does not answer."""
     if is_local(location):
         return local_path(location).exists()
-    fs, path = file_system(location)
-    fs.invalidate_cache()  # fsspec remembers listings; another process may have written since
-    return retried(location, lambda: fs.exists(path))
+    return objects.exists(location)
 
 
 def names(location: str) -> list[str]:
@@ -167,13 +123,7 @@ def names(location: str) -> list[str]:
     if is_local(location):
         path = local_path(location)
         return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
-    fs, path = file_system(location)
-    fs.invalidate_cache()
-    try:
-        found = retried(location, lambda: fs.ls(path, detail=False))
-    except FileNotFoundError:
-        return []
-    return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in found)
+    return objects.names(location)
 
 
 def below(location: str) -> list[str]:
@@ -185,19 +135,14 @@ def below(location: str) -> list[str]:
         root = local_path(location)
         found = (Path(folder, name) for folder, _, files in os.walk(root) for name in files)
         return sorted(str(path.relative_to(root)) for path in found)
-    fs, path = file_system(location)
-    fs.invalidate_cache()
-    prefix = path.rstrip("/") + "/"
-    return sorted(str(p).removeprefix(prefix) for p in retried(location, lambda: fs.find(path)))
+    return objects.below(location)
 
 
 def glob(pattern: str) -> list[str]:
     """Sorted locations that match `*`, `?`, `[...]` and `**`."""
     if is_local(pattern):
         return sorted(local_glob.glob(str(local_path(pattern)), recursive=True))
-    fs, path = file_system(pattern)
-    fs.invalidate_cache()
-    return sorted(fs.unstrip_protocol(p) for p in retried(pattern, lambda: fs.glob(path)))
+    return objects.glob(pattern)
 
 
 def write(location: str, data: bytes, staging: Path | None = None) -> None:
@@ -210,14 +155,7 @@ def write(location: str, data: bytes, staging: Path | None = None) -> None:
     untouched and nothing else is left behind.
     """
     if not is_local(location):
-        fs, path = file_system(location)
-        try:
-            with described_errors(location):
-                fs.pipe_file(path, data)
-        except NotImplementedError:
-            raise ValueError(
-                f"location `{location}`: https:// can only be read; write to a path, s3:// or gs://"
-            ) from None
+        objects.write(location, data)
         return
     path = local_path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,10 +254,7 @@ def sync_folder(folder: Path) -> None:
 def delete(location: str) -> None:
     """Remove a file, or a folder with everything in it; nothing happens where there is none."""
     if not is_local(location):
-        fs, path = file_system(location)
-        with described_errors(location):
-            if fs.exists(path):
-                fs.rm(path, recursive=True)
+        objects.delete(location)
     elif local_path(location).is_dir():
         shutil.rmtree(local_path(location))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from shards.datasets import DATASETS
 from shards.support import storage
 from shards.support.child_process import child_command, run_module
 from shards.support.registry import plugins_of
+from shards.support.retry import answers
 from shards.teachers import TEACHERS
 from sweep.planning.kinds import alike
 from trainers.config.schema import TrialConfig
@@ -149,4 +151,5 @@ def build_bank(job: BankJob) -> int:
     """
     arguments = job.request.arguments(job.location)
     command = child_command(run_module("shards.build"), arguments)
-    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+    env = os.environ | answers()
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=env).returncode

@@ -29,6 +29,7 @@ from shards.support.lease import (
     wait_and_take,
 )
 from shards.support.processes import this_process
+from shards.support.retry import briefly
 
 FOLDER = "sweep-lease"
 _TAKEN: set[str] = set()  # holders of the leases that this program has taken since its start
@@ -104,7 +105,8 @@ def _following(place: str, claim: Claim) -> Iterator[None]:
 
     def look() -> None:
         while not taken and not over.wait(BEAT):
-            with contextlib.suppress(LeaseError, OSError, ValueError):  # another time
+            # Another time; an outage is not waited out, because the sweep may end meanwhile.
+            with contextlib.suppress(LeaseError, OSError, ValueError), briefly():
                 if is_stop_requested(place):
                     return  # of this sweep too, which would not see it in a new generation
                 taken.append(take(place, claim, observer))

@@ -37,7 +37,7 @@ def wait_for_others(
         free: list[TrialConfig] = []
         gone: list[str] = []
         for config in waiting:
-            claim = holder(store, config)
+            claim = holder(store, config, observer)
             if is_free(claim):
                 free.append(config)
             elif claim is not None and observer.expired(claim):

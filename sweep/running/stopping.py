@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from shards.support.lease import request_stop
+from shards.support.retry import briefly
 from trainers.config.schema import TrialConfig
 from trainers.results.lease import lease_folder
 
@@ -39,7 +40,8 @@ class Stopping:
 
         def look_again() -> None:
             while not ended.wait(LOOK):
-                with contextlib.suppress(OSError):  # of a store that does not answer: later
+                # A store that does not answer: later, and not waited for, as the trials may end.
+                with contextlib.suppress(OSError), briefly():
                     self.look(stop)
 
         thread = threading.Thread(target=look_again, name="stopping", daemon=True)

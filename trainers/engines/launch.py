@@ -23,6 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any, Protocol
 
 from shards.support.child_process import Heartbeats, child_command
+from shards.support.retry import answers
 from trainers.engines.watchdog import seconds_of
 
 REPORT_PREFIX = "@report "
@@ -142,7 +143,8 @@ def _launch(
         try:
             for rank, log in enumerate(logs):
                 heartbeats[rank].touch()
-                env = os.environ | {
+                env = os.environ | answers()
+                env |= {
                     "RANK": str(rank),
                     "LOCAL_RANK": str(rank),
                     "WORLD_SIZE": str(ranks),

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from shards.support import storage
-from shards.support.lease import EXPIRES, Claim, HeldError, Lease, ours, read_claim, wait_and_take
+from shards.support.lease import EXPIRES, Claim, HeldError, Lease, Observer, ours, wait_and_take
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import trial_folder
 
@@ -54,9 +54,12 @@ def take_trial(root: str, config: TrialConfig, behalf: Behalf) -> Lease:
         ) from None
 
 
-def holder(root: str, config: TrialConfig) -> Claim | None:
-    """Who holds the lease of a trial, dead or alive; None where it is free. Raises: OSError."""
-    _, claim = read_claim(lease_folder(root, config))
+def holder(root: str, config: TrialConfig, observer: Observer | None = None) -> Claim | None:
+    """Who holds the lease of a trial, dead or alive; None where it is free.
+
+    observer: what watches the lease, if anything does. Raises: OSError.
+    """
+    _, claim = (observer or Observer()).read(lease_folder(root, config))
     return None if claim is None or claim.released else claim
 
 

@@ -31,10 +31,12 @@ from typing import Any
 from shards.support import storage
 from shards.support.command import one_line
 from shards.support.commit import commit_of_code
+from shards.support.retry import briefly
 from trainers.config.schema import TrialConfig
 
 FOLDER = "journal"
 PUT_SECONDS = 5.0
+RETRY_SECONDS = 30.0  # after rows could not be put, until they are tried again
 Row = dict[str, Any]
 
 
@@ -177,11 +179,16 @@ class TrialJournal:
             self._report(values)
 
     def _try_to_flush(self) -> None:
-        """As `flush`, but a store that does not take it is tried again with the next row."""
+        """As `flush`, but a store that does not take it is tried again with the next row.
+
+        An outage is not waited out: the training goes on meanwhile.
+        """
         try:
-            self.flush()
+            with briefly():
+                self.flush()
         except OSError as error:
-            self._stored_at = time.monotonic()
+            # A server that accepts requests and stays silent holds every attempt up.
+            self._stored_at = time.monotonic() + RETRY_SECONDS - PUT_SECONDS
             if not self._warned:
                 print(f"warning: {error}; rows are kept and stored later", file=sys.stderr)
             self._warned = True

@@ -8,6 +8,7 @@ holds diverged weights.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from torch import nn
 
 from shards.support import storage
 from shards.support.command import one_line
+from shards.support.retry import briefly
 from trainers.config.durations import in_steps
 from trainers.config.schema import TrialConfig
 from trainers.engines.base import Engine
@@ -92,15 +94,17 @@ class Saver:
         """Whether `interval` has passed since the last checkpoint, or since the start."""
         return self.clock() - self._last >= self.interval
 
-    def save(self, state: State, began: float | None = None) -> bool:
+    def save(self, state: State, began: float | None = None, is_last: bool = False) -> bool:
         """Write a checkpoint, whose preparation `began` at that time; returns whether it did.
 
-        On an object store a failure is a warning: the trial goes on and saves again later.
+        On an object store a failure is a warning: the trial goes on and saves again later. Hence
+        an outage is waited out only where `is_last`, because the process ends.
         Raises: OSError on a disk; LostError where another process has taken the trial over.
         """
         began, saved = self.clock() if began is None else began, True
         try:
-            self.checkpoints.save(state)
+            with contextlib.nullcontext() if is_last else briefly():
+                self.checkpoints.save(state)
         except OSError as error:
             if storage.is_local(self.checkpoints.location):
                 raise
@@ -288,13 +292,13 @@ class TrainingState:
         # Both decisions of the first rank in one broadcast.
         self._interval, save = divmod(self.engine.broadcast(2 * self._interval + save), 2)
         self._next_check, self._checked_at = self.step + self._interval, now
-        saved = self._save() if save else False
+        saved = self._save(is_last=leave) if save else False
         if leave:
             self.engine.broadcast(0)  # a barrier: no rank exits before the first one has saved
             where = f"state saved at step {self.step}" if saved else "its state could not be saved"
             raise PreemptedError(f"{where}; the same command again continues")
 
-    def _save(self) -> bool:
+    def _save(self, is_last: bool) -> bool:
         """Whether the state was saved, as the first rank knows; the others take it for granted."""
         began = self.saver.clock()
         states = self.engine.gather_state(random_arrays(self.engine.device))
@@ -303,7 +307,7 @@ class TrainingState:
         if self.engine.rank == 0:
             arrays["losses"] = self.losses[: self.step % self.per_epoch].cpu().clone()
             values = {"curve": self.epochs, "observed": self.observations}
-            return self.saver.save(State(self.step, arrays, values), began)
+            return self.saver.save(State(self.step, arrays, values), began, is_last)
         return True
 
     def _check_finite(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
 from shards.bank.stream import FileHandles, find_columns
-from shards.support import retry, storage
+from shards.support import objects, retry, storage
 
 HERE = Path(__file__).parents[3]
 
@@ -195,7 +195,7 @@ def test_errors_of_clients_become_one_line(
     action: str, scheme: str, error: Exception, remedy: str, calls: int, monkeypatch, pauses
 ) -> None:
     client = Client(error)
-    monkeypatch.setattr(storage, "file_system", lambda location: (client, "bucket/key"))
+    monkeypatch.setattr(objects, "file_system", lambda location: (client, "bucket/key"))
     place = f"{scheme}://bucket/key"
     with pytest.raises(OSError, match=place) as caught:
         getattr(storage, action)(place)
@@ -231,40 +231,3 @@ def test_without_credentials_a_command_prints_one_line(monkeypatch: pytest.Monke
     assert done.returncode == 2
     assert error.startswith("error: s3://bucket/key: Unable to locate credentials; check")
     assert error.count("\n") == 1
-
-
-def test_a_result_is_offered_to_an_object_store_for_minutes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    pauses: list[float] = []
-
-    def write() -> None:
-        if len(pauses) < 8:
-            raise OSError("answered 500")
-
-    retry.patiently("s3://bucket/result.json", write, pauses.append)
-    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
-    assert capsys.readouterr().err.splitlines() == [
-        "warning: s3://bucket/result.json: answered 500; trying again"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("location", "error", "calls"),
-    [
-        ("/disk/result.json", OSError("no space"), 1),
-        ("s3://bucket/result.json", PermissionError("denied"), 1),
-        ("s3://bucket/result.json", FileNotFoundError("no bucket"), 1),
-        ("s3://bucket/result.json", OSError("answered 500"), 25),
-    ],
-)
-def test_patience_ends(location: str, error: OSError, calls: int) -> None:
-    seen: list[None] = []
-
-    def write() -> None:
-        seen.append(None)
-        raise error
-
-    with pytest.raises(type(error), match=str(error)):
-        retry.patiently(location, write, lambda seconds: None)
-    assert len(seen) == calls

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.support import lock, storage
+from shards.support import lock, objects, storage
 
 HERE = Path(__file__).parents[3]
 
@@ -170,8 +170,8 @@ def test_ranges_come_in_the_order_asked(tmp_path: Path) -> None:
 
 
 def test_near_ranges_share_a_request() -> None:
-    gap, most = storage.MERGE_GAP, storage.MERGE_MAX
-    merged = storage.merged_ranges
+    gap, most = objects.MERGE_GAP, objects.MERGE_MAX
+    merged = objects.merged_ranges
     assert merged([(gap + 10, gap + 20), (0, 10)]) == ([0], [gap + 20])
     assert merged([(gap + 11, gap + 20), (0, 10)]) == ([0, gap + 11], [10, gap + 20])
     assert merged([(0, most), (most, most + 1)]) == ([0, most], [most, most + 1])

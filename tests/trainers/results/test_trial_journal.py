@@ -130,6 +130,7 @@ def test_on_an_object_store_rows_are_put_together_and_reported_once_they_are_the
     journal.epoch(row(8))
     assert seen == []
     monkeypatch.setattr(trial_journal, "PUT_SECONDS", 0)
+    monkeypatch.setattr(trial_journal, "RETRY_SECONDS", 0)
     fail[0] = True
     journal.epoch(row(12))
     assert seen == []
