@@ -44,11 +44,11 @@ def show(plan: Plan, console: Console) -> None:
 def cost_lines(found: Estimate) -> list[str]:
     """What the sweep takes, a line for hours, wall-clock, money, requests and the paper's way."""
     unit, one = ("CPU-core-hours", "CPU cores") if found.device == "cpu" else ("GPU-hours", "GPUs")
-    parts = ", ".join(f"{name} {hours:.3g}" for name, hours in found.hours.items() if hours)
+    parts = ", ".join(f"{name} {_hours(hours)}" for name, hours in found.hours.items() if hours)
     total = sum(found.hours.values())
     where = one if found.device == "cpu" else f"{one} ({found.device})"
     lines = [
-        f"{unit}: {total:.3g} ({parts})",
+        f"{unit}: {_hours(total)} ({parts})",
         f"wall-clock: about {clock(found.wall_seconds)} on {found.devices} {where}",
     ]
     costs = ", ".join(f"{name} {money:,.2f}" for name, money in found.money.items())
@@ -63,6 +63,10 @@ def cost_lines(found: Estimate) -> list[str]:
             f"{found.paper_seconds / ours:.1f} times as many {unit}"
         )
     return lines + [f"note: {note}" for note in found.notes]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _table(trials: list[PlannedTrial]) -> Table:
