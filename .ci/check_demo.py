@@ -1,4 +1,4 @@
-"""The short demo's table must look like a distillation that worked."""
+"""The short demo: its table looks like a distillation that worked, and its claims are judged."""
 
 import json
 import sys
@@ -16,3 +16,11 @@ for row in rows:
     assert 0.0 < metrics["test/infonce/paper"] < 4.16, metrics["test/infonce/paper"]
     assert 0.5 < metrics["test/cosine_to_teacher"] <= 1.0, metrics["test/cosine_to_teacher"]
 print("the table is plausible:", [(row["arm"], row["n"]) for row in rows])
+
+judged = [row for row in every if row["kind"] == "verdict"]
+assert len(judged) == 3, f"3 claims expected, found {len(judged)}"
+assert all(row["verdict"] and not row["post_hoc"] for row in judged), judged
+page = Path(sys.argv[2]).read_text()
+assert 'id="verdicts"' in page, "the report has no verdicts"
+assert page.count("data-sign=") == len(judged), "the report has other verdicts"
+print("the claims are judged:", [row["verdict"] for row in judged])
