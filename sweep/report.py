@@ -142,7 +142,9 @@ def _write(options: argparse.Namespace, study: Study, judged: list[Judged]) -> N
         )
     if options.figures:
         folder = storage.local_only("--figures", options.figures)
-        files = save_figures(material_of(study, options.by), folder, options.format)
+        verdicts = [verdict for family in judged for verdict in family.verdicts]
+        material = material_of(study, options.by, verdicts)
+        files = save_figures(material, folder, options.format)
         print(f"{len(files)} figures: {options.figures}", file=sys.stderr)
     print(path)
 

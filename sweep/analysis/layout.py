@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from sweep.analysis.curves import observed
 from sweep.analysis.samples import Sample, sample_of
-from sweep.analysis.values import FINISHED
+from sweep.analysis.values import FINISHED, varying
 
 COSINE = "cosine_to_teacher"
 
@@ -26,21 +27,34 @@ class Source:
     share: float
 
 
-def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> list[Source]:
+@dataclass(frozen=True)
+class TwoWay:
+    """An analysis of variance. n: values in it. lost: {status: count} of trials without a value."""
+
+    sources: tuple[Source, ...]
+    n: int
+    lost: Mapping[str, int]
+
+
+def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> TwoWay:
     """Two factors and their interaction: F tests with sums of squares of type II, by statsmodels.
 
     rows, columns: fields such as `student` and `arm`; their values are categories. A significant
     interaction says that the effect of one depends on the other, and main effects are then means
     over unlike things. Assumes equal variances, which Welch's tests of single claims do not.
-    Raises: ValueError where a cell has no value, or no cell has two.
+    Raises: ValueError where a cell has no value, or no cell has two, or where trials of one cell
+    differ in another field, whose effect would then count as spread between seeds.
     """
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
 
-    done: Any = trials[trials["status"] == FINISHED]
-    table: Any = pd.DataFrame({"y": done[metric], "a": done[rows], "b": done[columns]}).dropna()
+    cells: Any = trials.groupby([rows, columns], sort=False)
+    for (row, column), cell in cells:
+        _check_one_a_seed(cell, f"{row}, {column}")
+    kept, lost = _with_values(trials, [metric])
+    table: Any = pd.DataFrame({"y": kept[metric], "a": kept[rows], "b": kept[columns]})
     counts = table.groupby(["a", "b"]).size()
-    wanted = table["a"].nunique() * table["b"].nunique()
+    wanted = len(set(trials[rows])) * len(set(trials[columns]))
     if len(counts) < wanted or len(table) <= wanted:
         raise ValueError(
             f"{metric}: {len(table)} values in {len(counts)} of {wanted} cells of {rows} x "
@@ -50,7 +64,7 @@ def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> list[
     lines: Any = anova_lm(fitted, typ=2)
     rest = float(lines.loc["Residual", "sum_sq"])
     names = {"C(a)": rows, "C(b)": columns, "C(a):C(b)": f"{rows} x {columns}"}
-    return [
+    sources = tuple(
         Source(
             name,
             float(lines.loc[term, "df"]),
@@ -59,20 +73,50 @@ def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> list[
             float(lines.loc[term, "sum_sq"]) / (float(lines.loc[term, "sum_sq"]) + rest),
         )
         for term, name in names.items()
-    ]
+    )
+    return TwoWay(sources, len(table), lost)
 
 
 def less_teacher(trials: pd.DataFrame, metric: str, label: str = "") -> Sample:
     """Student minus teacher of each finished trial: metric `test/NAME` less `teacher/NAME`.
 
     The teacher is measured once, on the same images, so its value has no spread over seeds and a t
-    interval of the sample is one of the difference. Raises: ValueError where no trial has both.
+    interval of the sample is one of the difference. Its `lost` counts the trials without a value.
+    Raises: ValueError where no trial has both, or where two trials have the same seed.
     """
-    done: Any = trials[trials["status"] == FINISHED]
     own, reference = f"test/{metric}", f"teacher/{metric}"
-    both = done.dropna(subset=[own, reference])
+    _check_one_a_seed(trials, label or metric)
+    both, lost = _with_values(trials, [own, reference])
     pairs = zip(both["seed"], both[own] - both[reference], strict=True)
-    return sample_of({int(seed): float(value) for seed, value in pairs}, label)
+    return sample_of({int(seed): float(value) for seed, value in pairs}, label, lost)
+
+
+def _with_values(trials: Any, metrics: list[str]) -> tuple[Any, dict[str, int]]:
+    """The finished trials with finite values of these metrics; {why: how many} of the others."""
+    done: Any = trials[trials["status"] == FINISHED]
+    ends = trials["status"].value_counts()
+    lost = {str(status): int(count) for status, count in ends.items() if status != FINISHED}
+    known = [name for name in metrics if name in done]
+    kept: Any = done[np.isfinite(done[known].astype(float)).all(axis=1)]
+    kept = kept if len(known) == len(metrics) else kept[:0]
+    if len(kept) < len(done):
+        lost["without the value"] = len(done) - len(kept)
+    return kept, lost
+
+
+def _check_one_a_seed(trials: Any, label: str) -> None:
+    """Raises: ValueError where two trials have the same seed: they differ in something else."""
+    if trials["seed"].duplicated().any():
+        fields = [name for name in map(str, trials.columns) if "/" not in name]
+        names = ", ".join(varying(trials[fields].to_dict("records"))) or "no recorded field"
+        raise ValueError(f"{label}: trials share a seed and differ in {names}; choose one value")
+
+
+def matched_level(curves: pd.DataFrame, by: str = COSINE) -> float | None:
+    """The lowest of the trials' highest `by`: the best fit that all reached. None without any."""
+    rows: Any = curves.assign(by=observed(curves, by))
+    best = rows.groupby("trial")["by"].max().dropna()
+    return float(best.min()) if len(best) else None
 
 
 def at_matched(
@@ -84,25 +128,24 @@ def at_matched(
     """{trial: `value` where its `by` first reached `level`}, interpolated between observations.
 
     Ranks of students that fit their teacher unequally well differ for that alone; this compares
-    them at the same mean cosine. level: default the lowest of the trials' highest cosines, the best
-    fit that all reached. A trial that never reaches it, or begins above it, is left out.
+    them at the same mean cosine. level: default that of `matched_level`. A trial that never reaches
+    it, or begins above it, is left out.
     """
     found: dict[str, float] = {}
     both = {"value": observed(curves, value), "by": observed(curves, by)}
     rows: Any = curves.assign(**both).dropna(subset=["value", "by"]).sort_values("step")
-    by_trial = {str(trial): part for trial, part in rows.groupby("trial", sort=False)}
-    if not by_trial:
+    goal = matched_level(rows, "by") if level is None else level
+    if goal is None:
         return found
-    goal = min(float(part["by"].max()) for part in by_trial.values()) if level is None else level
-    for trial, part in by_trial.items():
+    for trial, part in rows.groupby("trial", sort=False):
         fit_T, value_T = part["by"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
         reached = np.flatnonzero(fit_T >= goal)
         if len(reached) == 0 or (reached[0] == 0 and fit_T[0] > goal):
             continue
         i = int(reached[0])
         if i == 0:
-            found[trial] = float(value_T[0])
+            found[str(trial)] = float(value_T[0])
             continue
         share = (goal - fit_T[i - 1]) / (fit_T[i] - fit_T[i - 1])
-        found[trial] = float(value_T[i - 1] + share * (value_T[i] - value_T[i - 1]))
+        found[str(trial)] = float(value_T[i - 1] + share * (value_T[i] - value_T[i - 1]))
     return found

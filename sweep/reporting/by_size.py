@@ -21,12 +21,14 @@ WITHIN = "test/variance/within_class"
 
 
 def at_a_glance(material: Material) -> Figure | None:
-    """Rank, clean accuracy and accuracy under noise against capacity: the first figure."""
+    """Rank, clean accuracy and accuracy under noise against capacity: the first figure.
+
+    Of the noises that claims are about, so that what a verdict says can be seen.
+    """
     compared, panels, words = material.compared, [], []
     for setting in compared.settings:
         wanted = [(RANK, 1.0, "Effective rank"), (CLEAN, 100.0, "Accuracy on clean images, %")]
-        if noise := middle_noise(setting):
-            kind, sigma = noise
+        for kind, sigma in claimed_noises(material, setting):
             wanted.append((f"test/noise/{kind}/{sigma}/accuracy", 100.0,
                            f"Accuracy under {kind} noise {sigma}, %"))  # fmt: skip
         for metric, by, title in wanted:
@@ -39,7 +41,7 @@ def at_a_glance(material: Material) -> Figure | None:
     caption = (
         "Small points are seeds, large ones their mean, bars 95 % t intervals of the mean (none "
         "where n = 1). Groups of equal size are drawn side by side. The dashed line is the "
-        "teacher. Ranks from zero: what is small here is small."
+        f"teacher. Ranks from zero: what is small here is small.{_without_size(compared)}"
     )
     return Figure("glance", "At a glance", caption, sentence(words), panels, teacher=True)
 
@@ -62,7 +64,8 @@ def rank_by_size(material: Material) -> Figure | None:
         return None
     caption = (
         "The students alone, axes not from zero, so that differences are visible; three measures "
-        "of the same spectrum. A difference that only one of them shows depends on the convention."
+        "of the same spectrum. A difference that only one of them shows depends on the "
+        f"convention.{_without_size(compared)}"
     )
     return Figure("rank", "Rank against capacity", caption, sentence(words), panels)
 
@@ -181,6 +184,8 @@ def _places(compared: Compared, known: list[Group], axis: Any) -> Callable[[Grou
     def offset(group: Group) -> float:
         return series.index((group.colour, group.mark)) - (len(series) - 1) / 2
 
+    # A student without parameters (teacher_pca) has no place on an axis of parameters.
+    apart = [g for g in known if not math.isfinite(g.parameters)]
     if len(totals) < 2:
         names = list(dict.fromkeys(g.panel or g.colour for g in known))
         step = min(0.16, 0.7 / max(1, len(series)))
@@ -194,12 +199,25 @@ def _places(compared: Compared, known: list[Group], axis: Any) -> Callable[[Grou
     for total in totals[1:]:
         ticks += [total] if total > 1.35 * ticks[-1] else []
     axis.set(xscale="log", xlabel="parameters of the student")
-    axis.set_xlim(totals[0] / 1.3, totals[-1] * 1.3)
-    axis.set_xticks(ticks, [size(t) for t in ticks])
+    left = totals[0] / 1.3
+    names = [size(t) for t in ticks]
+    if apart:
+        outside = left / (totals[-1] / totals[0]) ** 0.15
+        axis.axvline(left, **GUIDE)
+        ticks, names = [outside, *ticks], ["none", *names]
+        left = left / (totals[-1] / totals[0]) ** 0.3
+    axis.set_xlim(left, totals[-1] * 1.3)
+    axis.set_xticks(ticks, names)
     axis.set_xticks([], minor=True)
-    return lambda g: (
-        (g.parameters if math.isfinite(g.parameters) else totals[0]) * step ** offset(g)
-    )
+    return lambda g: (g.parameters if math.isfinite(g.parameters) else ticks[0]) * step ** offset(g)
+
+
+def _without_size(compared: Compared) -> str:
+    """Where students without parameters stand; empty where there are none, or no axis of sizes."""
+    sized = {group.parameters for group in compared.groups if math.isfinite(group.parameters)}
+    if len(sized) < 2 or all(math.isfinite(group.parameters) for group in compared.groups):
+        return ""
+    return " Students without parameters (teacher_pca) stand apart, on the left."
 
 
 def scatter(
@@ -256,6 +274,14 @@ def means_of(setting: Setting, metric: str, by: float, title: str, digits: int =
     stats = [(group.label, group.stat(metric)) for group in setting.groups]
     means = [f"{label} {by * stat.mean:.{digits}f}" for label, stat in stats if stat]
     return f"{titled(setting, title)}: {', '.join(means)}" if means else ""
+
+
+def claimed_noises(material: Material, setting: Setting) -> list[tuple[str, str]]:
+    """(space, sigma) of the noises that the run's claims are about; else of a middle one."""
+    found = [pair for pair in noises(setting)
+             if f"test/noise/{pair[0]}/{pair[1]}/accuracy" in material.claimed]  # fmt: skip
+    middle = middle_noise(setting)
+    return found or ([middle] if middle else [])
 
 
 def middle_noise(setting: Setting) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from sweep.analysis.convergence import MOVES, movement
 from sweep.analysis.floor import floor_of
 from sweep.planning.recorded_plan import PlannedStart
 from sweep.reporting.draws import embeddings_and_draws
@@ -22,6 +23,7 @@ from sweep.reporting.groups import (
     number,
     text_of,
 )
+from sweep.reporting.material import Material
 from sweep.reporting.stat import Frame
 from sweep.reporting.tables import Cell, Table
 
@@ -32,6 +34,10 @@ AT_INPUT = tuple(f"test/{n}/" for n in ("noise/paper", "band_noise", "low_pass",
 UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is worth a note
 FEW_SEEDS = 5
 FEW_STEPS = 1000  # the paper's trials have 3,905
+UNSEEN = (
+    "Students usually need more to converge, and curves that would show it were not observed in "
+    "all of them (`curve_every`)."
+)
 TIMES = ("started_ms", "ended_ms")
 
 
@@ -66,8 +72,9 @@ def lead(compared: Compared) -> str:
     )
 
 
-def banners(compared: Compared) -> list[tuple[str, str]]:
+def banners(material: Material) -> list[tuple[str, str]]:
     """(strong words, the rest) of what a reader must know before any number."""
+    compared = material.compared
     found = random_weights(compared)
     # Controls that are not trained (epochs 0) are not meant.
     steps = [int(count) for group in compared.groups for count in group.trials["steps"]]
@@ -77,10 +84,26 @@ def banners(compared: Compared) -> list[tuple[str, str]]:
         whose = "All trials" if len(few) == len(steps) else f"{len(few)} of {len(steps)} trials"
         found.append((
             f"Few training steps: {reach}.",
-            f"{whose} ended after fewer than {FEW_STEPS:,} optimiser steps, long before students "
-            "usually converge. Curves over epochs show whether their ranks had settled.",
+            f"{whose} ended after fewer than {FEW_STEPS:,} optimiser steps. {_settled(material)}",
         ))  # fmt: skip
     return found
+
+
+def _settled(material: Material) -> str:
+    """Whether the ranks of the trained groups had settled when training ended, in one sentence."""
+    trained = [group for group in material.compared.groups if max(group.trials["steps"]) > 0]
+    curves = material.curves
+    if "trial" not in curves:
+        return UNSEEN
+    members = [curves["trial"].isin(set(group.trials["trial"])) for group in trained]
+    moves = [movement(curves[own]) for own in members]
+    known = [moved for moved in moves if moved is not None]
+    if len(known) < len(moves):
+        return UNSEEN
+    worst = f"at most {max(known):.1%} in the last fifth of training"
+    if max(known) < MOVES:
+        return f"Their ranks had settled (they moved by {worst}); other measures may not have."
+    return f"Not all ranks had settled (they moved by {worst}): longer training may change them."
 
 
 def random_weights(compared: Compared) -> list[tuple[str, str]]:

@@ -21,11 +21,15 @@ Arrays = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Material:
-    """compared: the groups. arrays: those of a trial, by its id. curves: a row a (trial, step)."""
+    """compared: the groups. arrays: those of a trial, by its id. curves: a row a (trial, step).
+
+    claimed: metrics that the run's claims are about.
+    """
 
     compared: Compared
     arrays: Callable[[str], Arrays]
     curves: Frame
+    claimed: tuple[str, ...] = ()
 
     def arrays_of(self, group: Group, name: str) -> list[np.ndarray]:
         """An array of each trial of a group that has it."""
@@ -71,8 +75,15 @@ def some_noises(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def mean_curve(lines: list[np.ndarray]) -> np.ndarray:
-    """(points, 2): mean over seeds at the epochs that any of them has."""
+    """(points, 2): mean over seeds at the epochs that all of them have.
+
+    A mean of some seeds at one epoch and of others at the next would jump where nothing changed.
+    """
     if not lines:
         return np.empty((0, 2))
-    table: Frame = pd.DataFrame(np.concatenate(lines)).groupby(0, sort=True).mean()
-    return np.column_stack([table.index.to_numpy(dtype=float), table[1].to_numpy(dtype=float)])
+    # One value an epoch of each seed, which may have been observed several times in it.
+    tables: list[Frame] = [pd.DataFrame(line) for line in lines]
+    seeds: list[Frame] = [table.groupby(0)[1].mean() for table in tables]
+    table: Frame = pd.concat(seeds).groupby(level=0, sort=True).agg(["mean", "count"])
+    whole = table[table["count"] == len(lines)]
+    return np.column_stack([whole.index.to_numpy(dtype=float), whole["mean"].to_numpy(dtype=float)])

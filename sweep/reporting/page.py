@@ -15,6 +15,7 @@ from sweep.analysis.verdicts import Verdict
 from sweep.journal.mlflow_uri import is_tracking_uri
 from sweep.planning.recorded_plan import PlannedStart, read_plan
 from sweep.reporting import facts
+from sweep.reporting.designs import design_tables
 from sweep.reporting.drawing import TEACHER, Figure, as_svg
 from sweep.reporting.figures import figures_of, legend_of
 from sweep.reporting.groups import Compared, compare
@@ -27,10 +28,10 @@ NAME = "report.html"
 MISSING = "some spectra and curves are missing, for results are not in the store"
 TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = {
-    "rank": ("Rank and capacity", ["geometry"], ["rank"]),
+    "rank": ("Rank and capacity", ["geometry", "matched", "layout"], ["rank"]),
     "robustness": ("Accuracy and robustness", ["accuracy"], ["noise", "robustness"]),
     "spectra": ("Spectra and subspaces", [], ["variance", "subspace"]),
-    "agreement": ("Agreement with the teacher", ["agreement"], ["agreement"]),
+    "agreement": ("Agreement with the teacher", ["agreement", "less_teacher"], ["agreement"]),
     "collapse": ("Why a rank is low", [], ["collapse"]),
     "training": ("During training", [], ["curves", "loss"]),
     "frequency": ("Frequencies", [], ["frequency", "fourier"]),
@@ -89,8 +90,11 @@ def read_study(runs: Sequence[str | Path]) -> Study:
     return study
 
 
-def material_of(study: Study, by: str | None = None) -> Material:
-    """A study as figures and tables need it. Raises: ValueError where `by` does not vary."""
+def material_of(study: Study, by: str | None = None, verdicts: Iterable[Verdict] = ()) -> Material:
+    """A study as figures and tables need it. Raises: ValueError where `by` does not vary.
+
+    verdicts: on the run's claims, whose metrics the first figure shows.
+    """
 
     def arrays(trial: str) -> dict[str, list[float]]:
         try:
@@ -102,7 +106,8 @@ def material_of(study: Study, by: str | None = None) -> Material:
                 study.notes.append(f"{MISSING}: {error.filename}: {error.strerror}")
             return {}
 
-    return Material(compare(study.trials, study.axes, by), arrays, study.curves)
+    claimed = tuple(dict.fromkeys(verdict.claim.metric for verdict in verdicts))
+    return Material(compare(study.trials, study.axes, by), arrays, study.curves, claimed)
 
 
 def render(
@@ -121,7 +126,7 @@ def render(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    material = material_of(study, by)
+    material = material_of(study, by, verdicts)
     compared, trials = material.compared, study.trials
     figures = figures_of(material)
     drawn: list[str] = []
@@ -141,7 +146,8 @@ def render(
     )
     pages.globals |= {"panels": panels, "legend": lambda f: _legend(f, compared)}
     pages.globals |= {"sortable": _sortable}
-    sections = _sections(figures, main_tables(compared))
+    tables = [*main_tables(compared), *design_tables(material, trials)]
+    sections = _sections(figures, tables)
     published, notes = published_table(material), [*facts.notes(compared, trials), *study.notes]
     contents = [("verdicts", "Verdicts")] if verdicts else []
     contents += [("figure-glance", "At a glance")] if "glance" in figures else []
@@ -158,7 +164,7 @@ def render(
         question=facts.question(compared),
         lead=facts.lead(compared),
         meta=facts.meta(trials, planned),
-        banners=facts.banners(compared),
+        banners=facts.banners(material),
         verdicts=verdict_lines(verdicts),
         figures=figures,
         notes=notes,

@@ -17,16 +17,19 @@ LOSS, RANK, COSINE = "loss", "rank/effective", "cosine_to_teacher"  # columns of
 
 
 def rank_by_epoch(material: Material) -> Figure | None:
-    """One line for each group, its mean over seeds: effective rank, and cosine to the teacher."""
+    """One line for each group, its mean over seeds: effective rank, and cosine to the teacher.
+
+    Of epochs at which all seeds were observed; a group without any has no line.
+    """
     panels: list[tuple[str, Draw]] = []
     words: list[str] = []
     compared = material.compared
     for setting in compared.settings:
         for name, title in ((RANK, "Rank during training"), (COSINE, "Cosine during training")):
             curves = [
-                (group, mean_curve(lines))
+                (group, curve)
                 for group in setting.groups
-                if (lines := _lines(material, group.trials["trial"], name))
+                if len(curve := mean_curve(_lines(material, group.trials["trial"], name)))
             ]
             if curves:
                 panels.append(

@@ -20,6 +20,15 @@ from filelock import FileLock
 
 OBJECT_STORE = 80 * 1024 * 1024  # bytes, of each node of a cluster
 GRID = (Path(__file__).parents[2] / "examples" / "small.yaml").read_text()
+CLAIMS = """
+claims:
+  - name: the noise arm changes the rank
+    kind: difference
+    metric: test/rank/effective
+    first: {arm: noise:0.1}
+    second: {arm: clean}
+    where: {student: width:1}
+"""
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ def gone_later() -> Iterator[Callable[[list[psutil.Process]], None]]:
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("grid") / "small.yaml"
     path.write_text(GRID)
+    path.with_suffix(".claims.yaml").write_text(CLAIMS)
     return path
 
 

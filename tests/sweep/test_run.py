@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -48,13 +49,31 @@ def test_a_small_sweep_finishes_every_trial_once(swept: Any, tools: Any) -> None
 
 def test_it_says_little_and_what_matters(swept: Any) -> None:
     lines = swept.err.splitlines()
-    known = ("teacher ", "trials ", "report: ", "compare: ", "mlflow: ")
+    known = ("teacher ", "trials ", "report: ", "compare: ", "mlflow: ", "claims: ", "claim: ")
     assert all(line.startswith(known) for line in lines), lines
     assert lines[-1].startswith("compare: then open http://127.0.0.1:5000/#/experiments/1/runs?")
     bars = [line for line in lines if line.startswith("trials ")]
     assert re.search(r"ETA \d+:\d\d +0/4 trials", bars[0])  # from the first second
     assert "100%" in bars[-1]
     assert lines.index(bars[0]) > max(i for i, v in enumerate(lines) if v.startswith("teacher "))
+
+
+def test_claims_are_frozen_before_the_first_trial_and_judged_at_the_end(
+    swept: Any, grid: Path, tools: Any
+) -> None:
+    text = grid.with_suffix(".claims.yaml").read_text()
+    file = swept.folder / "claims.json"
+    (declared,) = json.loads(file.read_text())["declarations"]
+    assert declared["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert set(declared["trials"]) == {config.identity for config in trials(tools.text)}
+    assert (declared["text"], declared["begun"], declared["results"]) == (text, False, 0)
+    begun = min(event["time_ms"] for event in tools.events(swept.folder, "start"))
+    assert file.stat().st_mtime_ns <= begun * 1_000_000 + 999_999
+    assert "2 seeds cannot decide a family of 1 at 0.05; 6 can: --seeds 6" in swept.err
+    assert re.search(r"the noise arm changes the rank +undecidable", swept.out)
+    report = (swept.folder / "report.html").read_text()
+    assert "the noise arm changes the rank" in report
+    assert "undecidable at this n" in report
 
 
 def test_mlflow_has_every_trial(swept: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from sweep.analysis.images import image_interval, joint_interval
-from sweep.analysis.layout import at_matched, less_teacher, two_way
+from sweep.analysis.layout import Source, at_matched, less_teacher, two_way
 
 RNG = np.random.default_rng(17)
 
@@ -26,9 +26,13 @@ def cells(interaction: float) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def sources(trials: pd.DataFrame) -> tuple[Source, ...]:
+    return two_way(trials, "test/m", "student", "arm").sources
+
+
 def test_interaction_in_a_two_way_layout_is_found_only_where_there_is_one() -> None:
-    none = {source.name: source for source in two_way(cells(0.0), "test/m", "student", "arm")}
-    some = {source.name: source for source in two_way(cells(1.0), "test/m", "student", "arm")}
+    none = {source.name: source for source in sources(cells(0.0))}
+    some = {source.name: source for source in sources(cells(1.0))}
     assert none["student"].p < 1e-6
     assert none["student x arm"].p > 0.01 > some["student x arm"].p
     assert 0 <= none["student x arm"].share < some["student x arm"].share < 1
@@ -37,7 +41,7 @@ def test_interaction_in_a_two_way_layout_is_found_only_where_there_is_one() -> N
 def test_the_interaction_of_a_2_x_2_layout_is_the_square_of_a_t() -> None:
     """F(1, 20) of a balanced layout is t^2 of the contrast 1, -1, -1, 1 with the pooled error."""
     trials = cells(0.2)
-    source = two_way(trials, "test/m", "student", "arm")[2]
+    source = sources(trials)[2]
     parts = [part["test/m"].to_numpy() for _, part in trials.groupby(["student", "arm"])]
     contrast = sum(w * part.mean() for w, part in zip((1, -1, -1, 1), parts, strict=True))
     error = np.sqrt(np.mean([part.var(ddof=1) for part in parts]) * 4 / 6)
@@ -50,6 +54,21 @@ def test_a_layout_with_an_empty_cell_is_refused() -> None:
         two_way(cells(0.0).iloc[:18], "test/m", "student", "arm")
 
 
+def test_trials_that_are_left_out_of_a_layout_are_counted() -> None:
+    trials = cells(0.0)
+    trials.loc[[0, 1], "status"] = ["diverged", "failed"]
+    trials.loc[5, "test/m"] = np.nan
+    found = two_way(trials, "test/m", "student", "arm")
+    assert found.n == 21
+    assert found.lost == {"diverged": 1, "failed": 1, "without the value": 1}
+
+
+def test_a_layout_does_not_pool_trials_that_differ_in_another_field() -> None:
+    both = [cells(0.0).assign(objective=name) for name in ("cosine", "mse")]
+    with pytest.raises(ValueError, match="a, c: trials share a seed and differ in objective"):
+        two_way(pd.concat(both, ignore_index=True), "test/m", "student", "arm")
+
+
 def test_student_less_teacher_is_a_sample_over_seeds() -> None:
     trials = pd.DataFrame(
         {"status": ["finished", "finished", "failed"], "seed": [0, 1, 2]}
@@ -57,6 +76,16 @@ def test_student_less_teacher_is_a_sample_over_seeds() -> None:
     )
     found = less_teacher(trials, "rank")
     assert found.values == {0: -72.0, 1: -71.0}
+    assert found.lost == {"failed": 1}
+
+
+def test_student_less_teacher_does_not_mix_groups_that_share_seeds() -> None:
+    trials = pd.DataFrame(
+        {"status": ["finished"] * 4, "seed": [0, 1, 0, 1], "student": ["a", "a", "b", "b"]}
+        | {"test/rank": [16.0, 17.0, 1.0, 2.0], "teacher/rank": [88.0] * 4}
+    )
+    with pytest.raises(ValueError, match="rank: trials share a seed and differ in student"):
+        less_teacher(trials, "rank")
 
 
 def test_ranks_are_compared_where_the_fit_is_the_same() -> None:

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr, t
 from sweep.analysis.frame import load
 from sweep.reporting.drawing import TEACHER, Panel, as_svg
 from sweep.reporting.figures import figures_of
+from sweep.reporting.material import mean_curve
 from sweep.reporting.page import material_of
 from sweep.reporting.stat import Stat, stat_of
 from tests.sweep.reporting.trials import grid, make_run, record
@@ -149,3 +150,27 @@ def test_the_name_of_a_line_leaves_values_free(values, place):
     panel.name_rules()
     (name,) = axis.texts
     assert (name.get_ha(), name.get_va()) == place
+
+
+def test_students_without_parameters_stand_apart(tmp_path):
+    """They are at no student's size: left of all of them, with a tick of their own."""
+    records = grid(arms=("clean",))
+    pca = record("teacher_pca:8")
+    pca["student"] |= {"total": 0}
+    found = figures(tmp_path / "run", [*records, pca])["rank"]
+    axis = MatplotlibFigure().subplots()
+    found.panels[0][1](panel := Panel(axis))
+    places = {text.split(":")[0] + text.split(":")[1][:2]: x for x, _, text, _ in panel.tooltips}
+    assert places["teacher_pca8"] < 0.8 * places["width1"] < places["width4"]
+    assert axis.get_xticklabels()[0].get_text() == "none"
+    assert "Students without parameters (teacher_pca) stand apart" in found.caption
+    assert "apart" not in figures(tmp_path / "sized", records)["rank"].caption
+
+
+def test_a_mean_curve_has_the_epochs_that_all_seeds_have():
+    """With one seed less its mean would jump from 10 to 20 and back."""
+    low = np.array([[1.0, 10.0], [3.0, 10.0]])
+    high = np.array([[1.0, 20.0], [2.0, 20.0], [3.0, 18.0], [3.0, 22.0]])
+    assert mean_curve([low, high]).tolist() == [[1.0, 15.0], [3.0, 15.0]]
+    assert len(mean_curve([low[:1], high[1:]])) == 0
+    assert len(mean_curve([])) == 0

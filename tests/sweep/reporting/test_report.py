@@ -14,6 +14,7 @@ import pytest
 from sweep.analysis import words
 from sweep.analysis.claims import read_claims
 from sweep.analysis.frame import load
+from sweep.analysis.layout import less_teacher, two_way
 from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
 from sweep.analysis.verdicts import verdicts_of_trials
 from sweep.report import main
@@ -218,6 +219,111 @@ def test_the_papers_table_stands_beside_comparable_values(undrawn, tmp_path):
     assert own[4] == f"{rank_of_mean_spectrum(spectra):.2f}"
     assert "epochs 12 (paper: 5)" in page.text
     assert "Table I" not in page_of(make_run(tmp_path / "digits", [record()])).text
+
+
+PAPERS = {"dataset": "cifar10", "teacher": "open_clip:ViT-B-32:openai", "input": "teacher"}
+
+
+def own_row(page, student="width:1"):
+    """The row below the published one."""
+    (published,) = [row for row in page.rows if row[:3] == [student, "clean", "paper"]]
+    return page.rows[page.rows.index(published) + 1]
+
+
+@pytest.mark.parametrize("others", [(30, 5), (5, 30)])
+def test_the_papers_table_shows_the_papers_own_recipe(undrawn, tmp_path, others):
+    """Whichever comes first; the note is of the values that are shown."""
+    records = [record(seed=i, epochs=e, **PAPERS) for e in others for i in range(2)]
+    page = page_of(make_run(tmp_path / "r", records))
+    five = [r for r in records if r["config"]["epochs"] == 5]
+    values = [100 * r["metrics"]["test/linear/paper/accuracy"] for r in five]
+    assert own_row(page)[7].startswith(f"{np.mean(values):.2f} ± ")
+    assert "(paper: 5)" not in page.text
+    assert "data.test 359 (paper: 10000)" in page.text
+
+
+def test_the_papers_table_is_of_the_papers_resolution(undrawn, tmp_path):
+    runs = [
+        make_run(tmp_path / side, [record(seed=i, **PAPERS | {"input": side}) for i in range(2)])
+        for side in ("native", "teacher")
+    ]
+    page = page_of(*runs)
+    assert "s recipe in epochs 12 (paper: 5)" in page.text
+    assert "native (paper: teacher)" not in page.text
+
+
+def test_groups_of_several_recipes_are_named_each_with_its_own(undrawn, tmp_path):
+    records = [record(epochs=5, **PAPERS), record("width:4", epochs=30, **PAPERS)]
+    text = page_of(make_run(tmp_path / "r", records)).text
+    found = re.search(r"s recipe: S: ([^.]*)[.\d; ].*? L: epochs 30 \(paper: 5\)", text)
+    assert found
+    assert "epochs" not in found[0].partition(" L: ")[0]
+
+
+def test_the_rank_of_a_mean_spectrum_counts_the_spectra_it_has(undrawn, tmp_path):
+    records = [record(seed=i, epochs=5, **PAPERS) for i in range(3)]
+    del records[1]["arrays"]["test/spectrum"]
+    page = page_of(make_run(tmp_path / "r", records))
+    assert own_row(page)[4].endswith("(n = 2)")
+
+
+# ---- whole designs ----
+
+
+def test_designs_have_a_table_each(undrawn, tmp_path):
+    records = [record(s, a, i) for s in ("width:1", "width:4") for a in ("clean", "noise:0.1")
+               for i in range(3)]  # fmt: skip
+    diverged = {"event": "failed", "trial": "d00", "time_ms": 5, "error": "diverged at step 3"}
+    diverged |= {"config": record("width:4", "clean", 3)["config"]}
+    page = page_of(make_run(tmp_path / "r", records, [diverged]))
+    for title in ("Two factors and their interaction", "Students less their teacher",
+                  "Rank where the fit is the same"):  # fmt: skip
+        assert title in page.text
+    study = load(tmp_path / "r")
+    found = two_way(study.trials, "test/rank/effective", "arm", "student").sources
+    (row,) = [r for r in page.rows if r[:2] == ["effective rank", "student x arm"]]
+    interaction = next(source for source in found if source.name == "arm x student")
+    assert row[2:5] == [f"{interaction.f:.2f}", "1, 8", f"{interaction.p:.3f}"]
+    own = study.trials[(study.trials["student"] == "width:1") & (study.trials["arm"] == "clean")]
+    gap = less_teacher(own, "rank/effective")
+    cell = f"{gap.mean:.2f} ± {gap.sd:.2f}".replace("-", "\u2212")
+    assert any(row[3:4] == [cell] and row[:2] == ["width:1", "clean"] for row in page.rows)
+    assert "Left out: width:4 · clean: 1 diverged." in page.text
+    assert "Left out: 1 diverged." in page.text
+    (matched, *_) = [row for row in page.rows if row[3:5] == ["0.500", "9.00 ± 0.00"]]
+    assert matched[5] == "7.00 ± 0.00"
+
+
+def test_a_design_with_an_empty_cell_or_one_factor_has_no_table_of_two(undrawn, tmp_path):
+    three = [record(s, a, i) for s, a in (("width:1", "clean"), ("width:4", "clean"),
+             ("width:4", "noise:0.1")) for i in range(2)]  # fmt: skip
+    assert "Two factors" not in page_of(make_run(tmp_path / "three", three)).text
+    one = [record(s, seed=i) for s in ("width:1", "width:4") for i in range(2)]
+    assert "Two factors" not in page_of(make_run(tmp_path / "one", one)).text
+
+
+def test_the_banner_of_few_steps_agrees_with_the_curves(undrawn, tmp_path):
+    moving = [record(seed=i) for i in range(2)]
+    text = page_of(make_run(tmp_path / "moving", moving)).text
+    assert "Not all ranks had settled (they moved by at most 5.7% in the last fifth" in text
+    settled = [record(seed=i) for i in range(2)]
+    for one in settled:
+        for row in one["observations"]["rows"]:
+            row["values"]["rank/effective"] = 9.0
+    text = page_of(make_run(tmp_path / "settled", settled)).text
+    assert "Their ranks had settled (they moved by at most 0.0% in the last fifth" in text
+    for one in settled:
+        one["observations"] = {"rows": [], "teacher": {}}
+    assert "were not observed in all" in page_of(make_run(tmp_path / "unseen", settled)).text
+
+
+def test_the_first_figure_shows_the_noise_of_the_claims(undrawn, run):
+    study = load(run)
+    text = CLAIMS.replace("test/linear/paper", "test/noise/pixel/0.2")
+    verdicts = verdicts_of_trials(read_claims(text, "here"), study.trials, study.curves)
+    words = Page(render(study, "t", verdicts=verdicts)).words("Effective rank: width:1")
+    assert "Accuracy under pixel noise 0.2" in words
+    assert "Accuracy under pixel noise 0.1" not in words
 
 
 def test_names_are_escaped_everywhere(tmp_path):
