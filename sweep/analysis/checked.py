@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from shards.arms import make_arm
 from shards.support.registry import closest
@@ -20,16 +20,16 @@ UNDER_ARMS = ("ARM", "BAND", "ANY")  # words of the glossary that stand for a co
 def wrong_claim(claims: Claims, trials: Sequence[TrialConfig]) -> str | None:
     """The first claim that no outcome of these trials could decide, and why, as one clause.
 
-    Wrong are an unknown field, a metric that there is not or that the claim's trials do not
-    measure, and a group that mixes trials or shares them with another group. A group without a
-    trial is not: `--set` and `--only` may leave it out on purpose.
+    Wrong are an unknown field, a metric that there is not or that is no number, and a group that
+    mixes trials or shares them with another group. Trials or metrics that these trials lack are
+    not: `--set` and `--only` may leave them out on purpose, see `open_questions`.
     """
     if wrong := unknown_fields(claims, {*trial_fields(), "seed"}):
         return wrong
     rows = [config.model_dump(mode="json") for config in trials]
     for claim in claims.claims:
         groups = [_matching(where, rows) for where in claim.groups()]
-        for clause in (_wrong_metric(claim, trials, groups), _wrong_groups(claim, rows, groups)):
+        for clause in (_wrong_metric(claim), _wrong_groups(claim, rows, groups)):
             if clause:
                 return f"{claim.name}: {clause}"
     return None
@@ -45,6 +45,11 @@ def open_questions(claims: Claims, trials: Sequence[TrialConfig]) -> list[str]:
                 fields = ", ".join(f"{name} = {value}" for name, value in where.items())
                 notes.append(f"`{claim.name}` is untestable: no trial has {fields}")
                 break
+        else:
+            own = {i for where in claim.groups() for i in _matching(where, rows)}
+            lacking = (_not_measured(n, trials[i]) for n in _metrics_of(claim) for i in sorted(own))
+            if clause := next(filter(None, lacking), None):
+                notes.append(f"`{claim.name}` is untestable: {clause}")
         if claim.converged and not any(config.curve_every for config in trials):
             notes.append(f"`{claim.name}` needs a settled rank, which `curve_every` observes")
     seeds = len({config.seed for config in trials})
@@ -70,39 +75,37 @@ def _matching(where: Where, rows: Sequence[Row]) -> list[int]:
 # ---- metrics ----
 
 
-def _wrong_metric(
-    claim: Claim, trials: Sequence[TrialConfig], groups: Iterable[Sequence[int]]
-) -> str | None:
-    names = [claim.metric]
-    if isinstance(claim, Interaction) and "metric" in claim.minus:
-        names.append(str(claim.minus["metric"]))
-    own = [trials[i] for i in sorted({i for group in groups for i in group})]
-    for name in names:
+def _metrics_of(claim: Claim) -> list[str]:
+    minus = claim.minus.get("metric") if isinstance(claim, Interaction) else None
+    return [claim.metric, *([str(minus)] if minus is not None else [])]
+
+
+def _wrong_metric(claim: Claim) -> str | None:
+    for name in _metrics_of(claim):
         known = metric_of(name) if name.startswith(PREFIXES) else None
         if known is None:
             patterns = [f"test/{metric.pattern}" for metric in metrics()]
             return f"unknown metric `{name}`; {closest(name, patterns)}; see docs/metrics.md"
         if known.meaning.startswith("array"):
             return f"metric `{name}` is a list of a trial; expected one number"
-        for config in own:
-            if clause := _not_measured(name, known.probe, known.pattern, config):
-                return f"metric `{name}`: {clause}"
     return None
 
 
-def _not_measured(name: str, probe: str, pattern: str, config: TrialConfig) -> str | None:
+def _not_measured(name: str, config: TrialConfig) -> str | None:
     """Why a trial will not have a metric of the glossary; None where it may have it."""
-    if name.startswith("teacher/curve/"):
-        return None if config.curve_every else "no curves are observed; set curve_every"
-    if probe not in config.probes:
-        return f"`probes` has no `{probe}`, which measures it"
-    if pattern.split("/", maxsplit=1)[0] not in UNDER_ARMS:
+    known = metric_of(name)
+    if known is None or name.startswith("teacher/curve/"):
+        return None
+    if known.probe not in config.probes:
+        return f"`probes` has no `{known.probe}`, which measures {name}"
+    if known.pattern.split("/")[0] not in UNDER_ARMS:
         return None
     bare = name.split("/", 1)[1]
-    arms = [make_arm(spec).metric for spec in (*config.test_arms, *config.adapt_arms)]
+    arms = sorted({make_arm(spec).metric for spec in (*config.test_arms, *config.adapt_arms)})
     if any(bare.startswith(f"{arm}/") for arm in arms):
         return None
-    return f"no such corruption in `test_arms`, which measure {', '.join(sorted(set(arms)))}"
+    shown = ", ".join(arms[:4]) + (", ..." if len(arms) > 4 else "")
+    return f"no corruption of {name} in `test_arms` ({shown or 'none'})"
 
 
 # ---- groups ----

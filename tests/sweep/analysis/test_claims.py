@@ -133,14 +133,6 @@ def test_too_few_seeds_are_said_before_the_sweep(tmp_path) -> None:
         (f"kind: difference, {SIZES}, metric: rank/effective", "unknown metric `rank/effective`"),
         (f"kind: difference, {SIZES}, metric: test/spectrum", "is a list of a trial"),
         (
-            f"kind: difference, {SIZES}, metric: test/infonce/paper/file_order",
-            "`probes` has no `file_order`, which measures it",
-        ),
-        (
-            f"kind: difference, {SIZES}, metric: test/noise/pixel/0.3/accuracy",
-            "no such corruption in `test_arms`, which measure noise/pixel/0.05, noise/pixel/0.1",
-        ),
-        (
             f"kind: interaction, {SIZES}, metric: {M}, minus: {{metric: test/zero}}",
             "unknown metric `test/zero`",
         ),
@@ -161,6 +153,26 @@ def test_what_no_outcome_could_decide_is_refused_before_the_sweep(text: str, mes
         check_claims(f"claims:\n  - {{name: one, {text}}}", "mine.claims.yaml", trials)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "note"),
+    [
+        (
+            "test/noise/pixel/0.3/accuracy",
+            "no corruption of test/noise/pixel/0.3/accuracy in `test_arms` (noise/pixel/0.05, "
+            "noise/pixel/0.1, noise/pixel/0.2)",
+        ),
+        ("test/rank/effective", "`probes` has no `spectrum`, which measures test/rank/effective"),
+    ],
+)
+def test_what_the_trials_do_not_measure_is_said_before_the_sweep(metric: str, note: str) -> None:
+    """`--set` may have left it out on purpose, so that it is not refused."""
+    trials = expand(load_grid("demo"))
+    text = f"claims:\n  - {{name: one, kind: difference, {SIZES}, metric: {metric}}}\n"
+    if "probes" in note:
+        trials = [config.model_copy(update={"probes": ("linear",)}) for config in trials]
+    assert check_claims(text, "x", trials) == [f"`one` is untestable: {note}"]
 
 
 def test_planned_looks_are_checked_before_the_sweep() -> None:

@@ -240,6 +240,10 @@ def test_the_papers_table_shows_the_papers_own_recipe(undrawn, tmp_path, others)
     assert own_row(page)[7].startswith(f"{np.mean(values):.2f} ± ")
     assert "(paper: 5)" not in page.text
     assert "data.test 359 (paper: 10000)" in page.text
+    # A group that comes first, but is further from the paper, is not shown.
+    small = [record(seed=i, epochs=5, batch_size=32, **PAPERS) for i in range(2)]
+    page = page_of(make_run(tmp_path / "small", [*small, *five]))
+    assert "batch_size" not in page.text.partition("s recipe in")[2].partition("Rank and")[0]
 
 
 def test_the_papers_table_is_of_the_papers_resolution(undrawn, tmp_path):
