@@ -13,7 +13,7 @@ from shards.building.ray_start import check_address
 from shards.building.ray_token import check_token
 from shards.support import storage
 from shards.support.lock import exclusive
-from sweep.analysis.declared import checked_claims, record_claims
+from sweep.analysis.declared import checked_claims, record_claims, show_notes
 from sweep.journal.mlflow_page import compare_lines
 from sweep.journal.mlflow_uri import tracking_uri
 from sweep.journal.registry import check_name
@@ -79,6 +79,7 @@ def execute(
                 **limited,
             )
             _check_room(trials.chosen, store, sweep.resources, options)
+            show_notes(claims)  # after the checks: an error is one line
             # After the checks: a folder that has recorded a grid refuses any other one, although
             # nothing has run in it.
             record_grid(folder, grid, trials.all)

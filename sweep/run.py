@@ -166,7 +166,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     """Print what the sweep would do. Raises: ValueError; OSError."""
     from rich.console import Console
 
-    from sweep.analysis.declared import checked_claims
+    from sweep.analysis.declared import checked_claims, show_notes
     from sweep.planning.costs import calibration_for
     from sweep.planning.dry_run import show
     from sweep.planning.kinds import kinds_of
@@ -175,7 +175,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     from sweep.planning.select import trials_of
 
     trials = trials_of(grid, options.only)
-    checked_claims(options.grid, trials.all)
+    show_notes(checked_claims(options.grid, trials.all))
     prices = read_prices(options.prices)
     kinds = kinds_of(trials.chosen)
     known = calibration_for(

@@ -82,15 +82,19 @@ def claims_text(grid: str) -> tuple[str, str] | None:
     return None if text is None else (text, f"{grid}{CLAIMS}")
 
 
-def checked_claims(grid: str, trials: Iterable[TrialConfig]) -> tuple[str, str] | None:
-    """As `claims_text`; prints a line on each claim that these trials cannot decide.
+def checked_claims(grid: str, trials: Iterable[TrialConfig]) -> tuple[str, list[str]] | None:
+    """(YAML text of the claims beside a grid, a line on each that cannot be decided), or None.
 
     Raises: as `check_claims`.
     """
-    claims = claims_text(grid)
-    for note in check_claims(*claims, trials) if claims else ():
+    found = claims_text(grid)
+    return None if found is None else (found[0], check_claims(*found, trials))
+
+
+def show_notes(claims: tuple[str, list[str]] | None) -> None:
+    """Print the notes of `checked_claims`."""
+    for note in claims[1] if claims else ():
         print(f"claims:  {note}", file=sys.stderr)
-    return claims
 
 
 def check_claims(text: str, source: str, trials: Iterable[TrialConfig]) -> list[str]:
