@@ -41,6 +41,7 @@ def test_the_flag_reaches_the_trial(reading: str, monkeypatch) -> None:
     options = parse_arguments(["--grid", "demo", "--reading", reading])
     seen = []
     monkeypatch.setattr(trial_actor.tune, "report", lambda values: None)
+    monkeypatch.setattr(trial_actor, "check_seen", lambda store, bank: None)
     monkeypatch.setattr(trial_actor, "run_trial", lambda *place, **how: seen.append(how))
     config = make_config({"dataset": "digits", "teacher": "embedded", "student": "width:1"})
     job = schedule.Job(config, "bank")
