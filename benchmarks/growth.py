@@ -17,7 +17,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,13 +113,11 @@ def sample_order(count: int) -> Action:
 
 def plan(trials: int) -> Action:
     from sweep.planning.expand import expand
-    from sweep.planning.grid import load_grid
+    from sweep.planning.grid import read_grid
 
-    folder = tempfile.mkdtemp()
-    grid = Path(folder, "grid.yaml")
     fixed = "{dataset: digits, teacher: embedded, student: 'width:1'}"
-    grid.write_text(f"name: many\nfixed: {fixed}\nseeds: {trials}\n")
-    return lambda: [config.identity for config in expand(load_grid(str(grid)))]
+    text = f"name: many\nfixed: {fixed}\nseeds: {trials}\n"
+    return lambda: [config.identity for config in expand(read_grid(text, "growth", "many"))]
 
 
 SAMPLES = (1_000, 10_000, 100_000, 1_000_000)

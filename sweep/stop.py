@@ -24,7 +24,7 @@ TRIALS, LEASE = "trials", "lease"  # as in trainers.results, which needs torch
 
 
 def stop(run: str, trial: str | None = None) -> str:
-    """Ask a sweep, or one of its trials, to save its state and end; returns what was asked of whom.
+    """Ask a sweep, or one of its trials, to save its state and end; returns a line about it.
 
     run: the `out` or the `store` of the sweep. trial: its identity, or how it begins.
     Raises: ValueError where nothing runs that could be stopped; OSError.

@@ -21,7 +21,7 @@ FAULTS = (*ANSWERS, "reset", "silent", "lost reply")
 
 
 class Faults:
-    """A WSGI application that answers as another one does, or fails where it was told to.
+    """A WSGI application that answers as another one does, or fails on request.
 
     fault: one of FAULTS, or "". left: how many requests still fail; None: all. when: of which
     requests. seen: methods of the requests so far.

@@ -7,6 +7,7 @@ would hold a call for minutes: a heartbeat would then outlast its lease.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import fsspec
@@ -38,7 +39,7 @@ def _options(scheme: str) -> dict[str, Any]:
     if scheme == "s3":
         timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENT_SECONDS}
         config = timeouts | {"retries": {"total_max_attempts": 1}}
-        return {"config_kwargs": config, "use_listings_cache": False}
+        return {"config_kwargs": config, "use_listings_cache": False, "session": _session()}
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(
@@ -47,3 +48,25 @@ def _options(scheme: str) -> dict[str, Any]:
     if scheme == "gs":  # six attempts of its own, which no option turns off
         return {"requests_timeout": timeout, "use_listings_cache": False}
     return {"client_kwargs": {"timeout": timeout}, "use_listings_cache": False}
+
+
+@functools.cache
+def _session() -> Any:
+    """A session whose uploads do not ask for "100 Continue".
+
+    aiohttp waits for that answer without a time-out, so a silent server would hold an upload for
+    as long as it keeps the connection.
+    """
+    from aiobotocore.session import AioSession
+    from botocore.handlers import add_expect_header
+
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)
+    return session
+
+
+def forget_credentials(location: str) -> None:
+    """The next call reads environment and files of credentials anew."""
+    # fsspec keeps one client for equal options, and client and session the credentials they read.
+    _session.cache_clear()
+    fsspec.get_filesystem_class(location.partition("://")[0]).clear_instance_cache()

@@ -312,20 +312,10 @@ class Lease:
             self._thread = None
         if not self.claim.released:
             self.claim = self.claim.model_copy(update={"released": True})
-            if storage.is_local(self.location):
-                self._write_claim()
-            else:
-                # In a thread, for no time-out of the client bounds every wait: one that sends a
-                # body waits for a silent server's "100 Continue" without any.
-                last = threading.Thread(target=self._write_claim, name="lease end", daemon=True)
-                last.start()
-                last.join(2 * LAST_BEAT)
+            with contextlib.suppress(OSError), briefly():
+                storage.write(_file(self.location, self.generation), _encoded(self.claim))
         if self._staging:
             shutil.rmtree(self._staging, ignore_errors=True)
-
-    def _write_claim(self) -> None:
-        with contextlib.suppress(OSError), briefly():
-            storage.write(_file(self.location, self.generation), _encoded(self.claim))
 
     # ---- publishing ----
 

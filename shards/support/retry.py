@@ -26,9 +26,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import fsspec
 import tenacity
 
+from shards.support.clients import forget_credentials
 from shards.support.store_errors import (
     describe_error,
     is_expired,
@@ -130,7 +130,7 @@ def _again(location: str, call: Callable[[], T], error: Exception, began: float)
 
     def may_pass(error: BaseException) -> bool:
         if is_known and is_expired(error):
-            _forget_credentials(location)
+            forget_credentials(location)
             return True
         return is_transient(error)
 
@@ -193,9 +193,3 @@ def _is_down(location: str, error: BaseException | None, limit: float) -> None:
     if is_new:
         why = "" if error is None else text_of(error)
         print(f"waiting: {location}: {why}; trying again for up to {limit:g} s", file=sys.stderr)
-
-
-def _forget_credentials(location: str) -> None:
-    """The next call reads environment and files of credentials anew."""
-    # fsspec keeps one client for equal options, and a client the credentials that it has read.
-    fsspec.get_filesystem_class(location.partition("://")[0]).clear_instance_cache()

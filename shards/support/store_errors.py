@@ -65,8 +65,8 @@ def is_expired(error: BaseException) -> bool:
     if answered := _answer(error):
         status, code = answered
         # The answer to a HEAD request has no body that could say so: S3 sends a bare 400.
-        asked = getattr(_response_error(error), "operation_name", "")
-        bare = code == "400" and str(asked).startswith("Head")
+        operation = getattr(_response_error(error), "operation_name", "")
+        bare = code == "400" and str(operation).startswith("Head")
         return code in EXPIRED_CODES or status == 401 or bare
     return _is_one_of(error, EXPIRED_NAMES)
 

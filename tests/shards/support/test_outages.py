@@ -32,7 +32,7 @@ def server() -> Iterator[Store]:
 
 @pytest.fixture
 def store(server: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store that this process has not asked yet, as far as it remembers."""
+    """A store that this process has not reached yet, as far as it remembers."""
     monkeypatch.setattr(retry, "PAUSES", (0.01, 0.01, 0.01))
     monkeypatch.setattr(retry, "LONG_PAUSE", (0.02, 0.05))
     monkeypatch.setattr(retry, "_answered", set())
@@ -186,7 +186,7 @@ def test_credentials_that_are_renewed_are_read_anew(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    retry._forget_credentials(known)
+    clients.forget_credentials(known)
     store.faults.fail("expired", when=lambda request: "OLD/" in request["HTTP_AUTHORIZATION"])
     renewing = threading.Timer(0.5, store_key, ["NEW"])
     renewing.start()
@@ -194,7 +194,7 @@ def test_credentials_that_are_renewed_are_read_anew(
     assert storage.names(known) == ["new", "old"]
     renewing.join()
     monkeypatch.undo()
-    retry._forget_credentials(known)
+    clients.forget_credentials(known)
 
 
 def test_a_condition_is_met_once_though_its_reply_is_lost(store: Store, known: str) -> None:
@@ -230,6 +230,22 @@ def test_a_heartbeat_does_not_hold_its_holder_up(
         time.sleep(0.2)
         began = time.monotonic()
     assert time.monotonic() - began < 5
+
+
+def test_an_upload_to_a_silent_server_ends(
+    store: Store, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's time-out of silence must bound uploads too."""
+    monkeypatch.setattr(clients, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(retry, "BRIEF", 0.5)
+    listener = socket.create_server(("127.0.0.1", 0))  # accepts, and never reads or answers
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    clients.forget_credentials(known)
+    began = time.monotonic()
+    with listener, retry.briefly(), pytest.raises(OSError, match="failed in"):
+        storage.write(f"{known}/file", b"bytes")
+    clients.forget_credentials(known)
+    assert time.monotonic() - began < 10
 
 
 def test_an_outage_is_no_sign_that_a_holder_is_gone(store: Store, known: str) -> None:
