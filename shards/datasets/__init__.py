@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,13 +38,17 @@ def _digits(argument: str, image_size: int | None) -> Dataset:
     of scikit-learn's file, every fifth sample (the 3rd, 8th, ...) is test: 1,438 train, 359 test.
     """
     from PIL import Image
-    from sklearn.datasets import load_digits
 
     _no_argument("digits", argument)
     side = image_size or 32
-    raw: Any = load_digits()
-    grey_N88 = np.round(raw.images * (255 / 16)).astype(np.uint8)
-    labels_N = raw.target.astype(np.int64)
+    # What load_digits() reads; importing it takes longer than a small build.
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ValueError("the data set `digits` needs scikit-learn: pip install scikit-learn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    raw_N65 = np.loadtxt(file, delimiter=",")  # 64 pixels and the label
+    grey_N88 = np.round(raw_N65[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels_N = raw_N65[:, -1].astype(np.int64)
     big = [Image.fromarray(g).resize((side, side), Image.Resampling.BICUBIC) for g in grey_N88]
     images_NHWC = np.repeat(np.stack([np.asarray(g) for g in big])[..., None], 3, axis=3)
     is_test_N = np.zeros(len(labels_N), dtype=bool)
