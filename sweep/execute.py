@@ -62,7 +62,6 @@ def execute(
     with exclusive(str(folder), "sweep"):
         record = open_record(folder, store, grid.name)
         with Uploader(folder, record.name, uri, options.register) as uploader:
-            # Only now: Ray is imported while the upload's process imports MLflow.
             from sweep.running.driver import Sweep
 
             sweep = Sweep(

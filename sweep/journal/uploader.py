@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from shards.support.child_process import child_command, run_module
-from shards.support.command import without_password
+from shards.support.command import one_line, without_password
+from sweep.journal.events import NAME
 
 PATIENCE = 60.0  # seconds without progress after which the end of an upload is not waited for
+LOOK = 0.2  # seconds between two looks at the journal's size, until it grows
 NOTICE = 5.0  # seconds after which a line says what is waited for
 
 
@@ -26,8 +28,9 @@ class Uploader:
     """`with Uploader(folder, name, uri) as uploader: ...; uploader.finish(...)`.
 
     folder: of the run, whose journal is followed. name: of the experiment. uri: of the server.
-    register: see Tracker.
-    Leaving the context ends the process, whatever it was doing.
+    register: see Tracker. The process starts once the journal gets its first new row, or is to
+    finish: before, it would only delay the first trial. Leaving the context ends it, whatever it
+    was doing.
 
     Attributes:
         experiment: the experiment's id, "" before `finish` and where MLflow was not reached.
@@ -37,17 +40,42 @@ class Uploader:
         self.folder, self.uri, self.experiment = folder, uri, ""
         self._arguments = [str(folder), name, register]
         self._process: subprocess.Popen[str] | None = None
+        self._error = ""  # why it could not be started
+        self._started = threading.Event()
+        self._wanted, self._left = threading.Event(), threading.Event()
         self._progress_at = time.monotonic()
         self._last: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
 
     def __enter__(self) -> Uploader:
-        command = child_command(run_module("sweep.journal.upload_process"), self._arguments)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._send(self._process, self.uri)  # not an argument: `ps` shows passwords
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        self._thread.start()
         return self
+
+    def _run(self) -> None:
+        """Start the process in time and listen to it: it ends with the thread that started it."""
+        before = self._rows()
+        while not self._wanted.wait(LOOK) and self._rows() == before:
+            pass
+        if self._left.is_set():
+            return
+        command = child_command(run_module("sweep.journal.upload_process"), self._arguments)
+        try:
+            process = self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            self._send(process, self.uri)  # not an argument: `ps` shows passwords
+        except OSError as error:
+            self._error = one_line(str(error))
+            return
+        finally:
+            self._started.set()
+        self._listen(process)
+
+    def _rows(self) -> int:
+        """Bytes of the journal."""
+        with contextlib.suppress(OSError):
+            return (self.folder / NAME).stat().st_size
+        return 0
 
     @staticmethod
     def _send(process: subprocess.Popen[str], line: str) -> None:
@@ -76,8 +104,11 @@ class Uploader:
         stored with it. patience: seconds without progress after which it is given up. notify: gets
         a line once it has taken NOTICE seconds.
         """
+        self._wanted.set()
+        self._started.wait()
         process = self._process
-        assert process is not None
+        if process is None:
+            return [lacking(self.folder, self.uri, self._error)]
         end = {"status": status, "report": str(report) if report else ""}
         self._send(process, json.dumps(end))
         began = self._progress_at = time.monotonic()
@@ -105,10 +136,13 @@ class Uploader:
         return [lacking(self.folder, self.uri, why)]
 
     def __exit__(self, *error: object) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        self._left.set()
+        self._wanted.set()
+        while self._thread.is_alive() and self._process is None:
+            time.sleep(0.01)  # it ends by itself, or has the process in a moment
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
 def lacking(folder: Path, uri: str, error: str) -> str:

@@ -144,12 +144,9 @@ def _request(
     )
 
 
-def build_bank(job: BankJob) -> int:
-    """Run `python -m shards.build` and return its exit status; negative for a signal.
-
-    The child process ends when this one does, however that ends.
-    """
+def start_build(job: BankJob) -> subprocess.Popen[bytes]:
+    """Start `python -m shards.build` in a process that ends when this one does."""
     arguments = job.request.arguments(job.location)
     command = child_command(run_module("shards.build"), arguments)
     env = os.environ | answers()
-    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=env).returncode
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)

@@ -6,6 +6,7 @@ another process uploads the journal to MLflow, see `sweep.journal.uploader`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
-from sweep.running.building import build_here, build_on_cluster
+from sweep.running.building import LocalBuild, build_on_cluster
 from sweep.running.early_stopping import EarlyStops, replayed
 from sweep.running.holding import Hold
 from sweep.running.joined import wait_for_others
@@ -161,14 +162,17 @@ def _build_and_train(
     resources, store = sweep.resources, sweep.store
     check_fits(trials, resources)
     bank_of, banks = plan_banks(trials, store, sweep.teacher_robustness)
-    if resources.address is None:
-        # Before Ray starts: the build then has all cores and all memory for itself.
-        build_here(banks, store)
-    _record_expected(sweep, trials, banks, watch)
-    bar = SweepView(watch, watch.note())
+    here = banks if resources.address is None else []
     plugins = sorted({spec for config in trials for spec in config.plugins})
-    with bar, connected(resources, sweep.folder, plugins):
-        watch.bar = bar
+    with contextlib.ExitStack() as stack:
+        build = stack.enter_context(LocalBuild(here, store))  # while Ray starts
+        _record_expected(sweep, trials, banks, watch)
+        if not here:  # a build shows its own progress first
+            watch.bar = stack.enter_context(SweepView(watch, watch.note()))
+        stack.enter_context(connected(resources, sweep.folder, plugins))
+        build.wait()
+        if here:
+            watch.bar = stack.enter_context(SweepView(watch, watch.note()))
         if resources.address is not None:
             check_shared(store)
             build_on_cluster(banks, store, resources)

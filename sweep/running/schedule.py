@@ -21,6 +21,7 @@ from typing import Any
 
 from ray import tune
 from ray._private.state import state
+from ray.air._internal import usage
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from shards.building import ray_workers
@@ -200,6 +201,9 @@ def _tuner(
     waiting: WaitingTrials, events: Events, folder: Path, stops: EarlyStops | None
 ) -> tune.Tuner:
     """Tune, which writes into `folder` from now on. Raises: OSError."""
+    # Tune counts its own callbacks for Ray's usage statistics, which are off, and imports MLflow,
+    # Weights & Biases and others to do so: two seconds of every sweep's start.
+    usage.tag_callbacks = lambda callbacks: False
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # TuneCallback reports trials' errors
     return tune.Tuner(
