@@ -2,10 +2,10 @@
 
     python benchmarks/trial_overhead.py
 
-Trials of one step run through `sweep.run`, and again without Ray, where every part is timed. The
-difference is `actor`: Ray, Tune and the driver. Each part is shown as CPU seconds / wall seconds of
-a trial; other programs on the machine weigh on the wall clock only. Further: CPU seconds of
-`sweep.run --help` and of mistakes in a grid, and of a sweep until its first step.
+Trials of one step run through `sweep.run`; those of one rank again without Ray, where every part is
+timed. The difference is `actor`: Ray, Tune and the driver. Each part is shown as CPU seconds / wall
+seconds of a trial; other programs on the machine weigh on the wall clock only. Further: CPU seconds
+of `sweep.run --help` and of mistakes in a grid, and of a sweep until its first step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,19 +22,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 from many_trials import GRID, cpu_of
 from ratios import Ratio, finish
 from sampled import DRIVER, WORKERS, Sampled, run_sampled
 
-PARTS = ("actor", "import", "bank", "group", "training", "checkpoint", "journal", "probes", "other")
+PARTS = ("actor", "bank", "training", "checkpoint", "journal", "probes", "other")
 TRAINING = "training"  # is no overhead
 GANG = "engine: ddp\n  ranks: 2\n  student"  # in place of the field `student`
 FIRST = 15.0  # seconds until a sweep's first step
-SPLITS = "TRIAL_OVERHEAD_SPLITS"  # environment variable: the folder in which ranks leave theirs
-# What each rank runs: the trial with its parts timed.
-RANK_CODE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-RANK_CODE += "import trial_overhead; trial_overhead.rank()"
 
 
 class Split:
@@ -95,7 +89,6 @@ def instrument() -> Split:
     """Time the parts of all trials of this process from now on."""
     from shards.support.lease import Lease
     from trainers import runner
-    from trainers.engines.ddp import DDP
     from trainers.inputs import TrialInputs
     from trainers.results.trial_journal import TrialJournal
     from trainers.training.checkpoint import Checkpoints
@@ -103,7 +96,6 @@ def instrument() -> Split:
     split = Split()
     split.wrap("bank", runner, "resolve")
     split.wrap("bank", TrialInputs, "load")
-    split.wrap("group", DDP, "__enter__", "__exit__", "prepare")
     split.wrap(TRAINING, runner, "train_student")
     split.wrap("checkpoint", Checkpoints, "latest", "save")
     split.wrap("checkpoint", runner, "tidy")
@@ -114,45 +106,19 @@ def instrument() -> Split:
     return split
 
 
-def rank() -> None:
-    """A rank of a gang; its split is left in a file."""
-    split = instrument()
-    # From the start of the process to here it has imported.
-    born = time.time() - psutil.Process().create_time()
-    split.restart()
-    from trainers.trial import main
-
-    imported = time.process_time()
-    try:
-        main()
-    finally:
-        seconds = split.taken() | {"import": [imported, born]}
-        Path(os.environ[SPLITS], os.environ["RANK"]).write_text(json.dumps(seconds))
-
-
 def without_ray(config: dict[str, Any], bank: str, trials: int) -> dict[str, list[float]]:
-    """{part: [CPU, wall] seconds of a trial}: means over all trials but the first.
-
-    Of two ranks the CPU seconds of both, and the wall clock of the first.
-    """
+    """{part: [CPU, wall] seconds of a trial}: means over all trials but the first."""
     from trainers.canonical import make_config
-    from trainers.engines import launch
     from trainers.runner import run_trial
 
     split = instrument()
     found: list[dict[str, list[float]]] = []
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[SPLITS], launch.RANK_CODE = folder, RANK_CODE
         for number in range(trials):
             split.restart()
             seed = {"seed": 1000 + number}
             run_trial(make_config(config | seed), bank, f"{folder}/out", device="cpu")
             found.append(split.taken())
-            if config.get("ranks", 1) > 1:
-                ranks = [json.loads(Path(folder, name).read_text()) for name in "01"]
-                found[-1] = {
-                    part: [sum(one[part][0] for one in ranks), ranks[0][part][1]] for part in PARTS
-                }
     return {
         part: [sum(one[part][i] for one in found[1:]) / (trials - 1) for i in range(2)]
         for part in PARTS
@@ -181,23 +147,29 @@ def measured(gang: bool, trials: int, limit: float) -> tuple[list[Ratio], float]
         ]
         begun = sampled.timeline[0][0]
         first = sum(sampled.cpu_between(begun, min(starts), role) for role in (DRIVER, WORKERS))
-        split = _in_a_process(config, str(bank), trials)
-    count = len(ends) - 1
+        split = {} if gang else _in_a_process(config, str(bank), trials)
+    count, ranks = len(ends) - 1, 2 if gang else 1
     used = [sampled.cpu_between(ends[0], ends[-1], role) for role in (DRIVER, WORKERS)]
     whole = [sum(used) / count, (ends[-1] - ends[0]) / count]
-    parts = split | {"actor": [whole[i] - sum(t[i] for t in split.values()) for i in range(2)]}
-    who = "a gang of two" if gang else "a trial of one rank"
-    print(f"{who}: CPU / wall seconds of a trial after the first")
-    for part in PARTS:
-        print(f"  {part:<12}{parts[part][0]:7.3f} /{parts[part][1]:7.3f}")
-    text = ", ".join(f"{part} {parts[part][0]:.2f}" for part in PARTS)
+    if split:
+        actor = [whole[i] - sum(t[i] for t in split.values()) for i in range(2)]
+        parts = split | {"actor": actor}
+        training = parts[TRAINING]
+        print("a trial of one rank: CPU / wall seconds of a trial after the first")
+        for part in PARTS:
+            print(f"  {part:<12}{parts[part][0]:7.3f} /{parts[part][1]:7.3f}")
+        text = ": " + ", ".join(f"{part} {parts[part][0]:.2f}" for part in PARTS)
+    else:
+        # A sweep forks its ranks, so parts that are timed in fresh processes say nothing of them.
+        training, text = [0.0, 0.0], ""
+    who = "a gang of two with its one step" if gang else "a trial of one rank besides training"
     found: list[Ratio] = []
     for i, kind in enumerate(("CPU", "wall")):
-        overhead = whole[i] - parts[TRAINING][i]
-        what = f"{kind} seconds of {who} besides training against {limit:g} s"
+        overhead = whole[i] - training[i]
+        what = f"{kind} seconds of {who} against {limit:g} s"
         # Both ranks use CPU time at once, and the limit is of the wall clock.
-        allowed = 2.0 if gang and kind == "CPU" else 1.0
-        detail = f"{overhead:.2f} s" + (f": {text}" if kind == "CPU" else "")
+        allowed = float(ranks) if kind == "CPU" else 1.0
+        detail = f"{overhead:.2f} s" + (text if kind == "CPU" else "")
         found.append(Ratio(what, overhead / limit, allowed, False, detail))
     return found, first
 
