@@ -51,7 +51,7 @@ def run(grid: Path | str, folder: Path, *options: str) -> Sweep:
         check=False,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         env=os.environ | {"COLUMNS": "200"},
     )
     return Sweep(folder, ran.returncode, ran.stdout, ran.stderr)

@@ -36,7 +36,7 @@ parts:
 ZERO = "  - fixed: {engine: deepspeed, ranks: 2, zero_stage: 1, epochs: 1}\n"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1000)
 def test_gangs_over_two_nodes_of_which_one_is_lost(
     cluster: Any, tools: Any, tmp_path: Path
 ) -> None:
@@ -47,7 +47,7 @@ def test_gangs_over_two_nodes_of_which_one_is_lost(
     driver = tools.start(
         tmp_path / "grid.yaml", folder, "--address", cluster.address, "--allow-open-ray"
     )
-    end = time.monotonic() + 200
+    end = time.monotonic() + 450  # on a busy machine the bank and the first trial take minutes
     saved: list[Path] = []
     while not saved and driver.poll() is None and time.monotonic() < end:
         saved = [p for p in folder.glob("trials/*/checkpoints/step-*") if p.name[5:] > "00000020"]
@@ -56,7 +56,7 @@ def test_gangs_over_two_nodes_of_which_one_is_lost(
     *_, lost = cluster.worker_nodes
     cluster.remove_node(lost, allow_graceful=False)
     cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
-    assert driver.wait(timeout=250) == 0, (tmp_path / "run.log").read_text()
+    assert driver.wait(timeout=450) == 0, (tmp_path / "run.log").read_text()
     assert tools.events(folder, "failed") == []
 
     found = [read_result(str(path)) for path in folder.glob("trials/*/result.json")]
