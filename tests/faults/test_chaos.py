@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.faults.chaos.invariants import control_of
 from tests.faults.chaos.rounds import run_control, run_round
 from tests.faults.chaos.run import GRID
 
-# Slow: with it the check script, which has half an hour, takes longer.
-pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.ray]
 
 SEED = 13
 # A trial that dies waits longer each time before it is tried again, but not under another driver:
@@ -22,7 +23,7 @@ KILLS += ["trial", "driver", "trial", "raylet", "trial", "driver"]
 
 
 @pytest.mark.timeout(1200)
-def test_twelve_kills_change_nothing(tmp_path: Path) -> None:
+def test_twelve_kills_change_nothing(gone_later: Any, tmp_path: Path) -> None:
     """Two trials of one rank and a gang of two; the seed draws the victims and the moments."""
     grid = tmp_path / "grid.yaml"
     text = GRID.read_text().replace("epochs: 40", "epochs: 120")
@@ -30,9 +31,10 @@ def test_twelve_kills_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "control").mkdir()
     run_control(grid, tmp_path / "control")
     quiet = tmp_path / "control" / "run"
-    done = run_round(
-        grid, tmp_path / "killed", quiet, control_of(quiet), SEED, KILLS, limit=240, pause=0.5
-    )
+    ending: list[psutil.Process] = []
+    killed = tmp_path / "killed"
+    done = run_round(grid, killed, quiet, control_of(quiet), SEED, KILLS, 240, ending, pause=0.5)
+    gone_later(ending)
     assert done.violations == []
     assert Counter(i.fault for i in done.injections) == Counter(KILLS)
     assert done.codes[-1] == 0

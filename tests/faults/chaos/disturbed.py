@@ -25,7 +25,8 @@ from trainers.results.folder import RESULT, trial_folder
 from trainers.results.trial_journal import read_rows
 
 MARK = "DISTIL_CHAOS_MARK"  # in the environment of every process of a disturbed sweep
-GONE_SECONDS = 90.0  # Ray's two agents on a node look for its control process for 60 s
+GONE_SECONDS = 30.0
+AGENT = "Agent"  # in the names of Ray's two agents: they look for a lost GCS for 60 s
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -154,12 +155,14 @@ class Disturbed:
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
-    def left_after(self, seconds: float = GONE_SECONDS) -> list[str]:
-        """Names of the processes that still run after so long."""
-        end = time.monotonic() + seconds
-        while (left := self.processes()) and time.monotonic() < end:
+    def left_after(self) -> list[str]:
+        """Names of the processes that have not ended after GONE_SECONDS, but for Ray's agents."""
+        end = time.monotonic() + GONE_SECONDS
+        while (
+            left := [d for d in map(described, self.processes()) if AGENT not in d]
+        ) and time.monotonic() < end:
             time.sleep(0.5)
-        return [_described(process) for process in left]
+        return left
 
     # ---- trials ----
 
@@ -241,7 +244,7 @@ def mlflow_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _described(process: psutil.Process) -> str:
+def described(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return f"{process.pid} {process.name()} {' '.join(process.cmdline()[:4])[:120]}"
     return str(process.pid)

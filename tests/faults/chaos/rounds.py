@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.chaos.disturbed import Disturbed, Driver
+import psutil
+
+from tests.faults.chaos.disturbed import Disturbed, Driver, Progress
 from tests.faults.chaos.faults import FAULTS, OF_MLFLOW, Hit, MissedError, Surroundings
 from tests.faults.chaos.invariants import Control, broken_checkpoints, violations
 
@@ -69,13 +71,15 @@ def run_round(
     seed: int,
     faults: list[str],
     limit: float,
+    ending: list[psutil.Process],
     pause: float = PAUSE,
     say: Callable[[str], None] = lambda line: None,
 ) -> Round:
     """Run the sweep of `grid` in `folder` under these faults, and check what must hold.
 
     bank_of: the control's run folder, whose banks are used. seed: of victims and moments.
-    limit: seconds in which work must go on after each fault.
+    limit: seconds in which work must go on after each fault. ending: gets the processes that need
+    up to a minute to end.
     """
     folder.mkdir(parents=True)
     around = Surroundings(folder)
@@ -89,16 +93,21 @@ def run_round(
         options += ["--tracking-uri", f"http://127.0.0.1:{around.port}"]
     sweep = Disturbed(grid, folder, options, environment)
     shutil.copytree(bank_of / "banks", sweep.store / "banks")
-    done, start = Round(seed, faults), time.monotonic()
+    done, start, ended = Round(seed, faults), time.monotonic(), False
     try:
         _Round(sweep, control, around, done, limit, say).run(faults, random.Random(seed), pause)
         database = folder / "mlflow.db" if around.server else None
         done.violations += violations(sweep, control, database)
-        done.violations += [f"I5: left: {process}" for process in sweep.left_after()]
+        left = sweep.left_after()
+        done.violations += [f"I5: left: {process}" for process in left]
+        ended = not left
     except HungError as error:
         done.violations.append(f"hung: {error}")
     finally:
-        sweep.kill_all()
+        if ended:
+            ending += sweep.processes()
+        else:
+            sweep.kill_all()
         around.stop_server()
         done.codes, done.seconds = sweep.driver.codes, round(time.monotonic() - start, 1)
     return done
@@ -135,16 +144,21 @@ class _Round:
             if self._is_over():
                 return
             self._restart()
+            running = set(self.sweep.holders())
+            idle = {t: self.sweep.progress(t) for t in self.sweep.trials if t not in running}
             try:
                 hit = FAULTS[name][1](self.sweep, self.around, rng)
             except MissedError:
                 continue
             left.remove(name)
-            self._follow(name, hit)
+            self._follow(name, hit, idle)
             return
 
-    def _follow(self, name: str, hit: Hit) -> None:
-        """Wait until the trials that were hit are further than before."""
+    def _follow(self, name: str, hit: Hit, idle: dict[str, Progress]) -> None:
+        """Wait until a trial that was hit is further, or another that began in its place.
+
+        idle: {trial: its progress} of those that did not run when the fault was injected.
+        """
         start, given_up, failures = time.monotonic(), False, self.sweep.failures()
 
         def goes_on() -> bool:
@@ -153,7 +167,7 @@ class _Round:
             given_up = any(now[trial] > failures[trial] for trial in hit.before)
             return given_up or any(
                 self.sweep.progress(trial).is_beyond(before, hit.anew)
-                for trial, before in hit.before.items()
+                for trial, before in (idle | hit.before).items()
             )
 
         self.say(f"  {name}: {', '.join(hit.before) or 'no trial'}, {hit.phase}")

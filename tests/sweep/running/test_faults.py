@@ -56,6 +56,7 @@ def once_each(folder: Path, tools: Any, epochs: int) -> None:
     assert len(steps) == len(wanted) * epochs
 
 
+@pytest.mark.slow
 def test_the_driver_dies(
     swept: Any, grid: Path, tools: Any, gone_later: Any, tmp_path: Path
 ) -> None:
