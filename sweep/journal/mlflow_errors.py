@@ -22,6 +22,15 @@ def is_refusal(error: Exception) -> bool:
     return code in REFUSALS if code else not isinstance(error, OSError)
 
 
+def is_of_connection(error: BaseException | None) -> bool:
+    """Whether no answer came, so that the error says nothing about what was sent."""
+    while error is not None:
+        if isinstance(error, OSError):  # those of `requests` are, and MLflow raises from them
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def reason(error: Exception) -> str:
     """The error's text in one line of at most 300 characters."""
     return one_line(str(error))[:300] or type(error).__name__

@@ -62,11 +62,13 @@ class Server:
             remote = self.uri.startswith("http")
             place = None if remote else (self.folder / "mlartifacts").as_uri()
             self.experiment = client.create_experiment(self.name, place)
-            client.set_experiment_tag(self.experiment, NOTE, experiment_note())
         else:
             self.experiment = found.experiment_id
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(self.experiment)
+        # Also where an earlier attempt made the experiment, and its reply was lost.
+        if found is None or NOTE not in found.tags:
+            client.set_experiment_tag(self.experiment, NOTE, experiment_note())
         parent = self.find({SWEEP: self.sweep})
         existed = parent is not None
         if parent is None:

@@ -44,7 +44,7 @@ from sweep.journal.metric_rows import (
     reference_of,
     tags_of,
 )
-from sweep.journal.mlflow_errors import code_of, is_refusal, reason
+from sweep.journal.mlflow_errors import code_of, is_of_connection, is_refusal, reason
 from sweep.journal.mlflow_uri import default_uri
 from sweep.journal.registry import register_student
 from sweep.journal.run_record import id_before_records, read_record
@@ -250,7 +250,8 @@ class Tracker:
 
     def _note_failure(self, trial: str, error: Exception) -> None:
         if not is_refusal(error):
-            if code_of(error) != "INTERNAL_ERROR":
+            # One of the connection would count against whichever trial was being sent.
+            if code_of(error) != "INTERNAL_ERROR" or is_of_connection(error):
                 raise error
             # Raises where the server does not answer at all.
             self.server.client.get_run(self._parent().id)

@@ -6,15 +6,18 @@ import contextlib
 import functools
 import json
 import shlex
+import shutil
 import socket
 import sqlite3
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from sweep.environment import set_defaults
 from sweep.journal import acknowledged, tracking
@@ -226,6 +229,104 @@ def test_a_silent_server_holds_nobody(folder: Path) -> None:
         tracker.start()
         assert not tracker.finish(seconds=2)
         assert time.monotonic() - start < 4
+
+
+class Unreliable:
+    """MLflow's client behind a bad connection. lost: of a call's number, what does not arrive."""
+
+    def __init__(self, client: Any, lost: Callable[[str, int], str]) -> None:
+        self._client, self._lost = client, lost
+        self.calls = Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._client, name)
+        if name.startswith("_") or not callable(real):
+            return real
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls[name] += 1
+            lost = self._lost(name, self.calls[name])
+            found = None if lost == "request" else real(*arguments, **named)
+            if lost:
+                raise no_answer()
+            return found
+
+        return call
+
+
+def no_answer() -> Exception:
+    """As MLflow raises it, with its code for any error inside the server."""
+    from mlflow.exceptions import MlflowException
+
+    error = MlflowException("API request failed with exception: Connection aborted")
+    error.__cause__ = requests.ConnectionError("Connection aborted")
+    return error
+
+
+def each_call(name: str, number: int) -> str:
+    """Of each kind of call the first reply is lost, and the second request."""
+    return {1: "reply", 2: "request"}.get(number, "")
+
+
+def flapping(name: str, number: int) -> str:
+    """Answers and silence in turns, which no trial's upload passes in one attempt."""
+    return ("reply", "", "request", "")[number % 4]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("lost", [each_call, flapping])
+def test_lost_replies_and_a_flapping_server_make_no_row_twice_and_refuse_no_trial(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: Callable[[str, int], str]
+) -> None:
+    from mlflow import tracking as mlflow_tracking
+
+    real, made_clients = mlflow_tracking.MlflowClient, list[Unreliable]()
+
+    def client(uri: str) -> Unreliable:
+        made_clients[:] = made_clients or [Unreliable(real(uri), lost)]
+        return made_clients[0]
+
+    shutil.copy(tmp_path / "m.db", tmp_path / "quiet.db")
+    upload(folder, f"sqlite:///{tmp_path / 'quiet.db'}")
+    monkeypatch.setattr(mlflow_tracking, "MlflowClient", client)
+    monkeypatch.setattr(tracking, "LAST_PAUSES", (0.01,) * 50)
+    tracker = upload(folder, f"sqlite:///{tmp_path / 'm.db'}")
+    monkeypatch.undo()
+    assert tracker.refused == {}
+    _, parents, children = runs(f"sqlite:///{tmp_path / 'm.db'}")
+    assert (len(parents), len(children)) == (1, 2)
+    values = [values_of(tmp_path / name) for name in ("m.db", "quiet.db")]
+    assert values[0] == values[1]
+    assert set(rows(tmp_path / "m.db").values()) == {1}
+    with contextlib.closing(sqlite3.connect(tmp_path / "m.db")) as database:
+        query = "select count(*) from experiment_tags where key = 'mlflow.note.content'"
+        assert database.execute(query).fetchall() == [(1,)]
+
+
+def values_of(base: Path) -> list[Any]:
+    """(trial, metric, step, value, time) of all trials."""
+    query = """
+        select t.value, m.key, m.step, m.value, m.timestamp from metrics m
+        join tags t on t.run_uuid = m.run_uuid and t.key = 'sweep.trial'
+    """
+    with contextlib.closing(sqlite3.connect(base)) as database:
+        return sorted(database.execute(query).fetchall())
+
+
+@pytest.mark.faults
+def test_a_locked_database_is_waited_for(folder: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'm.db'}"
+    tracker = Tracker(folder, "small", uri)
+    with contextlib.closing(sqlite3.connect(tmp_path / "m.db")) as other:
+        other.execute("begin exclusive")
+        tracker.start()
+        while not tracker.error:
+            time.sleep(0.1)
+        assert "database is locked" in tracker.error
+        other.rollback()
+    assert tracker.finish()
+    assert len(rows(tmp_path / "m.db")) == 2 * (2 * EPOCHS + 3)
+    assert tracker.refused == {}
 
 
 @pytest.mark.faults
