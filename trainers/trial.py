@@ -14,7 +14,9 @@ Exit status:
     2   bad input: a field, an option, or a bank that does not hold what the trial needs
     3   the loss became NaN or infinite
     4   ended by SIGTERM or sweep.stop: the state is saved, and the same command continues
+    5   a step did not end in time; the same command continues
     6   another process runs this trial
+    7   the object store did not answer; the same command continues
 torchrun reports its own exit status in place of these.
 """
 
@@ -28,7 +30,7 @@ from typing import Any, TextIO
 
 from shards.bank.reader import load_manifest
 from shards.support import storage
-from shards.support.command import command, make_parser
+from shards.support.command import command, make_parser, one_line
 from shards.support.lease import LeaseError
 from shards.support.memory import keep_freed_memory
 from shards.support.progress import Progress
@@ -38,6 +40,7 @@ from trainers.config.schema import TrialConfig
 from trainers.engines.launch import (
     ELSEWHERE,
     PREEMPTED,
+    UNANSWERED,
     RankError,
     rank_of_environment,
     report_line,
@@ -116,6 +119,11 @@ def main(argv: list[str]) -> int:
     except (DivergedError, RankError, TimeLimitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else 1
+    except OSError as error:
+        if not storage.may_answer_later(options.out, error):
+            raise
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return UNANSWERED
     return 0
 
 

@@ -40,6 +40,15 @@ def scheme_of(location: str) -> str:
     return "file"
 
 
+def may_answer_later(store: str, error: Exception) -> bool:
+    """Whether work on `store` that ended with this error may succeed when it is begun again.
+
+    So it is where an object store did not answer, and not where it refused or a file is missing.
+    """
+    lasting = isinstance(error, FileNotFoundError | PermissionError)
+    return isinstance(error, OSError) and not lasting and not is_local(store)
+
+
 def is_local(location: str) -> bool:
     """Whether `location` is a path. Raises: ValueError for a scheme that is not allowed."""
     return scheme_of(location) == "file"

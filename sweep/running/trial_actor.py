@@ -18,7 +18,7 @@ from sweep.running.gang import RayLauncher
 from sweep.running.placement import Placement
 from sweep.running.shared_store import check_seen
 from trainers.canonical import make_config
-from trainers.engines.launch import RankError
+from trainers.engines.launch import UNANSWERED, RankError
 from trainers.engines.watchdog import STUCK
 from trainers.results.lease import Behalf
 from trainers.results.trial_journal import error_line
@@ -98,6 +98,5 @@ def _leave(outcome: str, error: Exception) -> NoReturn:
 def _may_work_again(error: Exception, store: str) -> bool:
     """Whether the same trial may end otherwise when it is run once more."""
     if isinstance(error, RankError):
-        return error.code < 0 or error.code == STUCK or error.is_about_connection
-    lasting = isinstance(error, FileNotFoundError | PermissionError)
-    return isinstance(error, OSError) and not lasting and not storage.is_local(store)
+        return error.code < 0 or error.code in (STUCK, UNANSWERED) or error.is_about_connection
+    return storage.may_answer_later(store, error)

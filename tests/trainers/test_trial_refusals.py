@@ -1,5 +1,6 @@
 """What a trial refuses, and how: both values, one line, nothing begun."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from shards.bank.reader import load_manifest
 from shards.building.build import build
 from shards.building.request import Request
+from trainers import trial
 from trainers.engines import choose_device
+from trainers.engines.launch import UNANSWERED
 from trainers.inputs import mismatch, resolve, source_of
 from trainers.objectives import OBJECTIVES
 from trainers.objectives.base import Objective
@@ -166,3 +169,28 @@ def test_divergence_is_one_line_and_its_own_code(bank, make, tmp_path, capsys, m
     assert start == "error: diverged at step 1 (epoch 1): the loss is nan"
     assert end.endswith(", ...); try a smaller lr")
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "status"),
+    [
+        ("s3://bucket/run", OSError("s3://bucket/run: SlowDown"), UNANSWERED),
+        ("s3://bucket/run", PermissionError("s3://bucket/run: 403"), 2),
+        ("run", OSError("run: no space"), 2),
+    ],
+)
+def test_a_store_that_does_not_answer_has_a_status_of_its_own(
+    make, tmp_path, capsys, monkeypatch, out, error, status
+):
+    """A sweep begins a gang again whose rank ends with it, as it does a trial of one rank."""
+
+    def run_trial(*arguments, **how):
+        raise error
+
+    monkeypatch.setattr(trial, "run_trial", run_trial)
+    monkeypatch.setattr("sys.stdin", io.StringIO(make().model_dump_json()))
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit) as caught:
+        main(["-", "--bank", "bank", "--out", out])
+    assert caught.value.code == status
+    assert capsys.readouterr().err == f"error: {error}\n"

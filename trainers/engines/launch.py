@@ -29,6 +29,7 @@ from trainers.engines.watchdog import seconds_of
 REPORT_PREFIX = "@report "
 PREEMPTED = 4  # exit status of a rank that SIGTERM ended and whose state is saved
 ELSEWHERE = 6  # exit status of a first rank that finds another process running the trial
+UNANSWERED = 7  # exit status of a rank whose object store did not answer; a retry may succeed
 PEER_SECONDS = 1.0  # how long to wait, after a rank's death, for others to fail because of it
 LEAVE_SECONDS = 20.0  # how long ranks may take to exit once one has exited with its state saved
 PORT_ATTEMPTS = 5  # another process may take a port between its choice and its use

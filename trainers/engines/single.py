@@ -15,6 +15,7 @@ from trainers.engines.autocast import ForwardModule
 from trainers.engines.base import Arrays, Forward
 from trainers.engines.ordered_sum import OrderedSum
 from trainers.engines.stepper import Stepper, extra_of, with_extra
+from trainers.engines.watchdog import Watchdog
 
 
 class Single:
@@ -25,6 +26,7 @@ class Single:
             raise ValueError("engine `single` was started as several ranks; choose engine `ddp`")
         self.rank, self.ranks = 0, 1
         self.device = device
+        self._watchdog = Watchdog(alone=True)
 
     @staticmethod
     def check_installed() -> None:
@@ -35,10 +37,11 @@ class Single:
         """Nothing to check: it runs every trial on every device."""
 
     def __enter__(self) -> Self:
+        self._watchdog.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        return None
+        self._watchdog.stop()
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrialConfig
@@ -48,7 +51,12 @@ class Single:
         if config.elastic == "exact":
             self._ordered = OrderedSum(model, self._stepper.weights, self.rank, self.ranks)
         statistics = self._ordered.statistics if self._ordered is not None else None
-        return ForwardModule(model, statistics, config.precision)
+        self._module = ForwardModule(model, statistics, config.precision)
+        return self._forward
+
+    def _forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        with self.watched("forward"):
+            return self._module(x_BCHW)
 
     def micro_batches(self, index_B: torch.Tensor, count: int) -> list[torch.Tensor]:
         return list(index_B.chunk(count))
@@ -57,20 +65,22 @@ class Single:
         return part_BD
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        self._stepper.backward(loss)
+        with self.watched("backward"):
+            self._stepper.backward(loss)
         if self._ordered is not None:
             self._ordered.take(self._stepper.loss())
 
     def step(self) -> torch.Tensor:
         if self._ordered is not None:
             self._stepper.record(self._ordered.reduce())
-        return self._stepper.step()
+        with self.watched("step"):
+            return self._stepper.step()
 
     def full_weights(self, write: bool = False) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def watched(self, name: str) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
+        return self._watchdog.during(name)
 
     def broadcast(self, value: int) -> int:
         return value

@@ -1,7 +1,9 @@
-"""Watchdog: a rank that waits too long for the others exits, because one of them is stuck.
+"""Watchdog: a process whose step does not end exits, so that the trial can be tried again.
 
-The limit is DISTIL_STUCK_SECONDS (default 600). It also bounds what the first rank may do alone
-while the others wait for it: saving and measuring.
+A rank that waits too long for the others does so because one of them is stuck; a trial of one rank
+because its device or a library is. The limit is DISTIL_STUCK_SECONDS (default 600). With several
+ranks it also bounds what the first one may do alone while the others wait for it: saving and
+measuring.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from datetime import timedelta
 
 LIMIT_VARIABLE, LIMIT = "DISTIL_STUCK_SECONDS", 600.0
 MARGIN = 60.0  # torch's own limit is later, because its messages say less
-STUCK = 5  # exit status of a rank that waited too long; a retry may succeed
+STUCK = 5  # exit status of a process that waited too long; a retry may succeed
 
 
 def seconds_of(variable: str, default: float) -> float:
@@ -43,14 +45,20 @@ def _exit(text: str) -> None:
 
 
 class Watchdog:
-    """Limits the time of operations that need other ranks: `with watchdog.during("gather"):`.
+    """Limits the time of operations that may never end: `with watchdog.during("gather"):`.
 
     limit: seconds; by default DISTIL_STUCK_SECONDS. on_stuck: called with a message, in a thread,
-    when one such block lasts longer; by default it exits the process.
+    when one such block lasts longer; by default it exits the process. alone: whether there are no
+    other ranks to wait for.
     """
 
-    def __init__(self, limit: float | None = None, on_stuck: Callable[[str], None] = _exit) -> None:
-        self.limit = limit or seconds_of(LIMIT_VARIABLE, LIMIT)
+    def __init__(
+        self,
+        limit: float | None = None,
+        on_stuck: Callable[[str], None] = _exit,
+        alone: bool = False,
+    ) -> None:
+        self.limit, self._alone = limit or seconds_of(LIMIT_VARIABLE, LIMIT), alone
         self._on_stuck = on_stuck
         self._operation: tuple[str, int] | None = None
         self._count = 0
@@ -89,8 +97,14 @@ class Watchdog:
             waited = waited + min(now - last, 2 * pause) if same else 0.0
             seen, last = operation, now
             if waited > self.limit and operation is not None:
-                self._on_stuck(
-                    f"waited {self.limit:g} s for the other ranks (in {operation[0]}): one of them "
-                    f"is stuck; {LIMIT_VARIABLE} sets the limit"
-                )
+                self._on_stuck(self._message(operation[0]))
                 return
+
+    def _message(self, name: str) -> str:
+        whom, stuck = "the other ranks", "one of them"
+        if self._alone:
+            whom, stuck = "a step to go on", "the device or a library"
+        return (
+            f"waited {self.limit:g} s for {whom} (in {name}): {stuck} is stuck; {LIMIT_VARIABLE} "
+            "sets the limit"
+        )

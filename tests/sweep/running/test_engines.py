@@ -13,7 +13,7 @@ from sweep.planning.grid import read_grid
 from sweep.running import channel, trial_actor
 from sweep.running.resources import Resources, check_fits
 from trainers.canonical import make_config
-from trainers.engines.launch import RankError
+from trainers.engines.launch import UNANSWERED, RankError
 from trainers.engines.watchdog import STUCK
 from trainers.results.folder import read_result
 from trainers.training.preemption import PreemptedError
@@ -97,6 +97,7 @@ NO_ANSWER = ConnectionError("500")
 ENDS = [
     (RankError(0, STUCK, "it waited"), "store", "died"),
     (RankError(0, -9, "it waited"), "store", "died"),
+    (RankError(0, UNANSWERED, "s3://store: SlowDown"), "s3://store", "died"),
     (RankError(0, 1, "it waited"), "store", "failed"),
     (PreemptedError("state saved"), "store", "preempted"),
     (DivergedError("at step 3"), "store", "failed"),

@@ -1,4 +1,4 @@
-"""A rank that waits for others too long says so and ends."""
+"""A process whose step does not end, as it waits for others or is stuck, says so and ends."""
 
 import os
 import signal
@@ -98,3 +98,28 @@ def test_without_a_launcher_the_peers_of_a_stuck_rank_end_by_themselves():
             rank.wait()
     assert ranks[0].returncode == STUCK
     assert said.splitlines()[-1].startswith("error: waited 10 s for the other ranks (in broadcast)")
+
+
+ALONE = """
+import time
+import torch
+from trainers.engines import ENGINES
+
+with ENGINES["single"](torch.device("cpu")) as engine:
+    with engine.watched("the loss"):
+        time.sleep(60)
+"""
+
+
+@pytest.mark.faults
+def test_a_step_over_its_time_limit_ends_a_trial_of_one_rank():
+    """To a sweep that is the death of the trial's process, so the trial is tried again."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), LIMIT_VARIABLE: "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", ALONE], check=False, env=env, capture_output=True, text=True
+    )
+    assert ran.returncode == STUCK
+    assert ran.stderr == (
+        "error: waited 1 s for a step to go on (in the loss): the device or a library is stuck; "
+        "DISTIL_STUCK_SECONDS sets the limit\n"
+    )

@@ -184,8 +184,8 @@ def test_one_bad_micro_batch_spoils_its_step(make, data, tmp_path):
         run(make(epochs=2, accumulate=2), data, tmp_path, objective=objective)
 
 
-def test_reading_the_losses_is_watched(make, data, tmp_path, monkeypatch):
-    """On a GPU it waits for queued work, which may wait for other ranks."""
+def test_every_part_of_a_step_is_watched(make, data, tmp_path, monkeypatch):
+    """On a GPU reading the losses waits for queued work, which may wait for other ranks."""
     watched = []
 
     def record(self, name):
@@ -194,7 +194,7 @@ def test_reading_the_losses_is_watched(make, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Single, "watched", record)
     run(make(), data, tmp_path)
-    assert set(watched) == {"the loss"}
+    assert set(watched) == {"forward", "backward", "step", "the loss"}
 
 
 # ---- what is observed ----
