@@ -37,6 +37,7 @@ COMMANDS = {  # the quick ones first
     "freed_memory": [],
     "packing": [],
     "growth": [],
+    "probe_memory": [],
     "train_step": [],
     "whole_grid": [],
     "trial_overhead": [],
