@@ -1,11 +1,12 @@
-"""The virtual environment of a node: unpacked from the store, or installed and kept there.
+r"""The virtual environment of a node: unpacked from the store, or installed and kept there.
 
-    python3 sweep/clusters/environment.py s3://BUCKET/PREFIX --extras deepspeed,aws
+    python3 sweep/clusters/environment.py s3://BUCKET/PREFIX -- \\
+      pip install -q -c constraints.txt '.[deepspeed,aws]'
 
 To install takes minutes, which would be paid for at every reclaimed machine. So the first node
 packs its ~/venv as PREFIX/environments/HASH.tar.zst, of which every later one has it. HASH is that
-of the pinned versions, the extras, Python's version and the processor: a change of them makes
-another archive. The project itself is installed anew each time, from the directory of this file.
+of the command, the pinned versions, Python's version and the processor: a change of them makes
+another archive. The project itself is installed anew each time. Run it in the project's directory.
 
 Runs before anything is installed: it uses Python's standard library alone, and the cloud's own
 command to copy files, which its images have. Where that fails, everything is installed.
@@ -23,7 +24,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 # Each takes a source and a target; `-` is the standard input or output.
 COPY = {
     "s3": ["aws", "s3", "cp", "--no-progress"],
@@ -32,14 +32,14 @@ COPY = {
 MARK = ".environment"  # in the environment: the hash of what it was made of
 
 
-def identity(root: Path, extras: str) -> str:
+def identity(install: list[str]) -> str:
     """Hash of all that decides what is installed, but for the project's own code."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     parts = [
-        (root / "constraints.txt").read_text(),
+        *install,
+        Path("constraints.txt").read_text(),
         str(project["dependencies"]),
         str(sorted(project["optional-dependencies"].items())),
-        extras,
         platform.python_version(),
         platform.machine(),
     ]
@@ -71,17 +71,16 @@ def pack(venv: Path, archive: str) -> None:
     )
 
 
-def install(venv: Path, root: Path, extras: str) -> None:
+def make(venv: Path, install: list[str]) -> None:
     """Make `venv` with all that the project needs. Raises: CalledProcessError."""
     shutil.rmtree(venv, ignore_errors=True)  # what an archive that was cut short has left
     subprocess.run(["python3", "-m", "venv", str(venv)], check=True)
-    pip = [str(venv / "bin" / "pip"), "install", "-q", "-c", str(root / "constraints.txt")]
-    subprocess.run([*pip, f"{root}[{extras}]"], check=True)
+    subprocess.run([str(venv / "bin" / install[0]), *install[1:]], check=True)
 
 
-def install_project(venv: Path, root: Path) -> None:
+def install_project(venv: Path) -> None:
     """The project's own code as it is now. Raises: CalledProcessError."""
-    pip = [str(venv / "bin" / "pip"), "install", "-q", "--no-deps", "--force-reinstall", str(root)]
+    pip = [str(venv / "bin" / "pip"), "install", "-q", "--no-deps", "--force-reinstall", "."]
     subprocess.run(pip, check=True)
 
 
@@ -92,16 +91,16 @@ def _runs(script: str) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("store", help="s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
-    parser.add_argument("--extras", default="deepspeed,aws")
     parser.add_argument("--venv", type=Path, default=Path.home() / "venv")
+    parser.add_argument("install", nargs="+", help="-- pip install ...: what makes it")
     options = parser.parse_args()
-    name, venv = identity(ROOT, options.extras), options.venv
+    name, venv = identity(options.install), options.venv
     archive, mark = f"{options.store.rstrip('/')}/environments/{name}.tar.zst", venv / MARK
     made = mark.is_file() and mark.read_text() == name
     if made or unpack(archive, venv):
-        install_project(venv, ROOT)
+        install_project(venv)
         return 0
-    install(venv, ROOT, options.extras)
+    make(venv, options.install)
     mark.write_text(name)
     pack(venv, archive)
     return 0
