@@ -17,7 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 from growth import MIB, labelled, resident, rows
 from ratios import Ratio, finish
 

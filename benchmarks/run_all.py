@@ -35,6 +35,7 @@ COMMANDS = {  # the quick ones first
     "build_rate": [],
     "linear_probe": ["--classes", "10", "--solvers", "sklearn lbfgs", "scipy trust-ncg"],
     "freed_memory": [],
+    "durability": [],
     "packing": [],
     "growth": [],
     "probe_memory": [],

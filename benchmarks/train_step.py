@@ -13,6 +13,7 @@ machine weigh little; the median of the steps measured.
 * compiled: a trial in fp32 with the field `compile`; what compiling takes goes to stderr.
 * bare loop: the same student, optimiser and layout on tensors that are in memory already,
   normalised: the limit of what a trial can reach in fp32.
+* inputs: what a trial's loop does to prepare a batch: read, resize, normalise.
 
 Each way runs in a process of its own, for the allocator is a setting of the process. Ends with 1
 where a trial is less than WANTED times as fast as the notebook, or its loop takes more than LOOP.
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,6 +37,9 @@ from ratios import Ratio, finish
 from torch.nn.functional import cosine_similarity, normalize
 
 from shards.support.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from trainers.training.data import Data
 
 BATCH, DIM, NATIVE = 64, 512, 32
 WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
@@ -64,17 +69,45 @@ def notebook_step(side: int, width: int) -> float:
     return measured(lambda: paper.step(pictures), (STEPS if side == 224 else STEPS_32)["notebook"])
 
 
-def trial(side: int, width: int, precision: str = "fp32", compiled: bool = False) -> float:
+def made_data(side: int, samples: int) -> Data:
+    """Random images with stored embeddings, in memory."""
     from shards.arms import make_arm
     from shards.bank.splits import Split
     from shards.teachers.preprocess import Preprocess
+    from trainers.training.data import Data
+
+    rng = np.random.default_rng(1)
+    unit = rng.normal(size=(samples, 1, DIM)).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    arm = make_arm("clean")
+    split = Split(
+        keys=tuple(f"{i:08d}" for i in range(samples)),
+        images_NHWC=images(samples),
+        labels_N=np.zeros(samples, np.int64),
+        params_NVP=np.zeros((samples, 1, len(arm.columns)), np.int64),
+        embedding_NVD=unit.astype(np.float16),
+        norm_NV=np.ones((samples, 1), np.float32),
+    )
+    return Data(split, arm, Preprocess(size=side, mean=MEAN, std=STD), torch.device("cpu"))
+
+
+def inputs(side: int, width: int) -> float:
+    """What a trial's step takes to prepare its batch, of any student."""
+    keep_freed_memory()
+    count = (STEPS if side == 224 else STEPS_32)["trial"]
+    batches = made_data(side, BATCH * (count + 2)).batches(
+        torch.arange(BATCH * (count + 2)).split(BATCH), 0
+    )
+    return measured(lambda: next(batches), count)
+
+
+def trial(side: int, width: int, precision: str = "fp32", compiled: bool = False) -> float:
     from trainers.canonical import make_config
     from trainers.engines.single import Single
     from trainers.objectives import make_objective
     from trainers.students import build_student
     from trainers.training.checkpoint import Checkpoints, owner_of
     from trainers.training.compile import apply_performance_options
-    from trainers.training.data import Data
     from trainers.training.loop import train
     from trainers.training.state import Saver
 
@@ -92,24 +125,10 @@ def trial(side: int, width: int, precision: str = "fp32", compiled: bool = False
             "compile": compiled,
         }
     )
-    samples = BATCH * count
-    rng = np.random.default_rng(1)
-    unit = rng.normal(size=(samples, 1, DIM)).astype(np.float32)
-    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
-    arm = make_arm("clean")
-    split = Split(
-        keys=tuple(f"{i:08d}" for i in range(samples)),
-        images_NHWC=images(samples),
-        labels_N=np.zeros(samples, np.int64),
-        params_NVP=np.zeros((samples, 1, len(arm.columns)), np.int64),
-        embedding_NVD=unit.astype(np.float16),
-        norm_NV=np.ones((samples, 1), np.float32),
-    )
-    preprocess = Preprocess(size=side, mean=MEAN, std=STD)
     student = build_student(config.student, DIM, side, 0)
     device = torch.device("cpu")
     apply_performance_options(student, config, device, side)
-    data = Data(split, arm, preprocess, device)
+    data = made_data(side, BATCH * count)
     objective = make_objective(config.objective, config.objective_fields)
     at: list[float] = []
     began = time.process_time()
@@ -158,6 +177,7 @@ WAYS = {
     "trial bf16": lambda side, width: trial(side, width, "bf16"),
     "compiled": lambda side, width: trial(side, width, compiled=True),
     "bare": bare,
+    "inputs": inputs,
 }
 
 
@@ -185,7 +205,10 @@ def main(arguments: list[str]) -> int:
             both = f"{fastest:.3f} against {row['notebook']:.3f} CPU s"
             ratios.append(Ratio(what, row["notebook"] / fastest, wanted, measured=both))
             what = f"a step of a trial in fp32 against a bare loop, {size}"
-            both = f"{row['trial']:.4f} against {row['bare']:.4f} CPU s"
+            both = (
+                f"{row['trial']:.4f} against {row['bare']:.4f} CPU s, to which the preparation of "
+                f"a batch adds {row['inputs']:.4f}"
+            )
             over = row["trial"] / row["bare"]
             ratios.append(Ratio(what, over, LOOP[side], at_least=False, measured=both))
             what = f"a step of a trial in fp32 with torch.compile against without, {size}"
