@@ -53,7 +53,7 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, NATIVE, NATIVE, 3), dtype=np.uint8)
 
 
-def measured(step: Callable[[], None], steps: int) -> float:
+def measured(step: Callable[[], object], steps: int) -> float:
     """Median CPU seconds of `step()` after two that are not counted."""
     seconds = []
     for _ in range(steps + 2):
