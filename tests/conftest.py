@@ -14,6 +14,9 @@ import torch
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("tests")
 
+# Ray gives its workers a niceness of 15: beside tests of another process they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SEEN = os.environ.get(VISIBLE)
 CUDA = {name: getattr(torch.cuda, name) for name in ("is_available", "device_count")}
