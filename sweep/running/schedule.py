@@ -30,7 +30,7 @@ from shards.support import storage
 from sweep.running import channel
 from sweep.running.early_stopping import EarlyStops
 from sweep.running.events import Events, OnEvent, TuneCallback
-from sweep.running.health import watched
+from sweep.running.health import Suspended, watched
 from sweep.running.interrupts import graceful
 from sweep.running.placement import STRATEGIES, Placement
 from sweep.running.resources import Resources, placement_of
@@ -40,6 +40,8 @@ from sweep.running.stopping import Stopping
 from sweep.running.trial_actor import actor_class
 from sweep.running.waiting import Entry, WaitingTrials
 from trainers.config.schema import TrialConfig
+from trainers.engines.launch import SILENT, SILENT_VARIABLE
+from trainers.engines.watchdog import seconds_of
 from trainers.results.lease import Behalf
 
 TUNE_SETTINGS = {
@@ -163,7 +165,11 @@ def run_jobs(
         waiting.stop()
         channel.request_leave(sweep)
 
-    def drain() -> None:
+    suspended = Suspended(seconds_of(SILENT_VARIABLE, SILENT))
+
+    def look() -> None:
+        if resources.address is None:
+            suspended.look()
         for node in state.get_draining_nodes():
             channel.request_leave(sweep, node)
 
@@ -180,7 +186,7 @@ def run_jobs(
         at_once = end_command if owns_process else None
         with (
             graceful(leave, waiting.running, at_once),
-            watched(on_dead, drain),
+            watched(on_dead, look),
             stopping.during(waiting.stop),
         ):
             tuner.fit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -100,3 +102,42 @@ def test_the_head_dies_and_the_driver_notices_once(monkeypatch: pytest.MonkeyPat
                 time.sleep(0.05)
             time.sleep(0.3)
     assert dead == [f"control process at {address}"]
+
+
+def test_a_process_of_ray_that_stays_suspended_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not one that runs, that is no process of Ray, or that goes on in time."""
+    found: dict[str, subprocess.Popen[bytes]] = {}
+    for name in ("ray::TrialActor", "ray::runs", "ray::awake", "other"):
+        program = tmp_path / name
+        program.symlink_to(shutil.which("sleep") or "sleep")
+        found[name] = subprocess.Popen([program, "60"])
+    times = iter((0.0, 0.0, 50.0, 99.0, 120.0))
+    try:
+        suspended = health.Suspended(100.0, lambda: next(times))
+        for name, process in found.items():
+            end = time.monotonic() + 30
+            while psutil.Process(process.pid).name() != name and time.monotonic() < end:
+                time.sleep(0.01)  # until it is that program
+            if name != "ray::runs":
+                process.send_signal(signal.SIGSTOP)
+                while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+                    time.sleep(0.01)
+        for _ in range(3):
+            suspended.look()
+            assert all(process.poll() is None for process in found.values())
+            found["ray::awake"].send_signal(signal.SIGCONT)
+        suspended.look()
+        assert found["ray::TrialActor"].wait(30) == -signal.SIGKILL
+        assert [name for name, process in found.items() if process.poll() is None] == [
+            "ray::runs",
+            "ray::awake",
+            "other",
+        ]
+    finally:
+        for process in found.values():
+            process.kill()
+            process.wait()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "(ray::TrialActor) was suspended for 100 s and is killed; DISTIL_SILENT_SECONDS" in line
