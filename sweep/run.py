@@ -175,7 +175,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     from sweep.planning.select import trials_of
 
     trials = trials_of(grid, options.only)
-    show_notes(checked_claims(options.grid, trials.all))
+    claims = checked_claims(options.grid, trials.all)
     prices = read_prices(options.prices)
     kinds = kinds_of(trials.chosen)
     known = calibration_for(
@@ -197,6 +197,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
         gpus_per_rank=options.gpus_per_trial,
         kinds=kinds,
     )
+    show_notes(claims)  # after all checks: an error is one line
     if options.json:
         print(json.dumps(plan.as_plain(), indent=1))
     else:
