@@ -11,6 +11,13 @@ from sweep.clusters.ec2 import NODE_CONFIG
 from sweep.clusters.parameters import unknown_parameters
 
 CALL = "EC2's RunInstances"
+ORDER = {  # setting of the head: why
+    "RAY_enable_autoscaler_v2=0": "only Ray's older autoscaler can be told the order of launches",
+    "RAY_AUTOSCALER_UTILIZATION_SCORER=sweep.running.launch_order.score": (
+        "where EC2 has no capacity for one node type, no other one would be launched"
+    ),
+    "AUTOSCALER_MAX_NUM_FAILURES=1000000": "the autoscaler would end after its sixth error",
+}
 
 
 def node_config_keys(file: ClusterFile) -> Iterator[str]:
@@ -80,6 +87,18 @@ def spot(file: ClusterFile) -> Iterator[str]:
     yield from check_markets(file, marked, "InstanceMarketOptions.MarketType must be spot")
 
 
+def launch_order(file: ClusterFile) -> Iterator[str]:
+    """Of several types Ray's newer autoscaler launches the one it prefers, for ever if refused.
+
+    The older one can be told, but ends after a few errors: idle workers would then be billed on.
+    """
+    before = file.start_commands["head_start_ray_commands"].partition("ray start")[0]
+    exported = before.partition("export")[2].partition(";")[0].split()
+    for setting, why in ORDER.items():
+        if setting not in exported and len(file.workers) > 1:
+            yield f"head_start_ray_commands: export {setting} before ray start: {why}"
+
+
 def shutdown(file: ClusterFile) -> Iterator[str]:
     """Workers that shut themselves down are not billed after that."""
     for name, node in file.workers.items():
@@ -103,6 +122,6 @@ def disks(file: ClusterFile) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(node_config_keys, spot, shutdown, tags, image, ssh_rule, zones, no_stopped_nodes),
-    *(roles, disks),
+    *(node_config_keys, spot, launch_order, shutdown, tags, image, ssh_rule, zones),
+    *(no_stopped_nodes, roles, disks),
 )
