@@ -43,6 +43,13 @@ def spot(file: ClusterFile) -> Iterator[str]:
     yield from check_markets(file, marked, "scheduling.provisioningModel must be SPOT")
 
 
+def one_worker_type(file: ClusterFile) -> Iterator[str]:
+    """Ray does not notice that a launch was refused: of several types it tries one for ever."""
+    if len(file.workers) > 1:
+        names = ", ".join(file.workers)
+        yield f"node types {names}: on Google Cloud Ray never turns to another one; keep one"
+
+
 def maintenance(file: ClusterFile) -> Iterator[str]:
     """A machine with a GPU cannot be moved: Google starts none that asks for it."""
     for name in file.workers:
@@ -88,5 +95,5 @@ def labels(file: ClusterFile) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(node_config_keys, place, spot, maintenance, disks, network, account, labels),
+    *(node_config_keys, place, spot, one_worker_type, maintenance, disks, network, account, labels),
 )

@@ -91,7 +91,7 @@ def closed(schema):
     return [closed(item) for item in schema] if isinstance(schema, list) else schema
 
 
-START = "head_start_ray_commands"
+START, SPOT = "head_start_ray_commands", load("gcp")["available_node_types"]["spot_gpu"]
 GPU = ("available_node_types", "spot_gpu")
 CLUSTER = ("spec", "rayClusterSpec")
 HEAD, GROUP = (*CLUSTER, "headGroupSpec"), (*CLUSTER, "workerGroupSpecs", 0)
@@ -112,7 +112,7 @@ MUTATIONS = [
     ("gcp", "spot", (*GPU, "node_config", "scheduling"), GONE),
     ("gcp", "spot", (*GPU, "node_config", "scheduling"), [{"preemptible": True}]),
     ("gcp", "spot", (*GPU, "node_config", "scheduling", "instanceTerminationAction"), "STOP"),
-    ("gcp", "spot", ("available_node_types", "standard_gpu", "priority"), 10),
+    ("gcp", "one_worker_type", ("available_node_types", "another"), SPOT),
     ("gcp", "maintenance", (*GPU, "node_config", "scheduling", "onHostMaintenance"), "MIGRATE"),
     ("gcp", "disks", (*GPU, "node_config", "disks", 0, "autoDelete"), False),
     ("gcp", "disks", (*GPU, "node_config", "disks", 0, "initializeParams", "sourceImage"), "x"),
