@@ -15,7 +15,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,17 +90,24 @@ class Network:
         """The machine in front of which the user sits, to which the others are connected."""
         self.user = self.add("user", USER)
 
-    def add(self, name: str, number: int) -> Host:
-        """A new host at NETWORK.number, with an sshd that lets the folder's key in.
+    def add(self, name: str, at: int | str, files: Mapping[str, str] | None = None) -> Host:
+        """A new host, with an sshd that lets the folder's key in.
+
+        at: its address, or a number for NETWORK.number. files: {path in its home: text}.
 
         Raises: CalledProcessError; OSError with what its first process wrote.
         """
-        home, space, address = self.folder / name, self._prefix + name, f"{NETWORK}.{number}"
+        address = at if isinstance(at, str) else f"{NETWORK}.{at}"
+        home, space = self.folder / name, self._prefix + name
         (home / ".ssh").mkdir(parents=True, mode=0o700)
         (home / ".bashrc").write_text(f"export PATH={self.folder}/bin:$PATH\n")
         (home / ".bash_profile").write_text(". ~/.bashrc\n")
         for source, target in (("key.pub", "authorized_keys"), ("key", "key")):
             shutil.copy(self.folder / source, home / ".ssh" / target)
+        for path, text in (files or {}).items():
+            (home / path).parent.mkdir(parents=True, exist_ok=True)
+            with (home / path).open("a") as stream:
+                stream.write(text)
         is_user = name == "user"
         self._spaces.append(space)
         ip(f"netns add {space}")
@@ -146,9 +153,8 @@ class Network:
         users = [
             line for line in Path("/etc/passwd").read_text().splitlines() if ":0:0:" not in line
         ]
-        (self.folder / "passwd").write_text(
-            "\n".join([f"root:x:0:0:root:{self.folder}/home:/bin/bash", *users, ""])
-        )
+        names = [f"{name}:x:0:0:{name}:{self.folder}/home:/bin/bash" for name in ("root", "ubuntu")]
+        (self.folder / "passwd").write_text("\n".join([*names, *users, ""]))
         (self.folder / "pip.conf").write_text(
             "[global]\nno-index = true\nno-deps = true\nno-build-isolation = false\n"
         )
@@ -171,7 +177,12 @@ class Network:
                 done
                 """)
         )
-        (tools / "python3").chmod(0o755)
+        # What a cloud's image has: users who may do everything, packages, and an end by command.
+        (tools / "sudo").write_text('#!/bin/bash\nexec env "$@"\n')
+        (tools / "apt-get").write_text('#!/bin/bash\necho "apt-get $*" >> ~/apt.log\n')
+        (tools / "shutdown").write_text("#!/bin/bash\nkill -TERM 1\n")
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
 
     def end(self) -> None:
         for host in self.hosts.values():
