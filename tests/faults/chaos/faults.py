@@ -115,19 +115,19 @@ def stop_rank(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit
 
 
 def kill_driver(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit:
-    return _end_driver(sweep, sweep.driver, signal.SIGKILL)
+    return _end_driver(sweep, sweep.driver, signal.SIGKILL, rng)
 
 
 def terminate_driver(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit:
-    return _end_driver(sweep, sweep.driver, signal.SIGTERM)
+    return _end_driver(sweep, sweep.driver, signal.SIGTERM, rng)
 
 
 def kill_raylet(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit:
-    return _kill_of_ray(sweep, "raylet")
+    return _kill_of_ray(sweep, "raylet", rng)
 
 
 def kill_gcs(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit:
-    return _kill_of_ray(sweep, "gcs_server")
+    return _kill_of_ray(sweep, "gcs_server", rng)
 
 
 def take_machine_away(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit:
@@ -222,18 +222,28 @@ def _rank(sweep: Disturbed, rng: random.Random) -> tuple[str, psutil.Process]:
     return trial, rng.choice(sorted(ranks, key=lambda process: process.pid))
 
 
-def _end_driver(sweep: Disturbed, driver: Driver, kind: int) -> Hit:
+def _end_driver(sweep: Disturbed, driver: Driver, kind: int, rng: random.Random) -> Hit:
     hit = _hit(sweep, _running(sweep))
     if driver.process is None:
         raise MissedError("the driver has ended")
+    hit = _while_saving(sweep, rng, hit)
     driver.process.send_signal(kind)
     return hit
 
 
-def _kill_of_ray(sweep: Disturbed, name: str) -> Hit:
+def _kill_of_ray(sweep: Disturbed, name: str, rng: random.Random) -> Hit:
     hit, found = _hit(sweep, _running(sweep)), sweep.named(name)
     if not found:
         raise MissedError(f"no {name} runs")
+    hit = _while_saving(sweep, rng, hit)
     with contextlib.suppress(psutil.Error):
         found[0].kill()
+    return hit
+
+
+def _while_saving(sweep: Disturbed, rng: random.Random, hit: Hit) -> Hit:
+    """Some of the time, wait until one of the trials writes a file: the kill follows at once."""
+    if rng.random() < SAVING_SHARE:
+        writes = wait_until(lambda: any(map(sweep.is_writing, hit.before)), 5, pause=0.0002)
+        return Hit(hit.before, "saving" if writes else hit.phase)
     return hit

@@ -70,6 +70,8 @@ def test_gangs_over_two_nodes_of_which_one_is_lost(
             alone = by_torchrun(result.config, here, tmp_path / engine)
         assert without_times(result) == without_times(alone)
     assert results["ddp"].epochs[-1].epoch == EPOCHS
+    journal = read_rows(trial_folder(str(folder), make_config(results["ddp"].config)))
+    assert [row["event"] for row in journal].count("start") >= 2, "it ended before its node did"
 
 
 def raylet_of(node: Any) -> int:
