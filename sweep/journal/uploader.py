@@ -51,6 +51,11 @@ class Uploader:
         self._thread.start()
         return self
 
+    def start(self) -> None:
+        """Start the process now."""
+        self._wanted.set()
+        self._started.wait()
+
     def _run(self) -> None:
         """Start the process in time and listen to it: it ends with the thread that started it."""
         before = self._rows()
@@ -104,8 +109,7 @@ class Uploader:
         stored with it. patience: seconds without progress after which it is given up. notify: gets
         a line once it has taken NOTICE seconds.
         """
-        self._wanted.set()
-        self._started.wait()
+        self.start()
         process = self._process
         if process is None:
             return [lacking(self.folder, self.uri, self._error)]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,7 @@ def test_the_uploader_is_a_process_and_stores_the_report(run: Path) -> None:
     report.write_text("<html></html>")
     uri = f"sqlite:///{run / 'mlflow.db'}"
     with Uploader(run, "family", uri) as uploader:
+        uploader.start()
         assert uploader._process is not None
         # Every user of the machine can read the arguments, and a URI may hold a password.
         assert uri not in repr(uploader._process.args)
@@ -260,9 +262,25 @@ def test_the_uploader_is_a_process_and_stores_the_report(run: Path) -> None:
     assert [f.path for f in client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
+def test_the_uploader_starts_with_the_first_new_row(run: Path) -> None:
+    assert sync(run) == 0
+    with Uploader(run, "family", f"sqlite:///{run / 'mlflow.db'}") as uploader:
+        time.sleep(1)
+        assert uploader._process is None
+        journal = run / "journal.jsonl"
+        journal.write_text(journal.read_text() + journal.read_text().splitlines()[0] + "\n")
+        end = time.monotonic() + 30
+        while uploader._process is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process = uploader._process
+        assert process is not None
+    assert process.poll() is not None  # leaving ends it
+
+
 @pytest.mark.faults
 def test_an_uploader_that_dies_is_one_line(run: Path) -> None:
     with Uploader(run, "family", f"sqlite:///{run / 'mlflow.db'}") as uploader:
+        uploader.start()
         assert uploader._process is not None
         uploader._process.kill()
         uploader._process.wait()
