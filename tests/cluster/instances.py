@@ -16,6 +16,19 @@ from tests.cluster.ec2_server import METADATA, PORT, REGION, Call, Instance, ask
 from tests.cluster.hosts import Host, Network, ip, network
 
 LOOK_SECONDS = 0.5
+# The one use that cluster.yaml makes of AWS's own command: `aws s3 cp [OPTION] SOURCE TARGET`.
+AWS = """\
+#!{python}
+import sys, boto3
+*_, source, target = sys.argv
+place = source if target == "-" else target
+bucket, _, key = place.removeprefix("s3://").partition("/")
+s3 = boto3.client("s3")
+if target == "-":
+    s3.download_fileobj(bucket, key, sys.stdout.buffer)
+else:
+    s3.upload_fileobj(sys.stdin.buffer, bucket, key)
+"""
 
 
 class Fleet:
@@ -32,6 +45,9 @@ class Fleet:
         ip(f"-n {network.user.name} addr add {METADATA}/32 dev eth0")
         self._config = f"[default]\nregion = {REGION}\noutput = json\n"
         self._config += f"endpoint_url = http://{network.user.address}:{PORT}\n"
+        command = network.folder / "bin" / "aws"
+        command.write_text(AWS.format(python=sys.executable))
+        command.chmod(0o755)
         home = network.folder / "user" / ".aws"
         home.mkdir()
         (home / "config").write_text(self._config)

@@ -50,6 +50,10 @@ parts:
   - axes: {student: ["width:0.25", "width:0.5"]}
 """
 TRIALS = 6
+MLFLOW = "http://127.0.0.1:5000"  # the server on the head
+RUNS = f"from mlflow import MlflowClient; c = MlflowClient({MLFLOW!r}); "
+RUNS += "e = c.get_experiment_by_name('fleet').experiment_id; r = c.search_runs([e]); "
+RUNS += "print('runs', len(r), sum(len(c.list_artifacts(x.info.run_id)) > 0 for x in r))"
 GPU = "import ray, ray.autoscaler.sdk as sdk; ray.init(address='auto')"
 GPU += "; sdk.request_resources(bundles=[{'GPU': 1}])"
 
@@ -89,7 +93,7 @@ def sweeping(cloud: Fleet, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     grid.write_text(GRID)
     # 0 GPUs: with one, trials would ask torch for what no host has.
     command = f"python -m sweep.run --grid {grid} --address auto --gpus-per-trial 0"
-    command += ' --store "$SWEEP_STORE" --out ~/run'
+    command += f' --store "$SWEEP_STORE" --out ~/run --tracking-uri {MLFLOW}'
     with log.open("wb") as stream:
         sweep = subprocess.Popen(
             cloud.network.user.command(on_head(command)), stdout=stream, stderr=stream
@@ -128,6 +132,14 @@ def sweep_through_a_dry_market(cloud: Fleet, log: Path) -> None:
         cloud.until(lambda: "on demand" in [i.kind for i in cloud.workers()], "no fallback")
         assert sweep.wait(1500) == 0, log.read_text()
     assert len(results(cloud)) == TRIALS
+    # The sweep's own run and one a trial, each with files, which are in the bucket.
+    said = cloud.network.user.run(on_head(shlex.join(["python", "-c", RUNS])))
+    assert f"runs {TRIALS + 1} {TRIALS + 1}" in said
+    keys = cloud.ask("objects", BUCKET)
+    assert any(key.startswith("distilsweep/mlflow/") for key in keys)
+    assert sum(key.startswith("distilsweep/environments/") for key in keys) == 1
+    places = [cloud.home(i) for i in (cloud.head(), *cloud.workers())]
+    assert len({(place / "venv" / ".environment").read_text() for place in places}) == 1
 
 
 def refused(cloud: Fleet) -> list[Call]:
