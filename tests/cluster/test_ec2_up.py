@@ -70,7 +70,7 @@ def fill_in(cloud: Fleet) -> None:
     image = f'Name="{IMAGE} 20260801", Architecture="x86_64", RootDeviceName="/dev/sda1"'
     register = f'import boto3; boto3.client("ec2").register_image({image})'
     user.run(f"python -c {shlex.quote(register)}")
-    options = f"--to ~/aws.yaml --bucket {BUCKET} --ssh-from {ME} --max-workers 2 --create"
+    options = f"--to ~/aws.yaml --bucket {BUCKET} --ssh-from {ME} --max-workers 1 --create"
     options += f" --region us-west-2 --worker-type g6.xlarge --image '{IMAGE}*' --key -"
     output = user.run(f"python -m sweep.cluster init {options}")
     assert "aws.yaml: nothing wrong found" in output
