@@ -22,7 +22,7 @@ KILLS = ["rank", "driver", "rank", "raylet", "rank", "gcs"]
 KILLS += ["trial", "driver", "trial", "raylet", "trial", "gcs"]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_twelve_kills_change_nothing(gone_later: Any, tmp_path: Path) -> None:
     """Two trials of one rank and a gang of two; the seed draws the victims and the moments."""
     grid = tmp_path / "grid.yaml"
@@ -33,7 +33,7 @@ def test_twelve_kills_change_nothing(gone_later: Any, tmp_path: Path) -> None:
     quiet = tmp_path / "control" / "run"
     ending: list[psutil.Process] = []
     killed = tmp_path / "killed"
-    done = run_round(grid, killed, quiet, control_of(quiet), SEED, KILLS, 240, ending, pause=0.5)
+    done = run_round(grid, killed, quiet, control_of(quiet), SEED, KILLS, 400, ending, pause=0.5)
     gone_later(ending)
     assert done.violations == []
     assert Counter(i.fault for i in done.injections) == Counter(KILLS)

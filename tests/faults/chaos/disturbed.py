@@ -25,7 +25,7 @@ from trainers.results.folder import RESULT, trial_folder
 from trainers.results.trial_journal import read_rows
 
 MARK = "DISTIL_CHAOS_MARK"  # in the environment of every process of a disturbed sweep
-GONE_SECONDS = 30.0
+GONE_SECONDS = 60.0
 AGENT = "Agent"  # in the names of Ray's two agents: they look for a lost GCS for 60 s
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
