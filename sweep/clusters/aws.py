@@ -12,7 +12,7 @@ from sweep.clusters.parameters import unknown_parameters
 
 CALL = "EC2's RunInstances"
 ORDER = {  # setting of the head: why
-    "RAY_enable_autoscaler_v2=0": "only Ray's older autoscaler can be told the order of launches",
+    "RAY_enable_autoscaler_v2=0": "only Ray's older autoscaler takes an order of launches",
     "RAY_AUTOSCALER_UTILIZATION_SCORER=sweep.running.launch_order.score": (
         "where EC2 has no capacity for one node type, no other one would be launched"
     ),
@@ -90,7 +90,7 @@ def spot(file: ClusterFile) -> Iterator[str]:
 def launch_order(file: ClusterFile) -> Iterator[str]:
     """Of several types Ray's newer autoscaler launches the one it prefers, for ever if refused.
 
-    The older one can be told, but ends after a few errors: idle workers would then be billed on.
+    The older one takes an order, but ends after a few errors: idle workers would then be billed on.
     """
     before = file.start_commands["head_start_ray_commands"].partition("ray start")[0]
     exported = before.partition("export")[2].partition(";")[0].split()

@@ -9,7 +9,7 @@ of the command, the pinned versions, Python's version and the processor: a chang
 another archive. The project itself is installed anew each time. Run it in the project's directory.
 
 Runs before anything is installed: it uses Python's standard library alone, and the cloud's own
-command to copy files, which its images have. Where that fails, everything is installed.
+command to copy files. Where that is missing or fails, everything is installed.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def assert_trials_end_as_on_one_machine(cloud: Fleet, folder: Path) -> None:
 
 
 def check_calls(cloud: Fleet) -> None:
-    """What was asked of EC2, by the user's machine and by the head's autoscaler."""
+    """The requests to EC2, by the user's machine and by the head's autoscaler."""
     user, head_address = cloud.network.user.address, cloud.head().address
     head, *workers = launched = cloud.calls("RunInstances")
     assert head.source == user

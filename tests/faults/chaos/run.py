@@ -6,7 +6,7 @@
 
 Each round draws from its seed: which faults, when, and whom they hit. Rounds go to results.json as
 they end, and docs/reliability.md gets the table of them. The same command goes on with the next
-seed until there are as many injections as requested; `--fresh` forgets the earlier ones. What fails
+seed until there are as many kills as requested; `--fresh` forgets the earlier ones. What fails
 is named with its seed, and its folder is kept. When a fault hits depends on the machine as well, so
 a repeated round meets the same faults in the same order, but not at the same instruction.
 
@@ -126,7 +126,7 @@ def main() -> int:
     )
     parser.add_argument("--injections", type=int, default=200, help="so many kills")
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--rounds", type=int, help="so many rounds, instead of so many injections")
+    parser.add_argument("--rounds", type=int, help="so many rounds, instead of so many kills")
     parser.add_argument("--seed", type=int, help="of the first round (default: the next one)")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only these")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for work to go on")
@@ -146,7 +146,7 @@ def main() -> int:
     failed, rounds = 0, 0
     ending: list[psutil.Process] = []  # of the round before
     while time.monotonic() < end and (options.rounds is None or rounds < options.rounds):
-        if options.rounds is None and (len(kills_of(record["rounds"])) >= options.injections):
+        if options.rounds is None and len(kills_of(record["rounds"])) >= options.injections:
             break
         names = draw(seed, options.fault or list(FAULTS))
         print(f"seed {seed}: {', '.join(names)}", flush=True)
