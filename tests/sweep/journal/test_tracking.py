@@ -281,8 +281,12 @@ def test_lost_replies_and_a_flapping_server_make_no_row_twice_and_refuse_no_tria
     from mlflow import tracking as mlflow_tracking
 
     real, made_clients = mlflow_tracking.MlflowClient, list[Unreliable]()
+    of_this_test = f"sqlite:///{tmp_path / 'm.db'}"
 
-    def client(uri: str) -> Unreliable:
+    def client(uri: str) -> Any:
+        # A tracker that an earlier test has given up may still try its own server.
+        if uri != of_this_test:
+            return real(uri)
         made_clients[:] = made_clients or [Unreliable(real(uri), lost)]
         return made_clients[0]
 
@@ -290,10 +294,10 @@ def test_lost_replies_and_a_flapping_server_make_no_row_twice_and_refuse_no_tria
     upload(folder, f"sqlite:///{tmp_path / 'quiet.db'}")
     monkeypatch.setattr(mlflow_tracking, "MlflowClient", client)
     monkeypatch.setattr(tracking, "LAST_PAUSES", (0.01,) * 50)
-    tracker = upload(folder, f"sqlite:///{tmp_path / 'm.db'}")
+    tracker = upload(folder, of_this_test)
     monkeypatch.undo()
     assert tracker.refused == {}
-    _, parents, children = runs(f"sqlite:///{tmp_path / 'm.db'}")
+    _, parents, children = runs(of_this_test)
     assert (len(parents), len(children)) == (1, 2)
     values = [values_of(tmp_path / name) for name in ("m.db", "quiet.db")]
     assert values[0] == values[1]
