@@ -105,6 +105,8 @@ SECTIONS = {
     "Measurements during training": {
         "curve_every": "how often, for example `1 epochs`; null: never",
         "curve_samples": "at most so many images of each split",
+        "probe_at": "times at which all `probes` are run as well, for example "
+        "`[5 epochs, 15 epochs]`; those at the end or later change nothing",
     },
     "Measurements at the end": {
         "probes": "which probes to run",

@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from shards.support import storage
@@ -218,6 +219,16 @@ def _print_outcome(outcome: Outcome) -> None:
         for trial, where in outcome.stopped.items():
             print(f"stopped: trial {trial}: {where}", file=sys.stderr)
 
+
+class _Command(ModuleType):
+    """The type of this module: `sweep.run` is the module of the command, and can be called."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Study:
+        """As `run`."""
+        return run(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Command
 
 if __name__ == "__main__":
     as_program(main)

@@ -34,6 +34,7 @@ from trainers.inputs import TrialInputs, TrialSplits, resolve
 from trainers.objectives import make_objective, needs_second_view
 from trainers.objectives.targets import make_target
 from trainers.probes import check_train_labels
+from trainers.probes.intermediate import IntermediateProbes
 from trainers.probes.observer import Observer
 from trainers.results.folder import RESULT, STUDENT, finished, tidy, trial_folder
 from trainers.results.lease import Behalf, lease_folder, take_trial
@@ -271,8 +272,11 @@ def train_student(splits: TrialSplits, engine: Engine, saver: Saver, report: Rep
     observe = None
     if config.curve_every is not None and engine.rank == 0:
         observe = Observer(splits, engine.device)
+    probe = None
+    if config.probe_at and engine.rank == 0:
+        probe = IntermediateProbes(splits, engine.device, saver.stop)
     objective = make_objective(config.objective, config.objective_fields)
-    return train(config, model, objective, data, engine, saver, report, observe)
+    return train(config, model, objective, data, engine, saver, report, observe, probe)
 
 
 def _stored_result(inputs: TrialInputs, root: str) -> TrialResult | None:

@@ -12,6 +12,9 @@ from typing import Any
 import pandas as pd
 
 VALIDATION = "validation/"  # see trainers.probes.observer, which writes these names
+PROBED = (
+    "test/"  # values of the probes at the times in `probe_at`, see trainers.probes.intermediate
+)
 
 
 def observed(curves: pd.DataFrame, measure: str) -> Any:
@@ -28,7 +31,8 @@ def observed(curves: pd.DataFrame, measure: str) -> Any:
 
 def images_of(curves: pd.DataFrame) -> str:
     """Which images curves were measured on, in words."""
-    own = [str(name) for name in curves.columns if "/" in str(name)]
+    named = [str(name) for name in curves.columns if "/" in str(name)]
+    own = [name for name in named if not name.startswith(PROBED)]
     held = [name for name in own if name.startswith(VALIDATION)]
     if not held:
         return "clean test images"

@@ -90,6 +90,11 @@ def check_decidable(config: TrialConfig, what: str, measure: str) -> None:
     from trainers.probes.teacher_space import learns_teacher_space
 
     bare = measure.removeprefix(SPLIT)
+    if bare.startswith("test/"):
+        raise ValueError(
+            f"{what}: metric: `{bare}` is of test images, by which results would be too good; "
+            "choose one of the curves in docs/metrics.md, such as `ridge/accuracy`"
+        )
     if metric_of(f"curve/{bare}") is None or bare == "epoch":
         raise ValueError(
             f"{what}: metric: `{bare}` is not observed while trials train; choose one of the "

@@ -24,7 +24,7 @@ class Kind:
 
     student, arms, measuring, curve, teacher: keys of a `Calibration`. train, test: images. seen:
     training samples that pass through the student. observations: rows of its curves, each of
-    `curve_images` images.
+    `curve_images` images. measured: how often all probes are run, at the end included.
     """
 
     config: TrialConfig
@@ -39,6 +39,7 @@ class Kind:
     seen: int
     observations: int
     curve_images: int
+    measured: int
 
 
 def alike(trials: Iterable[TrialConfig]) -> dict[TrialConfig, list[TrialConfig]]:
@@ -88,6 +89,7 @@ def kind_of(config: TrialConfig) -> Kind:
         seen=steps * config.batch_size * views,
         observations=1 + -(-steps // every) if every else 0,
         curve_images=images,
+        measured=1 + len(config.probed_steps(train)),
     )
 
 

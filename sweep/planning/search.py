@@ -35,6 +35,7 @@ OF_THE_DATA = (
     "dataset", "image_size", "train_samples", "test_samples", "validation_samples", "teacher",
     "teacher_sha256", "teacher_dim", "teacher_size", "teacher_precision", "arm", "views",
     "data_seed", "classes", "seed", "recipe", "curve_every", "curve_samples",
+    "probe_at",
 )  # fmt: skip
 DIGITS = 4  # significant digits of a drawn number: it is a field's value, and read by people
 

@@ -60,7 +60,7 @@ def check_lengths(trials: list[TrialConfig]) -> None:
         key = (
             config.dataset, config.image_size, config.train_samples, config.test_samples,
             config.classes, config.epochs, config.duration, config.batch_size,
-            config.validation_samples,
+            config.validation_samples, config.probe_at,
         )  # fmt: skip
         if key not in checked:
             checked.add(key)

@@ -71,12 +71,12 @@ def seconds_of(kind: Kind, known: Calibration) -> Seconds:
         tests = [known.entry("arms", key) for key in kind.test_arms]
         augmenting = sum(tests) / max(1, len(tests))
         images = measuring.train_views * kind.train + measuring.test_views * kind.test
-        embedding = images * (speed.embed + augmenting)
+        embedding = kind.measured * images * (speed.embed + augmenting)
     return Seconds(
         fixed=known.overhead.trial,
         training=training,
         embedding=embedding,
-        probing=measuring.seconds * kind.train / measuring.train,
+        probing=kind.measured * measuring.seconds * kind.train / measuring.train,
     )
 
 

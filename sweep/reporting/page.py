@@ -15,6 +15,7 @@ from sweep.analysis.verdicts import Verdict
 from sweep.journal.mlflow_uri import is_tracking_uri
 from sweep.planning.recorded_plan import PlannedStart, read_plan
 from sweep.reporting import facts
+from sweep.reporting.by_epoch import probed_table
 from sweep.reporting.designs import design_tables
 from sweep.reporting.drawing import TEACHER, Figure, as_svg
 from sweep.reporting.figures import figures_of, legend_of
@@ -33,7 +34,7 @@ SECTIONS = {
     "spectra": ("Spectra and subspaces", [], ["variance", "subspace"]),
     "agreement": ("Agreement with the teacher", ["agreement", "less_teacher"], ["agreement"]),
     "collapse": ("Why a rank is low", [], ["collapse"]),
-    "training": ("During training", [], ["curves", "loss"]),
+    "training": ("During training", ["probed"], ["curves", "loss"]),
     "frequency": ("Frequencies", [], ["frequency", "fourier"]),
 }
 Section = tuple[str, str, list[Figure], list[Table]]
@@ -147,6 +148,7 @@ def render(
     pages.globals |= {"panels": panels, "legend": lambda f: _legend(f, compared)}
     pages.globals |= {"sortable": _sortable}
     tables = [*main_tables(compared), *design_tables(material, trials)]
+    tables += [table] if (table := probed_table(material)) else []
     sections = _sections(figures, tables)
     published, notes = published_table(material), [*facts.notes(compared, trials), *study.notes]
     contents = [("verdicts", "Verdicts")] if verdicts else []

@@ -85,7 +85,7 @@ def stat_cell(stat: Stat | None, measure: Measure, n: int | None = None) -> Cell
 def main_tables(compared: Compared) -> list[Table]:
     """Accuracy, geometry and agreement with the teacher, a row a group; empty ones are left out."""
     clean: Measure = ("linear/paper/accuracy", "probe, clean, %", 100, 2)
-    accuracy = [clean, *_noise_measures(compared)]
+    accuracy = [clean, *noise_measures(compared)]
     made = [
         _by_group(compared, "accuracy", "Accuracy", accuracy, sizes=True),
         _by_group(compared, "geometry", "Geometry of the test embeddings", GEOMETRY),
@@ -94,7 +94,7 @@ def main_tables(compared: Compared) -> list[Table]:
     return [table for table in made if table]
 
 
-def _noise_measures(compared: Compared) -> list[Measure]:
+def noise_measures(compared: Compared) -> list[Measure]:
     found = [(space, sigma) for space, sigma in noises_of(compared) if float(sigma) > 0]
     return [
         (f"noise/{space}/{sigma}/accuracy", f"{space} noise {sigma}, %", 100, 2)
@@ -112,7 +112,7 @@ def _by_group(
     if sizes:
         columns += [Cell("parameters", number=True), Cell("MMAC", number=True)]
     columns += [Cell("n", tip="finished seeds", number=True)]
-    columns += [_title(measure) for measure in known]
+    columns += [title_cell(measure) for measure in known]
     rows: list[list[Cell]] = []
     marked = set[int]()
     for setting in compared.settings:
@@ -150,7 +150,7 @@ def key_cells(compared: Compared, setting: Setting, group: Group) -> list[Cell]:
     return cells
 
 
-def _title(measure: Measure) -> Cell:
+def title_cell(measure: Measure) -> Cell:
     known = metric_of(measure[0])
     text = f"{measure[1]}\u00a0{arrow(measure[0])}".rstrip()
     return Cell(text.replace(", %", ",\u00a0%"), tip=known.meaning if known else "", number=True)
@@ -196,10 +196,10 @@ def every_trial(compared: Compared) -> Table:
         ("rank/effective", "effective rank", 1, 2),
         ("cosine_to_teacher", "cosine to teacher", 1, 3),
         ("linear/paper/accuracy", "probe, clean, %", 100, 2),
-        *_noise_measures(compared),
+        *noise_measures(compared),
     ]
     columns = [*key_columns(compared), Cell("seed", number=True), Cell("trial")]
-    columns += [_title(measure) for measure in measures]
+    columns += [title_cell(measure) for measure in measures]
     rows: list[list[Cell]] = []
     for setting in compared.settings:
         for group in setting.groups:

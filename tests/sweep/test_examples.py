@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import distilsweep
 from distilsweep import commands
@@ -49,13 +51,33 @@ def test_a_sweep_is_run_from_python(run: Path, grid: Path) -> None:
 
 
 @pytest.mark.ray
-def test_the_notebook_runs(run: Path) -> None:
-    """Its cells as one script; what a notebook shows of a last expression is not checked."""
-    cells = json.loads((ROOT / "examples/results.ipynb").read_text())["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    out = python("-c", code + "\nplt.savefig('last.png')", cwd=run.parent, RUN=str(run))
-    assert "4 trials that differ in arm" in out
-    assert (run.parent / "last.png").stat().st_size > 1000
+def test_the_notebook_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a kernel, as Jupyter runs it: with what it prints, its table and its two figures."""
+    places = {"IPYTHONDIR": run.parent, "JUPYTER_RUNTIME_DIR": run.parent, "PYTHONPATH": ROOT}
+    for name, value in (places | {"RUN": run}).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook: Any = nbformat.read(ROOT / "examples/results.ipynb", as_version=4)
+    place = {"metadata": {"path": str(run.parent)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
+    outputs = [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(outputs) == 4
+    assert outputs[0][0]["text"] == "4 trials that differ in arm\n"
+    assert "noise:0.1" in outputs[1][0]["data"]["text/html"]
+    for (shown,) in outputs[2:]:
+        assert len(shown["data"]["image/png"]) > 1000
+
+
+def test_names_in_their_packages() -> None:
+    code = (
+        "import trainers.results.loaded, trainers.students, sweep\n"
+        "assert trainers.students.load is trainers.load_student\n"
+        "try: sweep.run('dmo')\n"
+        "except ValueError as error: print(error)\n"
+        "from sweep.run import main\n"
+        "assert sweep.run.main is main\n"
+    )
+    assert "unknown grid `dmo`; did you mean `demo`" in python("-c", code, cwd=ROOT)
 
 
 def test_every_command_is_one_of_distilsweep(monkeypatch, capsys) -> None:

@@ -20,7 +20,8 @@ def samples_left(config: TrialConfig, samples: int) -> int:
 
 
 def check_length(config: TrialConfig, train_samples: int) -> None:
-    """Check that a batch can be filled, and that a trial that is to train makes a step.
+    """Check that a batch can be filled, a trial that is to train makes a step, and so does the time
+    before its first probes.
 
     Without this check a trial of `duration: 5 samples` with 8 samples a batch would end at once,
     and its untrained student would be recorded as a distilled one.
@@ -32,6 +33,7 @@ def check_length(config: TrialConfig, train_samples: int) -> None:
             f"batch_size: {config.batch_size} is more than the {train_samples} train samples"
             f"{_held_out(config)}; choose at most {train_samples}"
         )
+    _ = config.probed_steps(train_samples)
     if not config.trains or config.total_steps(train_samples) > 0:
         return
     unit = (config.duration or "").split()[-1]

@@ -24,7 +24,7 @@ Fields = Mapping[str, Any]
 TRAINING = (
     "arm", "views", "target", "objective", "accumulate", "optimizer", "lr", "weight_decay",
     "momentum", "clip_norm", "schedule", "warmup", "ema", "precision", "compile", "cuda_graphs",
-    "engine", "ranks", "sync_batchnorm", "elastic", "zero_stage", "offload",
+    "engine", "ranks", "sync_batchnorm", "elastic", "zero_stage", "offload", "probe_at",
 )  # fmt: skip
 # Fields that a student without a network does not read either.
 NETWORK = ("seed", "input", "channels_last", "curve_every")

@@ -23,6 +23,7 @@ from trainers.config.types import DataSeed, Flag, Integer, Number, Text, without
 PINS = ("teacher_sha256", "teacher_dim", "teacher_size", "teacher_precision")
 # Written only where there are such samples, so that other trials have the identities they had.
 VALIDATION, NO_VALIDATION = "validation_samples", 0
+PROBE_AT = "probe_at"
 PLUGINS = "plugins"
 # Fields that are no part of the identity because `elastic` lets them change when a trial resumes.
 UNNAMED: dict[str, set[str]] = {"off": set(), "order": {"ranks"}, "exact": {"ranks", "engine"}}
@@ -94,6 +95,8 @@ class TrialConfig(StrictModel):
     test_arms: tuple[Text, ...] = ("noise:0.05", "noise:0.1", "noise:0.2")
     test_views: Integer = Field(default=3, ge=1, le=64)
     adapt_arms: tuple[Text, ...] = ("noise:0.1",)  # for refitted and recalibrated accuracies
+    # Times during training at which all probes are run as well, such as `5 epochs`.
+    probe_at: tuple[Text, ...] = ()
     # MODULE@HASH of the plugins that the trial uses something of; not written where it uses none.
     plugins: tuple[Text, ...] = ()
 
@@ -118,6 +121,15 @@ class TrialConfig(StrictModel):
     def _duration(cls, text: str | None) -> str | None:
         return text if text is None else canonical_duration(text)
 
+    @field_validator(PROBE_AT)
+    @classmethod
+    def _moments(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        moments = tuple(dict.fromkeys(canonical_duration(text) for text in texts))
+        for moment in moments:
+            if float(moment.split()[0]) == 0:
+                raise ValueError(f"probe_at: {moment}: nothing is trained yet; choose `1 steps`")
+        return moments
+
     @field_validator("warmup")
     @classmethod
     def _no_warmup(cls, text: str) -> str:
@@ -138,6 +150,8 @@ class TrialConfig(StrictModel):
             del flat["teacher_precision"]
         if flat.get(VALIDATION, "") == NO_VALIDATION:
             del flat[VALIDATION]
+        if not flat.get(PROBE_AT, True):
+            del flat[PROBE_AT]
         if not flat.get(PLUGINS, True):
             del flat[PLUGINS]
         if flat.get(RECIPE_FIELD) == FIRST:
@@ -183,6 +197,19 @@ class TrialConfig(StrictModel):
         """Optimiser steps in all; the last, incomplete batch of an epoch is dropped."""
         length = self.duration or f"{self.epochs} epochs"
         return in_steps(length, self.batch_size, train_samples)
+
+    def probed_steps(self, train_samples: int) -> frozenset[int]:
+        """The steps of `probe_at` before the end, at which the probes are run anyway.
+
+        Raises: ValueError for a time of less than a step.
+        """
+        end, steps = self.total_steps(train_samples), set[int]()
+        for moment in self.probe_at:
+            step = in_steps(moment, self.batch_size, train_samples)
+            if step < 1:
+                raise ValueError(f"probe_at: {moment} is less than a step; choose `1 steps`")
+            steps |= {step} if step < end else set()
+        return frozenset(steps)
 
     def epochs_begun(self, train_samples: int) -> int:
         """Epochs that the trial begins; it may end within the last."""

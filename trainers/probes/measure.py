@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -32,14 +33,21 @@ class Measured:
     undefined: list[str]
 
 
-def measure(bank: FeatureBank, config: TrialConfig, prefix: str) -> dict[str, Measured]:
+def measure(
+    bank: FeatureBank, config: TrialConfig, prefix: str, before: Callable[[], None] = lambda: None
+) -> dict[str, Measured]:
     """Run each of the trial's probes; returns {probe: its values}.
 
-    prefix: of metric names, `test` for a student and `teacher` for a teacher. BLAS uses as many
-    threads as the trial declares, because the last bits of sums depend on that number.
+    prefix: of metric names, `test` for a student and `teacher` for a teacher. before: called before
+    every probe. BLAS uses as many threads as the trial declares, because the last bits of sums
+    depend on that number.
     """
+    values: dict[str, Measured] = {}
     with threadpool_limits(config.threads):
-        return {probe: _finite(*run_probes((probe,), bank, prefix)) for probe in config.probes}
+        for probe in config.probes:
+            before()
+            values[probe] = _finite(*run_probes((probe,), bank, prefix))
+    return values
 
 
 def _finite(metrics: dict[str, float], arrays: dict[str, list[float]]) -> Measured:

@@ -51,7 +51,7 @@ def _metric_of(name: str, texts: Texts) -> Metric | None:
     bare = name
     for prefix in PREFIXES:
         bare = bare.removeprefix(prefix)
-    bare = bare.replace("curve/validation/", "curve/", 1)
+    bare = bare.replace("curve/validation/", "curve/", 1).removeprefix("curve/test/")
     found = [metric for metric in _parsed(texts) if metric.matches(bare)]
     if len(found) > 1:
         patterns = ", ".join(metric.pattern for metric in found)
@@ -77,7 +77,8 @@ def glossary() -> str:
     words = "; ".join(f"`{word}` {meaning}" for word, (meaning, _) in WORDS.items())
     about = "↑ higher is better, ↓ lower is; no arrow: neither by itself. "
     about += "A rank is 0 where nothing varies; an array is in a trial's result.json alone. "
-    about += "Curves of a trial with `validation_samples` are `curve/validation/...`. "
+    about += "Curves of a trial with `validation_samples` are `curve/validation/...`; with "
+    about += "`probe_at`, `curve/test/...` are values of the probes at those times. "
     return "\n".join([*rows, "", f"{about}In names: {words}.", ""])
 
 

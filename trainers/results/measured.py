@@ -74,11 +74,12 @@ def measure_trial(
     else:
         features = student_features(student, splits, device)
     values = measure(features, config, "test")
-    reference = measure_teacher(splits, root)
+    teacher = measure_teacher(splits, root)
     observations = Observations(rows=[], teacher={})
     if trained is not None and trained.observations:
         rows = [observation_of(row) for row in trained.observations]
-        observations = Observations(rows=rows, teacher=Observer(splits, device).teacher())
+        reference = Observer(splits, device).teacher() if config.curve_every else {}
+        observations = Observations(rows=rows, teacher=reference)
     return TrialResult(
         id=config.identity,
         config=config.model_dump(mode="json"),
@@ -92,7 +93,7 @@ def measure_trial(
         ),
         student=cost_of(config, inputs.teacher.dim, inputs.preprocess.size),
         environment=environment_of(device, config),
-        probes={name: probe_result(name, values[name], reference[name]) for name in config.probes},
+        probes={name: probe_result(name, values[name], teacher[name]) for name in config.probes},
         epochs=[Epoch.model_validate(row) for row in trained.epochs] if trained else [],
         observations=observations,
         embeddings=Embeddings(

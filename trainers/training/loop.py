@@ -22,7 +22,8 @@ class Trained:
 
     student: the module to measure: the moving average of the weights where the trial has one.
     epochs: a row for each epoch, see Reporter.
-    observations: on the first rank a row {step, epoch, ...} for each call of `observe`.
+    observations: on the first rank a row {step, epoch, ...} for each step at which `observe` or
+        `probe` was called.
     """
 
     student: nn.Module
@@ -39,6 +40,7 @@ def train(
     saver: Saver,
     report: Reporter,
     observe: Observe | None = None,
+    probe: Observe | None = None,
 ) -> Trained:
     """Train `model` in place to the end of the trial, from the newest checkpoint if there is one.
 
@@ -52,6 +54,8 @@ def train(
         report: called at the end of every epoch.
         observe: (step, student) -> values; called on the first rank before the first step, at
             every multiple of `curve_every` and after the last step. Other ranks may pass None.
+        probe: likewise, called at the steps of `probe_at`. Where it raises StoppedProbesError, the
+            state is saved as it is, and a resumed trial calls it again.
 
     Raises:
         DivergedError: where the loss is NaN or infinite, with the step and its samples.
@@ -59,7 +63,7 @@ def train(
     """
     optimizer = OPTIMIZERS[config.optimizer](model, config)
     rate = Schedule.of(config, len(data))
-    state = TrainingState(config, model, data, engine, saver, report, observe)
+    state = TrainingState(config, model, data, engine, saver, report, observe, probe)
     forward = engine.prepare(model, optimizer, config)  # after the state has copied the model
     state.resume()
     model.train()

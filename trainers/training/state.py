@@ -55,6 +55,10 @@ class Reporter(Protocol):
     def __call__(self, values: dict[str, Any]) -> None: ...
 
 
+class StoppedProbesError(Exception):
+    """The trial is to end, so the probes that run in the middle of its training are given up."""
+
+
 class DivergedError(RuntimeError):
     """The loss is not finite. The trial is not retried, because training is deterministic."""
 
@@ -124,8 +128,9 @@ class TrainingState:
     The loop calls `resume` once, then `end_step` after every optimiser step.
 
     step: optimiser steps so far. total: steps of the whole trial. epochs: a row for each epoch
-    (see Reporter). observations: a row for each call of `observe`. average: the moving average of
-    the weights. losses: of the steps of this epoch, float64 (steps per epoch,), on the device.
+    (see Reporter). observations: a row for each step at which `observe` or `probe` was called.
+    average: the moving average of the weights. losses: of the steps of this epoch, float64 (steps
+    per epoch,), on the device.
     """
 
     def __init__(
@@ -137,9 +142,10 @@ class TrainingState:
         saver: Saver,
         report: Reporter,
         observe: Observe | None = None,
+        probe: Observe | None = None,
     ) -> None:
         self.config, self.model, self.data, self.engine = config, model, data, engine
-        self.saver, self.report, self.observe = saver, report, observe
+        self.saver, self.report, self.observe, self.probe = saver, report, observe, probe
         self.average = MovingAverage(model, config.ema)
         self.per_epoch = len(data) // config.batch_size
         self.total = config.total_steps(len(data))
@@ -148,6 +154,7 @@ class TrainingState:
         self.observations: list[Row] = []
         self.losses = torch.zeros(self.per_epoch, dtype=torch.float64, device=engine.device)
         self._every = self._observation_steps()
+        self._probed = config.probed_steps(len(data))
         self._observed_at: int | None = None
         self._interval, self._next_check = 1, 1  # in steps
         self._checked_at = saver.clock()
@@ -180,6 +187,8 @@ class TrainingState:
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         self.saver.expect(3 * weights)
         self._observe()
+        if self.step in self._probed:
+            self._check()
 
     def _modules(self) -> dict[str, nn.Module]:
         averaged = self.average.averaged
@@ -221,7 +230,8 @@ class TrainingState:
         if ended:
             self.epochs.append(self._row())
         self._observe()
-        if ended or self.step >= self._next_check:
+        # Probes take long, and may have been given up because the trial is to end.
+        if ended or self.step in self._probed or self.step >= self._next_check:
             self._check()
         if ended:
             if self.engine.rank == 0:
@@ -242,18 +252,26 @@ class TrainingState:
         return {"step": self.step, "epoch": epoch, "loss": loss, "time_ms": time_ms}
 
     def _observe(self) -> None:
-        """Call `observe` where it is due.
+        """Call `observe` and `probe` where they are due.
 
-        Only the first rank observes, but gathering sharded weights is collective.
+        Only the first rank calls them, but gathering sharded weights is collective.
         """
-        due = self._every and (self.step % self._every == 0 or self.step == self.total)
-        if not due or self._observed_at == self.step:
+        curve = self._every and (self.step % self._every == 0 or self.step == self.total)
+        probed = self.step in self._probed
+        if not (curve or probed) or self._observed_at == self.step:
             return
         self._check_finite()
+        either = (self.observe, curve), (self.probe, probed)
+        calls = [call for call, due in either if due and call]
         with self.engine.full_weights():
-            if self.observe is not None and self.engine.rank == 0:
+            if calls and self.engine.rank == 0:
                 row = {"step": self.step, "epoch": self.step / self.per_epoch}
-                self.observations.append(row | self._run(self.observe))
+                try:
+                    for call in calls:
+                        row |= self._run(call)
+                except StoppedProbesError:
+                    return  # what follows is a check, which saves this step without its row
+                self.observations.append(row)
         self._observed_at = self.step
 
     def _observed(self) -> Row:

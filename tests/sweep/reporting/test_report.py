@@ -321,6 +321,23 @@ def test_the_banner_of_few_steps_agrees_with_the_curves(undrawn, tmp_path):
     assert "were not observed in all" in page_of(make_run(tmp_path / "unseen", settled)).text
 
 
+def test_values_of_probes_during_training_stand_above_those_of_the_end(undrawn, tmp_path):
+    probed = [record(arm=arm, seed=i) for arm in ("clean", "noise:0.1") for i in range(2)]
+    for one in probed[:2]:
+        for row in one["observations"]["rows"][:2]:
+            row["values"]["test/rank/effective"] = 5.0 + row["epoch"] + one["config"]["seed"]
+    page = page_of(make_run(tmp_path / "probed", probed))
+    rows = page.rows[next(i for i, row in enumerate(page.rows) if row[1:2] == ["epoch"]) :]
+    ends = [one["metrics"]["test/rank/effective"] for one in probed[:2]]
+    assert [row[:4] for row in rows[1:4]] == [
+        ["clean", "0", "2", "5.50 ± 0.71"],
+        ["clean", "1", "2", "6.50 ± 0.71"],
+        ["clean", "3", "2", f"{np.mean(ends):.2f} ± {np.std(ends, ddof=1):.2f}"],
+    ]
+    plain = page_of(make_run(tmp_path / "plain", probed[2:]))
+    assert all("epoch" not in row for row in plain.rows)
+
+
 def test_the_first_figure_shows_the_noise_of_the_claims(undrawn, run):
     study = load(run)
     text = CLAIMS.replace("test/linear/paper", "test/noise/pixel/0.2")
