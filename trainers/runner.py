@@ -201,6 +201,8 @@ def _run(
         student = trained = None
         if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=ending)
+            if journal is not None:
+                saver.resumed = journal.resumed
             with ENGINES[config.engine](device) as engine, ending.preempted.deferred():
                 trained = train_student(splits, engine, saver, journal.epoch if journal else report)
             if journal is None:

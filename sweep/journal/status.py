@@ -87,7 +87,7 @@ def _take_rows(trial: TrialState, rows: list[Row]) -> None:
         elif kind == "epoch":
             timing.step(row["step"], seconds)
             trial.loss = row["values"].get("loss")
-        else:
+        elif kind in ("failed", "stopped", "finished"):
             timing.ended, timing.failed = seconds, kind in ("failed", "stopped")
             stopped = kind == "stopped"
             trial.config, trial.error = row.get("config", trial.config), row.get("error", "")

@@ -38,3 +38,6 @@ def test_twelve_kills_change_nothing(gone_later: Any, tmp_path: Path) -> None:
     assert done.violations == []
     assert Counter(i.fault for i in done.injections) == Counter(KILLS)
     assert done.codes[-1] == 0
+    # That they went on from the newest checkpoint is among the violations; here, that it was asked.
+    assert done.redone is not None
+    assert done.redone.from_checkpoint >= 3

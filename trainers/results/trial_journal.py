@@ -1,6 +1,7 @@
 """What a trial reports while it runs, in its own folder: TRIAL/journal/, JSON lines.
 
     {"event": "start",    "trial": ID, "time_ms": T, "config": {...}}     at every attempt
+    {"event": "resumed",  "trial": ID, "time_ms": T, "step": S}   once it can train: from S on, or 0
     {"event": "epoch",    "trial": ID, "time_ms": T, "step": S, "values": {"loss": ..., "epoch": E}}
                                             and "observed": {NAME: value} where that was measured
     {"event": "failed",   "trial": ID, "time_ms": T, "config": {...}, "error": "one line"}
@@ -70,7 +71,7 @@ def _rows_of(part: str) -> Iterable[Row]:
     for number, line in enumerate(storage.read(part).split(b"\n")[:-1], 1):
         try:
             row = json.loads(line)
-            if row["event"] == "epoch":
+            if row["event"] in ("epoch", "resumed"):
                 _ = row["step"] + 0
             _ = row["time_ms"] + 0
         except (ValueError, KeyError, TypeError):
@@ -100,7 +101,8 @@ class TrialJournal:
         self._config, self._report, self._check, self._clock = config, report, check, clock
         self._local = storage.is_local(folder)
         rows = read_rows(folder)
-        self._times: dict[int, int] = {r["step"]: r["time_ms"] for r in rows if "step" in r}
+        epochs = [row for row in rows if row["event"] == "epoch"]
+        self._times: dict[int, int] = {row["step"]: row["time_ms"] for row in epochs}
         self._is_finished = any(row["event"] == "finished" for row in rows)
         self._last: Row | None = rows[-1] if rows else None
         names = storage.names(self.folder)
@@ -118,6 +120,15 @@ class TrialJournal:
         self._append("start", config=self._config.model_dump(mode="json"))
         self.flush()
 
+    def resumed(self, step: int) -> None:
+        """Note the step from which the attempt trains: that of its checkpoint, 0 without one.
+
+        Journals of earlier versions have no such row. Between it and the rows of the attempts
+        before lies what is trained a second time.
+        """
+        self._append("resumed", step=step)
+        self._store_soon()
+
     def epoch(self, values: Row) -> None:
         """Store a row of the training log, then report it; one stored before is only reported."""
         step = values["step"]
@@ -127,10 +138,7 @@ class TrialJournal:
             observed = {"observed": values["observed"]} if "observed" in values else {}
             self._append("epoch", time_ms=values["time_ms"], step=step, values=named, **observed)
         self._unreported.append(values | {"time_ms": self._times[step]})
-        if self._local:
-            self.flush()
-        elif time.monotonic() - self._stored_at >= PUT_SECONDS:
-            self._try_to_flush()
+        self._store_soon()
 
     def stamped(self, epochs: list[Row]) -> list[Row]:
         """Rows of the training log with the times at which they were first stored."""
@@ -162,6 +170,13 @@ class TrialJournal:
         self._waiting.append(json.dumps(self._last).encode() + b"\n")
 
     # ---- parts ----
+
+    def _store_soon(self) -> None:
+        """Store what waits: at once on a disk, on an object store where the last put is old."""
+        if self._local:
+            self.flush()
+        elif time.monotonic() - self._stored_at >= PUT_SECONDS:
+            self._try_to_flush()
 
     def flush(self) -> None:
         """Store what waits, then report it. Raises: OSError; what waits is kept."""

@@ -73,12 +73,14 @@ class Saver:
         is expected to take.
     clock: the present time in seconds.
     stop: once it returns true, the trial saves a checkpoint and raises PreemptedError.
+    resumed: called on the first rank, before it trains, with the step from which it goes on.
     """
 
     checkpoints: Checkpoints
     seconds: float | None = None
     clock: Callable[[], float] = time.monotonic
     stop: Callable[[], bool] = lambda: False
+    resumed: Callable[[int], None] = lambda step: None
     _last: float = field(default=0.0, init=False)
     _cost: float = field(default=0.0, init=False)  # seconds
 
@@ -183,6 +185,8 @@ class TrainingState:
             self.epochs, self.observations = saved.values["curve"], saved.values["observed"]
             self._observed_at = self.observations[-1]["step"] if self.observations else None
         self._next_check = self.step + 1
+        if first:
+            self.saver.resumed(self.step)
         # The weights, Adam's two moments of each, and perhaps their average.
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         self.saver.expect(3 * weights)

@@ -22,6 +22,8 @@ INVARIANTS = {
     "I3": "MLflow has one run a trial and one row a (key, step), with the same values",
     "I4": "the newest checkpoint verifies",
     "I5": "no process is left",
+    "I6": "an attempt goes on from the newest checkpoint, and trains again what took less than the "
+    "time between two of them",
 }
 
 

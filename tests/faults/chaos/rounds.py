@@ -17,12 +17,17 @@ import psutil
 from tests.faults.chaos.disturbed import Disturbed, Driver, Progress
 from tests.faults.chaos.faults import FAULTS, OF_MLFLOW, Hit, MissedError, Surroundings
 from tests.faults.chaos.invariants import Control, broken_checkpoints, violations
+from tests.faults.chaos.redone import Redone, Seen, redone
 
 SAVE_SECONDS = "0.3"
 CPUS = "2"
 SILENT_SECONDS = "20"
 PAUSE = 5.0  # at most so many seconds between work going on and the next fault
 RESTARTS = 40  # of one command in one round
+AT_WORK = ("training", "saving", "measuring")  # phases of a trial that has something to lose
+# After so many faults that hit one, some attempt has gone on from a checkpoint: a trial is only
+# without one for the first SAVE_SECONDS of its training.
+ENOUGH = 4
 
 
 @dataclass
@@ -39,7 +44,8 @@ class Injection:
 class Round:
     """What one round did and what it found.
 
-    codes: exit statuses of the command. violations: what did not hold, a line each.
+    codes: exit statuses of the command. violations: what did not hold, a line each. redone: the
+    training that was done twice; None where the round did not come to its end.
     """
 
     seed: int
@@ -48,6 +54,7 @@ class Round:
     codes: list[int] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    redone: Redone | None = None
 
 
 class HungError(RuntimeError):
@@ -95,9 +102,11 @@ def run_round(
     shutil.copytree(bank_of / "banks", sweep.store / "banks")
     done, start, ended = Round(seed, faults), time.monotonic(), False
     try:
-        _Round(sweep, control, around, done, limit, say).run(faults, random.Random(seed), pause)
+        round_ = _Round(sweep, control, around, done, limit, say)
+        round_.run(faults, random.Random(seed), pause)
         database = folder / "mlflow.db" if around.server else None
         done.violations += violations(sweep, control, database)
+        round_.compare_resumed()
         left = sweep.left_after()
         done.violations += [f"I5: left: {process}" for process in left]
         ended = not left
@@ -125,6 +134,7 @@ class _Round:
     ) -> None:
         self.sweep, self.control, self.around, self.done = sweep, control, around, done
         self.limit, self.say = limit, say
+        self.seen = [Seen(sweep.folder_of(trial)) for trial in sweep.trials]
 
     def run(self, faults: list[str], rng: random.Random, pause: float) -> None:
         self.sweep.driver.start()
@@ -150,6 +160,7 @@ class _Round:
                 hit = FAULTS[name][1](self.sweep, self.around, rng)
             except MissedError:
                 continue
+            self._look()
             left.remove(name)
             self._follow(name, hit, idle)
             return
@@ -187,6 +198,7 @@ class _Round:
         end = time.monotonic() + self.limit
         at = self._progress()
         while not self._is_over() and not what():
+            self._look()  # before a command is started again: then nothing newer is published
             self._restart()
             time.sleep(0.05)
             if time.monotonic() > end:
@@ -194,6 +206,21 @@ class _Round:
                     at, end = now, time.monotonic() + self.limit
                     continue
                 raise HungError(f"{why}: nothing went on for {self.limit:g} s")
+
+    def _look(self) -> None:
+        for seen in self.seen:
+            seen.look()
+
+    def compare_resumed(self) -> None:
+        """I6: from where attempts went on, once every trial has ended."""
+        self.done.redone = Redone()
+        for seen in self.seen:
+            most, found = redone(seen, float(SAVE_SECONDS))
+            self.done.redone.add(most)
+            self.done.violations += [f"I6: {line}" for line in found]
+        hits = sum(i.phase.partition(",")[0] in AT_WORK for i in self.done.injections)
+        if hits >= ENOUGH and not self.done.redone.from_checkpoint:
+            self.done.violations.append(f"I6: {hits} faults, and nothing went on from a checkpoint")
 
     def _progress(self) -> list[object]:
         return [self.sweep.progress(trial) for trial in self.sweep.trials]

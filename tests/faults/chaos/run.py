@@ -36,7 +36,7 @@ from benchmarks.origin import commit, machine
 from tests.faults.chaos.disturbed import described
 from tests.faults.chaos.faults import FAULTS
 from tests.faults.chaos.invariants import INVARIANTS, control_of
-from tests.faults.chaos.rounds import Round, run_control, run_round
+from tests.faults.chaos.rounds import SAVE_SECONDS, Round, run_control, run_round
 
 HERE = Path(__file__).parent
 RESULTS, GRID = HERE / "results.json", HERE / "grid.yaml"
@@ -93,10 +93,30 @@ def table(record: dict[str, Any]) -> str:
         f"drivers and Ray's processes {sum(i['phase'] == 'saving' for i in kills)} fell inside a "
         f"save or a publish; after 95 % of them work went on within {late}. The invariants: "
         + "; ".join(INVARIANTS.values())
-        + ".",
+        + f". {done_again(rounds)}",
     ]
     failed = [f"seed {r['seed']}: {line}" for r in rounds for line in r["violations"]]
     return "\n".join([*lines, *(f"\n* {line}" for line in failed)])
+
+
+def done_again(rounds: list[dict[str, Any]]) -> str:
+    """What was trained a second time. Rounds of earlier versions, and hung ones, do not say so."""
+    said, parts = [r["redone"] for r in rounds if r.get("redone") is not None], list[str]()
+    if said:
+        attempts, after = (sum(r[name] for r in said) for name in ("attempts", "from_checkpoint"))
+        steps, seconds = (max(r[name] for r in said) for name in ("steps", "seconds"))
+        parts.append(
+            f"{attempts} attempts followed another one of their trial, {after} of them after a "
+            f"checkpoint had been seen; one was due every {SAVE_SECONDS} s. By the rows of their "
+            f"journals they trained at most {steps} steps, and at most {seconds:.2f} s, a second "
+            "time."
+        )
+    if len(said) < len(rounds):
+        parts.append(
+            f"In {len(rounds) - len(said)} of {len(rounds)} rounds what was trained a second time "
+            "was not recorded, and the last invariant not checked."
+        )
+    return " ".join(parts)
 
 
 def write_page(record: dict[str, Any]) -> None:

@@ -48,6 +48,7 @@ def store(tmp_path: Path) -> Path:
     for config, rows in zip(CONFIGS[:4], (10, 4, 6, 2), strict=True):
         journal = journal_at(folder, config, 1000.0)
         journal.start()
+        journal.resumed(0)
         for step in range(2, rows + 1, 2):
             row = {"step": step, "epoch": step / 10, "loss": 1 / step}
             journal.epoch(row | {"time_ms": 1_000_000 + 1_000 * step})

@@ -30,13 +30,14 @@ def events(folder):
 def test_a_real_trial_leaves_its_rows_and_their_times(done):
     config, root, result, seen = done
     rows = read_rows(trial_folder(root, config))
-    assert [r["event"] for r in rows] == ["start", "epoch", "epoch", "finished"]
+    assert [r["event"] for r in rows] == ["start", "resumed", "epoch", "epoch", "finished"]
     assert {r["trial"] for r in rows} == {config.identity}
     assert rows[0]["config"] == config.model_dump(mode="json")
-    assert [r["time_ms"] for r in rows[1:3]] == [epoch.time_ms for epoch in result.epochs]
-    assert rows[0]["time_ms"] <= rows[1]["time_ms"] <= rows[3]["time_ms"]
-    assert [r["step"] for r in rows[1:3]] == [r["step"] for r in seen]
-    assert rows[3]["bank"]
+    assert rows[1]["step"] == 0
+    assert [r["time_ms"] for r in rows[2:4]] == [epoch.time_ms for epoch in result.epochs]
+    assert sorted(r["time_ms"] for r in rows) == [r["time_ms"] for r in rows]
+    assert [r["step"] for r in rows[2:4]] == [r["step"] for r in seen]
+    assert rows[4]["bank"]
 
 
 def test_a_row_that_is_trained_again_keeps_its_first_time_in_the_result(done, bank, make, tmp_path):
@@ -77,6 +78,7 @@ def test_a_resumed_trial_repeats_no_row_and_keeps_the_first_times(tmp_path, make
     seen = []
     again = journal_of(tmp_path, make, seen)
     again.start()
+    again.resumed(4)
     for step in (8, 12, 16):
         again.epoch(row(step, 200 + step))
     again.finished("bank")
@@ -88,7 +90,23 @@ def test_a_resumed_trial_repeats_no_row_and_keeps_the_first_times(tmp_path, make
     stamped = again.stamped([row(4, 1), row(12, 1), row(20, 1)])
     assert [r["time_ms"] for r in stamped] == [104, 212, 1]
     assert events(tmp_path).count("finished") == 1
-    assert sum(len(p.read_bytes().split(b"\n")) for p in (tmp_path / "journal").iterdir()) == 9
+    assert sum(len(p.read_bytes().split(b"\n")) for p in (tmp_path / "journal").iterdir()) == 10
+
+
+def test_the_step_of_a_resumed_attempt_is_noted_each_time_and_hides_no_epoch(tmp_path, make):
+    """An attempt may go on from the very step of an epoch whose row was not stored."""
+    seen = []
+    for _ in range(2):
+        journal = journal_of(tmp_path, make, seen)
+        journal.start()
+        journal.resumed(8)
+        journal.close()
+    journal = journal_of(tmp_path, make, seen)
+    for step in (8, 12):
+        journal.epoch(row(step, 100 + step))
+    journal.leave()
+    assert [r["time_ms"] for r in seen] == [108, 112]
+    assert events(tmp_path) == ["start", "resumed", "start", "resumed", "epoch", "epoch"]
 
 
 @pytest.mark.faults
@@ -155,7 +173,10 @@ def test_a_process_that_lost_its_lease_stores_and_reports_nothing(tmp_path, make
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("damage", ["{", "3", '{"event": "epoch"}', '{"event": "start"}'])
+@pytest.mark.parametrize(
+    "damage",
+    ["{", "3", '{"event": "epoch"}', '{"event": "start"}', '{"event": "resumed", "time_ms": 1}'],
+)
 def test_a_damaged_row_is_named(tmp_path, make, damage):
     journal = journal_of(tmp_path, make)
     journal.epoch(row(4))
@@ -187,7 +208,7 @@ def test_a_trial_that_fails_says_why_in_its_journal(bank, make, tmp_path):
     with pytest.raises(ValueError, match="of its own"):
         run_trial(config, bank, str(tmp_path), report)
     rows = read_rows(trial_folder(str(tmp_path), config))
-    assert [r["event"] for r in rows] == ["start", "epoch", "failed"]
+    assert [r["event"] for r in rows] == ["start", "resumed", "epoch", "failed"]
     assert rows[-1]["error"] == "ValueError: of its own"
     assert json.loads(json.dumps(rows[-1]["config"])) == config.model_dump(mode="json")
     assert storage.below(str(tmp_path))[0].startswith(f"trials/{config.identity}/")
