@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
 
-demo: $(STAMP)  ## real digits, a real tiny CLIP, 28 students: verdicts, a report, an MLflow store
+demo: $(STAMP)  ## real digits, a real tiny CLIP, 40 students: verdicts, a report, an MLflow store
 	$(BIN)/python -m sweep.run --grid demo
 
 test: $(DEV)  ## the fast tests: no Ray, no ranks, nothing killed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 every = json.loads(Path(sys.argv[1]).read_text())
 rows = [row for row in every if row["kind"] == "student"]
-assert len(rows) == 2, f"2 groups expected, found {len(rows)}"
+assert len(rows) == 4, f"4 groups expected, found {len(rows)}"
 for row in rows:
     metrics = {name: stat["mean"] for name, stat in row["metrics"].items()}
     assert row["n"] == 1, row["n"]
@@ -18,7 +18,7 @@ for row in rows:
 print("the table is plausible:", [(row["arm"], row["n"]) for row in rows])
 
 judged = [row for row in every if row["kind"] == "verdict"]
-assert len(judged) == 3, f"3 claims expected, found {len(judged)}"
+assert len(judged) == 5, f"5 claims expected, found {len(judged)}"
 assert all(row["verdict"] and not row["post_hoc"] for row in judged), judged
 page = Path(sys.argv[2]).read_text()
 assert 'id="verdicts"' in page, "the report has no verdicts"

@@ -1,6 +1,6 @@
 """Run a sweep: build its banks, train and measure its trials, write a table and a report.
 
-    python -m sweep.run --grid demo                     # 28 trials in minutes; downloads nothing
+    python -m sweep.run --grid demo                     # 40 trials in minutes; downloads nothing
     python -m sweep.run --grid full --dry-run           # what it would run, take and download
     python -m sweep.run --grid mine.yaml --seeds 5 --set epochs=10 --out runs/mine
     python -m sweep.run --grid full --address auto --store s3://bucket/sweep --gpus-per-trial 1

@@ -43,7 +43,10 @@ def at_a_glance(material: Material) -> Figure | None:
         "where n = 1). Groups of equal size are drawn side by side. The dashed line is the "
         f"teacher. Ranks from zero: what is small here is small.{_without_size(compared)}"
     )
-    return Figure("glance", "At a glance", caption, sentence(words), panels, teacher=True)
+    marks = "points" if compared.marks else ""
+    return Figure(
+        "glance", "At a glance", caption, sentence(words), panels, marks=marks, teacher=True
+    )
 
 
 def rank_by_size(material: Material) -> Figure | None:
@@ -67,7 +70,8 @@ def rank_by_size(material: Material) -> Figure | None:
         "of the same spectrum. A difference that only one of them shows depends on the "
         f"convention.{_without_size(compared)}"
     )
-    return Figure("rank", "Rank against capacity", caption, sentence(words), panels)
+    marks = "points" if compared.marks else ""
+    return Figure("rank", "Rank against capacity", caption, sentence(words), panels, marks=marks)
 
 
 def rank_against_robustness(material: Material) -> Figure | None:

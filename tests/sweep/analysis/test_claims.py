@@ -14,10 +14,15 @@ from sweep.analysis.values import TrialValues, UntestableError
 from sweep.analysis.verdicts import Verdict, verdicts_of_trials
 from sweep.grids import named_claims, named_grids
 from sweep.planning.expand import expand
-from sweep.planning.grid import load_grid
+from sweep.planning.grid import load_grid, read_grid
 
 M = "test/linear/paper/accuracy"
 SIZES = "first: {student: width:0.25}, second: {student: width:1}, where: {arm: clean}"
+GRID = """
+fixed: {dataset: digits, teacher: embedded, epochs: 8, curve_every: 1 epochs}
+axes: {student: [width:0.25, width:1], arm: [clean, noise:0.1]}
+seeds: 7
+"""
 TWO = f"metric: {M}, first: {{student: width:1}}, second: {{student: width:4}}"
 
 
@@ -116,7 +121,7 @@ def test_claims_that_come_with_a_grid_are_about_its_trials(name: str) -> None:
 
 def test_too_few_seeds_are_said_before_the_sweep(tmp_path) -> None:
     text = f"claims:\n  - {{name: one, kind: difference, {TWO}}}\n"
-    notes = check_claims(text, "x", expand(load_grid("demo"))[:3])
+    notes = check_claims(text, "x", expand(read_grid(GRID, "x", "x"))[:3])
     assert notes[-1] == "3 seeds cannot decide a family of 1 at 0.05; 6 can: --seeds 6"
     (tmp_path / "mine.claims.yaml").write_text(text)
     assert claims_text(str(tmp_path / "mine.yaml")) == (text, str(tmp_path / "mine.claims.yaml"))
@@ -148,7 +153,7 @@ def test_too_few_seeds_are_said_before_the_sweep(tmp_path) -> None:
     ],
 )
 def test_what_no_outcome_could_decide_is_refused_before_the_sweep(text: str, message: str) -> None:
-    trials = expand(load_grid("demo"))
+    trials = expand(read_grid(GRID, "x", "x"))
     with pytest.raises(ValueError, match=r"^mine\.claims\.yaml: one: ") as caught:
         check_claims(f"claims:\n  - {{name: one, {text}}}", "mine.claims.yaml", trials)
     assert message in str(caught.value)
@@ -168,7 +173,7 @@ def test_what_no_outcome_could_decide_is_refused_before_the_sweep(text: str, mes
 )
 def test_what_the_trials_do_not_measure_is_said_before_the_sweep(metric: str, note: str) -> None:
     """`--set` may have left it out on purpose, so that it is not refused."""
-    trials = expand(load_grid("demo"))
+    trials = expand(read_grid(GRID, "x", "x"))
     text = f"claims:\n  - {{name: one, kind: difference, {SIZES}, metric: {metric}}}\n"
     if "probes" in note:
         trials = [config.model_copy(update={"probes": ("linear",)}) for config in trials]
@@ -177,7 +182,7 @@ def test_what_the_trials_do_not_measure_is_said_before_the_sweep(metric: str, no
 
 def test_planned_looks_are_checked_before_the_sweep() -> None:
     claims = f"claims:\n  - {{name: one, kind: difference, {SIZES}, metric: {M}}}\n"
-    trials = expand(load_grid("demo"))
+    trials = expand(read_grid(GRID, "x", "x"))
     assert check_claims(claims, "x", trials) == []
     assert check_claims(f"looks: [7, 14]\n{claims}", "x", trials) == []
     assert check_claims(f"looks: [8, 14]\n{claims}", "x", trials) == [

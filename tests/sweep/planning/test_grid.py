@@ -23,7 +23,7 @@ def trials(text: str):
 
 
 COUNTS = {
-    "demo": 28, "paper": 12, "full": 120, "controls": 215, "quick": 36, "expansion": 108,
+    "demo": 40, "paper": 12, "full": 120, "controls": 215, "quick": 36, "expansion": 108,
     "objectives": 280,
 }  # fmt: skip
 
@@ -118,7 +118,7 @@ def test_unknown_grid_names_the_closest() -> None:
 def test_set_and_seeds_override() -> None:
     grid = override(load_grid("demo"), ["student=width:1", "epochs=2", "lr=0.01"], 2)
     found = expand(grid)
-    assert len(found) == 4  # the student axis went, two arms and two seeds stay
+    assert len(found) == 8  # the student axis went, its four treatments and two seeds stay
     assert {(c.student, c.epochs, c.lr) for c in found} == {("width:1", 2, 0.01)}
     assert {c.seed for c in found} == {0, 1}
 
