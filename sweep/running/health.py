@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +17,11 @@ import psutil
 import ray
 from ray._private import worker
 
-from trainers.engines.launch import SILENT_VARIABLE
-
 POLL_SECONDS = 1.0
 # Seconds without an answer after which a control process on another machine is taken for dead.
 # Ray itself gives up after 60.
 SILENT_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
-OF_RAY = ("ray::", "raylet", "gcs_server")  # beginnings of the names of its processes
 
 
 class Processes:
@@ -69,39 +65,6 @@ class ControlAddress:
             return ""
         host, port = self._place
         return f"control process at {host}:{port}"
-
-
-class Suspended:
-    """Kills processes of a Ray on this machine that were suspended (SIGSTOP) for `limit` seconds.
-
-    Ray waits for them for ever. Once killed, a trial is tried again, and a raylet is replaced.
-    """
-
-    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit, self._clock = limit, clock
-        self._since: dict[psutil.Process, float] = {}
-        self._next_look = clock()
-
-    def look(self) -> None:
-        """Look at the processes below this one; several times within the limit, not more often."""
-        now = self._clock()
-        if now < self._next_look:
-            return
-        self._next_look = now + self.limit / 8
-        since, self._since = self._since, {}
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                ours = process.name().startswith(OF_RAY)
-                if not ours or process.status() != psutil.STATUS_STOPPED:
-                    continue
-                self._since[process] = since.get(process, now)
-                if now - self._since[process] >= self.limit:
-                    print(
-                        f"warning: process {process.pid} ({process.name()}) was suspended for "
-                        f"{self.limit:g} s and is killed; {SILENT_VARIABLE} sets the limit",
-                        file=sys.stderr,
-                    )
-                    process.kill()
 
 
 @contextlib.contextmanager

@@ -30,13 +30,14 @@ from shards.support import storage
 from sweep.running import channel
 from sweep.running.early_stopping import EarlyStops
 from sweep.running.events import Events, OnEvent, TuneCallback
-from sweep.running.health import Suspended, watched
+from sweep.running.health import watched
 from sweep.running.interrupts import graceful
 from sweep.running.placement import STRATEGIES, Placement
 from sweep.running.resources import Resources, placement_of
 from sweep.running.restart import end_command, leave_command, restart_command
 from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
+from sweep.running.suspended import Suspended
 from sweep.running.trial_actor import actor_class
 from sweep.running.waiting import Entry, WaitingTrials
 from trainers.config.schema import TrialConfig
@@ -87,13 +88,18 @@ def gpus_for(resources: Resources) -> float:
 def document_of(
     job: Job, store: str, resources: Resources, gpus: float, behalf: Behalf
 ) -> dict[str, Any]:
-    """The JSON document that `trainable` reads for a job. `how`: arguments of `run_trial`."""
+    """The JSON document that the trial's actor reads for a job.
+
+    suspended: seconds after which its guard kills it, see `sweep.running.suspended`; None: it
+    starts no guard. how: arguments of `run_trial`.
+    """
     return {
         "config": job.config.model_dump(mode="json"),
         "bank": job.bank,
         "store": store,
         "token": behalf.token,
         "gone": behalf.gone,
+        "suspended": None if resources.address is None else _suspension_limit(),
         "how": {
             "device": "cuda" if gpus else "cpu",
             "reading": resources.reading,
@@ -101,6 +107,10 @@ def document_of(
             "time_limit": resources.time_limit,
         },
     }
+
+
+def _suspension_limit() -> float:
+    return seconds_of(SILENT_VARIABLE, SILENT)
 
 
 class _InOrder(FIFOScheduler):
@@ -165,7 +175,7 @@ def run_jobs(
         waiting.stop()
         channel.request_leave(sweep)
 
-    suspended = Suspended(seconds_of(SILENT_VARIABLE, SILENT))
+    suspended = Suspended(_suspension_limit())
 
     def look() -> None:
         if resources.address is None:

@@ -17,6 +17,7 @@ from sweep.running import channel, leaving
 from sweep.running.gang import RayLauncher
 from sweep.running.placement import Placement
 from sweep.running.shared_store import check_seen
+from sweep.running.suspended import start_guard
 from trainers.canonical import make_config
 from trainers.engines.launch import UNANSWERED, RankError
 from trainers.engines.watchdog import STUCK
@@ -33,6 +34,9 @@ def actor_class(resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory
     class TrialActor(wrap_function(tune.with_resources(trainable, resources))):
         def setup(self, config: dict[str, Any]) -> None:
             leaving.listen(config["sweep"])  # Ray calls this in the main thread
+            limit = channel.document(config["sweep"], config["trial"])["suspended"]
+            if limit is not None:
+                start_guard(limit)
             # A trial that is stopped early has to release its lease before the next one begins.
             os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
             super().setup(config)

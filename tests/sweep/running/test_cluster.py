@@ -164,3 +164,31 @@ def test_trials_leave_nodes_that_ray_drains_and_go_on_elsewhere(
             alone = by_torchrun(result.config, here, tmp_path / "ddp")
         assert alone is not None
         assert without_times(result) == without_times(alone)
+
+
+def test_a_suspended_trial_on_a_cluster_is_tried_again(
+    cluster: Any, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own guard kills it, since no process of Ray notices."""
+    monkeypatch.setenv("DISTIL_SILENT_SECONDS", "8")
+    folder = tmp_path / "run"
+    text = tools.text.replace("seeds: 2", "seeds: 1").replace("[clean, noise:0.1]", "[clean]")
+    text = text.replace("epochs: 2\n", "epochs: 12\n").replace(", robustness, infonce", "")
+    (tmp_path / "grid.yaml").write_text(text)
+    (config,) = expand(load_grid(str(tmp_path / "grid.yaml")))
+    options = ("--address", cluster.address, "--allow-open-ray")
+    driver = tools.start(tmp_path / "grid.yaml", folder, *options)
+    end = time.monotonic() + 300
+    while not any(row["event"] == "epoch" for row in read_rows(trial_folder(str(folder), config))):
+        assert driver.poll() is None, (tmp_path / "run.log").read_text()
+        assert time.monotonic() < end, (tmp_path / "run.log").read_text()
+        time.sleep(0.02)
+    claim = holder(str(folder), config)
+    assert claim is not None
+    suspended = psutil.Process(claim.process.pid)
+    suspended.suspend()
+    suspended.wait(timeout=60)  # nobody else ends it
+    assert driver.wait(timeout=300) == 0, (tmp_path / "run.log").read_text()
+    journal = read_rows(trial_folder(str(folder), config))
+    assert [row["event"] for row in journal].count("start") == 2
+    assert finished(str(folder), config) is not None

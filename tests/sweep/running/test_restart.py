@@ -17,6 +17,7 @@ import pytest
 
 from sweep.running import health
 from sweep.running.restart import MOST, TRIES
+from sweep.running.suspended import Suspended
 
 pytestmark = pytest.mark.faults
 
@@ -115,7 +116,7 @@ def test_a_process_of_ray_that_stays_suspended_is_killed(
         found[name] = subprocess.Popen([program, "60"])
     times = iter((0.0, 0.0, 50.0, 99.0, 120.0))
     try:
-        suspended = health.Suspended(100.0, lambda: next(times))
+        suspended = Suspended(100.0, clock=lambda: next(times))
         for name, process in found.items():
             end = time.monotonic() + 30
             while psutil.Process(process.pid).name() != name and time.monotonic() < end:
