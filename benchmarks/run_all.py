@@ -41,6 +41,7 @@ COMMANDS = {  # the quick ones first
     "probe_memory": [],
     "train_step": [],
     "whole_grid": [],
+    "mlflow_cost": [],
     "trial_overhead": [],
     "many_trials": [],  # ten minutes and more
 }

@@ -1,0 +1,132 @@
+"""What a failing MLflow server costs the training of a sweep.
+
+    python benchmarks/mlflow_cost.py             # --repeats N
+
+One sweep of one trial of about half a minute, on one core of two, with a real MLflow server: one
+that answers, one that is suspended after the trial's first epoch, and one that is killed then.
+Compared is the time from the trial's second epoch to its last, as its journal has it, in which no
+start-up is; best of the repeats, which take turns. Ends with 1 where a failing server costs more
+than LIMIT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ratios import Ratio, finish
+
+LIMIT = 1.01
+EPOCHS = 160
+GRID = f"""\
+name: mlflow-cost
+fixed:
+  dataset: digits
+  teacher: embedded
+  student: width:1
+  epochs: {EPOCHS}
+  probes: [spectrum]
+  test_arms: []
+axes: {{arm: [clean]}}
+seeds: 1
+"""
+
+
+def rows_of(out: Path) -> list[int]:
+    """Times in milliseconds of the rows of epochs in the journal of the one trial."""
+    parts = sorted(out.glob("trials/*/journal/*.jsonl"))
+    lines = [line for part in parts for line in part.read_text().split("\n")[:-1]]
+    rows = [json.loads(line) for line in lines]
+    return [row["time_ms"] for row in rows if row["event"] == "epoch"]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(place: Path) -> Iterator[tuple[str, int]]:
+    """(address, process group) of a real MLflow server."""
+    place.mkdir()
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{place}/mlflow.db"]
+    with (place / "log").open("w") as log:
+        started = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", started.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+
+
+def seconds(grid: Path, place: Path, sign: signal.Signals | None) -> float:
+    """Wall seconds from the trial's second epoch to its last. sign: to the server, before them."""
+    out = place / "run"
+    with server(place) as (address, group):
+        command = [sys.executable, "-m", "sweep.run", "--grid", str(grid), "--out", str(out)]
+        command += ["--cpus", "1", "--tracking-uri", address]
+        with (place / "sweep.log").open("w") as log:
+            sweep = subprocess.Popen(command, stdout=log, stderr=log)
+        while not rows_of(out) and sweep.poll() is None:
+            time.sleep(0.05)
+        if sign is not None:
+            os.killpg(group, sign)
+        if sweep.wait():
+            raise RuntimeError((place / "sweep.log").read_text()[-1000:])
+    times = rows_of(out)
+    assert len(times) == EPOCHS, len(times)
+    return (times[-1] - times[1]) / 1000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    signals = {"answers": None, "hangs": signal.SIGSTOP, "is killed": signal.SIGKILL}
+    taken: dict[str, list[float]] = {name: [] for name in signals}
+    with tempfile.TemporaryDirectory() as folder:
+        grid = Path(folder, "grid.yaml")
+        grid.write_text(GRID)
+        for i in range(repeats):
+            for name, sign in signals.items():
+                place = Path(folder, f"{i}-{name.replace(' ', '-')}")
+                taken[name].append(seconds(grid, place, sign))
+                print(f"a server that {name}: {taken[name][-1]:.2f} s", flush=True)
+    least = {name: min(times) for name, times in taken.items()}
+    own = least.pop("answers")
+    return finish(
+        [
+            Ratio(
+                f"training with an MLflow server that {name}, over one that answers",
+                value / own,
+                LIMIT,
+                False,
+                f"{value:.2f} s / {own:.2f} s, best of {repeats}",
+            )
+            for name, value in least.items()
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
