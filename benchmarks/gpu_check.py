@@ -1,6 +1,6 @@
 """Checks that need a GPU, in a few minutes: half precision, exact resume, step times.
 
-    python benchmarks/gpu_check.py
+    PYTHONPATH=. python benchmarks/gpu_check.py    # in the root of the repository
 
 1. bf16 and fp16 against fp32: trials on digits that differ in `precision` alone; for each measure
    the mean difference over seeds beside the standard deviation over the seeds of fp32 (ddof = 1).

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.util import find_spec
 
 import torch
 
@@ -169,6 +170,10 @@ def main(argv: list[str]) -> int:
         print_cost(request, options.out, device, options.gpu_price, spread)
         return 0
     if options.ray:
+        if find_spec("ray") is None:  # nothing else of this package needs it
+            raise ValueError(
+                "--ray: Ray is not installed; leave --ray out, or pip install 'ray[default,tune]'"
+            )
         # Imported only when needed, because Ray takes a second to import and most builds run
         # without it.
         from shards.building.ray_start import check_address

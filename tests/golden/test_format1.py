@@ -75,6 +75,7 @@ def test_sweep_run_takes_its_trials_for_finished_and_adds_no_event(run: Path) ->
 
 
 def test_mlflow_gets_the_same_rows(run: Path) -> None:
+    pytest.importorskip("mlflow", reason="MLflow is not installed")
     set_defaults()
     tracker = Tracker(run, "golden", f"sqlite:///{run / 'mlflow.db'}")
     tracker.start()

@@ -82,6 +82,14 @@ def test_build_from_the_command_line_and_verify(tmp_path: Path, capsys) -> None:
     assert (code, err) == (0, "")
 
 
+def test_build_on_a_ray_that_is_not_installed(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    code, _, err = run(build.main, capsys, *BUILD, "--ray", "--out", str(tmp_path / "bank"))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "--ray: Ray is not installed" in err
+    assert not (tmp_path / "bank").exists()
+
+
 def test_verify_says_which_check_failed_and_ends_with_1(copy: Path, capsys) -> None:
     assert run(verify.main, capsys, str(copy))[0] == 0
     file = copy / "train-000000.tar"

@@ -6,10 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
 import ray
 
 from shards.building.cluster_resources import most

@@ -9,10 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
 import ray
 
 from shards.building import ray_workers

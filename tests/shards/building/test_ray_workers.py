@@ -11,12 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from PIL import Image
+
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
+import ray
 
 from shards.building.build import build
 from shards.building.embed import Embedder

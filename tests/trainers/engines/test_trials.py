@@ -155,7 +155,8 @@ def ranks_of(process):
     ],
 )
 def test_one_lost_rank_ends_its_peers_and_is_named(bank, make, tmp_path, monkeypatch, number, said):
-    monkeypatch.setenv("DISTIL_SILENT_SECONDS", "5")
+    if number == signal.SIGSTOP:  # for on a busy machine a rank that works may be silent for 5 s
+        monkeypatch.setenv("DISTIL_SILENT_SECONDS", "5")
     config = make(**TWO | {"epochs": 100_000})
     times = {}
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ from trainers.students.files import load_student
 
 ROOT = Path(__file__).parents[3]
 TIMM = "timm:test_resnet"
+onnx_installed = pytest.mark.skipif(
+    not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")),
+    reason="the extra `export` is not installed",
+)
 
 
 def random_images(about, count=5):
@@ -59,6 +64,7 @@ def timm_place(make, trial, tmp_path_factory):
     return str(place)
 
 
+@onnx_installed
 def test_onnx_runtime_gives_the_students_embeddings(trial, bank, tmp_path):
     import onnx
     import onnxruntime
@@ -152,7 +158,9 @@ def test_timm_has_no_place_for_a_cnn(trial, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("to", [pytest.param("onnx", marks=pytest.mark.thorough), "torch.export"])
+@pytest.mark.parametrize(
+    "to", [pytest.param("onnx", marks=[pytest.mark.thorough, onnx_installed]), "torch.export"]
+)
 def test_timm_students_go_everywhere(timm_place, to, tmp_path):
     assert export(timm_place, to, str(tmp_path / "out"))["parity"]["cosine"] >= 0.9999
 
@@ -173,6 +181,7 @@ def test_what_differs_is_not_written(trial, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@onnx_installed
 def test_without_out_it_goes_beside_the_student(trial, tmp_path, capsys):
     place = tmp_path / "trial"
     shutil.copytree(trial, place)
