@@ -108,8 +108,8 @@ def done_again(rounds: list[dict[str, Any]]) -> str:
         parts.append(
             f"{attempts} attempts followed another one of their trial, {after} of them after a "
             f"checkpoint had been seen; one was due every {SAVE_SECONDS} s. By the rows of their "
-            f"journals they trained at most {steps} steps, and at most {seconds:.2f} s, a second "
-            "time."
+            f"journals they trained at most {steps} steps a second time (an epoch has four), and "
+            f"at most {seconds:.2f} s lay between the first and the last row of these."
         )
     if len(said) < len(rounds):
         parts.append(
