@@ -16,11 +16,12 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
     first:                  # trials that match an entry start before the others
       - {student: width:1}
     distinct_views: true    # refuse trials of so many epochs that an augmented view is seen twice
-    resources:              # what each rank of a trial occupies; changes no result
+    resources:              # of a trial: what each of its ranks occupies; changes no result
       cpus: 2               # CPU cores (default: the trial's `threads`)
       gpus: 0.5             # GPUs; below 1 several trials share one (default: --gpus-per-trial)
       placement: spread     # ranks on as many machines as possible; `pack` (the default) on as few
                             # as possible, `strict_pack` on one
+      minutes: 30           # the training ends after so long (default: --time-limit)
     plugins: [mine]         # modules of your own that add objectives, arms, ... to the tables:
                             # mine.py or mine/ beside this file, else on sys.path
     search:                 # draws values from ranges instead of listing them; docs/search.md
@@ -70,7 +71,7 @@ KEYS = (
 )
 SECTIONS: dict[str, type] = {"fixed": dict, "axes": dict, "exclude": list}
 PLACEMENTS = ("pack", "spread", "strict_pack")
-RESOURCES = ("cpus", "gpus", "placement")
+RESOURCES = ("cpus", "gpus", "placement", "minutes")
 YAML_NAMES = {dict: "`field: value` lines", list: "a list"}
 
 
@@ -87,7 +88,8 @@ class Grid:
         first: trials that match all fields of an entry start first, in the order of entries.
         source: where the grid was read, for error messages.
         distinct_views: whether a trial that would see an augmented view twice is refused.
-        resources: {cpus, gpus, placement: value} of each rank of a trial, where given.
+        resources: {cpus, gpus, placement: value} of each rank of a trial, and its `minutes`, where
+            given.
         search: what is drawn from ranges; None: nothing is.
         draws: values of the fields that are searched for; None: those that the search begins with.
         early_stopping: the rule by which trials are stopped early; None: none are.
@@ -290,8 +292,8 @@ def _resources(raw: dict[str, Any], source: str) -> dict[str, Any]:
             raise ValueError(
                 f"{source}: resources.gpus: `{value}`; write a number from 0 to 1, or a whole one"
             )
-        if name == "cpus" and not (number and value):
-            raise ValueError(f"{source}: resources.cpus: `{value}`; write a number above 0")
+        if name in ("cpus", "minutes") and not (number and value):
+            raise ValueError(f"{source}: resources.{name}: `{value}`; write a number above 0")
     return dict(found)
 
 

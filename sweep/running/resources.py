@@ -27,7 +27,8 @@ class Resources:
         needs: {trial identity: what the grid says about its resources}, see `sweep.planning.grid`.
         reading: how trials read their bank: `auto`, `resident` or `streaming`. Results are equal.
         save_seconds: between two checkpoints of a trial; None: as often as costs 2 % of the time.
-        time_limit: seconds after which a trial's training is ended; None: no limit.
+        time_limit: seconds after which a trial's training is ended, where `needs` has no limit of
+            its own; None: no limit.
     """
 
     address: str | None = None
@@ -48,6 +49,12 @@ def placement_of(config: TrialConfig, resources: Resources, gpus: float) -> Plac
     needs = resources.needs.get(config.identity, {})
     cpus, gpus = needs.get("cpus", config.threads), needs.get("gpus", gpus)
     return Placement(config.ranks, float(cpus), float(gpus), needs.get("placement", "pack"))
+
+
+def time_limit_of(config: TrialConfig, resources: Resources) -> float | None:
+    """Seconds after which a trial's training is ended; None: no limit."""
+    minutes = resources.needs.get(config.identity, {}).get("minutes")
+    return resources.time_limit if minutes is None else 60.0 * minutes
 
 
 def available(resources: Resources) -> dict[str, float]:

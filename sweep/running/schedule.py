@@ -33,7 +33,7 @@ from sweep.running.events import Events, OnEvent, TuneCallback
 from sweep.running.health import watched
 from sweep.running.interrupts import graceful
 from sweep.running.placement import STRATEGIES, Placement
-from sweep.running.resources import Resources, placement_of
+from sweep.running.resources import Resources, placement_of, time_limit_of
 from sweep.running.restart import end_command, leave_command, restart_command
 from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
@@ -104,7 +104,7 @@ def document_of(
             "device": "cuda" if gpus else "cpu",
             "reading": resources.reading,
             "save_seconds": resources.save_seconds,
-            "time_limit": resources.time_limit,
+            "time_limit": time_limit_of(job.config, resources),
         },
     }
 
