@@ -29,14 +29,15 @@ from shards.support.yaml_reader import parse_mapping
 class Overhead(StrictModel):
     """Seconds that a sweep takes besides building, training and measuring.
 
-    Estimates for two CPU cores, not yet measured on quiet ones; benchmarks/plan_check.py compares a
-    plan that uses them with a run.
+    Estimates for two CPU cores; benchmarks/plan_check.py compares a plan that uses them with a run.
 
-    start: until the first trial of a sweep may begin: imports and Ray's start. worker: of a process
+    base: CPU seconds of a sweep that starts its own Ray, without any trial: Ray's processes, driver
+    and upload. start: wall-clock until the first trial of a sweep may begin: imports and Ray's start. worker: of a process
     before its first trial. trial: of each trial. behind: of driver and upload to MLflow for each
     trial; they run beside the trials, and the upload after them.
     """
 
+    base: float = 28.0
     start: float = 12.0
     worker: float = 5.0
     trial: float = 0.7

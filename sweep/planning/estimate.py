@@ -176,7 +176,8 @@ def _hours(
         measuring.append(arithmetic.seconds * kind.train / arithmetic.train * cores / 3600)
     other = [group.device_hours(group.seconds.fixed) for group in groups]
     other.append(known.overhead.worker * used / 3600)
-    if on_cpu:  # driver and upload run on the same cores
+    if on_cpu:  # Ray, driver and upload run on the same cores
+        other.append(known.overhead.base / 3600)
         other.append(known.overhead.behind * sum(group.count for group in groups) / 3600)
     return {
         "build": building / 3600,
