@@ -32,9 +32,9 @@ class Overhead(StrictModel):
     Estimates for two CPU cores; benchmarks/plan_check.py compares a plan that uses them with a run.
 
     base: CPU seconds of a sweep that starts its own Ray, without any trial: Ray's processes, driver
-    and upload. start: wall-clock until the first trial of a sweep may begin: imports and Ray's start. worker: of a process
-    before its first trial. trial: of each trial. behind: of driver and upload to MLflow for each
-    trial; they run beside the trials, and the upload after them.
+    and upload. start: wall-clock until the first trial of a sweep may begin: imports and Ray's
+    start. worker: of a process before its first trial. trial: of each trial. behind: of driver and
+    upload to MLflow for each trial; they run beside the trials, and the upload after them.
     """
 
     base: float = 28.0
