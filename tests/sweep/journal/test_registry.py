@@ -54,18 +54,21 @@ def server(tmp_path: Path) -> Iterator[str]:
     env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # ten more processes
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
-    end = time.monotonic() + 180
-    while True:
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        log = (tmp_path / "server.log").read_text()
-        assert process.poll() is None, log
-        assert time.monotonic() < end, log
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, 15)
-    process.wait(60)
+    try:
+        end = time.monotonic() + 180
+        while True:
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            log = (tmp_path / "server.log").read_text()
+            assert process.poll() is None, log
+            assert time.monotonic() < end, log
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 15)
+        process.wait(60)
 
 
 @pytest.fixture
