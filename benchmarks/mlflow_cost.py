@@ -63,8 +63,10 @@ def server(place: Path) -> Iterator[tuple[str, int]]:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
     command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{place}/mlflow.db"]
+    command += ["--artifacts-destination", str(place / "artifacts")]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven more processes
     with (place / "log").open("w") as log:
-        started = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        started = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
     try:
         end = time.monotonic() + 120
         while time.monotonic() < end:
