@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +11,9 @@ import torch
 
 from shards.arms.ops import Op, Viewer
 from shards.support.rng import hash64, key_id
+from shards.support.spec_options import Option, parse_options
+
+__all__ = ["Arm", "Entry", "Option", "Options", "arm_entry"]
 
 Options = dict[str, str | float | int | bool]
 # An entry of ARMS: (the whole spec, the part after the first colon) -> Arm. The first line of its
@@ -112,45 +114,6 @@ class Arm:
             at += len(op.columns)
 
 
-@dataclass(frozen=True)
-class Option:
-    """One option in an arm's spec, such as `sigma` in `noise[:SIGMA]`.
-
-    Its value is a number in [low, high], or in (low, high] if `above`; a whole number if `integer`.
-    `unit` appears in error messages.
-    """
-
-    name: str
-    default: float
-    low: float
-    high: float
-    above: bool = False
-    integer: bool = False
-    unit: str = ""
-
-    def parse(self, spec: str, text: str) -> float:
-        """The value that `text` spells; the default for an empty text.
-
-        Raises: ValueError naming the spec, the text and the valid range.
-        """
-        if self.integer:
-            return self._whole(spec, text)
-        return number(spec, text, self.default, self.low, self.high, self.above, self.name)
-
-    def _whole(self, spec: str, text: str) -> int:
-        try:
-            value = float(text) if text else self.default
-        except ValueError:
-            value = math.nan
-        if not self.low <= value <= self.high or value != int(value):
-            unit = f"of {self.unit} " if self.unit else ""
-            raise ValueError(
-                f"arm `{spec}`: {self.name} `{text}` must be a whole number "
-                f"{unit}from {self.low:g} to {self.high:g}"
-            )
-        return int(value)
-
-
 def arm_entry(
     name: str,
     summary: str,
@@ -175,13 +138,7 @@ def arm_entry(
     template = metric or "/".join([name, *(f"{{{option.name}}}" for option in options)])
 
     def entry(spec: str, argument: str) -> Arm:
-        if argument and not options:
-            raise ValueError(f"arm `{spec}`: `{name}` takes no option")
-        # Surplus colons stay in the last option's text, whose parser then rejects them.
-        texts = argument.split(":", len(options) - 1) if argument else []
-        texts += [""] * (len(options) - len(texts))
-        pairs = zip(options, texts, strict=True)
-        values = {option.name: option.parse(spec, text) for option, text in pairs}
+        values = parse_options(options, spec, argument)
         written = {key: f"{value:g}" for key, value in values.items()}
         return Arm(
             ":".join([name, *written.values()]),
@@ -196,29 +153,3 @@ def arm_entry(
         syntax += f"[:{':'.join(option.name.upper() for option in options)}]"
     entry.__doc__ = f"{syntax}: {summary}"
     return entry
-
-
-def number(
-    spec: str,
-    text: str,
-    default: float,
-    low: float,
-    high: float,
-    above: bool = False,
-    name: str = "strength",
-) -> float:
-    """Parse an option's value, rounded to the six significant digits of a canonical spec.
-
-    The rounding makes the arm that a spec names and the arm that its canonical spec names the same.
-    Raises: ValueError where it is not in [low, high], or in (low, high] if `above`.
-    """
-    try:
-        value = float(text) if text else float(default)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high or (above and value == low):
-        bracket = "(" if above else "["
-        raise ValueError(
-            f"arm `{spec}`: {name} `{text}` must be a number in {bracket}{low}, {high}]"
-        )
-    return abs(float(f"{value:g}"))  # abs turns -0 into 0, which would be a second spelling of it

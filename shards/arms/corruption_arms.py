@@ -6,53 +6,41 @@ CIFAR-10-C files, band-limited noise, low-pass and high-pass filters, Fourier ba
 
 from __future__ import annotations
 
-from shards.arms.base import Arm, Entry, Option, Options, arm_entry, number
+from shards.arms.base import Arm, Entry, Options, arm_entry
 from shards.arms.cifar10c_files import STORED, StoredArm, StoredImages
-from shards.arms.corruptions import CORRUPTIONS, SEVERITIES
+from shards.arms.corruptions import CORRUPTIONS
 from shards.arms.frequency import BANDS, BandNoise, FourierNoise, Pass
 from shards.arms.ops import ColorJitter, NormalisedNoise
 from shards.support.registry import split_spec
+from shards.support.spec_options import Option, number
 
 # Units as manifests record them. They are hashed into a bank's identity: a change of wording would
 # make every existing bank another one.
 SPREAD = "standard deviations of the data"
 SHARE = "shares of the pictures' Nyquist frequency"
+SEVERITY = Option("severity", 3, 1, 5, integer=True)
+FROST = "procedural_frost"
 REACH = 100  # largest frequency, in multiples of the images' Nyquist frequency
 
 
-def severity_of(spec: str, text: str) -> int:
-    """Parse a CIFAR-10-C severity, 1 to 5; an empty text is the default, 3.
-
-    Raises: ValueError for anything else.
-    """
-    if text not in ("", *map(str, SEVERITIES)):
-        raise ValueError(f"arm `{spec}`: severity `{text}` must be a whole number from 1 to 5")
-    return int(text or 3)
+def _about(name: str) -> str:
+    if name == FROST:
+        return "frost with a computed texture instead of photographs"
+    return f"CIFAR-10-C's {name.replace('_', ' ')}"
 
 
-def _corruption(name: str) -> Entry:
-    def entry(spec: str, strength: str) -> Arm:
-        severity = severity_of(spec, strength)
-        about: Options = {"severity": severity, "unit": "CIFAR-10-C severity, 1 to 5"}
-        if name == "procedural_frost":
-            about["texture"] = "made by a formula; CIFAR-10-C's are photographs"
-        ops = (CORRUPTIONS[name](severity),)
-        return Arm(f"{name}:{severity}", f"corruption/{name}/{severity}", ops, about)
-
-    what = name.replace("_", " ")
-    if name == "procedural_frost":
-        what = "frost with a computed texture instead of photographs"
-    entry.__doc__ = f"{name}[:SEVERITY]: CIFAR-10-C's {what}, severity 1 to 5 (default 3)"
-    if name == "procedural_frost":
-        entry.__doc__ = f"{name}[:SEVERITY]: {what}, severity 1 to 5 (default 3)"
-    return entry
+def _facts(name: str) -> Options:
+    facts: Options = {"unit": "CIFAR-10-C severity, 1 to 5"}
+    if name == FROST:
+        facts["texture"] = "made by a formula; CIFAR-10-C's are photographs"
+    return facts
 
 
 def _stored(spec: str, argument: str) -> Arm:
     """stored[:NAME:SEVERITY]: published images in DISTIL_DATA/CIFAR-10-C (default fog:3)"""
     name, strength = split_spec(argument or "fog:3")
     _ = STORED[name]  # an unknown name raises, with the closest valid one
-    severity = severity_of(spec, strength)
+    severity = SEVERITY.parse(spec, strength)
     about: Options = {"severity": severity, "unit": "CIFAR-10-C severity, 1 to 5"}
     about["file"] = f"CIFAR-10-C/{name}.npy"
     ops = (StoredImages(name, severity),)
@@ -80,7 +68,17 @@ def _signed(spec: str, text: str) -> float:
 
 
 CORRUPT_ARMS: dict[str, Entry] = {
-    **{name: _corruption(name) for name in CORRUPTIONS},
+    **{
+        name: arm_entry(
+            name,
+            f"{_about(name)}, severity 1 to 5 (default 3)",
+            lambda severity, make=CORRUPTIONS[name]: (make(severity),),
+            SEVERITY,
+            metric=f"corruption/{name}/{{severity}}",
+            record=lambda severity, name=name: _facts(name),
+        )
+        for name in CORRUPTIONS
+    },
     "stored": _stored,
     "band_noise": arm_entry(
         "band_noise",

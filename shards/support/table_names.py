@@ -54,24 +54,29 @@ def _parsed(module: str) -> ast.Module | None:
     return None
 
 
-def _value_names(module: str, name: str) -> Names | None:
-    """Names in the value that a module assigns to `name`, here or where it is imported from."""
+def assigned(module: str, name: str) -> tuple[str, ast.AST | None]:
+    """(module, what it assigns to `name`): this module, or the one that `name` is imported from."""
     tree = _parsed(module)
     for node in tree.body if tree else ():
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return table_names(node.module, alias.name)
+                    return assigned(node.module, alias.name)
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(one, ast.Name) and one.id == name for one in targets):
-            value = getattr(node, "value", None)
-            if isinstance(value, ast.Call):  # Table("kind", {...})
-                value = next((a for a in value.args if isinstance(a, ast.Dict)), None)
-            return _keys(module, value)
-    return None
+            return module, getattr(node, "value", None)
+    return module, None
 
 
-def _keys(module: str, value: ast.AST | None) -> Names | None:
+def _value_names(module: str, name: str) -> Names | None:
+    """Names in the value that is assigned to `name`."""
+    module, value = assigned(module, name)
+    if isinstance(value, ast.Call):  # Table("kind", {...})
+        value = next((a for a in value.args if isinstance(a, ast.Dict)), None)
+    return key_names(module, value)
+
+
+def key_names(module: str, value: ast.AST | None) -> Names | None:
     """Keys of a literal dict whose parts are names, other such dicts, or made from the keys of one.
 
     None for anything else.
@@ -82,13 +87,13 @@ def _keys(module: str, value: ast.AST | None) -> Names | None:
         over = value.generators[0]
         plain = len(value.generators) == 1 and not over.ifs
         same = ast.unparse(value.key) == ast.unparse(over.target)
-        return _keys(module, over.iter) if plain and same else None
+        return key_names(module, over.iter) if plain and same else None
     if not isinstance(value, ast.Dict):
         return None
     names: list[str] = []
     for key, entry in zip(value.keys, value.values, strict=True):
         if key is None:
-            inner = _keys(module, entry)
+            inner = key_names(module, entry)
             if inner is None:
                 return None
             names += inner

@@ -12,8 +12,11 @@ from typing import Any
 
 from shards.support.registry import closest, split_spec
 from shards.support.schema import validated
+from shards.support.spec_options import parse_options
 from shards.support.table_names import field_names, table_names
+from shards.support.table_options import table_options
 from trainers.config.schema import PLUGINS, TrialConfig
+from trainers.config.student_specs import check_student
 
 OBJECTIVES = "trainers.objectives"
 ARMS = ("shards.arms", "ARMS"), ("shards.arms.groups", "GROUPS")
@@ -88,3 +91,16 @@ def _check_names(field: str, value: str | tuple[str, ...], source: str) -> None:
         name = split_spec(spec)[0]
         if name not in choices:
             raise ValueError(f"{source}: unknown {kind} `{name}`; {closest(name, choices)}")
+        _check_argument(kind, spec, source)
+
+
+def _check_argument(kind: str, spec: str, source: str) -> None:
+    """Check what follows a name, of students and arms that say without torch what that may be."""
+    name, argument = split_spec(spec)
+    try:
+        if kind == "student":
+            check_student(spec)
+        elif kind == "arm" and (options := table_options(*ARMS[0], name)) is not None:
+            parse_options(options, spec, argument)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None

@@ -1,4 +1,4 @@
-"""Names that are read from source are those of the tables, whose modules are imported here."""
+"""What is read from source is what the tables have, whose modules are imported here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from shards.arms import ARMS, make_arm
 from shards.support import table_names as module
+from shards.support.spec_options import parse_options
 from shards.support.table_names import field_names, table_names
+from shards.support.table_options import table_options
 from sweep.planning.fields import NAMED
 from trainers.canonical import trial_fields
 from trainers.config.schema import TrialConfig
@@ -28,6 +31,18 @@ def test_the_source_tells_all_fields_of_objectives() -> None:
     assert declared is not None
     own = set(TrialConfig.model_fields) - {"objective_fields"}
     assert set(declared) == set(trial_fields()) - own
+
+
+def test_the_source_tells_the_options_of_arms() -> None:
+    unsaid = set[str]()
+    for name in ARMS:
+        options = table_options("shards.arms", "ARMS", name)
+        if options is None:
+            unsaid.add(name)
+            continue
+        values = parse_options(options, name, "")
+        assert {key: make_arm(name).options[key] for key in values} == values
+    assert unsaid == {"stored", "fourier"}  # they are functions
 
 
 def test_an_entry_that_was_added_is_among_the_names(monkeypatch: pytest.MonkeyPatch) -> None:

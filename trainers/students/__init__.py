@@ -27,20 +27,15 @@ from typing import Any
 import torch
 
 from shards.support.registry import Table, split_spec
-from trainers.students.base import Student
-from trainers.students.cnn import (
+from trainers.config.student_specs import (
     canonical_budget,
+    canonical_components,
     canonical_width,
-    student_of_budget,
-    student_of_width,
 )
+from trainers.students.base import Student
+from trainers.students.cnn import student_of_budget, student_of_width
 from trainers.students.cost import ParameterCount, count_macs, count_parameters, on_meta
-from trainers.students.teacher_pca import (
-    canonical_pca,
-    check_dimensions,
-    has_no_network,
-    no_network,
-)
+from trainers.students.teacher_pca import check_dimensions, has_no_network, no_network
 from trainers.students.timm_backbone import timm_student
 
 # (argument, embedding_dim, image_size) -> the student, initialised from torch's global generator.
@@ -57,7 +52,7 @@ STUDENTS: Table[Callable[[str, int, int], Student]] = Table(
 # {name: function from an argument to its one spelling}, for arguments with several spellings.
 CANONICAL: Table[Callable[[str], str]] = Table(
     "spelling of student",
-    {"width": canonical_width, "params": canonical_budget, "teacher_pca": canonical_pca},
+    {"width": canonical_width, "params": canonical_budget, "teacher_pca": canonical_components},
 )
 
 

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from decimal import Decimal
 
 import torch
 from torch import nn
 
+from trainers.config.student_specs import (
+    BASE_CHANNELS,
+    LEAST_CHANNELS,
+    LEAST_WIDTH,
+    MOST_WIDTH,
+    SUFFIXES,
+    budget_of,
+    cnn_channels,
+    width_of,
+)
 from trainers.students.base import Student
 
-BASE_CHANNELS = (16, 32, 64)  # of the three convolutions at width 1
 HIDDEN = 512  # of the head, at every width
 CELLS = 4  # the pooled map is CELLS x CELLS
-LEAST_CHANNELS = 4  # of the first convolution
-LEAST_WIDTH = (LEAST_CHANNELS - 0.5) / BASE_CHANNELS[0]  # 0.21875 rounds to 4, 7, 14 channels
-MOST_WIDTH = 64.0  # 1,024 to 4,096 channels; a larger width is most likely a typing error
-DECIMAL = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 TOLERANCE = 0.02  # how far a student's parameters may be from its budget, as a share of it
-SUFFIXES = {"K": 1_000, "M": 1_000_000}
 
 
 # ---- the specs ----
@@ -35,17 +37,7 @@ def student_of_width(argument: str, embedding_dim: int, image_size: int) -> Stud
 
     Raises: ValueError for a width that is no positive decimal or out of range.
     """
-    spec = f"student `width:{argument}`"
-    if not re.fullmatch(DECIMAL, argument) or float(argument) == 0:
-        raise ValueError(f"{spec}: the width must be a positive decimal, such as width:1")
-    width = float(argument)
-    if width < LEAST_WIDTH:
-        raise ValueError(
-            f"{spec}: leaves {cnn_channels(width)[0]} channels in the first convolution, at least "
-            f"{LEAST_CHANNELS} are needed; the smallest possible is width:{LEAST_WIDTH}"
-        )
-    if width > MOST_WIDTH:
-        raise ValueError(f"{spec}: the largest possible is width:{MOST_WIDTH:g}")
+    width = width_of(argument)
     _check_image_size(image_size)
     return cnn(cnn_channels(width), embedding_dim)
 
@@ -56,14 +48,7 @@ def student_of_budget(argument: str, embedding_dim: int, image_size: int) -> Stu
     P is a decimal with K or M, for thousands or millions.
     Raises: ValueError for another form, or a budget that no width reaches.
     """
-    spec = f"student `params:{argument}`"
-    match = re.fullmatch(f"({DECIMAL})([KM])", argument)
-    if not match or float(match[1]) == 0:
-        raise ValueError(
-            f"{spec}: the budget must be a positive decimal and K or M (thousands or millions of "
-            "parameters), such as params:500K or params:2M"
-        )
-    budget = float(match[1]) * SUFFIXES[match[2]]
+    spec, budget = f"student `params:{argument}`", budget_of(argument)
     channels = solve_channels(budget, embedding_dim)
     total = cnn_parameters(*channels, embedding_dim)
     if abs(total - budget) > TOLERANCE * budget:
@@ -78,21 +63,6 @@ def student_of_budget(argument: str, embedding_dim: int, image_size: int) -> Stu
         raise ValueError(f"{spec}: at embedding_dim {embedding_dim} {why}; the {limit}")
     _check_image_size(image_size)
     return cnn(channels, embedding_dim)
-
-
-def canonical_width(argument: str) -> str:
-    """`1.0` -> `1`; text that is not a decimal is returned unchanged, and refused later."""
-    if not re.fullmatch(DECIMAL, argument):
-        return argument
-    return f"{Decimal(argument).normalize():f}"
-
-
-def canonical_budget(argument: str) -> str:
-    """`500K` -> `0.5M`; text that is not a budget is returned unchanged, and refused later."""
-    if not (match := re.fullmatch(f"({DECIMAL})([KM])", argument)):
-        return argument
-    millions = Decimal(match[1]) * SUFFIXES[match[2]] / SUFFIXES["M"]
-    return f"{millions.normalize():f}M"
 
 
 def _check_image_size(image_size: int) -> None:
@@ -157,12 +127,6 @@ def cnn(channels: tuple[int, int, int], embedding_dim: int) -> Student:
 
 def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
-
-
-def cnn_channels(width: float) -> tuple[int, int, int]:
-    """16 w, 32 w and 64 w, each rounded to the nearest integer (halves up)."""
-    c1, c2, c3 = (math.floor(base * width + 0.5) for base in BASE_CHANNELS)
-    return c1, c2, c3
 
 
 def cnn_parameters(c1: float, c2: float, c3: float, embedding_dim: int) -> float:

@@ -7,35 +7,25 @@ K principal components of the clean train images and mapped back into the teache
     mean + U_K U_K' (T - mean)
 
 so that a cosine to the teacher keeps its meaning; then they are normalised like a student's. The
-projection is in `trainers.probes.projection`; this module reads the spec.
+projection is in `trainers.probes.projection`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import NoReturn
 
 from shards.support.registry import split_spec
-
-NAME = "teacher_pca"
+from trainers.config.student_specs import NO_NETWORK, components_of
 
 
 def has_no_network(spec: str) -> bool:
     """Whether `spec` is `teacher_pca:K`: there is nothing to train, save or export."""
-    return split_spec(spec)[0] == NAME
+    return split_spec(spec)[0] == NO_NETWORK
 
 
 def components(spec: str) -> int:
     """K of `teacher_pca:K`. Raises: ValueError where it is not a whole number of 1 or more."""
-    argument = split_spec(spec)[1]
-    if not re.fullmatch(r"[0-9]{1,9}", argument) or int(argument) == 0:
-        raise ValueError(f"student `{spec}`: write {NAME}:K, K a whole number of 1 or more")
-    return int(argument)
-
-
-def canonical_pca(argument: str) -> str:
-    """`016` -> `16`. Raises: ValueError where it is not a whole number of 1 or more."""
-    return str(components(f"{NAME}:{argument}"))
+    return components_of(split_spec(spec)[1])
 
 
 def check_dimensions(spec: str, embedding_dim: int) -> None:
@@ -47,5 +37,6 @@ def check_dimensions(spec: str, embedding_dim: int) -> None:
 def no_network(argument: str, embedding_dim: int, image_size: int) -> NoReturn:
     """The entry in STUDENTS. Raises: ValueError always, because there is nothing to build."""
     raise ValueError(
-        f"student `{NAME}:{argument}`: has no network; its embeddings are made from the teacher's"
+        f"student `{NO_NETWORK}:{argument}`: has no network; its embeddings are made from those "
+        "of the teacher"
     )
