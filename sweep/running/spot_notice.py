@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import shlex
 import subprocess
-import sys
+import time
 import urllib.request
 from dataclasses import dataclass, field
 from http.client import HTTPException
 
 import ray
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+from ray.core.generated.autoscaler_pb2 import (
+    DRAIN_NODE_REASON_PREEMPTION,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 ANSWER_SECONDS = 2.0
 DEADLINE = 100  # seconds; a notice comes 120 s (AWS) or 30 s (Google) before the end
@@ -87,10 +91,11 @@ class SpotNotice:
 
 
 def drain_this_node(node: str) -> None:
-    """Let Ray place nothing more on this node, which ends soon; errors are ignored."""
-    address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
-    command += ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--reason-message", "spot notice", "--deadline-remaining-seconds", str(DEADLINE)]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(command, check=False, capture_output=True, timeout=60)
+    """Let Ray place nothing more on this node, which ends soon; errors are ignored.
+
+    What `ray drain-node` does, which takes seconds to start on a machine that has few left.
+    """
+    end = int(1000 * (time.time() + DEADLINE))
+    with contextlib.suppress(Exception):  # Ray's own are of several kinds, for a head that is gone
+        client = GcsClient(address=ray.get_runtime_context().gcs_address)
+        client.drain_node(node, DRAIN_NODE_REASON_PREEMPTION, "spot notice", end)

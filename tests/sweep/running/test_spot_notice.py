@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import ray
+from ray._private.state import state
 
+from shards.building.ray_workers import connected
 from sweep.running import leaving, spot_notice
 from sweep.running.spot_notice import CLOUDS, Source, SpotNotice
 
@@ -109,3 +113,22 @@ def test_trials_of_the_machine_leave_and_it_takes_no_new_ones(
     assert leaving.requested()
     assert left == [True]
     assert drained == ["this node"]
+
+
+class Trial:
+    """Occupies a core."""
+
+
+@pytest.mark.ray
+def test_ray_is_told_that_the_node_ends_soon() -> None:
+    with connected(None, "spot-notice", cpus=1, store=80 * 1024 * 1024):
+        node = ray.get_runtime_context().get_node_id()
+        trial = ray.remote(num_cpus=1)(Trial).remote()
+        ray.get(trial.__ray_ready__.remote())  # a node on which nothing runs would end at once
+        assert node not in state.get_draining_nodes()
+        spot_notice.drain_this_node(node)
+        end = time.monotonic() + 30
+        while node not in state.get_draining_nodes() and time.monotonic() < end:
+            time.sleep(0.1)
+        end_ms = state.get_draining_nodes()[node]
+    assert 0 < end_ms / 1000 - time.time() < spot_notice.DEADLINE
