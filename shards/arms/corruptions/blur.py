@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import correlate1d
 
 from shards.arms.corruptions.base import Corruption
 from shards.arms.corruptions.exact import (
@@ -34,6 +33,9 @@ ANGLES = 4096  # directions that a motion blur is drawn from
 @functools.lru_cache(maxsize=64)
 def _disk(radius: float, softness: float) -> Taps:
     """A disk of radius `radius`, smoothed by a 3 x 3 Gaussian (5 x 5 above radius 8)."""
+    # Most processes draw no blur, and SciPy's images take a third of a second to import.
+    from scipy.ndimage import correlate1d
+
     reach = max(8, math.floor(radius))
     at = np.arange(-reach, reach + 1)
     disk = (at[:, None] ** 2 + at**2 <= radius**2).astype(np.float64)
