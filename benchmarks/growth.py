@@ -128,7 +128,7 @@ CASES = {
     "nearest neighbours of 1,000 images over train samples": Case(neighbours, SAMPLES),
     "linear probe over samples": Case(linear_probe, SAMPLES[:3]),
     "linear probe over classes": Case(lambda n: linear_probe(20_000, n), (10, 100, 1000)),
-    "sample order over samples": Case(sample_order, SAMPLES),
+    "sample order over samples": Case(sample_order, SAMPLES, linear=False),  # a sort
     "InfoNCE with all samples as negatives over samples": Case(
         infonce, (1_000, 4_000, 16_000), linear=False
     ),
