@@ -237,7 +237,8 @@ def mlflow_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
     with (folder / "mlflow.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *options],
-            env=os.environ | QUIET,
+            # Its jobs, which nothing here uses, would be seven more processes.
+            env=os.environ | QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -131,11 +131,16 @@ def kill_gcs(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit:
 
 
 def take_machine_away(sweep: Disturbed, around: Surroundings, rng: random.Random) -> Hit:
-    """A spot notice, then the loss of every process once trials have left, or time is over."""
+    """A spot notice, then the loss of every process once trials have left, or time is over.
+
+    A trial that has not trained yet has nothing to save, and may still be starting at the end.
+    """
     trials = _running(sweep)
     hit = _hit(sweep, trials)
+    at_work = {trial for trial in trials if sweep.phase(trial) != "starting"}
     around.notice.touch()
-    left = wait_until(lambda: not sweep.holders().keys() & set(trials), NOTICE_SECONDS)
+    wait_until(lambda: not sweep.holders().keys() & set(trials), NOTICE_SECONDS)
+    left = not sweep.holders().keys() & at_work
     sweep.kill_all()
     around.notice.unlink()
     return hit if left else Hit(hit.before, f"{hit.phase}, not saved in {NOTICE_SECONDS:g} s")
