@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -142,6 +143,37 @@ def sweep_through_a_dry_market(cloud: Fleet, log: Path) -> None:
     assert len({(place / "venv" / ".environment").read_text() for place in places}) == 1
 
 
+@contextmanager
+def attached(cloud: Fleet, option: str) -> Iterator[IO[bytes]]:
+    """`ray attach` with this option; what is written is typed on the head."""
+    command = cloud.network.user.command(f"ray attach ~/aws.yaml {option} 2>&1")
+    shell = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert shell.stdin is not None
+    try:
+        yield shell.stdin
+    finally:
+        shell.kill()
+        shell.wait(30)
+
+
+def use_the_head(cloud: Fleet) -> None:
+    """The commands of docs/cluster.md that watch a sweep and fetch what it wrote."""
+    user, home = cloud.network.user, cloud.home(cloud.head())
+    user.run("ray exec ~/aws.yaml --tmux 'touch ~/begun' 2>&1")
+    cloud.until((home / "begun").exists, "nothing runs in tmux")
+    with attached(cloud, "--tmux") as typed:
+        typed.write(b"touch ~/typed\n")
+        typed.flush()
+        cloud.until((home / "typed").exists, "the session in tmux is not attached")
+    with attached(cloud, "-p 5000"):
+        cloud.until(lambda: user.reaches("127.0.0.1", 5000), "MLflow's port is not forwarded")
+        health = f"import urllib.request as u; print(u.urlopen('{MLFLOW}/health').read())"
+        assert "OK" in user.run(f"python -c {shlex.quote(health)}")
+    user.run("ray rsync-down ~/aws.yaml '~/run/' ~/fetched/ 2>&1")
+    for name in ("journal.jsonl", "report.html"):
+        assert (user.home / "fetched" / name).read_bytes() == (home / "run" / name).read_bytes()
+
+
 def refused(cloud: Fleet) -> list[Call]:
     """The head's looks at its instances that were refused: more than Ray's default bears."""
     return [call for call in cloud.calls("DescribeInstances") if call.error]
@@ -166,6 +198,8 @@ def test_a_cluster_on_ec2_from_up_to_down(cloud: Fleet, tmp_path: Path) -> None:
 
     sweep_through_a_dry_market(cloud, tmp_path / "sweep.log")
     step("swept")
+    use_the_head(cloud)
+    step("attached, and fetched the report")
     cloud.ask("set", "closed", True)
     cloud.until(lambda: len(refused(cloud)) > 8, "the autoscaler has ended")
     cloud.ask("set", "closed", False)
