@@ -218,7 +218,7 @@ class RayExecutor:
         ).remote
         self._request = request
         self._arguments = (request.model_dump_json(), device)
-        self._seconds, self._used = 0.0, set[Any]()
+        self._seconds, self._used = 0.0, set[str]()  # names of the workers that computed shards
         self._first = self._start_worker(*self._arguments)
         self.plan = Plan.model_validate_json(_get(self._first.plan.remote(precisions)))
         for line in _get(self._first.left_out.remote()):
@@ -251,15 +251,19 @@ class RayExecutor:
             yield view, columns
 
     def _spread(self, tasks: list[Any], method: str) -> Iterator[tuple[Any, Any]]:
-        """Distribute calls of `method` over the workers; yields (task, result) as they complete."""
+        """Distribute calls of `method` over the workers; yields (task, result) as they complete.
+
+        A worker for which no task is left ends at once, and others may use its GPU: Ray ends an
+        actor to which no reference is left, so none is kept here.
+        """
         unit = "GPU" if self._gpu else "CPU"
         workers = self._workers or max(1, int(most(unit)))
-        others = [self._start_worker(*self._arguments) for _ in range(min(workers, len(tasks)) - 1)]
         waiting, left = deque(tasks), len(tasks)
         # A worker gets tasks only after it has answered a first call (task None): one that Ray
         # cannot schedule yet would block the tasks that were submitted to it.
         pending: dict[Any, tuple[Any, Any]] = {}
-        for worker in (self._first, *others):
+        for number in range(max(1, min(workers, len(tasks)))):
+            worker = self._start_worker(*self._arguments) if number else self._first
             pending[worker.plan.remote(self._precisions)] = (worker, None)
 
         def submit(worker: Any) -> None:
@@ -270,6 +274,7 @@ class RayExecutor:
                 pending[reference] = (worker, task)
 
         while left:
+            worker = None  # or the last one to answer would be kept until another one does
             (done,), _ = ray.wait(list(pending), num_returns=1)
             worker, task = pending.pop(done)
             result = _get(done)
@@ -278,7 +283,7 @@ class RayExecutor:
             if task is None:
                 continue
             left -= 1
-            self._used.add(worker)
+            self._used.add(worker._actor_id.hex())
             yield task, result
 
 

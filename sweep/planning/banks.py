@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shards.arms import ARMS, make_arm
@@ -144,9 +145,19 @@ def _request(
     )
 
 
-def start_build(job: BankJob) -> subprocess.Popen[bytes]:
-    """Start `python -m shards.build` in a process that ends when this one does."""
-    arguments = job.request.arguments(job.location)
-    command = child_command(run_module("shards.build"), arguments)
-    env = os.environ | answers()
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
+def start_build(
+    job: BankJob, arguments: Sequence[str] = (), through_pipe: bool = False
+) -> subprocess.Popen[str]:
+    """Start `python -m shards.build` in a process that ends when this one does.
+
+    arguments: further ones. through_pipe: whether its `stderr` is read by this process.
+    """
+    arguments = [*job.request.arguments(job.location), *arguments]
+    return subprocess.Popen(
+        child_command(run_module("shards.build"), arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if through_pipe else None,
+        env=os.environ | answers(),
+        text=True,
+        errors="replace",
+    )

@@ -5,52 +5,96 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Self
 
-from shards.building.ray_workers import build_on_connected_ray
 from sweep.planning.banks import BankJob, start_build
 from sweep.running.joined import build_once
 from sweep.running.resources import Resources
 
+# Builds that run at a time on a cluster. The workers of the second wait for room when the trials
+# that read the first bank become ready, so that they come before them.
+ON_CLUSTER = 2
 
-class LocalBuild:
-    """`with LocalBuild(banks, store) as build: ...; build.wait()`: builds on this machine.
 
-    The build begins at once and goes on beside what this process does, such as the start of Ray.
-    Leaving the context ends it, wherever it is.
+class Builds:
+    """`with Builds(banks, store) as builds:` builds banks, in processes of their own.
+
+    They begin at once and go on beside what this process does. Leaving the context ends them,
+    wherever they are, and so does the failure of one of them.
+
+    resources: of the sweep; those with an address build on its cluster, with ON_CLUSTER banks at a
+    time. Otherwise, or where they are None, this machine builds one bank after the other.
     """
 
-    def __init__(self, banks: Sequence[BankJob], store: str) -> None:
-        self._banks, self._store = banks, store
+    def __init__(
+        self, banks: Sequence[BankJob], store: str, resources: Resources | None = None
+    ) -> None:
+        self._store, self._left = store, threading.Event()
+        self._arguments = _on_cluster(resources) if resources else []
+        self._lock = threading.Lock()  # of all that follows
+        self._jobs = deque(banks)
+        self._missing = {job.location for job in banks}
+        self._processes: set[subprocess.Popen[str]] = set()
         self._error: BaseException | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="build", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name="build", daemon=True)
+            for _ in range(ON_CLUSTER if self._arguments else 1)
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._left.set()
-        if self._process is not None:
-            self._process.kill()
-        self._thread.join()
+        self._end()
+        for thread in self._threads:
+            thread.join()
+
+    def missing(self) -> frozenset[str]:
+        """Locations of the banks that are not complete yet."""
+        with self._lock:
+            return frozenset(self._missing)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a bank cannot be built; `wait` raises why."""
+        return self._error is not None
 
     def wait(self) -> None:
-        """Raises: SystemExit, or ValueError, where a bank cannot be built; OSError."""
-        self._thread.join()
+        """Wait until all banks are there.
+
+        Raises: SystemExit, or ValueError, where a bank cannot be built; OSError.
+        """
+        for thread in self._threads:
+            thread.join()
         if self._error is not None:
             raise self._error
 
+    def _end(self) -> None:
+        self._left.set()
+        with self._lock:
+            for process in self._processes:
+                process.kill()
+
     def _run(self) -> None:
-        try:
-            for job in self._banks:
+        while (job := self._next()) is not None:
+            try:
                 build_once(job.location, self._store, partial(self._build, job), self._sleep)
-        except BaseException as error:
-            self._error = error
+            except BaseException as error:
+                with self._lock:
+                    self._error = self._error or error
+                self._end()
+                return
+            with self._lock:
+                self._missing.discard(job.location)
+
+    def _next(self) -> BankJob | None:
+        with self._lock:
+            return self._jobs.popleft() if self._jobs and not self._left.is_set() else None
 
     def _sleep(self, seconds: float) -> None:
         if self._left.wait(seconds):
@@ -58,24 +102,33 @@ class LocalBuild:
 
     def _build(self, job: BankJob) -> None:
         """Build a bank in a process of its own, whose memory is free again when it ends."""
-        self._process = start_build(job)
-        if self._left.is_set():
-            self._process.kill()
-        code = self._process.wait()
-        if code > 0:
-            raise SystemExit(code)  # the build has printed what is wrong
-        if code < 0:
-            raise ValueError(f"the build of {job.location} was ended by signal {-code}")
+        if self._arguments:
+            print(f"building {job.location} on the cluster", file=sys.stderr)
+        with self._lock:
+            if self._left.is_set():
+                raise SystemExit(1)
+            process = start_build(job, self._arguments, through_pipe=bool(self._arguments))
+            self._processes.add(process)
+        with process:
+            for line in process.stderr or ():  # a live view shows what this process prints
+                print(line, end="", file=sys.stderr)
+        with self._lock:
+            self._processes.remove(process)
+        if process.returncode > 0:
+            raise SystemExit(process.returncode)  # the build has printed what is wrong
+        if process.returncode < 0:
+            raise ValueError(
+                f"the build of {job.location} was ended by signal {-process.returncode}"
+            )
 
 
-def build_on_cluster(banks: Sequence[BankJob], store: str, resources: Resources) -> None:
-    """Build banks on the Ray that this process is connected to. Raises: as the build."""
-    for job in banks:
-        build_once(job.location, store, partial(_build_on_cluster, job, resources))
+def _on_cluster(resources: Resources) -> list[str]:
+    """Arguments of `shards.build` that make it compute on the sweep's cluster; none without one.
 
-
-def _build_on_cluster(job: BankJob, resources: Resources) -> None:
-    print(f"building {job.location} on the cluster", file=sys.stderr)
+    This process has checked the cluster's token already.
+    """
+    if resources.address is None:
+        return []
     gpus = resources.gpus_per_trial
-    device = None if gpus is None else "cuda" if gpus else "cpu"
-    build_on_connected_ray(job.request, job.location, device=device)
+    device = [] if gpus is None else ["--device", "cuda" if gpus else "cpu"]
+    return ["--ray", resources.address, "--allow-open-ray", *device]

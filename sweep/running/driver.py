@@ -21,7 +21,7 @@ from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
-from sweep.running.building import LocalBuild, build_on_cluster
+from sweep.running.building import Builds
 from sweep.running.early_stopping import EarlyStops, replayed
 from sweep.running.holding import Hold
 from sweep.running.joined import wait_for_others
@@ -162,21 +162,25 @@ def _build_and_train(
     resources, store = sweep.resources, sweep.store
     check_fits(trials, resources)
     bank_of, banks = plan_banks(trials, store, sweep.teacher_robustness)
-    here = banks if resources.address is None else []
+    here = resources.address is None
     plugins = sorted({spec for config in trials for spec in config.plugins})
+    builds = Builds(banks, store, resources)
     with contextlib.ExitStack() as stack:
-        build = stack.enter_context(LocalBuild(here, store))  # while Ray starts
+        if here:
+            stack.enter_context(builds)  # while Ray starts
         _record_expected(sweep, trials, banks, watch)
-        if not here:  # a build shows its own progress first
+        first_builds = here and bool(banks)  # which show their own progress first
+        if not first_builds:
             watch.bar = stack.enter_context(SweepView(watch, watch.note()))
         stack.enter_context(connected(resources, sweep.folder, plugins))
-        build.wait()
         if here:
-            watch.bar = stack.enter_context(SweepView(watch, watch.note()))
-        if resources.address is not None:
+            builds.wait()  # they and the trials would take each other's cores, and memory of GPUs
+        else:
             check_shared(store)
-            build_on_cluster(banks, store, resources)
-        return _train(sweep, trials, bank_of, watch, stopping, stops)
+            stack.enter_context(builds)
+        if first_builds:
+            watch.bar = stack.enter_context(SweepView(watch, watch.note()))
+        return _train(sweep, trials, bank_of, builds, watch, stopping, stops)
 
 
 def _record_expected(
@@ -198,6 +202,7 @@ def _train(
     sweep: Sweep,
     trials: list[TrialConfig],
     bank_of: Mapping[str, str],
+    builds: Builds,
     watch: Watch,
     stopping: Stopping,
     stops: EarlyStops | None,
@@ -222,7 +227,10 @@ def _train(
             sweep.owns_process,
             stops,
             spending,
+            builds,
         )
+        if builds.failed:
+            builds.wait()
         with stopping.during(lambda: None):
             ordered, gone = wait_for_others(
                 [config for config in ordered if config.identity in watch.elsewhere],

@@ -28,6 +28,7 @@ from shards.building import ray_workers
 from shards.building.cluster_resources import most
 from shards.support import storage
 from sweep.running import channel
+from sweep.running.building import Builds
 from sweep.running.early_stopping import EarlyStops
 from sweep.running.events import Events, OnEvent, TuneCallback
 from sweep.running.health import watched
@@ -149,11 +150,13 @@ def run_jobs(
     owns_process: bool = False,
     stops: EarlyStops | None = None,
     spending: Spending | None = None,
+    builds: Builds | None = None,
 ) -> None:
     """Run all jobs. `on_event` is called for every start, epoch, end and failure, in a thread.
 
     behalf: of this sweep, see Behalf. stopping: looks for a request to stop. owns_process: see
-    Sweep. stops: decides which trials are stopped early. spending: which may still start.
+    Sweep. stops: decides which trials are stopped early. spending: which may still start. builds:
+    of banks that are not there yet, whose trials wait; where one fails, all trials save and leave.
 
     Raises: what `on_event` raised, after the last trial; OSError where the disk is full; ValueError
         where Ray died; KeyboardInterrupt after Ctrl-C or SIGTERM, once the trials have saved their
@@ -161,14 +164,18 @@ def run_jobs(
     """
     gpus, sweep = gpus_for(resources), uuid.uuid4().hex
     places = [placement_of(job.config, resources, gpus) for job in jobs]
-    entries = [Entry(job.config.identity, place) for job, place in zip(jobs, places, strict=True)]
+    entries = [
+        Entry(job.config.identity, place, job.bank) for job, place in zip(jobs, places, strict=True)
+    ]
     offered = OFFERED if resources.address else resources.local_cpus() + 1
     documents = {
         job.config.identity: document_of(job, store, resources, place.gpus, behalf)
         for job, place in zip(jobs, places, strict=True)
     }
     channel.publish(sweep, documents)
-    waiting = WaitingTrials(entries, sweep, offered, resources.concurrent, spending=spending)
+    waiting = WaitingTrials(
+        entries, sweep, offered, resources.concurrent, spending=spending, builds=builds
+    )
     events, tune_folder = Events(on_event), folder.resolve() / "tune"
 
     def leave() -> None:
@@ -178,6 +185,8 @@ def run_jobs(
     suspended = Suspended(_suspension_limit())
 
     def look() -> None:
+        if builds and builds.failed:
+            leave()
         if resources.address is None:
             suspended.look()
         for node in state.get_draining_nodes():

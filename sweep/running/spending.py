@@ -46,7 +46,7 @@ def spent_before(folder: Path, currency: str) -> float:
 class Spending:
     """Decides whether a trial may start.
 
-    All calls come from Tune's own loop, and Tune pickles it, so it has no lock.
+    All calls come from Tune's own loop, so it has no lock.
 
     seconds: {trial: estimated seconds}. shares: {trial: GPUs or cores that it occupies}. price: of
     one of them for an hour. other: money besides trials, such as building banks. slots: so many

@@ -9,11 +9,12 @@ left because its machine is taken away is not counted as one that died.
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import count
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
@@ -26,10 +27,24 @@ WAITS = (0.0, 5.0, 20.0)  # seconds before each of them: a store that does not a
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial that waits: its identity, and what it occupies while it runs."""
+    """A trial that waits: its identity, what it occupies while it runs, and where its bank is."""
 
     trial: str
     placement: Placement
+    bank: str = ""
+
+
+class Unfinished(Protocol):
+    """Banks that are being built, see `sweep.running.building.Builds`."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether one cannot be built."""
+        ...
+
+    def missing(self) -> frozenset[str]:
+        """Locations of those that are not complete yet."""
+        ...
 
 
 class WaitingTrials(Searcher):
@@ -40,7 +55,8 @@ class WaitingTrials(Searcher):
 
     offered: at most so many trials of one placement wait for room at a time. concurrent: at most so
     many trials of all placements wait for room or run; None: any number. spending: decides whether
-    a trial may still start; None: all may.
+    a trial may still start; None: all may. builds: of banks whose trials wait until they are there,
+    and of which a failure ends the sweep; None: all are there.
     """
 
     def __init__(
@@ -51,14 +67,23 @@ class WaitingTrials(Searcher):
         concurrent: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         spending: Spending | None = None,
+        builds: Unfinished | None = None,
     ) -> None:
         super().__init__()
+        self._builds = builds
         self._spending = spending
         self._sweep, self._offered, self._concurrent = sweep, offered, concurrent
         self._clock = clock
-        self._waiting: dict[Placement, deque[Entry]] = {}
-        for entry in entries:
-            self._waiting.setdefault(entry.placement, deque()).append(entry)
+        # By placement, of those whose bank is there; the smallest number comes first.
+        self._waiting: dict[Placement, list[tuple[int, Entry]]] = {e.placement: [] for e in entries}
+        self._without_bank: dict[str, list[tuple[int, Entry]]] = {}
+        missing = builds.missing() if builds else frozenset[str]()
+        for number, entry in enumerate(entries):
+            if entry.bank in missing:
+                self._without_bank.setdefault(entry.bank, []).append((number, entry))
+            else:
+                self._waiting[entry.placement].append((number, entry))
+        self._before = count(-1, -1)  # numbers of trials that come before all others
         self._unplaced = dict.fromkeys(self._waiting, 0)  # offered, and not started yet
         self._live: dict[str, Entry] = {}  # by Tune's own number of an attempt
         self._starting: set[str] = set()
@@ -68,17 +93,22 @@ class WaitingTrials(Searcher):
 
     # ---- called by Tune ----
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it, of no use: the next driver finds in the store what is finished
+
     def suggest(self, trial_id: str) -> Any:
         """The next trial's Tune config; None where none may start now, FINISHED at the end."""
-        if self._stopped:
+        if self._stopped or (self._builds and self._builds.failed):
             return Searcher.FINISHED
         self._take_up_again()
+        self._take_up_built()
         entry = self._next()
         if entry and self._spending and not self._spending.may_start(entry.trial):
             self._stopped = True
             return Searcher.FINISHED
         if entry is None:
-            ended = not (self._live or self._later or any(self._waiting.values()))
+            left = any(self._waiting.values()) or self._without_bank
+            ended = not (self._live or self._later or left)
             return Searcher.FINISHED if ended else None
         self._live[trial_id] = entry
         self._starting.add(trial_id)
@@ -95,7 +125,7 @@ class WaitingTrials(Searcher):
             self._spending.ended(entry.trial, whole=ran and not error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing is saved: the next driver finds in the store what is finished."""
+        """Nothing is saved, as above."""
 
     # ---- called for the events of trials ----
 
@@ -146,7 +176,15 @@ class WaitingTrials(Searcher):
         due = [entry for when, entry in self._later if when <= now]
         self._later = [(when, entry) for when, entry in self._later if when > now]
         for entry in due:
-            self._waiting[entry.placement].appendleft(entry)
+            heapq.heappush(self._waiting[entry.placement], (next(self._before), entry))
+
+    def _take_up_built(self) -> None:
+        """Trials whose bank has been built since take their place among the others."""
+        if self._builds is None or not self._without_bank:
+            return
+        for bank in self._without_bank.keys() - self._builds.missing():
+            for number, entry in self._without_bank.pop(bank):
+                heapq.heappush(self._waiting[entry.placement], (number, entry))
 
     def _next(self) -> Entry | None:
         """A trial of the placement of which the fewest trials wait for room."""
@@ -159,4 +197,4 @@ class WaitingTrials(Searcher):
         ]
         if not found:
             return None
-        return self._waiting[min(found, key=lambda p: self._unplaced[p])].popleft()
+        return heapq.heappop(self._waiting[min(found, key=lambda p: self._unplaced[p])])[1]

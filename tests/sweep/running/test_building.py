@@ -11,7 +11,7 @@ import pytest
 from shards.bank.manifest import MANIFEST
 from shards.support.lease import ours, take
 from sweep.planning.banks import BankJob, plan_banks
-from sweep.running.building import LocalBuild
+from sweep.running.building import Builds
 from trainers.canonical import make_config
 
 FIELDS = {"teacher": "embedded", "student": "width:1", "train_samples": 64, "test_samples": 20}
@@ -27,10 +27,10 @@ def builders() -> list[psutil.Process]:
 
 def test_it_waits_until_the_banks_are_there(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path)
-    with LocalBuild([job], str(tmp_path)) as build:
+    with Builds([job], str(tmp_path)) as build:
         build.wait()
         assert Path(job.location, MANIFEST).exists()
-    with LocalBuild([], str(tmp_path)) as build:
+    with Builds([], str(tmp_path)) as build:
         build.wait()
 
 
@@ -40,14 +40,14 @@ def test_what_cannot_be_built_ends_the_sweep(
     (job,) = jobs(tmp_path)
     Path(job.location).parent.mkdir()
     Path(job.location).write_text("a file where the bank should be")
-    with LocalBuild([job], str(tmp_path)) as build, pytest.raises((SystemExit, OSError)):
+    with Builds([job], str(tmp_path)) as build, pytest.raises((SystemExit, OSError)):
         build.wait()
     assert job.location in capfd.readouterr().err
 
 
 def test_leaving_ends_the_process_of_the_build(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path)
-    with LocalBuild([job], str(tmp_path)):
+    with Builds([job], str(tmp_path)):
         end = time.monotonic() + 30
         while not (found := builders()) and time.monotonic() < end:
             time.sleep(0.01)
@@ -61,7 +61,7 @@ def test_leaving_does_not_wait_for_the_build_of_another_sweep(tmp_path: Path) ->
     place = tmp_path / "bank-leases" / Path(job.location).name
     with take(str(place), ours("bank")):
         start = time.monotonic()
-        with LocalBuild([job], str(tmp_path)):
+        with Builds([job], str(tmp_path)):
             time.sleep(0.2)
         assert time.monotonic() - start < 30
         assert not builders()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
-from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from sweep.planning.limits import Limits, read_budget, read_deadline
@@ -86,7 +83,6 @@ def test_tune_is_given_no_more_trials(tmp_path) -> None:
     waiting.on_trial_complete("0")
     assert limited.money() == pytest.approx(0.5)
     assert waiting.suggest("4") == Searcher.FINISHED
-    cloudpickle.dumps(WaitingTrials([], "s", 1, spending=spending(tmp_path, time.time)))  # by Tune
 
 
 @pytest.mark.parametrize(("text", "amount"), [("50USD", 50), ("0.5 USD", 0.5), ("7", 7)])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from sweep.running.deaths import why
@@ -114,6 +117,45 @@ def test_a_preempted_trial_is_tried_again_however_often() -> None:
         driver.end(driver.next(), "preempted")
     assert driver.received == []
     driver.waiting.stop()
+    assert driver.next() == Searcher.FINISHED
+
+
+def test_tune_can_pickle_it_whatever_it_holds() -> None:
+    lock = threading.Lock()
+    waiting = WaitingTrials([Entry("a", ONE)], "sweep", 1, clock=lambda: float(lock.locked()))
+    pickle.loads(cloudpickle.dumps(waiting))
+
+
+class Builds:
+    failed = False
+
+    def __init__(self, *banks: str) -> None:
+        self.left = set(banks)
+
+    def missing(self) -> frozenset[str]:
+        return frozenset(self.left)
+
+
+def test_trials_wait_for_their_bank_and_then_take_their_place() -> None:
+    builds = Builds("x", "y")
+    entries = [Entry(f"{bank}{i}", ONE, bank) for i in range(2) for bank in "xy"] + [
+        Entry("a", ONE)
+    ]
+    driver = Tune(WaitingTrials(entries, "sweep", 9, builds=builds))
+    assert driver.next().config["trial"] == "a"
+    assert driver.next() is None
+    builds.left.remove("y")
+    assert driver.next().config["trial"] == "y0"
+    builds.left.remove("x")
+    names = [attempt.config["trial"] for attempt in iter(driver.next, None)]
+    assert names == ["x0", "x1", "y1"]  # as they are given
+
+
+def test_a_bank_that_cannot_be_built_ends_the_sweep() -> None:
+    builds = Builds("x")
+    driver = Tune(WaitingTrials([Entry("a", ONE, "x")], "sweep", 9, builds=builds))
+    assert driver.next() is None
+    builds.failed = True
     assert driver.next() == Searcher.FINISHED
 
 
