@@ -14,8 +14,45 @@ Nothing is imported before it is used. docs/python.md has a table of the names.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:  # for editors and type checkers, which do not read PARTS
+    from shards.bank.dataset import Bank
+    from shards.building.build import build
+    from shards.building.request import Request
+    from shards.export import export as export_shards
+    from shards.verify import verify
+    from sweep.analysis.frame import load
+    from sweep.cluster import problems as check_cluster
+    from sweep.report import report, verdicts
+    from sweep.run import run
+    from sweep.status import status
+    from sweep.stop import stop
+    from sweep.sync import sync
+    from trainers.export import export
+    from trainers.probe import probe_all as probe
+    from trainers.results.loaded import load as load_student
+    from trainers.runner import run as train
+
+__all__ = [
+    "Bank",
+    "Request",
+    "build",
+    "check_cluster",
+    "export",
+    "export_shards",
+    "load",
+    "load_student",
+    "probe",
+    "report",
+    "run",
+    "status",
+    "stop",
+    "sync",
+    "train",
+    "verdicts",
+    "verify",
+]
 __version__ = "0.1.0"
 
 PARTS = {
@@ -44,3 +81,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = PARTS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # what a notebook completes

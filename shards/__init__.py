@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards.bank.rows import rows
+
+if TYPE_CHECKING:
+    from shards.bank.dataset import Bank
 
 __all__ = ["Bank", "rows"]
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainers.results.loaded import load as load_student
+    from trainers.runner import run
+
+__all__ = ["load_student", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -101,6 +102,19 @@ def test_what_every_command_does_can_be_called() -> None:
     assert named <= distilsweep.PARTS.keys()
     page = (ROOT / "docs" / "python.md").read_text()
     assert [name for name in distilsweep.PARTS if f"`distilsweep.{name}" not in page] == []
+
+
+def test_notebooks_and_editors_know_every_name() -> None:
+    assert set(distilsweep.__all__) == distilsweep.PARTS.keys() <= set(dir(distilsweep))
+    tree = ast.parse(Path(distilsweep.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    declared = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert declared == distilsweep.PARTS
 
 
 @pytest.mark.parametrize("name", sorted(distilsweep.PARTS))
