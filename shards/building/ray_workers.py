@@ -61,7 +61,12 @@ def connected(
     if address is not None:
         check_address(address)
         with _runtime_env(plugins) as environment:
-            ray.init(address=address, log_to_driver=False, runtime_env=environment)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=environment,
+            )
         try:
             yield
         finally:

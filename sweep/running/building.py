@@ -103,7 +103,7 @@ class Builds:
     def _build(self, job: BankJob) -> None:
         """Build a bank in a process of its own, whose memory is free again when it ends."""
         if self._arguments:
-            print(f"building {job.location} on the cluster", file=sys.stderr)
+            sys.stderr.write(f"building {job.location} on the cluster\n")
         with self._lock:
             if self._left.is_set():
                 raise SystemExit(1)
@@ -111,7 +111,7 @@ class Builds:
             self._processes.add(process)
         with process:
             for line in process.stderr or ():  # a live view shows what this process prints
-                print(line, end="", file=sys.stderr)
+                sys.stderr.write(line)
         with self._lock:
             self._processes.remove(process)
         if process.returncode > 0:

@@ -1,10 +1,13 @@
 """A sweep on a Ray whose autoscaler starts nodes of Ray's fake provider, and what nodes there are.
 
-    unshare -p -f --mount-proc --kill-child python -m tests.cluster.fake_nodes GRID FOLDER
+    unshare -p -f --mount-proc --kill-child python -m tests.cluster.fake_nodes FOLDER
+
+Of its two trials one begins when the other one's bank is still being built.
 
 The provider starts each node as further processes of this machine. `ray start` and the provider
 expect no other Ray beside them, so all runs in a PID namespace of its own, whose end ends them. The
-last line of its output is JSON: how many nodes there were before the sweep, at most, and after it.
+last line of its output is JSON: the sweep's exit status, how many banks there were when the first
+trial had ended, and how many nodes before the sweep, at most, and after it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from typing import Any
 
 import ray
 
+from shards.bank.manifest import MANIFEST
 from tests.cluster.hosts import ROOT
+from tests.sweep.two_banks import two_banks
 
 HOST = "127.0.0.1"
 OBJECT_STORE = 80 * 1024 * 1024  # bytes, of each node
@@ -76,7 +81,8 @@ def workers() -> int:
     return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
 
 
-def main(grid: str, folder: Path) -> None:
+def main(folder: Path) -> None:
+    grid, run = two_banks(folder), folder / "run"
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
@@ -93,19 +99,23 @@ def main(grid: str, folder: Path) -> None:
         )
         ray.init(address=f"{HOST}:{port}", log_to_driver=False)
         before = most = workers()
-        command = [sys.executable, "-m", "sweep.run", "--grid", grid, "--out", str(folder / "run")]
+        command = [sys.executable, "-m", "sweep.run", "--grid", str(grid), "--out", str(run)]
         sweep = subprocess.Popen(
             [*command, "--address", f"{HOST}:{port}"], stdout=sys.stderr, cwd=ROOT
         )
+        banks = 0
         while sweep.poll() is None:
             most = max(most, workers())
+            if not banks and list(run.glob("trials/*/result.json")):
+                banks = len(list(run.glob(f"banks/*/{MANIFEST}")))
+                (folder / "gate").touch()
             time.sleep(0.5)
         end = time.monotonic() + GOES_WITHIN
         while (after := workers()) and time.monotonic() < end:
             time.sleep(0.5)
-        print(json.dumps([sweep.returncode, before, most, after]), flush=True)
+        print(json.dumps([sweep.returncode, banks, before, most, after]), flush=True)
         os._exit(0)  # the namespace's end ends Ray's processes
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

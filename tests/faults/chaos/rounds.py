@@ -62,8 +62,11 @@ class HungError(RuntimeError):
 
 
 def run_control(grid: Path, folder: Path) -> None:
-    """The undisturbed sweep, in FOLDER/run. Raises: RuntimeError where it fails."""
-    sweep = Disturbed(grid, folder, ["--cpus", CPUS, "--save-seconds", SAVE_SECONDS], {})
+    """The undisturbed sweep, in FOLDER/run. Raises: RuntimeError where it fails.
+
+    Saving changes no result, and often takes longer than training here: it saves as sweeps do.
+    """
+    sweep = Disturbed(grid, folder, ["--cpus", CPUS], {})
     sweep.driver.start()
     assert sweep.driver.process is not None
     if sweep.driver.process.wait() != 0:

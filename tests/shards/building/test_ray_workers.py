@@ -167,6 +167,7 @@ def test_a_worker_that_chose_and_died_computes_in_what_it_chose(
     assert place.class_embeddings() == here.class_embeddings()
 
 
+@pytest.mark.slow
 def test_what_a_data_set_leaves_out_is_reported_by_the_driver_once(
     cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,6 +166,7 @@ def test_trials_leave_nodes_that_ray_drains_and_go_on_elsewhere(
         assert without_times(result) == without_times(alone)
 
 
+@pytest.mark.slow
 def test_a_suspended_trial_on_a_cluster_is_tried_again(
     cluster: Any, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
