@@ -40,7 +40,7 @@ def _stored(spec: str, argument: str) -> Arm:
     """stored[:NAME:SEVERITY]: published images in DISTIL_DATA/CIFAR-10-C (default fog:3)"""
     name, strength = split_spec(argument or "fog:3")
     _ = STORED[name]  # an unknown name raises, with the closest valid one
-    severity = SEVERITY.parse(spec, strength)
+    severity = int(SEVERITY.parse(spec, strength))
     about: Options = {"severity": severity, "unit": "CIFAR-10-C severity, 1 to 5"}
     about["file"] = f"CIFAR-10-C/{name}.npy"
     ops = (StoredImages(name, severity),)
