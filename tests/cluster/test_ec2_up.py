@@ -170,8 +170,9 @@ def use_the_head(cloud: Fleet) -> None:
         health = f"import urllib.request as u; print(u.urlopen('{MLFLOW}/health').read())"
         assert "OK" in user.run(f"python -c {shlex.quote(health)}")
     user.run("ray rsync-down ~/aws.yaml '~/run/' ~/fetched/ 2>&1")
+    fetched = cloud.network.folder / "user" / "fetched"  # as it is seen from here
     for name in ("journal.jsonl", "report.html"):
-        assert (user.home / "fetched" / name).read_bytes() == (home / "run" / name).read_bytes()
+        assert (fetched / name).read_bytes() == (home / "run" / name).read_bytes()
 
 
 def refused(cloud: Fleet) -> list[Call]:

@@ -140,6 +140,7 @@ def test_a_trial_alone_measures_the_same(swept: Any, tools: Any, tmp_path: Path)
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_failing_trial_and_a_gang_beside_it(tools: Any, tmp_path: Path) -> None:
     text = tools.text.replace("[clean, noise:0.1]", "[clean]").replace("seeds: 2", "seeds: 1")
     text += "exclude:\n  - {engine: single, ranks: 2}\n  - {engine: ddp, ranks: 1}\n"

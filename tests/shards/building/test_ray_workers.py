@@ -79,6 +79,7 @@ def test_workers_measure_the_teachers_as_one_process_does(
     assert shards(copy) == shards(here)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_computed_again(bank: Path, copy: Path, request_60, cluster) -> None:
     (copy / "manifest.json").unlink()
     (copy / "train-000001.tar").unlink()
