@@ -2,7 +2,7 @@
 
     python benchmarks/mlflow_cost.py             # --repeats N
 
-One sweep of one trial of about half a minute, on one core of two, with a real MLflow server: one
+One sweep of one trial of half a minute or a minute, on one core of two, with a real MLflow server: one
 that answers, one that is suspended after the trial's first epoch, and one that is killed then.
 Compared is the time from the trial's second epoch to its last, as its journal has it, in which no
 start-up is; best of the repeats, which take turns. Ends with 1 where a failing server costs more
@@ -27,7 +27,7 @@ from pathlib import Path
 from ratios import Ratio, finish
 
 LIMIT = 1.01
-EPOCHS = 160
+EPOCHS = 60
 GRID = f"""\
 name: mlflow-cost
 fixed:
