@@ -107,16 +107,16 @@ def share(grid: Path, place: Path, sign: signal.Signals | None) -> float:
         if sign is not None:
             os.killpg(group, sign)
         process, start = psutil.Process(sweep.pid), time.monotonic()
-        before, taken = others(process), 0.0
+        before = others(process)
+        seen = dict(before)  # of those that have ended meanwhile too
         while len(rows_of(out)) < EPOCHS and sweep.poll() is None:
-            now = others(process)
-            taken = sum(seconds - before.get(pid, 0.0) for pid, seconds in now.items())
+            seen |= others(process)
             time.sleep(0.5)
         wall = time.monotonic() - start
         if sweep.wait():
             raise RuntimeError((place / "sweep.log").read_text()[-1000:])
     assert len(rows_of(out)) == EPOCHS
-    return taken / wall
+    return (sum(seen.values()) - sum(before.values())) / wall
 
 
 def main() -> int:
