@@ -13,6 +13,7 @@ command only. Everything else is retried.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ from sweep.journal.metric_rows import (
 )
 from sweep.journal.mlflow_errors import code_of, is_of_connection, is_refusal, reason
 from sweep.journal.mlflow_uri import default_uri
+from sweep.journal.patience import Patience
 from sweep.journal.registry import register_student
 from sweep.journal.run_record import id_before_records, read_record
 from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
@@ -115,11 +117,15 @@ class Tracker:
     ) -> bool:
         """Upload what is left, as long as it makes progress; whether all of it arrived.
 
-        seconds: how long to wait without progress. status: FINISHED, FAILED or KILLED. on_wait:
-        called several times a second meanwhile.
+        seconds: how long to wait without progress, see Patience. status: FINISHED, FAILED or
+        KILLED. on_wait: called several times a second meanwhile.
         """
         self.end(status)
-        while not self.join(0.2) and time.monotonic() - self.progress_at < seconds:
+        wait, progress_at = Patience(seconds, os.getpid()), self.progress_at
+        while not self.join(0.2) and not wait.is_over():
+            if self.progress_at > progress_at:
+                progress_at = self.progress_at
+                wait.renew()
             on_wait()
         if self._thread.is_alive():
             self.error = self.error or f"no progress for {seconds:g} s"

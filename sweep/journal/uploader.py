@@ -18,8 +18,10 @@ from typing import Any
 from shards.support.child_process import child_command, run_module
 from shards.support.command import one_line, without_password
 from sweep.journal.events import NAME
+from sweep.journal.patience import Patience
 
-PATIENCE = 60.0  # seconds without progress after which the end of an upload is not waited for
+# Seconds without progress after which the end of an upload is not waited for, see Patience.
+PATIENCE = 60.0
 LOOK = 0.2  # seconds between two looks at the journal's size, until it grows
 NOTICE = 5.0  # seconds after which a line says what is waited for
 
@@ -106,8 +108,8 @@ class Uploader:
         """Upload what is left, for as long as that makes progress; what MLflow lacks, in lines.
 
         status: what the sweep's own run ends as, FINISHED, FAILED or KILLED. report: a file that is
-        stored with it. patience: seconds without progress after which it is given up. notify: gets
-        a line once it has taken NOTICE seconds.
+        stored with it. patience: seconds without progress after which it is given up, see Patience.
+        notify: gets a line once it has taken NOTICE seconds.
         """
         self.start()
         process = self._process
@@ -115,10 +117,13 @@ class Uploader:
             return [lacking(self.folder, self.uri, self._error)]
         end = {"status": status, "report": str(report) if report else ""}
         self._send(process, json.dumps(end))
-        began = self._progress_at = time.monotonic()
-        notified = False
-        while process.poll() is None and time.monotonic() - self._progress_at < patience:
+        began = progress_at = self._progress_at = time.monotonic()
+        wait, notified = Patience(patience, process.pid), False
+        while process.poll() is None and not wait.is_over():
             time.sleep(0.05)
+            if self._progress_at > progress_at:
+                progress_at = self._progress_at
+                wait.renew()
             if not notified and time.monotonic() - began > NOTICE:
                 shown = without_password(self.uri)
                 notify(f"uploading the rest to MLflow at {shown}; Ctrl-C leaves it to sweep.sync")

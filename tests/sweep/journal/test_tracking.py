@@ -228,7 +228,7 @@ def test_a_silent_server_holds_nobody(folder: Path) -> None:
         start = time.monotonic()
         tracker.start()
         assert not tracker.finish(seconds=2)
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 20  # four requests and pauses would take 27 s
 
 
 class Unreliable:
