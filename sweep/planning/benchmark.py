@@ -36,6 +36,7 @@ from trainers.probes.observer import ridge_accuracy
 from trainers.students import build_student
 from trainers.students.teacher_pca import has_no_network
 from trainers.training.data import Data
+from trainers.training.eager import eager
 
 LEAST = 0.3  # seconds over which a mean is taken
 MOST_TRAIN, MOST_TEST = 2000, 500  # images that the probes are timed on; more are in proportion
@@ -138,22 +139,14 @@ def training_step(
     model: torch.nn.Module, images_BCHW: torch.Tensor, half: torch.dtype | None = None
 ) -> Callable[[], None]:
     """A call of it is one step: forward, backward and Adam. half: of mixed precision."""
-    # Adam by hand: the first use of torch.optim loads torch.compile, which takes seconds and leaves
-    # a folder in the temporary directory.
-    moments = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()]
+    adam = eager(torch.optim.Adam)(model.parameters(), lr=1e-3)
 
     def step() -> None:
         with torch.autocast(images_BCHW.device.type, half, enabled=half is not None):
             loss = model(images_BCHW).float().square().mean()
         loss.backward()
-        with torch.no_grad():
-            for parameter, mean, square in moments:
-                gradient = parameter.grad
-                assert gradient is not None
-                mean.lerp_(gradient, 0.1)
-                square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-                parameter.addcdiv_(mean, square.sqrt().add_(1e-8), value=-1e-3)
-                parameter.grad = None
+        adam.step()
+        adam.zero_grad()
 
     return step
 

@@ -137,7 +137,7 @@ class StudentSummary:
 
 
 def describe(spec: str, embedding_dim: int, image_size: int) -> StudentSummary:
-    """Size and cost of a student, from its shapes alone: it takes milliseconds.
+    """Size and cost of a student, from its shapes: no weights are drawn.
 
     Raises: ValueError as `build_student`.
     """

@@ -14,8 +14,6 @@ from torch import nn
 
 from trainers.students.base import Student
 
-SMALL = 64  # pixels a side
-
 
 @dataclass(frozen=True)
 class ParameterCount:
@@ -39,10 +37,9 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     Each output of such a layer costs one multiply-accumulate for each weight of its filter. The
     products of queries, keys and values in attention are not counted. The model is not changed.
 
-    Small images pass through zero weights; for large ones only shapes are computed, on the meta
-    device, whose first convolution makes torch import its compiler, which takes seconds.
+    An image of zeros passes through weights of zeros. The meta device would only compute shapes,
+    but its first operation makes torch import parts of its compiler, which takes seconds.
     """
-    device = torch.device("cpu" if image_size <= SMALL else "meta")
     macs = 0
 
     def add(module: nn.Module, _: Any, output: torch.Tensor) -> None:
@@ -55,10 +52,11 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     handles = [layer.register_forward_hook(add) for layer in layers]
     modes = [(module, module.training) for module in model.modules()]
     tensors = itertools.chain(model.named_parameters(), model.named_buffers())
-    zeros = {name: torch.zeros_like(tensor, device=device) for name, tensor in tensors}
+    # Not `zeros_like`, for the model may be on the meta device.
+    zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
     try:
         model.eval()
-        with device, torch.no_grad():
+        with torch.device("cpu"), torch.no_grad():
             images_BCHW = torch.zeros(1, 3, image_size, image_size)
             torch.func.functional_call(model, zeros, (images_BCHW,))
     finally:

@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from shards.support.registry import Table
 from trainers.config.schema import TrialConfig
+from trainers.training.eager import eager
 from trainers.training.muon import Group, Muon, hidden_matrices
 
 
@@ -31,18 +32,18 @@ def _groups(weights: Iterable[nn.Parameter], decay: float) -> list[Group]:
 
 def _adam(model: nn.Module, config: TrialConfig) -> Optimizer:
     """Adam with betas (0.9, 0.999) and epsilon 1e-8."""
-    return Adam(_groups(model.parameters(), config.weight_decay), lr=config.lr)
+    return eager(Adam)(_groups(model.parameters(), config.weight_decay), lr=config.lr)
 
 
 def _adamw(model: nn.Module, config: TrialConfig) -> Optimizer:
     """AdamW with betas (0.9, 0.999) and epsilon 1e-8."""
-    return AdamW(_groups(model.parameters(), config.weight_decay), lr=config.lr)
+    return eager(AdamW)(_groups(model.parameters(), config.weight_decay), lr=config.lr)
 
 
 def _sgd(model: nn.Module, config: TrialConfig) -> Optimizer:
     """SGD with Nesterov momentum, without dampening; plain SGD where `momentum` is 0."""
     groups, momentum = _groups(model.parameters(), config.weight_decay), config.momentum
-    return SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0)
+    return eager(SGD)(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0)
 
 
 def _muon(model: nn.Module, config: TrialConfig) -> Optimizer:
@@ -54,7 +55,7 @@ def _muon(model: nn.Module, config: TrialConfig) -> Optimizer:
     if matrices:
         first = {"params": matrices, "weight_decay": config.weight_decay, "orthogonal": True}
         groups = [first, *groups]
-    return Muon(groups, lr=config.lr, momentum=config.momentum)
+    return eager(Muon)(groups, lr=config.lr, momentum=config.momentum)
 
 
 OPTIMIZERS: Table[Callable[[nn.Module, TrialConfig], Optimizer]] = Table(

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -197,19 +196,14 @@ def test_timm_counts_trunk_and_head():
 
 
 @pytest.mark.thorough
-def test_describe_is_cheap_and_imports_no_timm():
+def test_describe_imports_neither_timm_nor_the_compiler():
     code = (
         "import sys; from trainers.students import describe, build_student;"
         "describe('params:2M', 512, 224); build_student('width:1', 64, 32, 0);"
-        "sys.exit('timm' in sys.modules)"
+        "sys.exit(bool({'timm', 'sympy', 'torch._dynamo'} & sys.modules.keys()))"
     )
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
-    describe("width:4", 512, 224)
-    start = time.perf_counter()
-    for _ in range(10):
-        describe("width:4", 512, 224)
-    assert (time.perf_counter() - start) / 10 < 0.05
 
 
 def test_a_new_student_is_one_entry(monkeypatch):

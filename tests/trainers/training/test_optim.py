@@ -11,6 +11,7 @@ from torch import nn
 
 from trainers.engines.stepper import load_optimizer, optimizer_arrays
 from trainers.students import build_student
+from trainers.training.eager import eager
 from trainers.training.learning_rate import Schedule, set_learning_rate
 from trainers.training.muon import Muon, hidden_matrices, orthogonalised
 from trainers.training.optim import OPTIMIZERS
@@ -31,6 +32,38 @@ def walk(model, optimizer, steps=4):
         model(torch.randn(8, 3, 6, 6, generator=generator)).square().sum().backward()
         optimizer.step()
     return [p.detach().clone() for p in model.parameters()]
+
+
+KINDS = [
+    (torch.optim.Adam, {}),
+    (torch.optim.AdamW, {}),
+    (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    (Muon, {"momentum": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_optimisers_without_the_compiler_compute_what_those_of_torch_do(kind, options):
+    """Also from a state that is loaded, with a closure, and with hooks."""
+    walked, states, calls = [], [], []
+    for cls in (kind, eager(kind)):
+        model = small()
+        groups = [{"params": [w]} for w in model.parameters()]
+        optimizer = cls(groups, lr=1e-3, **options)
+        walk(model, optimizer)
+        again = cls([{"params": [w]} for w in model.parameters()], lr=0.5, **options)
+        again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        again.register_step_post_hook(lambda *_, cls=cls: calls.append(cls))
+        walked.append(walk(model, again))
+        states.append(again.state_dict())
+        assert torch.is_grad_enabled()
+        again.zero_grad()
+        assert all(w.grad is None for w in model.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(*walked, strict=True))
+    assert all(weight.isfinite().all() for weight in walked[0])
+    assert str(states[0]) == str(states[1])
+    assert calls == [kind] * 4 + [eager(kind)] * 4
+    assert issubclass(eager(kind), kind)
 
 
 def decays(optimizer, model):
