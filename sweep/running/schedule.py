@@ -22,6 +22,7 @@ from typing import Any
 from ray import tune
 from ray._private.state import state
 from ray.air._internal import usage
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from shards.building import ray_workers
@@ -229,6 +230,9 @@ def _tuner(
     # Tune counts its own callbacks for Ray's usage statistics, which are off, and imports MLflow,
     # Weights & Biases and others to do so: two seconds of every sweep's start.
     usage.tag_callbacks = lambda callbacks: False
+    # A variable of PyTorch Lightning's. Without it actors need no environment of their own, and run
+    # in the workers that Ray has started already.
+    class_cache.DEFAULT_ENV_VARS.clear()
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # TuneCallback reports trials' errors
     return tune.Tuner(
