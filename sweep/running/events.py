@@ -83,7 +83,11 @@ class TuneCallback(tune.Callback):
             self._emit(identity, "finished", {})
         elif outcome:
             self._ends[trial.trial_id] = result
+        elif "death" in result:
+            self._waiting.died_in_place(identity, result["death"])
+            self._emit(identity, "start", {})
         elif "epoch" in result:
+            self._waiting.trained(identity)
             self._emit(identity, "epoch", {name: result[name] for name in REPORTED})
             if identity in self._stopped:
                 self._emit(identity, "stopped_early", {"error": self._stopped[identity]})

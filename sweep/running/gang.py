@@ -54,14 +54,23 @@ class RayLauncher:
         group = get_current_placement_group()
         assert group is not None  # this process is the actor of a trial
         hosts = _kept_hosts(group.id, ranks) or self._new_hosts(group, ranks)
+        gang = _Gang(hosts, self._sweep)
         try:
             with rendezvous(ray.util.get_node_ip_address()) as meeting:
-                _Gang(hosts, self._sweep).run(arguments, meeting, document, report, stop)
-        except BaseException:
-            for host in hosts:
-                ray.kill(host)
+                gang.run(arguments, meeting, document, report, stop)
+        except BaseException as error:
+            if isinstance(error, RankError) and gang.end():
+                _kept[group.id] = hosts
+            else:
+                for host in hosts:
+                    ray.kill(host)
             raise
         _kept[group.id] = hosts
+
+    def may_try_again(self) -> bool:
+        """Whether all actors of ranks that failed are there, for another attempt in their place."""
+        group = get_current_placement_group()
+        return group is not None and group.id in _kept
 
     def _new_hosts(self, group: PlacementGroup, ranks: int) -> list[Any]:
         actor: Any = ray.remote(RankHost)
@@ -146,6 +155,16 @@ class _Gang:
         left = self._left()
         if left:
             raise launch.preemption([self._error(rank) for rank in left])
+
+    def end(self) -> bool:
+        """Kill all ranks; whether every actor answers, so that it can serve another attempt."""
+        try:
+            # With the calls that are pending: they would take the news of the next attempt.
+            killed = [host.kill.remote() for host in self._hosts]
+            ray.get([*killed, *self._pending], timeout=READY_SECONDS)
+        except RayError:
+            return False
+        return True
 
     def _take_news(self, report: Report) -> None:
         """Wait a moment for answers, and call the actors again that have answered."""

@@ -95,7 +95,7 @@ class RankHost:
         self._lines: list[str] = []
         self._end: News | None = None
         self._child: Child | None = None
-        self._terminated = self._watching = False
+        self._terminated = self._watching = self._killed = False
         self._ranks: SimpleQueue[Rank] = SimpleQueue()
         # The kernel ends a child when the thread that started it ends, so that must be one that
         # lives as long as the child.
@@ -111,6 +111,7 @@ class RankHost:
             leaving.watch_node(rank.sweep, self.terminate)
         with self._changed:
             self._lines, self._end, self._child = [], None, None
+            self._killed = False
             self._terminated = leaving.requested()  # while no rank ran
         self._ranks.put(rank)
 
@@ -128,6 +129,14 @@ class RankHost:
             self._terminated = True
             if self._child is not None and self._end is None:
                 self._child.terminate()
+
+    def kill(self) -> None:
+        """End the rank at once, and return when it has ended."""
+        with self._changed:
+            self._killed = True
+            if self._child is not None:
+                self._child.kill()
+            self._changed.wait_for(lambda: self._end)
 
     def _serve(self) -> None:
         server: WarmProcess | None = None
@@ -178,6 +187,8 @@ class RankHost:
             self._child = child
             if self._terminated:
                 child.terminate()
+            if self._killed:
+                child.kill()
         beats, ending = Heartbeats([heartbeat], rank.limit), ""
         while child.poll() is None:
             if beats.silent([0]) is not None:

@@ -18,6 +18,7 @@ from sweep.running.gang import RayLauncher
 from sweep.running.placement import Placement
 from sweep.running.shared_store import check_seen
 from sweep.running.suspended import start_guard
+from sweep.running.waiting import RETRIES
 from trainers.canonical import make_config
 from trainers.engines.launch import UNANSWERED, RankError
 from trainers.engines.watchdog import STUCK
@@ -58,25 +59,47 @@ def trainable(space: dict[str, Any]) -> None:
     - `elsewhere`: another sweep runs it, or has taken it over.
 
     One that is stopped early reports no outcome: Tune ends this thread where it reports an epoch.
+    A gang of which a rank died after an epoch goes on here, which it reports as `death`: ranks that
+    are forked again begin in a second, and nodes on which it trained are hardly the reason.
     """
     keep_freed_memory()
     job = channel.document(space["sweep"], space["trial"])
     config = make_config(job["config"])
+    how: dict[str, Any] = dict(job["how"])
+    how["behalf"] = Behalf(job["token"], tuple(job["gone"]))
+    how["stop"] = leaving.requested
+    gang = RayLauncher(Placement.of(space), space["sweep"]) if config.ranks > 1 else None
+    if gang is not None:
+        how["launcher"] = gang
+    deaths, trained = space["deaths"], False
 
     def report(values: dict[str, Any]) -> None:
+        nonlocal trained
+        trained = trained or "epoch" in values
         tune.report(dict(values))
 
-    try:
-        how: dict[str, Any] = dict(job["how"])
-        how["behalf"] = Behalf(job["token"], tuple(job["gone"]))
-        how["stop"] = leaving.requested
-        if config.ranks > 1:
-            how["launcher"] = RayLauncher(Placement.of(space), space["sweep"])
-        with leaving.trial_running():
-            if leaving.requested():
-                raise PreemptedError("was to leave before it began")
-            check_seen(job["store"], job["bank"])
+    def attempt() -> bool:
+        """Run the trial; False where it died and is to be tried again here."""
+        nonlocal deaths, trained
+        trained = False
+        if leaving.requested():
+            raise PreemptedError("was to leave before it began")
+        check_seen(job["store"], job["bank"])
+        try:
             run_trial(config, job["bank"], job["store"], report, **how)
+        except RankError as error:
+            again = trained and deaths < RETRIES and _may_work_again(error, job["store"])
+            if not (again and gang is not None and gang.may_try_again()):
+                raise
+            deaths += 1
+            tune.report({"death": error_line(error)})
+            return False
+        return True
+
+    try:
+        with leaving.trial_running():
+            while not attempt():
+                pass
         tune.report({"outcome": "finished"})
     except StoppedError as error:
         tune.report({"outcome": "stopped", "error": one_line(str(error))})

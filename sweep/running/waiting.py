@@ -22,7 +22,9 @@ from sweep.running.placement import Placement
 from sweep.running.spending import Spending
 
 RETRIES = 3  # of a trial that died; an error of the trial itself is not tried again
-WAITS = (0.0, 5.0, 20.0)  # seconds before each of them: a store that does not answer needs time
+# Seconds before each of them, where no epoch has ended since the one before: a store that does not
+# answer needs time.
+WAITS = (0.0, 5.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class WaitingTrials(Searcher):
         self._starting: set[str] = set()
         self._later: list[tuple[float, Entry]] = []  # to be tried again at that time
         self._deaths: dict[str, list[str]] = {}
+        self._trained: set[str] = set()  # trials of which an epoch has ended since the last death
         self._stopped = False
 
     # ---- called by Tune ----
@@ -113,7 +116,9 @@ class WaitingTrials(Searcher):
         self._live[trial_id] = entry
         self._starting.add(trial_id)
         self._unplaced[entry.placement] += 1
-        return {"trial": entry.trial, "sweep": self._sweep, **asdict(entry.placement)}
+        deaths = len(self._deaths.get(entry.trial, ()))
+        own = {"trial": entry.trial, "sweep": self._sweep, "deaths": deaths}
+        return own | asdict(entry.placement)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -149,13 +154,22 @@ class WaitingTrials(Searcher):
         reasons = self._deaths.setdefault(trial, [])
         reasons.append(reason)
         if len(reasons) <= RETRIES:
-            wait = WAITS[len(reasons) - 1]
+            wait = 0.0 if trial in self._trained else WAITS[len(reasons) - 1]
+            self._trained.discard(trial)
             self._later.append((self._clock() + wait, Entry(trial, placement)))
             return None
         if len(set(reasons)) == 1:
             return f"died {len(reasons)} times: {reason}"
         listed = "; ".join(f"{number}. {text}" for number, text in enumerate(reasons, 1))
         return f"died {len(reasons)} times: {listed}"
+
+    def died_in_place(self, trial: str, reason: str) -> None:
+        """A rank of a trial died, and the trial goes on where it was."""
+        self._deaths.setdefault(trial, []).append(reason)
+
+    def trained(self, trial: str) -> None:
+        """An epoch of a trial has ended."""
+        self._trained.add(trial)
 
     def left(self, trial: str, placement: Placement) -> None:
         """A trial saved its state and left, because its machine is taken away or is to stop."""

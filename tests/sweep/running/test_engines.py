@@ -12,6 +12,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import read_grid
 from sweep.running import channel, trial_actor
 from sweep.running.resources import Resources, check_fits
+from sweep.running.waiting import RETRIES
 from trainers.canonical import make_config
 from trainers.engines.launch import UNANSWERED, RankError
 from trainers.engines.watchdog import STUCK
@@ -119,10 +120,43 @@ def test_what_is_tried_again_and_what_is_an_outcome(monkeypatch, error, store, o
     monkeypatch.setattr(trial_actor, "run_trial", run_trial)
     monkeypatch.setattr(trial_actor.tune, "report", reported.append)
     with contextlib.nullcontext() if outcome == "failed" else pytest.raises(RuntimeError):
-        trial_actor.trainable({"sweep": "s", "trial": "t"})
+        trial_actor.trainable({"sweep": "s", "trial": "t", "deaths": 0})
     (row,) = reported
     assert row["outcome"] == outcome
     assert row["error"] == f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@pytest.mark.parametrize(
+    ("before", "epochs", "free", "kinds"),
+    [
+        (0, (1, 1, 1), True, ["epoch", "death", "epoch", "death", "epoch", "finished"]),
+        (0, (1, 0, 1), True, ["epoch", "death", "died"]),  # the second one never trained
+        (0, (1, 1, 1), False, ["epoch", "died"]),  # an actor of a rank is gone
+        (RETRIES - 1, (1, 1, 1), True, ["epoch", "death", "epoch", "died"]),
+    ],
+)
+def test_a_gang_that_trained_is_tried_again_where_it_is(monkeypatch, before, epochs, free, kinds):
+    """epochs: which each attempt reports. free: whether the actors of its ranks are there."""
+    left = list(epochs)
+
+    def run_trial(config, bank, store, report, **how):
+        if left.pop(0):
+            report({"epoch": 1})
+        if left:
+            raise RankError(1, -9, "")
+
+    reported = []
+    fields = FIELDS | {"engine": "ddp", "ranks": 2, "batch_size": 50}
+    job = {"config": fields, "bank": "", "store": "store", "token": "", "gone": [], "how": {}}
+    monkeypatch.setattr(channel, "document", lambda sweep, trial: job)
+    monkeypatch.setattr(trial_actor, "run_trial", run_trial)
+    monkeypatch.setattr(trial_actor.RayLauncher, "may_try_again", lambda self: free)
+    monkeypatch.setattr(trial_actor.tune, "report", reported.append)
+    fails = kinds[-1] == "died"
+    with pytest.raises(RuntimeError) if fails else contextlib.nullcontext():
+        space = {"ranks": 2, "cpus": 1.0, "gpus": 0.0, "placement": "pack", "deaths": before}
+        trial_actor.trainable({"sweep": "s", "trial": "t", **space})
+    assert [row.get("outcome") or next(iter(row)) for row in reported] == kinds
 
 
 @pytest.mark.parametrize("address", [None, "auto"])

@@ -34,7 +34,7 @@ class Host:
     def __init__(self, threads: futures.Executor, lost: float = 1e9, silent: bool = False) -> None:
         self.real, self.lost = RankHost(Host.warm), time.monotonic() + lost
         self.silent = silent
-        for name in ("start", "poll", "terminate"):
+        for name in ("start", "poll", "terminate", "kill"):
             remote = SimpleNamespace(remote=lambda *a, n=name: threads.submit(self._call, n, *a))
             setattr(self, name, remote)
 
@@ -59,10 +59,18 @@ def wait(answers: list[Any], num_returns: int, timeout: float) -> tuple[list[Any
     return list(done), list(others)
 
 
+def get(answers: Any, timeout: float | None = None) -> Any:
+    if not isinstance(answers, list):
+        return answers.result()
+    if futures.wait(answers, timeout).not_done:
+        raise RayError("no answer in time")
+    return [answer.result() for answer in answers]
+
+
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[futures.Executor]:
     monkeypatch.setattr(gang.ray, "wait", wait)
-    monkeypatch.setattr(gang.ray, "get", lambda answer: answer.result())
+    monkeypatch.setattr(gang.ray, "get", get)
     with futures.ThreadPoolExecutor() as executor:
         yield executor
     children = psutil.Process().children()
@@ -206,6 +214,36 @@ def test_the_node_of_one_rank_is_taken_away_and_all_ranks_leave(
     assert caught.value.code == PREEMPTED
 
 
+def test_ranks_are_ended_and_the_next_attempt_gets_their_actors(threads, monkeypatch) -> None:
+    """The one that is left would wait for ever; nothing of it reaches the next attempt."""
+    hosts, seen, left = [Host(threads), Host(threads)], [], []
+    report = "print('@report {\"pid\": %d}' % os.getpid(), flush=True)"
+    script = each(f"{report}; {WAIT}", "time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(launch, "RANK_CODE", HEAD + script)
+    monkeypatch.setattr(launch, "PEER_SECONDS", 0.2)
+    first = gang._Gang(hosts)
+    with pytest.raises(RankError, match="rank 1 was killed by SIGKILL"):
+        first.run([], {}, "", left.append, lambda: False)
+    (about,) = left
+    assert psutil.pid_exists(about["pid"])
+    assert first.end()
+    assert not psutil.pid_exists(about["pid"])
+    assert first.end()  # nothing runs
+    play(monkeypatch, hosts, each(report, "pass"), seen.append)
+    assert len(seen) == 1
+    assert seen[0]["pid"] != about["pid"]
+
+
+def test_actors_of_a_lost_node_get_no_other_attempt(threads, monkeypatch) -> None:
+    hosts = [Host(threads), Host(threads, lost=2.0)]
+    monkeypatch.setattr(launch, "RANK_CODE", HEAD + each(WAIT, WAIT))
+    monkeypatch.setattr(launch, "PEER_SECONDS", 0.2)
+    lost = gang._Gang(hosts)
+    with pytest.raises(RankError, match="rank 1 is gone"):
+        lost.run([], {}, "", lambda values: None, lambda: False)
+    assert not lost.end()
+
+
 def test_a_silent_rank_is_ended(threads, monkeypatch) -> None:
     monkeypatch.setenv(launch.SILENT_VARIABLE, "3")
     script = each(WAIT, "os.kill(os.getpid(), signal.SIGSTOP)")
@@ -238,12 +276,12 @@ def test_ranks_meet_at_a_port_that_the_system_chose(threads, monkeypatch) -> Non
 def test_actors_of_the_trial_before_are_taken_only_if_all_of_them_answer(
     threads, monkeypatch, warm, answers
 ) -> None:
-    def get(pending: list[bool], timeout: float) -> None:
+    def ready(pending: list[bool], timeout: float) -> None:
         if not all(pending):
             raise RayError("one is gone")
 
     killed: list[Any] = []
-    monkeypatch.setattr(gang.ray, "get", get)
+    monkeypatch.setattr(gang.ray, "get", ready)
     monkeypatch.setattr(gang.ray, "kill", killed.append)
     one, other = (
         SimpleNamespace(ready=SimpleNamespace(remote=lambda alive=alive: alive))

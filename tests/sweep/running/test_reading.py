@@ -48,7 +48,7 @@ def test_the_flag_reaches_the_trial(reading: str, monkeypatch) -> None:
     resources = Resources(reading=options.reading)
     document = schedule.document_of(job, "store", resources, 0, Behalf("sweep"))
     monkeypatch.setattr(channel, "document", lambda sweep, trial: document)
-    trial_actor.trainable({"sweep": "s", "trial": config.identity})
+    trial_actor.trainable({"sweep": "s", "trial": config.identity, "deaths": 0})
     (how,) = seen
     assert (how["device"], how["reading"]) == ("cpu", reading)
     assert how["behalf"] == Behalf("sweep")

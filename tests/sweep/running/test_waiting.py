@@ -12,9 +12,9 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from sweep.running.deaths import why
-from sweep.running.events import Events, TuneCallback
+from sweep.running.events import REPORTED, Events, TuneCallback
 from sweep.running.placement import Placement
-from sweep.running.waiting import RETRIES, Entry, WaitingTrials
+from sweep.running.waiting import RETRIES, WAITS, Entry, WaitingTrials
 
 ONE, TWO = Placement(1, 1.0, 0.0), Placement(2, 1.0, 0.0)
 
@@ -109,6 +109,33 @@ def test_after_some_deaths_it_has_failed_for_reasons_each() -> None:
     ((trial, kind, values),) = driver.received
     assert (trial, kind) == ("a", "failed")
     assert values["error"] == ("died 4 times: 1. reason 0; 2. reason 1; 3. reason 2; 4. reason 3")
+
+
+def test_a_trial_that_trained_since_its_last_death_is_tried_again_at_once() -> None:
+    driver, clock = tune(("a", ONE))
+    for _ in range(2):
+        attempt = driver.next()
+        driver.start(attempt)
+        driver.callback.on_trial_result(0, [], attempt, dict.fromkeys(REPORTED, 1))
+        driver.end(attempt, "died")
+    attempt = driver.next()
+    driver.end(attempt, "died")  # before the end of an epoch
+    assert driver.next() is None
+    clock.now = WAITS[-1]
+    assert driver.next().config["deaths"] == 3
+
+
+def test_deaths_of_ranks_whose_gang_goes_on_count_as_well() -> None:
+    driver, _ = tune(("a", TWO))
+    attempt = driver.next()
+    assert attempt.config["deaths"] == 0
+    driver.start(attempt)
+    for number in range(RETRIES):
+        driver.callback.on_trial_result(0, [], attempt, {"death": f"reason {number}"})
+    driver.end(attempt, "died", "the last reason")
+    kinds = [kind for _, kind, _ in driver.received]
+    assert kinds == ["start"] * (1 + RETRIES) + ["failed"]
+    assert driver.received[-1][2]["error"].startswith("died 4 times: 1. reason 0; 2. reason 1; ")
 
 
 def test_a_preempted_trial_is_tried_again_however_often() -> None:
