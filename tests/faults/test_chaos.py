@@ -26,7 +26,7 @@ KILLS += ["trial", "driver", "trial", "raylet", "trial", "gcs"]
 def test_twelve_kills_change_nothing(gone_later: Any, tmp_path: Path) -> None:
     """Two trials of one rank and a gang of two; the seed draws the victims and the moments."""
     grid = tmp_path / "grid.yaml"
-    text = GRID.read_text().replace("epochs: 60", "epochs: 120")
+    text = GRID.read_text().replace("epochs: 200", "epochs: 120")
     grid.write_text(text.replace("seeds: 3", "seeds: 1"))
     (tmp_path / "control").mkdir()
     run_control(grid, tmp_path / "control")

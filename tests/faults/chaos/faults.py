@@ -17,7 +17,7 @@ import psutil
 
 from tests.faults.chaos.disturbed import Disturbed, Driver, Progress, mlflow_server, wait_until
 
-SAVING_SHARE = 0.4  # of the kills that wait for their victim to write a file
+SAVING_SHARE = 0.5  # of the kills that wait for their victim to write a file
 NOTICE_SECONDS = 30.0  # Google's time between a spot notice and the end of the machine
 HANG_SECONDS = 10.0  # more than MLflow's time limit for a request, see sweep.environment
 FULL_SECONDS = 5.0

@@ -42,15 +42,15 @@ HERE = Path(__file__).parent
 RESULTS, GRID = HERE / "results.json", HERE / "grid.yaml"
 PAGE = HERE.parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: make chaos -->", "<!-- end of table -->"
-FAULTS_A_ROUND = 16
-KILLS = ("trial", "rank", "driver", "raylet", "gcs")
-KILL_WEIGHT = 6  # a kill is drawn so often for each other fault
+FAULTS_A_ROUND = 40
+# How often each kill is drawn for each other fault. Most processes of a sweep are trials and ranks.
+KILLS = {"trial": 16, "rank": 16, "driver": 8, "raylet": 8, "gcs": 8}
 LIMIT = 300.0  # seconds in which work must go on; on an idle machine it takes about ten
 
 
 def draw(seed: int, names: list[str]) -> list[str]:
     """The faults of a round, most of them kills; the sweep's end may cut them short."""
-    weights = [KILL_WEIGHT if name in KILLS else 1 for name in names]
+    weights = [KILLS.get(name, 1) for name in names]
     return random.Random(seed).choices(names, weights, k=FAULTS_A_ROUND)
 
 
