@@ -26,7 +26,13 @@ from shards.building.build import build
 from shards.building.cluster_resources import most
 from shards.building.embed import Embedder
 from shards.building.executor import Columns, CorruptedView, OnImages, Task
-from shards.building.ray_start import check_address, end_processes, keep_logs, prepare_local
+from shards.building.ray_start import (
+    check_address,
+    end_processes,
+    keep_logs,
+    only_needed_processes,
+    prepare_local,
+)
 from shards.building.request import Request
 from shards.datasets.left_out import report_once, reported
 from shards.support.command import one_line
@@ -112,16 +118,17 @@ def _start_local(
         temporary = tempfile.mkdtemp(prefix=prefix)  # Unix socket paths must stay short
         started = False
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=store,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=temporary,
-                runtime_env=environment,
-            )
+            with only_needed_processes():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    object_store_memory=store,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=temporary,
+                    runtime_env=environment,
+                )
             started = True
             return temporary
         except Exception as error:  # Ray raises the base class where its processes do not answer

@@ -20,7 +20,14 @@ if find_spec("ray") is None:
 import ray
 
 from shards.building import ray_workers
-from shards.building.ray_start import TOKEN_VARIABLES, check_address, end_processes, prepare_local
+from shards.building.ray_start import (
+    TOKEN_VARIABLES,
+    UNUSED,
+    check_address,
+    end_processes,
+    only_needed_processes,
+    prepare_local,
+)
 from sweep.run import main
 
 
@@ -115,3 +122,16 @@ def test_a_token_of_its_own_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/some/file")
     prepare_local()
     assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_what_a_ray_of_one_machine_does_not_need_is_not_started() -> None:
+    """Ray's own methods are back afterwards, also after an error."""
+    from ray._private.node import Node
+
+    own = [getattr(Node, name) for name in UNUSED]  # Ray still has them all
+    with pytest.raises(RuntimeError, match="no start"), only_needed_processes():
+        for name, method in zip(UNUSED, own, strict=True):
+            assert getattr(Node, name) is not method
+            getattr(Node, name)(None, include_dashboard=False)
+        raise RuntimeError("no start")
+    assert [getattr(Node, name) for name in UNUSED] == own

@@ -43,6 +43,14 @@ def cluster() -> Iterator[None]:
         yield
 
 
+def test_the_cluster_has_the_processes_that_it_needs_and_no_others(cluster) -> None:
+    children = psutil.Process().children(recursive=True)
+    commands = [" ".join(child.cmdline()) for child in children]
+    assert any("gcs_server" in command for command in commands)
+    unused = ("dashboard/dashboard.py", "log_monitor.py", "monitor.py")
+    assert not [command for command in commands if any(name in command for name in unused)]
+
+
 def shards(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix == ".tar"}
 
