@@ -125,13 +125,12 @@ def test_a_token_of_its_own_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_a_ray_of_one_machine_does_not_need_is_not_started() -> None:
-    """Ray's own methods are back afterwards, also after an error."""
+    """Ray's own methods are back afterwards."""
     from ray._private.node import Node
 
     own = [getattr(Node, name) for name in UNUSED]  # Ray still has them all
-    with pytest.raises(RuntimeError, match="no start"), only_needed_processes():
+    with only_needed_processes():
         for name, method in zip(UNUSED, own, strict=True):
             assert getattr(Node, name) is not method
             getattr(Node, name)(None, include_dashboard=False)
-        raise RuntimeError("no start")
     assert [getattr(Node, name) for name in UNUSED] == own

@@ -90,6 +90,7 @@ def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
     assert killed is not None
     assert driver.wait(timeout=250) == 0
     assert tools.events(folder, "failed") == []
+    assert len(tools.events(folder, "start")) == 2  # the second one in its place
     assert len(tools.events(folder, "result")) == 1
     assert results(folder)["ddp"].epochs[-1].epoch == 300
 
