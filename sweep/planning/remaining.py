@@ -68,6 +68,10 @@ class Timing:
         self.started, self.first, self.trained, self.ended = now, None, None, None
         self.failed = False
 
+    def interrupt(self) -> None:
+        """Note that the attempt is over, and that the trial waits for another one."""
+        self.started, self.first, self.trained = None, None, None
+
     @property
     def running(self) -> bool:
         return self.started is not None and self.ended is None

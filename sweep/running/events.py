@@ -97,8 +97,11 @@ class TuneCallback(tune.Callback):
         end = self._ends.pop(trial.trial_id, {})
         if end.get("outcome") == "preempted":
             self._waiting.left(identity, placement)
+            self._emit(identity, "waits", {})
             return
         reason = end.get("error") or why(str(trial.get_error() or ""), local_logs())
         failure = self._waiting.died(identity, placement, reason)
-        if failure is not None:
+        if failure is None:
+            self._emit(identity, "waits", {})
+        else:
             self._emit(identity, "failed", {"error": failure})

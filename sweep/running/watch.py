@@ -48,8 +48,8 @@ def _parts(seconds: Seconds) -> dict[str, Any]:
 class Watch:
     """Called for every event of a trial: `watch(identity, kind, values)`.
 
-    `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished`, or one of
-    `failed`, `stopped`, `stopped_early` and `elsewhere` (values: error).
+    `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished`, `waits` (for
+    another attempt), or one of `failed`, `stopped`, `stopped_early` and `elsewhere` (values: error).
 
     Attributes:
         steps: {trial: optimiser steps done} of the trials that train.
@@ -97,12 +97,13 @@ class Watch:
             self._epoch(trial, Epoch.model_validate(values))
         elif kind == "finished":
             self.adopt(config)
-        elif kind == "stopped":
+        elif kind in ("waits", "stopped", "elsewhere"):
             self.running.pop(trial, None)
-            self.stopped[trial] = values["error"]
-        elif kind == "elsewhere":
-            self.running.pop(trial, None)
-            self.elsewhere.add(trial)
+            self.timings[trial].interrupt()
+            if kind == "stopped":
+                self.stopped[trial] = values["error"]
+            elif kind == "elsewhere":
+                self.elsewhere.add(trial)
         elif kind == "stopped_early":
             reason, fields = values["error"], config.model_dump(mode="json")
             self.skip_stopped({trial: reason})

@@ -96,7 +96,8 @@ def test_it_ends_when_nothing_waits_runs_or_is_to_be_tried_again() -> None:
     driver.end(last)
     assert driver.next() == Searcher.FINISHED
     assert driver.received == [
-        ("a", "start", {}), ("a", "finished", {}), ("b", "finished", {}),
+        ("a", "start", {}), ("a", "finished", {}),
+        ("b", "waits", {}), ("b", "waits", {}), ("b", "finished", {}),
     ]  # fmt: skip
 
 
@@ -106,7 +107,8 @@ def test_after_some_deaths_it_has_failed_for_reasons_each() -> None:
         clock.now += 1000.0
         attempt = next(a for a in iter(driver.next, None) if a.config["trial"] == "a")
         driver.end(attempt, "died", f"reason {death}")
-    ((trial, kind, values),) = driver.received
+    *earlier, (trial, kind, values) = driver.received
+    assert earlier == [("a", "waits", {})] * RETRIES
     assert (trial, kind) == ("a", "failed")
     assert values["error"] == ("died 4 times: 1. reason 0; 2. reason 1; 3. reason 2; 4. reason 3")
 
@@ -142,7 +144,7 @@ def test_a_preempted_trial_is_tried_again_however_often() -> None:
     driver, _ = tune(("a", ONE))
     for _ in range(3 * RETRIES):
         driver.end(driver.next(), "preempted")
-    assert driver.received == []
+    assert {kind for _, kind, _ in driver.received} == {"waits"}
     driver.waiting.stop()
     assert driver.next() == Searcher.FINISHED
 

@@ -48,7 +48,7 @@ def test_a_trial_that_trains_nothing_has_no_progress_before_its_end(tmp_path: Pa
     assert watch.done() == pytest.approx(watch.total())
 
 
-@pytest.mark.parametrize("kind", ["stopped", "elsewhere"])
+@pytest.mark.parametrize("kind", ["stopped", "elsewhere", "waits"])
 def test_a_trial_that_ended_without_a_result_no_longer_runs(tmp_path: Path, kind: str) -> None:
     config = make_config(FIELDS | {"epochs": 1})
     watch = Watch(Journal(tmp_path), [config], str(tmp_path))
@@ -58,6 +58,7 @@ def test_a_trial_that_ended_without_a_result_no_longer_runs(tmp_path: Path, kind
     assert (watch.overview().running, watch.overview().waiting) == (0, 1)
     assert "running" not in watch.note()
     assert not watch.running
+    assert [timing.waiting for timing in watch.timings.values()] == [True]
 
 
 def test_failures_of_an_earlier_run_count_as_done(tmp_path: Path) -> None:
