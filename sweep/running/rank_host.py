@@ -28,7 +28,7 @@ from sweep.running import leaving
 
 POLL_SECONDS = 1.0  # how long `poll` waits for news
 LAST_LINES = 3  # of the rank's standard error
-# What ranks import. The last one takes as long as torch itself; its optimizers load it.
+# What ranks import. The last one takes as long as torch itself; engines of several ranks load it.
 MODULES = ("trainers.trial", "torch._dynamo")
 
 
