@@ -100,6 +100,7 @@ def _run_trials(
     if grid.search is None or grid.search.by != "optuna":
         return trials, run_sweep(sweep, trials)
     from sweep.rounds import run_rounds
+    from sweep.running.schedule import staying_connected
 
     def run_round(grid: Grid, failed: frozenset[str]) -> Outcome:
         """Run what is missing of the search so far, but for the trials that failed before."""
@@ -112,7 +113,8 @@ def _run_trials(
         )
         return run_sweep(round_, [c for c in trials.chosen if c.identity not in failed])
 
-    grid, outcome = run_rounds(grid, grid.search, sweep.folder, run_round)
+    with staying_connected():
+        grid, outcome = run_rounds(grid, grid.search, sweep.folder, run_round)
     return trials_of(grid, options.only).chosen, outcome
 
 

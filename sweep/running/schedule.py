@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray._private.state import state
 from ray.air._internal import usage
@@ -73,11 +74,35 @@ def connected(resources: Resources, folder: Path, plugins: Sequence[str]) -> Ite
 
     plugins: MODULE@HASH of those that the trials need.
     """
+    if _staying and ray.is_initialized():
+        yield
+        return
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     owner, cpus = str(folder.resolve()), resources.local_cpus()
-    with ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE, folder, plugins):
+    with contextlib.ExitStack() as own:
+        # The connection belongs to the outermost block that is to keep it, if there is one.
+        (_staying or [own])[0].enter_context(
+            ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE, folder, plugins)
+        )
         yield
+
+
+_staying: list[contextlib.ExitStack] = []
+
+
+@contextlib.contextmanager
+def staying_connected() -> Iterator[None]:
+    """Inside, the first `connected` connects, and the end of this block disconnects.
+
+    For parts of one sweep that run one after the other, so that Ray is not started for each.
+    """
+    with contextlib.ExitStack() as connection:
+        _staying.append(connection)
+        try:
+            yield
+        finally:
+            _staying.pop()
 
 
 def gpus_for(resources: Resources) -> float:

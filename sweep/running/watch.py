@@ -49,7 +49,8 @@ class Watch:
     """Called for every event of a trial: `watch(identity, kind, values)`.
 
     `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished`, `waits` (for
-    another attempt), or one of `failed`, `stopped`, `stopped_early` and `elsewhere` (values: error).
+    another attempt), or one of `failed`, `stopped`, `stopped_early` and `elsewhere`, whose values
+    have an `error`.
 
     Attributes:
         steps: {trial: optimiser steps done} of the trials that train.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
+from shards.support.yaml_reader import parse_mapping
 from sweep.analysis.frame import load
 from sweep.journal.events import FailedEvent, Journal, ResultEvent, StartEvent, StoppedEvent
 from sweep.planning.expand import expand
 from sweep.planning.grid import Grid, read_grid
 from sweep.planning.search import Search
 from sweep.rounds import run_rounds, value_of
+from sweep.run import run
 from sweep.running.driver import Outcome
 from tests.sweep.made import made
 
@@ -115,6 +119,28 @@ def test_a_draw_is_worth_the_mean_over_its_seeds(tmp_path: Path) -> None:
     assert math.isnan(values[1])  # failed
     assert values[2] is None  # stopped early
     assert values[3] == pytest.approx(-0.95)
+
+
+@pytest.mark.ray
+def test_a_real_search_starts_one_ray_for_all_of_its_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, own = list[str](), ray.init
+
+    def init(*arguments: Any, **options: Any) -> Any:
+        starts.append(options["address"])
+        return own(*arguments, **options)
+
+    monkeypatch.setattr(ray, "init", init)
+    small = {"train_samples": 160, "test_samples": 40, "validation_samples": 32, "epochs": 1}
+    one = parse_mapping(TEXT, "x")
+    one |= {"seeds": 1, "search": one["search"] | {"trials": 4}}
+    one["fixed"] |= small | {"batch_size": 32, "probes": ["spectrum"], "test_arms": []}
+    study = run(one, tmp_path / "run", cpus=2)
+    assert starts == ["local"]
+    assert not ray.is_initialized()
+    assert sorted(study.trials["status"]) == ["finished"] * 4
+    assert study.trials["lr"].nunique() == 4
 
 
 def test_several_combinations_are_refused() -> None:
