@@ -6,10 +6,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -18,9 +15,6 @@ CONNECT_SECONDS = 15.0  # Ray itself tries for minutes where nothing answers
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 # A raylet on a busy machine takes longer than Ray's default of 30 s to answer its first calls.
 START_SECONDS = {"RAY_raylet_start_wait_time_s": "120"}
-# Methods of Ray's `Node` that start what a Ray of one machine has no use for: a server for usage
-# statistics, which are off; the autoscaler; the collector of logs, which are not shown.
-UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 def check_address(address: str) -> None:
@@ -52,28 +46,6 @@ def prepare_local() -> None:
         os.environ.setdefault(name, value)
     if not any(os.environ.get(name) for name in TOKEN_VARIABLES):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-@contextmanager
-def only_needed_processes() -> Iterator[None]:
-    """Inside, `ray.init` starts no processes that are of no use here, and starts seconds sooner.
-
-    Ray waits for one of them; together they take as long as importing torch. `ray.init` has no
-    options for them.
-    """
-    from ray._private.node import Node
-
-    def nothing(self: Any, **options: Any) -> None:
-        """In place of starting a process."""
-
-    methods = {name: getattr(Node, name) for name in UNUSED if hasattr(Node, name)}
-    for name in methods:
-        setattr(Node, name, nothing)
-    try:
-        yield
-    finally:
-        for name, method in methods.items():
-            setattr(Node, name, method)
 
 
 def end_processes(folder: str) -> None:

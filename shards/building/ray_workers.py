@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.node import Node
 from ray.exceptions import RayActorError, RayTaskError
 
 from shards.bank.manifest import Manifest, Packed, Plan
@@ -26,13 +27,7 @@ from shards.building.build import build
 from shards.building.cluster_resources import most
 from shards.building.embed import Embedder
 from shards.building.executor import Columns, CorruptedView, OnImages, Task
-from shards.building.ray_start import (
-    check_address,
-    end_processes,
-    keep_logs,
-    only_needed_processes,
-    prepare_local,
-)
+from shards.building.ray_start import check_address, end_processes, keep_logs, prepare_local
 from shards.building.request import Request
 from shards.datasets.left_out import report_once, reported
 from shards.support.command import one_line
@@ -43,6 +38,10 @@ QUEUE_DEPTH = 2  # tasks submitted to a worker at a time, so that it never waits
 RETRIES = 3  # restarts of a worker that died, and retries of the task it was running
 START_ATTEMPTS = 2  # attempts to start a Ray cluster on this machine
 OBJECT_STORE = 512 * 1024 * 1024  # bytes; what does not fit spills to disk
+
+# Methods of Ray's `Node` that start what a Ray of one machine has no use for: a server for usage
+# statistics, which are off; the autoscaler; the collector of logs, which are not shown.
+UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 @contextlib.contextmanager
@@ -101,6 +100,27 @@ def _runtime_env(plugins: Sequence[str]) -> Iterator[dict[str, Any] | None]:
     """
     with tempfile.TemporaryDirectory() as folder:
         yield {"py_modules": keep_copies(folder, plugins)} if plugins else None
+
+
+@contextlib.contextmanager
+def only_needed_processes() -> Iterator[None]:
+    """Inside, `ray.init` starts no processes that are of no use here, and starts seconds sooner.
+
+    Ray waits for one of them; together they take as long as importing torch. `ray.init` has no
+    options for them.
+    """
+
+    def nothing(self: Any, **options: Any) -> None:
+        """In place of starting a process."""
+
+    methods = {name: getattr(Node, name) for name in UNUSED if hasattr(Node, name)}
+    for name in methods:
+        setattr(Node, name, nothing)
+    try:
+        yield
+    finally:
+        for name, method in methods.items():
+            setattr(Node, name, method)
 
 
 def _start_local(

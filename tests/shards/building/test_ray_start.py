@@ -20,14 +20,8 @@ if find_spec("ray") is None:
 import ray
 
 from shards.building import ray_workers
-from shards.building.ray_start import (
-    TOKEN_VARIABLES,
-    UNUSED,
-    check_address,
-    end_processes,
-    only_needed_processes,
-    prepare_local,
-)
+from shards.building.ray_start import TOKEN_VARIABLES, check_address, end_processes, prepare_local
+from shards.building.ray_workers import UNUSED, only_needed_processes
 from sweep.run import main
 
 
