@@ -214,13 +214,20 @@ def test_the_node_of_one_rank_is_taken_away_and_all_ranks_leave(
     assert caught.value.code == PREEMPTED
 
 
-def test_ranks_are_ended_and_the_next_attempt_gets_their_actors(threads, monkeypatch) -> None:
+def test_ranks_are_ended_and_the_next_attempt_gets_their_actors(
+    threads, monkeypatch, tmp_path
+) -> None:
     """The one that is left would wait for ever; nothing of it reaches the next attempt."""
     hosts, seen, left = [Host(threads), Host(threads)], [], []
     report = "print('@report {\"pid\": %d}' % os.getpid(), flush=True)"
-    script = each(f"{report}; {WAIT}", "time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)")
+    said = str(tmp_path / "said")
+    script = each(
+        f"{report}; open({said!r}, 'w').close(); {WAIT}",
+        f"[time.sleep(0.1) for _ in iter(lambda: os.path.exists({said!r}), True)]; "
+        "os.kill(os.getpid(), signal.SIGKILL)",
+    )
     monkeypatch.setattr(launch, "RANK_CODE", HEAD + script)
-    monkeypatch.setattr(launch, "PEER_SECONDS", 0.2)
+    monkeypatch.setattr(launch, "PEER_SECONDS", 1.0)  # the other one's report is read meanwhile
     first = gang._Gang(hosts)
     with pytest.raises(RankError, match="rank 1 was killed by SIGKILL"):
         first.run([], {}, "", left.append, lambda: False)
