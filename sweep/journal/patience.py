@@ -16,7 +16,7 @@ class Patience:
     """Whether a process has waited for so many seconds without progress.
 
     On a busy machine a process in the background may need minutes until it has imported MLflow and
-    made a database. While a thread of it (but the one that asks) is able to run, it does not wait
+    made a database. While a thread of it (but the calling one) is able to run, it does not wait
     for a server; that time does not count where /proc shows it. After LONGEST times `seconds` it
     is over in any case.
 
@@ -41,9 +41,9 @@ class Patience:
         return self._waited >= self._seconds or now - self._since >= LONGEST * self._seconds
 
     def _works(self) -> bool:
-        asks = str(threading.get_native_id())
+        caller = str(threading.get_native_id())
         for stat in self._threads.glob("*/stat"):
-            if stat.parent.name == asks:
+            if stat.parent.name == caller:
                 continue
             with contextlib.suppress(OSError):  # the thread has ended
                 # The name, which may hold blanks and brackets, is in brackets before the state.

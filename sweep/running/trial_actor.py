@@ -60,7 +60,7 @@ def trainable(space: dict[str, Any]) -> None:
 
     One that is stopped early reports no outcome: Tune ends this thread where it reports an epoch.
     A gang of which a rank died after an epoch goes on here, which it reports as `death`: ranks that
-    are forked again begin in a second, and nodes on which it trained are hardly the reason.
+    are forked again begin within seconds, and nodes on which it trained are hardly the reason.
     """
     keep_freed_memory()
     job = channel.document(space["sweep"], space["trial"])

@@ -1,6 +1,6 @@
 """Optimisers that do not load torch.compile's parts, which take as long to import as torch itself.
 
-`torch._dynamo` (with sympy: 3 to 5 CPU s and 150 MB in each process) is imported by the first call
+`torch._dynamo` (with sympy: seconds of CPU time and 150 MB in each process) is imported by the first call
 of any method of torch's optimisers, so that torch.compile leaves them out. No trial compiles its
 optimiser.
 """

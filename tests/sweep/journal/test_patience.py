@@ -47,7 +47,7 @@ def test_time_in_which_a_process_works_does_not_count(
         child.wait()
 
 
-def test_who_asks_about_itself_does_not_count_as_work() -> None:
+def test_the_calling_thread_does_not_count_as_work() -> None:
     assert seconds_until_over(Patience(0.5, os.getpid()), 10) < 3
 
 

@@ -44,7 +44,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 def test_optimisers_without_the_compiler_compute_what_those_of_torch_do(kind, options):
-    """Also from a state that is loaded, with a closure, and with hooks."""
+    """Also from a state that is loaded, and with hooks."""
     walked, states, calls = [], [], []
     for cls in (kind, eager(kind)):
         model = small()
