@@ -89,7 +89,7 @@ def test_a_trial_whose_rank_is_killed_goes_on(tools, tmp_path):
                             process.kill()
         time.sleep(0.1)
     assert len(parents) == 2
-    assert len(set(parents.values())) == 1  # forked from the same process: it went on in its place
+    assert len(set(parents.values())) == 1  # both were forked from one process
     assert driver.wait(timeout=250) == 0
     assert tools.events(folder, "failed") == []
     assert len(tools.events(folder, "result")) == 1
