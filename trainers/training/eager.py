@@ -1,8 +1,8 @@
 """Optimisers that do not load torch.compile's parts, which take as long to import as torch itself.
 
-`torch._dynamo` (with sympy: seconds of CPU time and 150 MB in each process) is imported by the first call
-of any method of torch's optimisers, so that torch.compile leaves them out. No trial compiles its
-optimiser.
+`torch._dynamo` (with sympy: seconds of CPU time and 150 MB in each process) is imported by the
+first call of any method of torch's optimisers, so that torch.compile leaves them out. No trial
+compiles its optimiser.
 """
 
 from __future__ import annotations
