@@ -22,7 +22,7 @@ from tests.faults.chaos.redone import Redone, Seen, redone
 SAVE_SECONDS = "0.3"
 CPUS = "2"
 SILENT_SECONDS = "20"
-PAUSE = 2.0  # at most so many seconds between work going on and the next fault
+PAUSE = 1.0  # at most so many seconds between work going on and the next fault
 RESTARTS = 60  # of one command in one round
 AT_WORK = ("training", "saving", "measuring")  # phases of a trial that has something to lose
 # After so many faults that hit one, some attempt has gone on from a checkpoint: a trial is only
