@@ -59,7 +59,7 @@ def main() -> int:
     from trainers.runner import run_trial
 
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=75)
     epochs = parser.parse_args().epochs
     keep_freed_memory()
     fields = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}

@@ -18,7 +18,7 @@ from ratios import Ratio, finish
 from shards.building.build import build
 from shards.building.request import Request
 
-RATIO, VIEWS, SAMPLES = 1.1, 8, {"train": 1400, "test": 350}
+RATIO, VIEWS, SAMPLES = 1.1, 8, {"train": 600, "test": 150}
 
 
 def main() -> int:

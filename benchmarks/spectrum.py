@@ -30,7 +30,7 @@ from shards.measures.spectrum import (
     roy_vetterli_rank,
 )
 
-COUNT, WIDTH, RANK, ROUNDS = 10_000, 512, 40, 7
+COUNT, WIDTH, RANK, ROUNDS = 10_000, 512, 40, 3
 SQUARES, ROOTS, GROWTH = 1e-9, 1e-4, 1.5
 
 

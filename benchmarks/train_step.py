@@ -1,8 +1,9 @@
 """A training step against the paper's notebook, and against a bare loop, in one run.
 
-    python benchmarks/train_step.py [WIDTH ...]      # 1 2 4 by default
+    python benchmarks/train_step.py                  # widths 1, 2, 4 at 224 pixels, 1 at 32
+    python benchmarks/train_step.py 2                # one width at both sizes
 
-All three train the paper's student on random images of CIFAR's size, batch 64, one thread, cosine
+All ways train the paper's student on random images of CIFAR's size, batch 64, one thread, cosine
 loss, Adam. Reported are CPU seconds a step (user and system), so that other programs on the
 machine weigh little; the median of the steps measured.
 
@@ -10,7 +11,7 @@ machine weigh little; the median of the steps measured.
   pixels, which the paper has not, the student takes the unresized images, the teacher resized ones.
 * trial: `trainers.training.loop.train` on stored embeddings, in fp32 and, where the CPU has
   instructions for it, in bf16; with checkpoints, reports and the settings of the commands.
-* compiled: a trial in fp32 with the field `compile`; what compiling takes goes to stderr.
+* compiled: a trial of width 1 in fp32 with the field `compile`; stderr says what compiling takes.
 * bare loop: the same student, optimiser and layout on tensors that are in memory already,
   normalised: the limit of what a trial can reach in fp32.
 * inputs: what a trial's loop does to prepare a batch: read, resize, normalise.
@@ -27,11 +28,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from notebook import MEAN, STD, Notebook
 from PIL import Image
 from ratios import Ratio, finish
 from torch.nn.functional import cosine_similarity, normalize
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
 BATCH, DIM, NATIVE = 64, 512, 32
 WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
 LOOP = {224: 1.01, 32: 1.03}  # times the bare loop, at most
-STEPS = {"notebook": 3, "trial": 5, "bare": 5}
-STEPS_32 = {"notebook": 3, "trial": 60, "bare": 60}
+SIZES = ((224, 1), (224, 2), (224, 4), (32, 1))  # (pixels, width)
+STEPS = {"notebook": 2, "trial": 3, "bare": 5}
+STEPS_32 = {"notebook": 2, "trial": 60, "bare": 60}
 
 
 def images(count: int) -> np.ndarray:
@@ -54,16 +56,18 @@ def images(count: int) -> np.ndarray:
 
 
 def measured(step: Callable[[], object], steps: int) -> float:
-    """Median CPU seconds of `step()` after two that are not counted."""
+    """Median CPU seconds of `step()` after one that is not counted."""
     seconds = []
-    for _ in range(steps + 2):
+    for _ in range(steps + 1):
         start = time.process_time()
         step()
         seconds.append(time.process_time() - start)
-    return statistics.median(seconds[2:])
+    return statistics.median(seconds[1:])
 
 
 def notebook_step(side: int, width: int) -> float:
+    from notebook import Notebook
+
     pictures = [Image.fromarray(image) for image in images(BATCH)]
     paper = Notebook(width, native=side == NATIVE)
     return measured(lambda: paper.step(pictures), (STEPS if side == 224 else STEPS_32)["notebook"])
@@ -71,6 +75,8 @@ def notebook_step(side: int, width: int) -> float:
 
 def made_data(side: int, samples: int) -> Data:
     """Random images with stored embeddings, in memory."""
+    from notebook import MEAN, STD
+
     from shards.arms import make_arm
     from shards.bank.splits import Split
     from shards.teachers.preprocess import Preprocess
@@ -95,9 +101,8 @@ def inputs(side: int, width: int) -> float:
     """What a trial's step takes to prepare its batch, of any student."""
     keep_freed_memory()
     count = (STEPS if side == 224 else STEPS_32)["trial"]
-    batches = made_data(side, BATCH * (count + 2)).batches(
-        torch.arange(BATCH * (count + 2)).split(BATCH), 0
-    )
+    samples = BATCH * (count + 1)
+    batches = made_data(side, samples).batches(torch.arange(samples).split(BATCH), 0)
     return measured(lambda: next(batches), count)
 
 
@@ -191,30 +196,54 @@ def main(arguments: list[str]) -> int:
         torch.set_num_threads(1)
         print(WAYS[arguments[1]](int(arguments[2]), int(arguments[3])))
         return 0
-    widths = [int(width) for width in arguments] or [1, 2, 4]
+    widths = [int(width) for width in arguments]
+    sizes = [(side, width) for width in widths for side in (224, 32)] or SIZES
     ratios: list[Ratio] = []
-    for side in (224, 32):
-        for width in widths:
-            row = {way: in_a_process(way, side, width) for way in WAYS}
-            size = f"{side} pixels, width {width}"
-            measured = ", ".join(f"{way} {value:.3f}" for way, value in row.items())
-            print(f"{size}: CPU seconds a step: {measured}", flush=True)
-            fastest = min(row["trial"], row["trial bf16"])
-            wanted = WANTED.get(width) if side == 224 else None
-            what = f"a step of a trial against the paper's notebook, {size}"
-            both = f"{fastest:.3f} against {row['notebook']:.3f} CPU s"
-            ratios.append(Ratio(what, row["notebook"] / fastest, wanted, measured=both))
-            what = f"a step of a trial in fp32 against a bare loop, {size}"
-            both = (
-                f"{row['trial']:.4f} against {row['bare']:.4f} CPU s, to which the preparation of "
-                f"a batch adds {row['inputs']:.4f}"
-            )
-            over = row["trial"] / row["bare"]
-            ratios.append(Ratio(what, over, LOOP[side], at_least=False, measured=both))
-            what = f"a step of a trial in fp32 with torch.compile against without, {size}"
-            both = f"{row['compiled']:.4f} against {row['trial']:.4f} CPU s"
-            ratios.append(Ratio(what, row["trial"] / row["compiled"], measured=both))
+    for side, width in sizes:
+        ways = ["notebook", "trial", "bare", "inputs"]
+        ways += ["trial bf16"] * has_bf16() + ["compiled"] * (width == 1)
+        row = {way: in_a_process(way, side, width) for way in ways}
+        size = f"{side} pixels, width {width}"
+        listed = ", ".join(f"{way} {value:.3f}" for way, value in row.items())
+        print(f"{size}: CPU seconds a step: {listed}", flush=True)
+        ratios += ratios_of(row, side, width)
     return finish(ratios)
+
+
+def ratios_of(row: dict[str, float], side: int, width: int) -> list[Ratio]:
+    """row: {way: CPU seconds a step}."""
+    size = f"{side} pixels, width {width}"
+    fastest = min(row["trial"], row.get("trial bf16", row["trial"]))
+    both = f"{fastest:.3f} against {row['notebook']:.3f} CPU s"
+    preparing = f"to which the preparation of a batch adds {row['inputs']:.4f}"
+    found = [
+        Ratio(
+            f"a step of a trial against the paper's notebook, {size}",
+            row["notebook"] / fastest,
+            WANTED.get(width) if side == 224 else None,
+            measured=f"{both}; of a bare loop in fp32 {row['notebook'] / row['bare']:.3g}",
+        ),
+        Ratio(
+            f"a step of a trial in fp32 against a bare loop, {size}",
+            row["trial"] / row["bare"],
+            LOOP[side],
+            at_least=False,
+            measured=f"{row['trial']:.4f} against {row['bare']:.4f} CPU s, {preparing}",
+        ),
+    ]
+    if "compiled" in row:
+        what = f"a step of a trial in fp32 with torch.compile against without, {size}"
+        both = f"{row['compiled']:.4f} against {row['trial']:.4f} CPU s"
+        found.append(Ratio(what, row["trial"] / row["compiled"], measured=both))
+    return found
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies in bf16; where it does not, bf16 is converted and slower."""
+    information = Path("/proc/cpuinfo")
+    return information.exists() and any(
+        flag in information.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16")
+    )
 
 
 if __name__ == "__main__":

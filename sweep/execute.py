@@ -21,10 +21,12 @@ from sweep.journal.run_record import open_record
 from sweep.journal.uploader import Uploader
 from sweep.planning.banks import plan_banks
 from sweep.planning.costs import calibration_for, expected
-from sweep.planning.grid import Grid
+from sweep.planning.grid import Grid, with_precision
 from sweep.planning.kinds import kinds_of
 from sweep.planning.limits import Limits, read_budget, read_deadline
 from sweep.planning.plan import downloads
+from sweep.planning.precision import Chosen, choose, is_auto
+from sweep.planning.precision import record as record_precision
 from sweep.planning.prices import read_prices
 from sweep.planning.recorded_grids import record_grid
 from sweep.planning.room import check_room
@@ -50,13 +52,14 @@ def execute(
 
     Raises: ValueError, of one line, for what cannot run, be recorded or be kept to; OSError.
     """
-    trials = trials_of(grid, options.only)
     uri = tracking_uri(folder, options.tracking_uri)
     if options.register:
         check_name(options.register)
+    grid, precision = _with_precision(grid, store, options)
     if options.address:
         check_address(options.address)
     check_token(options.address, options.allow_open_ray)
+    trials = trials_of(grid, options.only)
     limited = _limits(trials.chosen, store, options)
     claims = checked_claims(options.grid, trials.all)
     with exclusive(str(folder), "sweep"):
@@ -79,9 +82,13 @@ def execute(
             )
             _check_room(trials.chosen, store, sweep.resources, options)
             show_notes(claims)  # after the checks: an error is one line
+            if precision:
+                print(f"precision: {precision}", file=sys.stderr)
             # After the checks: a folder that has recorded a grid refuses any other one, although
             # nothing has run in it.
             record_grid(folder, grid, trials.all)
+            if precision:
+                record_precision(store, grid.name, precision)
             if claims:
                 record_claims(folder, grid.name, claims[0], trials.all, store, record.id)
             chosen, outcome = _run_trials(sweep, grid, trials.chosen, options)
@@ -89,6 +96,21 @@ def execute(
     for line in compare_lines(uri, uploader.experiment):
         print(f"compare: {line}", file=sys.stderr)
     return outcome
+
+
+def _with_precision(
+    grid: Grid, store: str, options: argparse.Namespace
+) -> tuple[Grid, Chosen | None]:
+    """The grid with a precision in place of `auto`, and how it was chosen. Raises: ValueError."""
+    if not is_auto(grid):
+        return grid, None
+    if options.address and not options.calibration:
+        raise ValueError(
+            "precision: auto: on a cluster it needs the --calibration FILE of its machines, "
+            "recorded there by --dry-run --calibrate --calibration FILE"
+        )
+    chosen = choose(grid, store, options.only, options.calibration)
+    return with_precision(grid, chosen.precision), chosen
 
 
 def _run_trials(

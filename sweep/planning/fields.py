@@ -19,6 +19,7 @@ from trainers.config.schema import PLUGINS, TrialConfig
 from trainers.config.student_specs import check_student
 
 OBJECTIVES = "trainers.objectives"
+PRECISION, AUTO = "precision", "auto"  # a grid's: chosen by measuring, see sweep.planning.precision
 ARMS = ("shards.arms", "ARMS"), ("shards.arms.groups", "GROUPS")
 # {field: (what its values name, tables that hold the names)}
 NAMED: dict[str, tuple[Any, ...]] = {
@@ -70,6 +71,8 @@ def check_value(field: str, value: Any, source: str) -> None:
 
     Raises: ValueError, of one line.
     """
+    if (field, value) == (PRECISION, AUTO):
+        return
     if field in TrialConfig.model_fields:
         names = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
         typed = validated(TrialConfig, names | {field: value}, source)

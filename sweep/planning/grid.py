@@ -7,6 +7,7 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
       dataset: digits
       teacher: embedded
       epochs: 6
+      precision: auto       # fp32 or bf16 for all trials, whichever this machine trains faster in
     axes:                   # every combination of these values is a trial
       student: [width:1, width:2, width:4]
       arm: [clean, noise:0.1]
@@ -57,7 +58,7 @@ from shards.support.registry import closest
 from shards.support.yaml_reader import parse_mapping
 from sweep.grids import named_grids
 from sweep.planning.early_stopping import EarlyStopping, read_early_stopping
-from sweep.planning.fields import check_fields, check_value, refuse_unknown
+from sweep.planning.fields import AUTO, PRECISION, check_fields, check_value, refuse_unknown
 from sweep.planning.search import Search, read_search
 from trainers.config.alone import check_without_tables
 from trainers.config.schema import PLUGINS, TrialConfig
@@ -226,6 +227,8 @@ def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[st
     for field, values in axes.items():
         for value in values:
             check_value(field, value, source)
+    if AUTO in axes.get(PRECISION, ()):
+        raise ValueError(f"{source}: axes.{PRECISION}: `{AUTO}` is one choice for all; fix it")
     return fixed, axes, exclude
 
 
@@ -252,10 +255,19 @@ def check_combinations(grid: Grid) -> None:
         for values in itertools.islice(itertools.product(*part.axes.values()), CHECKED):
             given = part.fixed | dict(zip(part.axes, values, strict=True))
             fields = {n: v for n, v in given.items() if n in TrialConfig.model_fields}
+            if fields.get(PRECISION) == AUTO:
+                del fields[PRECISION]
             try:
                 check_without_tables(fields)
             except ValueError as error:
                 raise ValueError(f"{part.source}: {one_line(str(error))}") from None
+
+
+def with_precision(grid: Grid, precision: str) -> Grid:
+    """The grid with this precision in place of `auto`."""
+    fixed = grid.fixed | ({PRECISION: precision} if grid.fixed.get(PRECISION) == AUTO else {})
+    parts = tuple(with_precision(part, precision) for part in grid.parts)
+    return replace(grid, fixed=fixed, parts=parts)
 
 
 def _part(whole: Grid, raw: Any, number: int) -> Grid:
