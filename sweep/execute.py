@@ -13,6 +13,7 @@ from shards.building.ray_start import check_address
 from shards.building.ray_token import check_token
 from shards.support import storage
 from shards.support.lock import exclusive
+from shards.support.memory import collecting_later
 from sweep.analysis.declared import checked_claims, record_claims, show_notes
 from sweep.journal.mlflow_page import compare_lines
 from sweep.journal.mlflow_uri import tracking_uri
@@ -65,7 +66,8 @@ def execute(
     with exclusive(str(folder), "sweep"):
         record = open_record(folder, store, grid.name)
         with Uploader(folder, record.name, uri, options.register) as uploader:
-            from sweep.running.driver import Sweep
+            with collecting_later():
+                from sweep.running.driver import Sweep
 
             sweep = Sweep(
                 folder=folder,
@@ -122,7 +124,7 @@ def _run_trials(
     if grid.search is None or grid.search.by != "optuna":
         return trials, run_sweep(sweep, trials)
     from sweep.rounds import run_rounds
-    from sweep.running.schedule import staying_connected
+    from sweep.running.connection import staying_connected
 
     def run_round(grid: Grid, failed: frozenset[str]) -> Outcome:
         """Run what is missing of the search so far, but for the trials that failed before."""

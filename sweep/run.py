@@ -20,16 +20,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from shards.support import storage
 from shards.support.command import as_program, command, without_password
+from shards.support.memory import collecting_later
 from shards.support.registry import closest
 from sweep.environment import set_defaults
 from sweep.options import parse_arguments
@@ -128,9 +131,11 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
         return 0
     with holding(store, argv, options.join) as hold:
         try:
-            from sweep.execute import execute
+            with _ray_at_once(grid, folder, store, options):
+                with collecting_later():
+                    from sweep.execute import execute
 
-            outcome = execute(grid, folder, store, hold, options, owns_process)
+                outcome = execute(grid, folder, store, hold, options, owns_process)
         except KeyboardInterrupt:
             if not hold.stop_requested():
                 raise
@@ -138,6 +143,27 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
             return 0
     _print_outcome(outcome)
     return 1 if outcome.failed else 0
+
+
+def _ray_at_once(
+    grid: Grid, folder: Path, store: str, options: argparse.Namespace
+) -> AbstractContextManager[None]:
+    """A Ray on this machine, where the sweep surely needs one: it starts before torch is imported.
+
+    That is where the store has no trial yet, or one without a result.
+    """
+    if options.address or not storage.is_local(store):
+        return nullcontext()
+    places = Path(store, "trials")
+    trials = list(places.iterdir()) if places.is_dir() else []
+    if trials and all((trial / "result.json").exists() for trial in trials):
+        return nullcontext()
+    from sweep.planning.grid import most_trials
+    from sweep.running.connection import started_at_once
+    from trainers.config.schema import PLUGINS
+
+    plugins = sorted(grid.fixed.get(PLUGINS, []))
+    return started_at_once(options.cpus or os.cpu_count() or 1, folder, plugins, most_trials(grid))
 
 
 def _places(name: str, out: str | None, store: str | None) -> tuple[Path, str]:

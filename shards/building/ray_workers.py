@@ -7,19 +7,11 @@ must be visible on every node.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import logging
-import os
-import shutil
-import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray._private.node import Node
 from ray.exceptions import RayActorError, RayTaskError
 
 from shards.bank.manifest import Manifest, Packed, Plan
@@ -27,138 +19,13 @@ from shards.building.build import build
 from shards.building.cluster_resources import most
 from shards.building.embed import Embedder
 from shards.building.executor import Columns, CorruptedView, OnImages, Task
-from shards.building.ray_start import check_address, end_processes, keep_logs, prepare_local
+from shards.building.ray_connection import connected
 from shards.building.request import Request
 from shards.datasets.left_out import report_once, reported
-from shards.support.command import one_line
-from shards.support.plugins import keep_copies
 from shards.teachers import Precision
 
 QUEUE_DEPTH = 2  # tasks submitted to a worker at a time, so that it never waits for the driver
 RETRIES = 3  # restarts of a worker that died, and retries of the task it was running
-START_ATTEMPTS = 2  # attempts to start a Ray cluster on this machine
-OBJECT_STORE = 512 * 1024 * 1024  # bytes; what does not fit spills to disk
-
-# Methods of Ray's `Node` that start what a Ray of one machine has no use for: a server for usage
-# statistics, which are off; the autoscaler; the collector of logs, which are not shown.
-UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
-
-
-@contextlib.contextmanager
-def connected(
-    address: str | None,
-    owner: str,
-    cpus: int | None = None,
-    store: int = OBJECT_STORE,
-    logs: Path | None = None,
-    plugins: Sequence[str] = (),
-) -> Iterator[None]:
-    """Connect to the Ray cluster at `address`; with None, start one on this machine.
-
-    A local cluster stops, and its temporary files are deleted, at the end of the `with` block.
-    owner: any text that identifies the work, such as its output folder. Temporary files left by a
-    killed process with the same owner are deleted first. cpus: cores of a local cluster (default:
-    all). store: size of its object store in bytes. logs: folder to which Ray's logs are copied if
-    it does not start. plugins: MODULE@HASH of loaded plugins, which Ray brings to every node.
-
-    Raises: ValueError where nothing answers at `address`, or the local cluster does not start.
-    """
-    if address is not None:
-        check_address(address)
-        with _runtime_env(plugins) as environment:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env=environment,
-            )
-        try:
-            yield
-        finally:
-            ray.shutdown()
-        return
-    digest = hashlib.sha256(owner.encode()).hexdigest()[:8]
-    for left in Path(tempfile.gettempdir()).glob(f"ray-{digest}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    prepare_local()
-    with _runtime_env(plugins) as environment:
-        cores = cpus or os.cpu_count() or 1
-        temporary = _start_local(f"ray-{digest}-", cores, store, logs, environment)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _runtime_env(plugins: Sequence[str]) -> Iterator[dict[str, Any] | None]:
-    """What Ray's workers need besides this project; None where that is nothing.
-
-    `ray.init` uploads the plugins, so that nodes need no file system in common. Workers find them
-    on PYTHONPATH, and so do the processes that they start.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        yield {"py_modules": keep_copies(folder, plugins)} if plugins else None
-
-
-@contextlib.contextmanager
-def only_needed_processes() -> Iterator[None]:
-    """Inside, `ray.init` starts no processes that are of no use here, and starts seconds sooner.
-
-    Ray waits for one of them; together they take as long as importing torch. `ray.init` has no
-    options for them.
-    """
-
-    def nothing(self: Any, **options: Any) -> None:
-        """In place of starting a process."""
-
-    methods = {name: getattr(Node, name) for name in UNUSED if hasattr(Node, name)}
-    for name in methods:
-        setattr(Node, name, nothing)
-    try:
-        yield
-    finally:
-        for name, method in methods.items():
-            setattr(Node, name, method)
-
-
-def _start_local(
-    prefix: str, cpus: int, store: int, logs: Path | None, environment: dict[str, Any] | None
-) -> str:
-    """Start a Ray on this machine and return the folder of its files, whose name has `prefix`.
-
-    A start that fails is tried once more: on a busy machine Ray's processes may need longer than
-    the 30 s that it waits for them.
-
-    Raises: ValueError where the second attempt fails too.
-    """
-    reason = ""
-    for _ in range(START_ATTEMPTS):
-        temporary = tempfile.mkdtemp(prefix=prefix)  # Unix socket paths must stay short
-        started = False
-        try:
-            with only_needed_processes():
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    object_store_memory=store,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _temp_dir=temporary,
-                    runtime_env=environment,
-                )
-            started = True
-            return temporary
-        except Exception as error:  # Ray raises the base class where its processes do not answer
-            reason = f"{one_line(str(error))} ({keep_logs(temporary, logs)})"
-        finally:
-            if not started:
-                ray.shutdown()
-                end_processes(temporary)
-                shutil.rmtree(temporary, ignore_errors=True)
-    raise ValueError(f"Ray did not start on this machine in {START_ATTEMPTS} attempts: {reason}")
 
 
 class Worker:

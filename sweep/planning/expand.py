@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from shards.arms import make_arm
-from sweep.planning.grid import LIMIT, Grid
+from sweep.planning.grid import LIMIT, Grid, most_trials
 from sweep.planning.proposals import first_draws
 from sweep.planning.sizes import train_samples
 from trainers.canonical import make_config
@@ -32,10 +31,7 @@ def expand_with_resources(grid: Grid) -> list[tuple[TrialConfig, dict[str, Any]]
         more than LIMIT trials.
     """
     parts = grid.parts or (grid,)
-    count = sum(
-        len(part.seeds) * _draws(part) * math.prod(len(values) for values in part.axes.values())
-        for part in parts
-    )
+    count = most_trials(grid)
     if count > LIMIT:
         raise ValueError(f"{grid.source}: {count:,} trials > limit of {LIMIT:,}; shorten an axis")
     trials: dict[str, tuple[TrialConfig, dict[str, Any]]] = {}
@@ -77,11 +73,6 @@ def _seeded(combination: dict[str, Any], grid: Grid) -> Iterator[TrialConfig]:
         if not made or config == made[0].model_copy(update={"seed": seed}):
             made.append(config)
         yield config
-
-
-def _draws(grid: Grid) -> int:
-    """How many trials each combination of axes and a seed is."""
-    return grid.search.trials if grid.search else 1
 
 
 def _drawn(grid: Grid, combination: dict[str, Any]) -> Iterator[dict[str, Any]]:

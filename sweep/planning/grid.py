@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -261,6 +262,16 @@ def check_combinations(grid: Grid) -> None:
                 check_without_tables(fields)
             except ValueError as error:
                 raise ValueError(f"{part.source}: {one_line(str(error))}") from None
+
+
+def most_trials(grid: Grid) -> int:
+    """How many trials the grid has at most: some may be excluded, or be the same as others."""
+    return sum(
+        len(part.seeds)
+        * (part.search.trials if part.search else 1)
+        * math.prod(len(values) for values in part.axes.values())
+        for part in grid.parts or (grid,)
+    )
 
 
 def with_precision(grid: Grid, precision: str) -> Grid:

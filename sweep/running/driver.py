@@ -22,11 +22,12 @@ from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
 from sweep.running.building import Builds
+from sweep.running.connection import connected
 from sweep.running.early_stopping import EarlyStops, replayed
 from sweep.running.holding import Hold
 from sweep.running.joined import wait_for_others
 from sweep.running.resources import Resources, at_once, check_fits, local_gpus, placement_of
-from sweep.running.schedule import Job, connected, run_jobs
+from sweep.running.schedule import Job, run_jobs
 from sweep.running.shared_store import check_shared
 from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
@@ -172,7 +173,9 @@ def _build_and_train(
         first_builds = here and bool(banks)  # which show their own progress first
         if not first_builds:
             watch.bar = stack.enter_context(SweepView(watch, watch.note()))
-        stack.enter_context(connected(resources, sweep.folder, plugins))
+        cpus = resources.local_cpus()
+        address = resources.address
+        stack.enter_context(connected(address, cpus, sweep.folder, plugins, len(trials)))
         if here:
             builds.wait()  # they and the trials would take each other's cores, and memory of GPUs
         else:

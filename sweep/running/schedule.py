@@ -7,26 +7,21 @@ them.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray._private.state import state
 from ray.air._internal import usage
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from shards.building import ray_workers
 from shards.building.cluster_resources import most
 from shards.support import storage
 from sweep.running import channel
@@ -48,16 +43,7 @@ from trainers.engines.launch import SILENT, SILENT_VARIABLE
 from trainers.engines.watchdog import seconds_of
 from trainers.results.lease import Behalf
 
-TUNE_SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record: no CSV, JSON, ...
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # or `fit` swallows Ctrl-C and returns as if finished
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # snapshots are not used, and hold all trials so far
-    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # WaitingTrials limits how many wait for room
-    "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a new thread, which would get its own heap
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table whatever `verbose` is
-}
 OFFERED = 200  # trials that wait for room on a cluster: more of them start more nodes at once
-OBJECT_STORE = 100 * 1024 * 1024  # bytes; trials read their bank from the store, not through Ray
 
 
 @dataclass(frozen=True)
@@ -66,43 +52,6 @@ class Job:
 
     config: TrialConfig
     bank: str
-
-
-@contextlib.contextmanager
-def connected(resources: Resources, folder: Path, plugins: Sequence[str]) -> Iterator[None]:
-    """A connection to Ray for the sweep in `folder`; a Ray started here is stopped at the end.
-
-    plugins: MODULE@HASH of those that the trials need.
-    """
-    if _staying and ray.is_initialized():
-        yield
-        return
-    for name, value in TUNE_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    owner, cpus = str(folder.resolve()), resources.local_cpus()
-    with contextlib.ExitStack() as own:
-        # The connection belongs to the outermost block that is to keep it, if there is one.
-        (_staying or [own])[0].enter_context(
-            ray_workers.connected(resources.address, owner, cpus, OBJECT_STORE, folder, plugins)
-        )
-        yield
-
-
-_staying: list[contextlib.ExitStack] = []
-
-
-@contextlib.contextmanager
-def staying_connected() -> Iterator[None]:
-    """Inside, the first `connected` connects, and the end of this block disconnects.
-
-    For parts of one sweep that run one after the other, so that Ray is not started for each.
-    """
-    with contextlib.ExitStack() as connection:
-        _staying.append(connection)
-        try:
-            yield
-        finally:
-            _staying.pop()
 
 
 def gpus_for(resources: Resources) -> float:

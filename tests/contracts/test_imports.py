@@ -146,6 +146,7 @@ def imported(path: Path) -> set[str]:
             "ray",
             (
                 "sweep/running/",
+                "shards/building/ray_connection.py",
                 "shards/building/ray_workers.py",
                 "shards/building/cluster_resources.py",
             ),

@@ -17,7 +17,7 @@ if find_spec("ray") is None:
 import ray
 
 from shards.building.cluster_resources import most
-from shards.building.ray_workers import connected
+from shards.building.ray_connection import connected
 from sweep.running.resources import Resources
 from sweep.running.schedule import gpus_for
 

@@ -19,9 +19,9 @@ if find_spec("ray") is None:
     pytest.skip("Ray is not installed", allow_module_level=True)
 import ray
 
-from shards.building import ray_workers
+from shards.building import ray_connection
+from shards.building.ray_connection import UNUSED, only_needed_processes
 from shards.building.ray_start import TOKEN_VARIABLES, check_address, end_processes, prepare_local
-from shards.building.ray_workers import UNUSED, only_needed_processes
 from sweep.run import main
 
 
@@ -79,7 +79,7 @@ def test_a_ray_that_does_not_start_is_tried_again_and_leaves_its_log(
     monkeypatch.setattr(ray, "init", fail)
     with (
         pytest.raises(ValueError, match=r"Ray did not start .* 2 attempts: .*timed out") as e,
-        ray_workers.connected(None, "owner", 1, logs=tmp_path / "run"),
+        ray_connection.connected(None, "owner", 1, logs=tmp_path / "run"),
     ):
         pass
     assert str(tmp_path / "run" / "ray_logs") in str(e.value)

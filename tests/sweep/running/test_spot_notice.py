@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray._private.state import state
 
-from shards.building.ray_workers import connected
+from shards.building.ray_connection import connected
 from sweep.running import leaving, spot_notice
 from sweep.running.spot_notice import CLOUDS, Source, SpotNotice
 
