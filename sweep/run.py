@@ -148,15 +148,15 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
 def _ray_at_once(
     grid: Grid, folder: Path, store: str, options: argparse.Namespace
 ) -> AbstractContextManager[None]:
-    """A Ray on this machine, where the sweep surely needs one: it starts before torch is imported.
+    """A Ray on this machine for a sweep that goes on: it starts before torch is imported.
 
-    That is where the store has no trial yet, or one without a result.
+    That is one of which a trial has begun and not ended. A mistake in a new one may be found only
+    with torch, and should not have to wait for Ray.
     """
-    if options.address or not storage.is_local(store):
-        return nullcontext()
     places = Path(store, "trials")
-    trials = list(places.iterdir()) if places.is_dir() else []
-    if trials and all((trial / "result.json").exists() for trial in trials):
+    if options.address or not storage.is_local(store) or not places.is_dir():
+        return nullcontext()
+    if all((trial / "result.json").exists() for trial in places.iterdir()):
         return nullcontext()
     from sweep.planning.grid import most_trials
     from sweep.running.connection import started_at_once

@@ -90,18 +90,18 @@ def started_for(
         return starts
 
 
-def test_ray_starts_at_once_where_trials_are_left(
+def test_ray_starts_at_once_where_a_trial_has_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert most_trials(read_grid(GRID, "test", "test")) == 12
-    assert started_for(tmp_path, monkeypatch) == [(3, tmp_path, [], 12)]
+    assert started_for(tmp_path, monkeypatch) == []
     for trial in ("one", "two"):
         (tmp_path / "trials" / trial).mkdir(parents=True)
     (tmp_path / "trials" / "one" / "result.json").touch()
-    assert len(started_for(tmp_path, monkeypatch)) == 1
+    assert started_for(tmp_path, monkeypatch) == [(3, tmp_path, [], 12)]
+    assert started_for(tmp_path, monkeypatch, address="auto") == []
     (tmp_path / "trials" / "two" / "result.json").touch()
     assert started_for(tmp_path, monkeypatch) == []
-    assert started_for(tmp_path / "new", monkeypatch, address="auto") == []
 
 
 @pytest.mark.ray
