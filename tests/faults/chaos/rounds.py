@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -174,15 +174,21 @@ class _Round:
         idle: {trial: its progress} of those that did not run when the fault was injected.
         """
         start, given_up, failures = time.monotonic(), False, self.sweep.failures()
+        since, succeeded = idle | hit.before, set[str]()
+
+        def is_further(trial: str) -> bool:
+            now = self.sweep.progress(trial)
+            if now.generation > since[trial].generation and trial not in succeeded:
+                # What the holder that was hit had still written is no sign of its successor.
+                succeeded.add(trial)
+                since[trial] = replace(since[trial], rows=now.rows)
+            return now.is_beyond(since[trial], hit.anew)
 
         def goes_on() -> bool:
             nonlocal given_up
             now = self.sweep.failures()
             given_up = any(now[trial] > failures[trial] for trial in hit.before)
-            return given_up or any(
-                self.sweep.progress(trial).is_beyond(before, hit.anew)
-                for trial, before in (idle | hit.before).items()
-            )
+            return given_up or any(map(is_further, list(since)))
 
         self.say(f"  {name}: {', '.join(hit.before) or 'no trial'}, {hit.phase}")
         self._wait(goes_on if hit.before else lambda: bool(self.sweep.holders()), f"after {name}")
