@@ -77,7 +77,9 @@ def connected(
     prepare_local()
     with _runtime_env(plugins) as environment:
         cores = cpus or os.cpu_count() or 1
-        settings = {PRELOAD: preload, IDLE: IDLE_MILLISECONDS} if preload else {}
+        # Work that needs an environment runs in workers that are started for it.
+        useful = preload and environment is None
+        settings = {PRELOAD: preload, IDLE: IDLE_MILLISECONDS} if useful else {}
         with only_needed_processes(), exported(settings):
             temporary = _start_local(f"{prefix}{os.getpid()}-", cores, store, logs, environment)
     try:
