@@ -50,10 +50,12 @@ APART = "second"
 LIMIT = 300.0  # seconds in which work must go on; on an idle machine it takes about ten
 
 
-def draw(seed: int, names: list[str]) -> list[str]:
-    """The faults of a round, most of them kills; the sweep's end may cut them short."""
+def draw(seed: int, names: list[str], kills: int = FAULTS_A_ROUND) -> list[str]:
+    """The faults of a round, with so many kills at most; the sweep's end may cut them short."""
     weights = [KILLS.get(name, 1) for name in names]
-    return random.Random(seed).choices(names, weights, k=FAULTS_A_ROUND)
+    drawn = random.Random(seed).choices(names, weights, k=FAULTS_A_ROUND)
+    ends = [at for at, name in enumerate(drawn, 1) if name in KILLS]
+    return drawn[: ends[kills - 1]] if kills < len(ends) else drawn
 
 
 def kills_of(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -168,9 +170,11 @@ def main() -> int:
     failed, rounds = 0, 0
     ending: list[psutil.Process] = []  # of the round before
     while time.monotonic() < end and (options.rounds is None or rounds < options.rounds):
-        if options.rounds is None and len(kills_of(record["rounds"])) >= options.injections:
+        kills = options.injections - len(kills_of(record["rounds"]))
+        if options.rounds is None and kills <= 0:
             break
-        names = draw(seed, options.fault or [name for name in FAULTS if name != APART])
+        kills = kills if options.rounds is None else FAULTS_A_ROUND
+        names = draw(seed, options.fault or [name for name in FAULTS if name != APART], kills)
         print(f"seed {seed}: {', '.join(names)}", flush=True)
         folder = work / f"seed-{seed}"
         shutil.rmtree(folder, ignore_errors=True)
