@@ -2,7 +2,7 @@
 
     make bench                                    # or python benchmarks/run_all.py
     python benchmarks/run_all.py --only train_step --only spectrum
-    python benchmarks/run_all.py --all            # those that take more than five minutes as well
+    python benchmarks/run_all.py --all            # mlflow_cost and many_trials as well: the longest
 
 Each runs in a process of its own; those that count the CPU seconds of one thread run two at a time
 where there are two cores. Its ratios go to benchmarks/results/NAME.json with the machine,

@@ -22,11 +22,11 @@ from sweep.journal.run_record import open_record
 from sweep.journal.uploader import Uploader
 from sweep.planning.banks import plan_banks
 from sweep.planning.costs import calibration_for, expected
-from sweep.planning.grid import Grid, with_precision
+from sweep.planning.grid import Grid
 from sweep.planning.kinds import kinds_of
 from sweep.planning.limits import Limits, read_budget, read_deadline
 from sweep.planning.plan import downloads
-from sweep.planning.precision import Chosen, choose, is_auto
+from sweep.planning.precision import Chosen, choose, is_auto, with_precision
 from sweep.planning.precision import record as record_precision
 from sweep.planning.prices import read_prices
 from sweep.planning.recorded_grids import record_grid
@@ -106,12 +106,7 @@ def _with_precision(
     """The grid with a precision in place of `auto`, and how it was chosen. Raises: ValueError."""
     if not is_auto(grid):
         return grid, None
-    if options.address and not options.calibration:
-        raise ValueError(
-            "precision: auto: on a cluster it needs the --calibration FILE of its machines, "
-            "recorded there by --dry-run --calibrate --calibration FILE"
-        )
-    chosen = choose(grid, store, options.only, options.calibration)
+    chosen = choose(grid, store, options.calibration, here=not options.address)
     return with_precision(grid, chosen.precision), chosen
 
 

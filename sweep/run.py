@@ -196,17 +196,16 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     from sweep.analysis.declared import checked_claims, show_notes
     from sweep.planning.costs import calibration_for
     from sweep.planning.dry_run import show
-    from sweep.planning.grid import with_precision
     from sweep.planning.kinds import kinds_of
     from sweep.planning.plan import plan_sweep
-    from sweep.planning.precision import choose, is_auto
+    from sweep.planning.precision import choose, is_auto, with_precision
     from sweep.planning.prices import read_prices
     from sweep.planning.select import trials_of
 
     chosen = None
     if is_auto(grid):
         file = None if options.calibrate else options.calibration  # it is written below
-        chosen = choose(grid, store, options.only, file)
+        chosen = choose(grid, store, file)
         grid = with_precision(grid, chosen.precision)
     trials = trials_of(grid, options.only)
     claims = checked_claims(options.grid, trials.all)

@@ -119,7 +119,7 @@ def only_needed_processes() -> Iterator[None]:
 
     `ray.init` has no options for them. The agent of each node is started as where the packages of
     Ray's dashboard are not installed, without a server: its port is fixed, and while the agent of
-    a Ray that has died still has it, for up to a minute, another Ray waits five seconds for it.
+    a Ray that has died still has it, for up to a minute, another Ray waits seconds for it.
     """
 
     def nothing(self: Any, **options: Any) -> None:

@@ -274,13 +274,6 @@ def most_trials(grid: Grid) -> int:
     )
 
 
-def with_precision(grid: Grid, precision: str) -> Grid:
-    """The grid with this precision in place of `auto`."""
-    fixed = grid.fixed | ({PRECISION: precision} if grid.fixed.get(PRECISION) == AUTO else {})
-    parts = tuple(with_precision(part, precision) for part in grid.parts)
-    return replace(grid, fixed=fixed, parts=parts)
-
-
 def _part(whole: Grid, raw: Any, number: int) -> Grid:
     """The grid of one part: its own fixed values and axes over those of the whole."""
     source = f"{whole.source}: part {number}"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,10 +32,10 @@ from sweep.planning.calibration import (
     read_calibration,
     write_calibration,
 )
+from sweep.planning.expand import expand
 from sweep.planning.fields import AUTO, PRECISION
-from sweep.planning.grid import Grid, with_precision
+from sweep.planning.grid import Grid
 from sweep.planning.kinds import Kind, kinds_of
-from sweep.planning.select import trials_of
 from trainers.students.teacher_pca import has_no_network
 
 FILE = "precision.json"
@@ -68,16 +69,31 @@ def is_auto(grid: Grid) -> bool:
     return any(part.fixed.get(PRECISION) == AUTO for part in (grid, *grid.parts))
 
 
-def choose(grid: Grid, store: str, settings: list[str], calibration: str | None) -> Chosen:
-    """The choice for a grid with `auto`: that in the store, or one by measuring.
+def with_precision(grid: Grid, precision: str) -> Grid:
+    """The grid with this precision in place of `auto`."""
+    fixed = grid.fixed | ({PRECISION: precision} if grid.fixed.get(PRECISION) == AUTO else {})
+    parts = tuple(with_precision(part, precision) for part in grid.parts)
+    return replace(grid, fixed=fixed, parts=parts)
 
-    settings: of `--only`. calibration: a file, or None for this machine's, where what is missing is
-    measured.
+
+def choose(grid: Grid, store: str, calibration: str | None, here: bool = True) -> Chosen:
+    """The choice for all trials of a grid with `auto`: that in the store, or one by measuring.
+
+    calibration: a file, or None for this machine's, where what is missing is measured. here:
+    whether this machine trains, so that its own times may decide.
 
     Raises: ValueError, of one line, for a grid that is wrong, or of which the calibration lacks a
     student, and for a damaged precision.json; OSError.
     """
-    return _read(store).grids.get(grid.name) or _measured(grid, settings, calibration)
+    recorded = _read(store).grids.get(grid.name)
+    if recorded is not None:
+        return recorded
+    if not (here or calibration):
+        raise ValueError(
+            "precision: auto: on a cluster it needs the --calibration FILE of its machines, "
+            "recorded there by --dry-run --calibrate --calibration FILE"
+        )
+    return _measured(grid, calibration)
 
 
 def record(store: str, name: str, chosen: Chosen) -> None:
@@ -93,13 +109,11 @@ def _read(store: str) -> Choices:
     return parsed(Choices, storage.read(path), path) if storage.exists(path) else Choices()
 
 
-def _measured(grid: Grid, settings: list[str], calibration: str | None) -> Chosen:
+def _measured(grid: Grid, calibration: str | None) -> Chosen:
     counted = {
         precision: [
             (kind, len(members))
-            for kind, members in kinds_of(
-                trials_of(with_precision(grid, precision), settings).chosen
-            )
+            for kind, members in kinds_of(expand(with_precision(grid, precision)))
             if not has_no_network(kind.config.student)
         ]
         for precision in (DEFAULT, HALF)

@@ -10,9 +10,9 @@ import pytest
 from sweep.planning import precision
 from sweep.planning.calibration import Calibration, StudentSpeed, write_calibration
 from sweep.planning.expand import expand
-from sweep.planning.grid import Grid, check_combinations, read_grid, with_precision
+from sweep.planning.grid import Grid, check_combinations, read_grid
 from sweep.planning.kinds import kind_of
-from sweep.planning.precision import FILE, choose, is_auto, record
+from sweep.planning.precision import FILE, choose, is_auto, record, with_precision
 from sweep.planning.settings import override
 from tests.sweep.conftest import run
 from trainers.results.folder import read_result
@@ -56,7 +56,7 @@ def test_the_sum_over_all_students_decides(
     speeds = {("width:0.25", "fp32"): 1.0, ("width:0.25", "bf16"): 1.1, ("width:1", "fp32"): 3.0}
     grid = grid_of()
     file = calibration(tmp_path / "c.yaml", grid, speeds | {("width:1", "bf16"): large_in_half})
-    chosen = choose(grid, str(tmp_path / "store"), [], file)
+    chosen = choose(grid, str(tmp_path / "store"), file)
     assert chosen.precision == expected
     assert chosen.seconds["fp32"] == pytest.approx(64 * 4.0)
     assert chosen.seconds["bf16"] == pytest.approx(64 * (1.1 + large_in_half))
@@ -69,25 +69,28 @@ def test_a_recorded_choice_stays(tmp_path: Path) -> None:
     grid, store = grid_of(), str(tmp_path / "store")
     slow = speeds_of(fp32=1.0, bf16=2.0)
     fast = {key: 1 / seconds for key, seconds in slow.items()}
-    first = choose(grid, store, [], calibration(tmp_path / "slow.yaml", grid, slow))
+    first = choose(grid, store, calibration(tmp_path / "slow.yaml", grid, slow))
     record(store, grid.name, first)
-    again = choose(grid, store, [], calibration(tmp_path / "fast.yaml", grid, fast))
+    again = choose(grid, store, calibration(tmp_path / "fast.yaml", grid, fast))
     assert again == first
     assert first.precision == "fp32"
     other = read_grid(TEXT.replace("chosen", "other"), "test", "test")
-    assert choose(other, store, [], str(tmp_path / "fast.yaml")).precision == "bf16"
-    record(store, grid.name, other_choice := choose(other, store, [], str(tmp_path / "fast.yaml")))
-    assert choose(grid, store, [], None) == first != other_choice
+    assert choose(other, store, str(tmp_path / "fast.yaml")).precision == "bf16"
+    record(store, grid.name, other_choice := choose(other, store, str(tmp_path / "fast.yaml")))
+    # On a cluster too, where this machine's own times may not decide.
+    assert choose(grid, store, None, here=False) == first != other_choice
+    with pytest.raises(ValueError, match="on a cluster it needs the --calibration FILE"):
+        choose(grid, str(tmp_path / "empty"), None, here=False)
 
 
 def test_a_damaged_record_and_a_calibration_without_a_student_are_named(tmp_path: Path) -> None:
     grid = grid_of()
     write_calibration(str(tmp_path / "c.yaml"), Calibration(device="L4"))
     with pytest.raises(ValueError, match=r"calibration of L4: no students of `width:0.25 .* fp32"):
-        choose(grid, str(tmp_path), [], str(tmp_path / "c.yaml"))
+        choose(grid, str(tmp_path), str(tmp_path / "c.yaml"))
     (tmp_path / FILE).write_text('{"grids": {"chosen": {"precision": "bf16"')
     with pytest.raises(ValueError, match=FILE):
-        choose(grid, str(tmp_path), [], None)
+        choose(grid, str(tmp_path), None)
 
 
 def test_auto_is_fixed_for_the_whole_grid_or_a_part() -> None:
@@ -109,11 +112,11 @@ def test_auto_is_fixed_for_the_whole_grid_or_a_part() -> None:
 def test_this_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     grid = grid_of()
-    first = choose(grid, str(tmp_path / "store"), [], None)
+    first = choose(grid, str(tmp_path / "store"), None)
     assert min(first.seconds.values()) > 0
     assert first.precision in ("fp32", "bf16")
     monkeypatch.setattr(precision, "student_speed", None)  # a call of it would fail
-    assert choose(grid, str(tmp_path / "store"), [], None).seconds == first.seconds
+    assert choose(grid, str(tmp_path / "store"), None).seconds == first.seconds
 
 
 @pytest.mark.ray
