@@ -113,28 +113,19 @@ def _with_precision(
 def _run_trials(
     sweep: Sweep, grid: Grid, trials: list[TrialConfig], options: argparse.Namespace
 ) -> tuple[list[TrialConfig], Outcome]:
-    """Run the trials; those of a search by Optuna in rounds, which propose more of them."""
+    """Run the trials, and those that a search by Optuna proposes meanwhile."""
     from sweep.running.driver import run_sweep
 
     if grid.search is None or grid.search.by != "optuna":
         return trials, run_sweep(sweep, trials)
-    from sweep.rounds import run_rounds
-    from sweep.running.connection import staying_connected
+    from sweep.running.searching import Searching
 
-    def run_round(grid: Grid, failed: frozenset[str]) -> Outcome:
-        """Run what is missing of the search so far, but for the trials that failed before."""
-        trials = trials_of(grid, options.only)
-        record_grid(sweep.folder, grid, trials.all)
-        round_ = replace(
-            sweep,
-            resources=replace(sweep.resources, needs=trials.resources),
-            first=priorities(trials.chosen, grid.first),
-        )
-        return run_sweep(round_, [c for c in trials.chosen if c.identity not in failed])
-
-    with staying_connected():
-        grid, outcome = run_rounds(grid, grid.search, sweep.folder, run_round)
-    return trials_of(grid, options.only).chosen, outcome
+    search = Searching(grid, grid.search)
+    resources = replace(sweep.resources, needs=search.needs)
+    outcome = run_sweep(replace(sweep, resources=resources), trials, search)
+    found = trials_of(search.grid, options.only)
+    record_grid(sweep.folder, search.grid, found.all)
+    return found.chosen, outcome
 
 
 def _limits(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -99,11 +99,11 @@ class TrialState:
 
 
 def overview_of(
-    name: str, trials: Mapping[str, TrialState], now: float, at_once: int | None = None
+    name: str, trials: Mapping[str, TrialState], now: float, slots: int | None = None
 ) -> Overview:
     """How the sweep of that name stands.
 
-    trials: by identity. now: seconds since 1970. at_once: see `remaining_seconds`.
+    trials: by identity. now: seconds since 1970. slots: see `remaining_seconds`.
     """
     count = {state: sum(t.state == state for t in trials.values()) for state in STATES}
     running = {id: trial for id, trial in trials.items() if trial.state == "running"}
@@ -118,7 +118,7 @@ def overview_of(
         steps_done=sum(trial.steps_done() for trial in trials.values()),
         steps=sum(trial.planned.steps for trial in trials.values()),
         steps_per_second=sum(1 / pace for pace in paces if pace),
-        remaining_seconds=remaining_seconds([t.timing for t in trials.values()], now, at_once),
+        remaining_seconds=remaining_seconds([t.timing for t in trials.values()], now, slots),
         now=tuple(
             RunningTrial(
                 trial=id,

@@ -45,7 +45,7 @@ class PlannedTrial(StrictModel):
 
     work: of its training. weight: of all of it. training, embedding, probing: planned seconds, see
     `sweep.planning.trial_seconds`; None before they were recorded. timed: whether on a machine like
-    the one that runs the trial.
+    the one that runs the trial. ranks: processes that run it together.
     """
 
     steps: int
@@ -55,6 +55,7 @@ class PlannedTrial(StrictModel):
     embedding: float = 0.0
     probing: float = 0.0
     timed: bool = False
+    ranks: int = 1
 
     def done(self, steps: int) -> float:
         """How much of the trial so many steps are, 0 to 1; what is left then is measuring it."""
@@ -71,7 +72,8 @@ class PlannedTrial(StrictModel):
     def timing(self) -> Timing:
         """A timing of which nothing is known yet but the plan."""
         training = self.work * SECONDS_OF_WORK if self.training is None else self.training
-        return Timing(training, max(1, self.steps), self.embedding, self.probing, self.timed)
+        steps = max(1, self.steps)
+        return Timing(training, steps, self.embedding, self.probing, self.timed, self.ranks)
 
 
 class StoredSweep(StrictModel):

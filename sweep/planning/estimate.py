@@ -5,7 +5,6 @@ Everything follows from a `Calibration` and `seconds_of` by counting.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from shards.building.estimate import bank_passes, size_of
 from sweep.planning.banks import BankJob
 from sweep.planning.calibration import Calibration
 from sweep.planning.kinds import Kind
+from sweep.planning.makespan import makespan
 from sweep.planning.prices import Prices
 from sweep.planning.trial_seconds import Seconds, seconds_of
 from trainers.config.schema import TrialConfig
@@ -223,23 +223,3 @@ def notes_of(kinds: Sequence[tuple[Kind, int]], known: Calibration) -> list[str]
         if kind.student not in known.students and not has_no_network(kind.config.student)
     }
     return [f"not calibrated, estimated by its size: student {name}" for name in sorted(scaled)]
-
-
-def makespan(durations: Sequence[tuple[float, float]], devices: int) -> float:
-    """Seconds until the last trial ends, the longest first, each on its share of the devices."""
-    if not durations:
-        return 0.0
-    if len({share for _, share in durations}) == 1:
-        slots = max(1, int(devices / durations[0][1]))
-        ends = [0.0] * min(slots, len(durations))
-        for seconds, _ in sorted(durations, reverse=True):
-            heapq.heapreplace(ends, ends[0] + seconds)
-        return max(ends)
-    free, now, running = float(devices), 0.0, list[tuple[float, float]]()
-    for seconds, share in sorted(durations, reverse=True):
-        while free < share:
-            now, freed = heapq.heappop(running)
-            free += freed
-        free -= share
-        heapq.heappush(running, (now + seconds, share))
-    return max(end for end, _ in running)

@@ -1,22 +1,24 @@
-"""How long a sweep still takes: what is left, dealt out to as many trials at a time as run now.
+"""How long a sweep still takes: what is left, dealt out to as many ranks at a time as run now.
 
 Dividing what is left by the rate so far counts the start of the sweep into the rate, and takes the
 last trials to share a machine that they leave idle. So each trial's seconds are those that were
 planned, times what trials like it have taken so far, and the rest of the schedule is played
-through.
+through. A gang needs room for all of its ranks, and has times of its own.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+from sweep.planning.makespan import makespan
+
 FRESH = 8.0  # seconds until a process has imported what a trial needs
 REUSED = 0.5  # the same in a process that has run a trial, until one was seen
+GANG = 4.0  # the same of a gang, whose ranks start and meet
 STARTING = 10.0  # seconds until Ray and its workers have started
 SEEN = 200  # newest trials that are looked at
 LATEST = 16  # of equal plans, newest of which seconds are taken: a machine may become slower
@@ -35,6 +37,7 @@ class Timing:
             and the arithmetic on its embeddings.
         timed: whether the plan was timed on the machine that runs the trial. Otherwise only
             ratios of planned seconds mean something.
+        ranks: processes that run it together.
         done: steps so far.
         started, trained, ended: seconds on one clock at which it began, made its newest known
             step, and ended; None for what has not happened.
@@ -49,6 +52,7 @@ class Timing:
     embedding: float = 0.0
     probing: float = 0.0
     timed: bool = False
+    ranks: int = 1
     done: int = 0
     started: float | None = None
     first: tuple[int, float] | None = None
@@ -88,11 +92,11 @@ class Timing:
 
 
 def remaining_seconds(
-    trials: Sequence[Timing], now: float, at_once: int | None = None
+    trials: Sequence[Timing], now: float, slots: int | None = None
 ) -> float | None:
     """Seconds until the last of the trials ends.
 
-    at_once: how many run at a time, where that is known; else as many as ran of late.
+    slots: how many ranks run at a time, where that is known; else as many as ran of late.
     None before anything was seen of trials whose plan was not timed.
     """
     waiting = [trial for trial in trials if trial.waiting]
@@ -102,27 +106,25 @@ def remaining_seconds(
     costs = _Costs.of_trials(trials, now)
     if costs is None:
         return None
-    free = [costs.left(trial, now) for trial in running]
-    free += [0.0] * ((at_once or _at_once(trials, now)) - len(free))
+    start = 0.0
     if not running and not any(trial.ended for trial in trials):
-        free = [STARTING + FRESH] * len(free)
-    heapq.heapify(free)
-    end = max(free) if running else 0.0
-    for seconds in sorted((costs.whole(trial) for trial in waiting), reverse=True):
-        until = heapq.heappop(free) + seconds
-        heapq.heappush(free, until)
-        end = max(end, until)
-    return end
+        start = STARTING + FRESH
+    return makespan(
+        [(costs.whole(trial), trial.ranks) for trial in waiting],
+        slots or _slots(trials, now),
+        [(costs.left(trial, now), trial.ranks) for trial in running],
+        start,
+    )
 
 
-def _at_once(trials: Iterable[Timing], now: float) -> int:
-    """The most trials that ran together of late, or ever where none runs; at least 1."""
-    spans = [(t.started, t.ended) for t in trials if t.started is not None]
-    since = now - BETWEEN if any(ended is None for _, ended in spans) else -math.inf
+def _slots(trials: Iterable[Timing], now: float) -> int:
+    """The most ranks that ran together of late, or ever where none runs; at least 1."""
+    spans = [(t.started, t.ended, t.ranks) for t in trials if t.started is not None]
+    since = now - BETWEEN if any(ended is None for _, ended, _ in spans) else -math.inf
     changes: list[tuple[float, int]] = []
-    for started, ended in spans:
+    for started, ended, ranks in spans:
         if ended is None or ended >= since:
-            changes += [(max(started, since), 1), (now if ended is None else ended, -1)]
+            changes += [(max(started, since), ranks), (now if ended is None else ended, -ranks)]
     most = count = 0
     for _, change in sorted(changes):  # of equal times, ends come first
         count += change
@@ -172,12 +174,13 @@ PLANNED = _Ratios((1.0,), (1.0,))
 class _Costs:
     """What trials take before their training, for it, and after it.
 
-    before: seconds, in a process that has run a trial. slower: how much longer training takes than
+    before: seconds, in a process that has run a trial, {ranks: of trials with so many}. training:
+    the same, with those of all trials under None. slower: how much longer training takes than
     planned. measuring: by what `planned_measuring` returns.
     """
 
-    before: float
-    training: _Ratios
+    before: Mapping[int, float]
+    training: Mapping[int | None, _Ratios]
     slower: float
     measuring: _Ratios
 
@@ -194,22 +197,44 @@ class _Costs:
         timed = all(trial.timed for trial in trials if not trial.ended)
         if not seen and not timed:
             return None
-        training = _Ratios.between(_usual([(t, s) for t in seen if (s := _training(t, timed))]))
-        if training is None:
+        pairs = [(t, s) for t in seen if (s := _training(t, timed))]
+        training: dict[int | None, _Ratios] = {}
+        for ranks in {None, *(t.ranks for t, _ in pairs)}:
+            of_these = _Ratios.between(_usual([p for p in pairs if ranks in (None, p[0].ranks)]))
+            if of_these is not None:
+                training[ranks] = of_these
+        if None not in training:
             # All that is known is that trials are late, if they are.
             late = [t for t in started if t.training]
             slow = [1.0, *(_at_least(t, now) / t.training for t in late if timed)]
-            training = _Ratios((1.0,), (max(slow),))
-        slower = mean(training.ratios)
-        before = [_before(t, training) for t in seen if t.first is not None and not t.fresh]
-        costs = cls(median(before or [REUSED]), training, slower, PLANNED)
+            training[None] = _Ratios((1.0,), (max(slow),))
+        slower = mean(training[None].ratios)
+        costs = cls({}, training, slower, PLANNED)
+        begun = [(t.ranks, costs.seen_before(t)) for t in seen if t.first and not t.fresh]
+        before = {r: median(s for ranks, s in begun if ranks == r) for r in {r for r, _ in begun}}
         after = [(t, _end(t) - max(t.trained or 0.0, t.started or 0.0)) for t in ended]
         usual = [(t, s) for t, s in after if not t.fresh]
         if not usual:
             # Such a trial imports, and the first one on a bank measures the teacher too.
             usual = [(t, s / TEACHER) for t, s in after]
-        pairs = [(costs.planned_measuring(t), s) for t, s in usual]
-        return cls(costs.before, training, slower, _Ratios.between(pairs) or PLANNED)
+        measured = [(costs.planned_measuring(t), s) for t, s in usual]
+        return cls(before, training, slower, _Ratios.between(measured) or PLANNED)
+
+    def seen_before(self, trial: Timing) -> float:
+        """Seconds from the start of a trial, whose first step is known, to that step."""
+        assert trial.started is not None
+        assert trial.first is not None
+        step, at = trial.first
+        steps = self.of_training(trial) * step / max(1, trial.steps)
+        return max(0.0, at - trial.started - steps)
+
+    def of_training(self, trial: Timing) -> float:
+        """Seconds of the whole training."""
+        return self.training.get(trial.ranks, self.training[None]).seconds(trial.training)
+
+    def of_start(self, trial: Timing) -> float:
+        """Seconds before the training, in a process that has run a trial."""
+        return self.before.get(trial.ranks, REUSED if trial.ranks == 1 else GANG)
 
     def planned_measuring(self, trial: Timing) -> float:
         """Seconds of a trial's measurements, as far as training tells how fast the machine is."""
@@ -223,18 +248,19 @@ class _Costs:
 
     def whole(self, trial: Timing) -> float:
         """Seconds of a trial that has not begun."""
-        return self.before + self.training.seconds(trial.training) + self.after(trial)
+        return self.of_start(trial) + self.of_training(trial) + self.after(trial)
 
     def left(self, trial: Timing, now: float) -> float:
         """Seconds that a running trial still takes."""
         assert trial.started is not None
         pace = trial.seconds_a_step()
         if pace is None:
-            pace = self.training.seconds(trial.training) / max(1, trial.steps)
+            pace = self.of_training(trial) / max(1, trial.steps)
         training = (trial.steps - trial.done) * pace
         begun = trial.trained
         if begun is None:
-            begun = trial.started + (max(FRESH, self.before) if trial.fresh else self.before)
+            before = self.of_start(trial)
+            begun = trial.started + (max(FRESH, before) if trial.fresh else before)
         return max(0.0, begun + training + self.after(trial) - now)
 
 
@@ -270,12 +296,3 @@ def _at_least(trial: Timing, now: float) -> float:
     assert trial.started is not None
     until = max(0.0, (trial.trained or trial.ended or now) - trial.started - 2 * FRESH)
     return until * trial.steps / max(1, trial.done) if trial.trained else until
-
-
-def _before(trial: Timing, training: _Ratios) -> float:
-    """Seconds from the start of a trial to its first step."""
-    assert trial.started is not None
-    assert trial.first is not None
-    step, at = trial.first
-    steps = training.seconds(trial.training) * step / max(1, trial.steps)
-    return max(0.0, at - trial.started - steps)

@@ -4,7 +4,7 @@
       by: random              # or optuna, see sweep.planning.proposals
       trials: 20              # draws; each is a trial of every combination of the axes and seeds
       seed: 0                 # of the draws (default: 0)
-      at_once: 4              # optuna: so many draws are proposed together (default: 4)
+      at_once: 4              # optuna: so many draws are without a value at a time (default: 4)
       metric: ridge/accuracy  # of the curves, on the validation split: by it a draw is the best
       mode: max               # or min
       ranges:
@@ -34,8 +34,8 @@ KINDS = ("log", "uniform", "integer", "choice")
 OF_THE_DATA = (
     "dataset", "image_size", "train_samples", "test_samples", "validation_samples", "teacher",
     "teacher_sha256", "teacher_dim", "teacher_size", "teacher_precision", "arm", "views",
-    "data_seed", "classes", "seed", "recipe", "curve_every", "curve_samples",
-    "probe_at",
+    "data_seed", "classes", "seed", "recipe", "curve_every", "curve_samples", "probe_at",
+    "test_arms", "test_views",
 )  # fmt: skip
 DIGITS = 4  # significant digits of a drawn number: it is a field's value, and read by people
 

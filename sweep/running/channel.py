@@ -17,7 +17,10 @@ NAMESPACE = "distilsweep"
 
 
 def publish(sweep: str, documents: dict[str, dict[str, Any]]) -> None:
-    """Make {trial identity: JSON document} known to all workers under the name `sweep`."""
+    """Make {trial identity: JSON document} known to all workers under the name `sweep`.
+
+    What is published again holds all that was published before.
+    """
     data = zlib.compress(json.dumps(documents).encode(), level=1)
     internal_kv._internal_kv_put(f"{sweep}/documents", data, namespace=NAMESPACE)
 
@@ -41,6 +44,8 @@ def is_leave_requested(sweep: str, node: str) -> bool:
 
 def document(sweep: str, trial: str) -> dict[str, Any]:
     """What was published for a trial."""
+    if trial not in _documents(sweep):  # it has come since this process read them
+        _documents.cache_clear()
     return _documents(sweep)[trial]
 
 

@@ -21,13 +21,16 @@ from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
+from sweep.planning.trial_seconds import Seconds
+from sweep.running.arriving import Arriving
 from sweep.running.building import Builds
 from sweep.running.connection import connected
-from sweep.running.early_stopping import EarlyStops, replayed
+from sweep.running.early_stopping import EarlyStops
 from sweep.running.holding import Hold
 from sweep.running.joined import wait_for_others
-from sweep.running.resources import Resources, at_once, check_fits, local_gpus, placement_of
+from sweep.running.resources import Resources, check_fits, local_gpus, placement_of, slots_of
 from sweep.running.schedule import Job, run_jobs
+from sweep.running.searching import Searching
 from sweep.running.shared_store import check_shared
 from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
@@ -94,171 +97,225 @@ class Outcome:
     limit: str | None = None
 
 
-def run_sweep(sweep: Sweep, trials: list[TrialConfig]) -> Outcome:
+def run_sweep(sweep: Sweep, trials: list[TrialConfig], search: Searching | None = None) -> Outcome:
     """Run every trial that is not finished.
+
+    search: proposes further trials while these run; None: there are none.
 
     Raises: ValueError for trials that cannot be placed and for a bank that cannot be built,
         OSError where the journal cannot be written.
     """
     journal = Journal(sweep.folder)
-    watch = Watch(journal, trials, sweep.store)
+    run = _Run(sweep, journal, trials, search)
+    watch = run.watch
     try:
         record_sweep(sweep.store, sweep.record, watch.plans)
-        found = begun(sweep.store)
-        unfinished = [
-            config for config in trials if config.identity not in found or not watch.adopt(config)
-        ]
-        if not sweep.retry_failed:
-            watch.skip(_failed_before(sweep.folder, unfinished))
-            unfinished = [c for c in unfinished if c.identity not in watch.failed]
-        stops = None
-        if sweep.early_stopping is not None:
-            epochs = {config.identity: _epochs(config) for config in trials if config.trains}
-            stops = replayed(sweep.early_stopping, epochs, sweep.store, found)
-            before = {c.identity for c in unfinished} & stops.reasons.keys()
-            watch.skip_stopped({trial: stops.reasons[trial] for trial in sorted(before)})
-            unfinished = [c for c in unfinished if c.identity not in before]
-        stopping = _stopping(sweep, watch)
-        limit = None
-        if unfinished:
-            limit = _build_and_train(sweep, unfinished, watch, stopping, stops)
+        unfinished = run.unfinished(trials)
+        unfinished += run.proposed()
+        limit = run.build_and_train(unfinished) if unfinished else None
         if limit:
             journal.append(LimitEvent(reason=limit))
     finally:
         journal.close()
-    left = {config.identity for config in unfinished} - watch.ended
-    if not (stopping.requested or limit):
+    left = watch.trials.keys() - watch.ended
+    remaining = 0
+    if run.stopping.requested or limit:
+        remaining = len(left) + (search.left if search else 0)
+    else:
         for trial in left - watch.stopped.keys():
             watch.failed[trial] = "ended without a result; run the same command again to retry it"
-    remaining = len(left) if stopping.requested or limit else 0
     return Outcome(watch.failed, watch.stopped, watch.stopped_early, remaining, limit)
 
 
-def _failed_before(folder: Path, trials: list[TrialConfig]) -> dict[str, str]:
-    """{trial: error} of those whose last attempt failed, by the journal."""
-    wanted = {config.identity for config in trials}
-    return {e.trial: e.error for e in read_run(folder).failures if e.trial in wanted}
+class _Run:
+    """One run of a sweep.
 
+    Attributes:
+        watch: knows what has become of each trial.
+        stopping: knows whether the sweep is to end.
+    """
 
-def _epochs(config: TrialConfig) -> float:
-    """How many epochs a trial has."""
-    return planned_steps(config) / max(1, train_samples(config) // config.batch_size)
+    def __init__(
+        self,
+        sweep: Sweep,
+        journal: Journal,
+        trials: list[TrialConfig],
+        search: Searching | None,
+    ) -> None:
+        self.sweep, self.search = sweep, search
+        self.watch = Watch(journal, trials, sweep.store, search)
+        self.stopping = Stopping(sweep.store, sweep.hold.stop_requested, self._running)
+        self._begun = begun(sweep.store)
+        self._failed = dict[str, str]() if sweep.retry_failed else _failed_before(sweep.folder)
+        self._stops: EarlyStops | None = None
+        if sweep.early_stopping is not None:
+            self._stops = EarlyStops(sweep.early_stopping, _epochs(trials))
 
+    def unfinished(self, trials: list[TrialConfig]) -> list[TrialConfig]:
+        """Those that are to run; what has become of the others in earlier runs is taken up."""
+        watch = self.watch
+        left = [c for c in trials if c.identity not in self._begun or not watch.adopt(c)]
+        failures = {c.identity for c in left} & self._failed.keys()
+        watch.skip({trial: self._failed[trial] for trial in sorted(failures)})
+        reasons: dict[str, str] = {}
+        if self._stops:
+            self._stops.adopt(_epochs(trials), self.sweep.store, self._begun)
+            reasons = self._stops.reasons
+        stopped = {c.identity for c in left} & reasons.keys() - watch.ended
+        watch.skip_stopped({trial: reasons[trial] for trial in sorted(stopped)})
+        return [config for config in left if config.identity not in watch.ended]
 
-def _stopping(sweep: Sweep, watch: Watch) -> Stopping:
-    def running() -> list[TrialConfig]:
-        return [watch.trials[trial] for trial in tuple(watch.running)]
+    def proposed(self) -> list[TrialConfig]:
+        """Those that are to run of the trials that the search has proposed by now."""
+        found: list[TrialConfig] = []
+        while self.search and (new := self.search.take()):
+            new = [config for config in new if config.identity not in self.watch.trials]
+            self.watch.add(new)
+            found += self.unfinished(new)
+        if found:
+            record_sweep(self.sweep.store, self.sweep.record, self.watch.plans)
+        return found
 
-    return Stopping(sweep.store, sweep.hold.stop_requested, running)
+    def build_and_train(self, trials: list[TrialConfig]) -> str | None:
+        """Returns which limit was reached, in one line, None where none was."""
+        sweep, watch = self.sweep, self.watch
+        resources, store = sweep.resources, sweep.store
+        check_fits(trials, resources)
+        bank_of, banks = plan_banks(trials, store, sweep.teacher_robustness)
+        here = resources.address is None
+        plugins = sorted({spec for config in trials for spec in config.plugins})
+        builds = Builds(banks, store, resources)
+        with contextlib.ExitStack() as stack:
+            if here:
+                stack.enter_context(builds)  # while Ray starts
+            self._record_expected(trials, banks)
+            first_builds = here and bool(banks)  # which show their own progress first
+            if not first_builds:
+                watch.bar = stack.enter_context(SweepView(watch, watch.note()))
+            cpus, address = resources.local_cpus(), resources.address
+            stack.enter_context(connected(address, cpus, sweep.folder, plugins, len(trials)))
+            if here:
+                builds.wait()  # they and trials would take each other's cores, and GPUs' memory
+            else:
+                check_shared(store)
+                stack.enter_context(builds)
+            if first_builds:
+                watch.bar = stack.enter_context(SweepView(watch, watch.note()))
+            return self._train(trials, bank_of, builds)
 
-
-def _build_and_train(
-    sweep: Sweep,
-    trials: list[TrialConfig],
-    watch: Watch,
-    stopping: Stopping,
-    stops: EarlyStops | None,
-) -> str | None:
-    """Returns which limit was reached, in one line, None where none was."""
-    resources, store = sweep.resources, sweep.store
-    check_fits(trials, resources)
-    bank_of, banks = plan_banks(trials, store, sweep.teacher_robustness)
-    here = resources.address is None
-    plugins = sorted({spec for config in trials for spec in config.plugins})
-    builds = Builds(banks, store, resources)
-    with contextlib.ExitStack() as stack:
-        if here:
-            stack.enter_context(builds)  # while Ray starts
-        _record_expected(sweep, trials, banks, watch)
-        first_builds = here and bool(banks)  # which show their own progress first
-        if not first_builds:
-            watch.bar = stack.enter_context(SweepView(watch, watch.note()))
-        cpus = resources.local_cpus()
-        address = resources.address
-        stack.enter_context(connected(address, cpus, sweep.folder, plugins, len(trials)))
-        if here:
-            builds.wait()  # they and the trials would take each other's cores, and memory of GPUs
-        else:
-            check_shared(store)
-            stack.enter_context(builds)
-        if first_builds:
-            watch.bar = stack.enter_context(SweepView(watch, watch.note()))
-        return _train(sweep, trials, bank_of, builds, watch, stopping, stops)
-
-
-def _record_expected(
-    sweep: Sweep, trials: list[TrialConfig], banks: list[BankJob], watch: Watch
-) -> None:
-    """Write plan.json, and give `watch` what trials take on this machine, until they were seen."""
-    expected, resources = sweep.expected, sweep.resources
-    if not resources.address:
-        cpus, seconds = resources.local_cpus(), seconds_here(list(watch.trials.values()))
-        watch.at_once = at_once(trials, resources)
-        if not local_gpus(resources):
-            watch.set_seconds(seconds)
-            record_sweep(sweep.store, sweep.record, watch.plans)
-        expected = expected or expected_here(trials, banks, seconds, cpus, resources.gpus_per_trial)
-    record_plan(sweep.folder, **({} if expected is None else expected.as_recorded()))
-
-
-def _train(
-    sweep: Sweep,
-    trials: list[TrialConfig],
-    bank_of: Mapping[str, str],
-    builds: Builds,
-    watch: Watch,
-    stopping: Stopping,
-    stops: EarlyStops | None,
-) -> str | None:
-    """Run the trials, again and again those that other sweeps had and left; as _build_and_train."""
-    # The heaviest first, of those that take equal resources: at the end, when some workers have
-    # nothing left to do, the trials that the others are waiting for are short. Those that the grid
-    # puts first come before.
-    last = len(sweep.first)
-    ordered = sorted(trials, key=lambda c: (sweep.first.get(c.identity, last), -trial_weight(c)))
-    behalf, observer = Behalf(sweep.hold.token), Observer()
-    spending = _spending(sweep, trials, watch) if sweep.limits else None
-    while ordered and not stopping.requested and not (spending and spending.stopped):
-        run_jobs(
-            [Job(config, bank_of[config.identity]) for config in ordered],
-            sweep.store,
-            sweep.folder,
-            sweep.resources,
-            watch,
-            behalf,
-            stopping,
-            sweep.owns_process,
-            stops,
-            spending,
-            builds,
-        )
-        if builds.failed:
-            builds.wait()
-        with stopping.during(lambda: None):
-            ordered, gone = wait_for_others(
-                [config for config in ordered if config.identity in watch.elsewhere],
-                sweep.store,
-                watch.adopt,
-                lambda: stopping.requested,
-                observer,
+    def _record_expected(self, trials: list[TrialConfig], banks: list[BankJob]) -> None:
+        """Write plan.json, and say what trials take on this machine, until they were seen."""
+        expected, resources = self.sweep.expected, self.sweep.resources
+        if not resources.address:
+            self.watch.slots = slots_of(trials, resources)
+            cpus, seconds = resources.local_cpus(), self._timed(list(self.watch.trials.values()))
+            expected = expected or expected_here(
+                trials, banks, seconds, cpus, resources.gpus_per_trial
             )
-        behalf = Behalf(sweep.hold.token, gone)
-    return spending.stopped if spending else None
+        record_plan(self.sweep.folder, **({} if expected is None else expected.as_recorded()))
+
+    def _timed(self, trials: list[TrialConfig]) -> dict[str, Seconds]:
+        """What trials take on this machine, which the time left is then estimated by."""
+        seconds = seconds_here(trials)
+        if not local_gpus(self.sweep.resources):
+            self.watch.set_seconds(seconds)
+            record_sweep(self.sweep.store, self.sweep.record, self.watch.plans)
+        return seconds
+
+    def _train(
+        self, trials: list[TrialConfig], bank_of: Mapping[str, str], builds: Builds
+    ) -> str | None:
+        """Run the trials, again and again those that other sweeps had and left."""
+        # The heaviest first, of those that take equal resources: at the end, when some workers have
+        # nothing left to do, the trials that the others are waiting for are short. Those that the
+        # grid puts first come before.
+        sweep, search, stopping, last = (
+            self.sweep,
+            self.search,
+            self.stopping,
+            len(self.sweep.first),
+        )
+        order = sorted(trials, key=lambda c: (sweep.first.get(c.identity, last), -trial_weight(c)))
+        jobs = [Job(config, bank_of[config.identity]) for config in order]
+        behalf, observer = Behalf(sweep.hold.token), Observer()
+        spending = self._spending(trials) if sweep.limits else None
+        arriving = Arriving(self.watch, self._arrived, search.waits) if search else None
+        while jobs and not stopping.requested and not (spending and spending.stopped):
+            run_jobs(
+                jobs,
+                sweep.store,
+                sweep.folder,
+                sweep.resources,
+                arriving or self.watch,
+                behalf,
+                stopping,
+                sweep.owns_process,
+                self._stops,
+                spending,
+                builds,
+                arriving,
+            )
+            if builds.failed:
+                builds.wait()
+            with stopping.during(lambda: None):
+                free, gone = wait_for_others(
+                    [self.watch.trials[trial] for trial in sorted(self.watch.elsewhere)],
+                    sweep.store,
+                    self.watch.adopt,
+                    lambda: stopping.requested or bool(search and search.waits()),
+                    observer,
+                )
+            jobs = self._jobs(free) + self._arrived()
+            if arriving:
+                jobs += arriving.take()
+            behalf = Behalf(sweep.hold.token, gone)
+        return spending.stopped if spending else None
+
+    def _arrived(self) -> list[Job]:
+        """Those that the search has proposed since; called in the thread of events."""
+        new = self.proposed()
+        if new:
+            check_fits(new, self.sweep.resources)
+            if not self.sweep.resources.address:
+                self._timed(new)
+        return self._jobs(new)
+
+    def _jobs(self, trials: list[TrialConfig]) -> list[Job]:
+        bank_of, _ = plan_banks(trials, self.sweep.store, self.sweep.teacher_robustness)
+        return [Job(config, bank_of[config.identity]) for config in trials]
+
+    def _running(self) -> list[TrialConfig]:
+        return [self.watch.trials[trial] for trial in tuple(self.watch.running)]
+
+    def _spending(self, trials: list[TrialConfig]) -> Spending:
+        """What may start under the limits. Raises: ValueError, as `spent_before`."""
+        sweep = self.sweep
+        expected, resources = sweep.expected, sweep.resources
+        assert expected is not None
+        assert sweep.limits is not None
+        on_cpu = expected.device == "cpu"
+        shares, ranks = dict[str, float](), dict[str, int]()
+        for config in trials:
+            gpus = 0.0 if on_cpu else (resources.gpus_per_trial or 1.0)
+            total = placement_of(config, resources, gpus).total
+            shares[config.identity] = total["CPU" if on_cpu else "GPU"]
+            ranks[config.identity] = config.ranks
+        slots = None if resources.address else self.watch.slots
+        return Spending(
+            sweep.folder, sweep.limits, expected.trial_seconds, shares, sweep.price,
+            expected.currency, other=expected.build_money, slots=slots, ranks=ranks,
+        )  # fmt: skip
 
 
-def _spending(sweep: Sweep, trials: list[TrialConfig], watch: Watch) -> Spending:
-    """What may start under the limits. Raises: ValueError, as `spent_before`."""
-    expected, resources = sweep.expected, sweep.resources
-    assert expected is not None
-    assert sweep.limits is not None
-    on_cpu = expected.device == "cpu"
-    shares: dict[str, float] = {}
-    for config in trials:
-        gpus = 0.0 if on_cpu else (resources.gpus_per_trial or 1.0)
-        total = placement_of(config, resources, gpus).total
-        shares[config.identity] = total["CPU" if on_cpu else "GPU"]
-    slots = None if resources.address else watch.at_once
-    return Spending(
-        sweep.folder, sweep.limits, expected.trial_seconds, shares, sweep.price,
-        expected.currency, other=expected.build_money, slots=slots,
-    )  # fmt: skip
+def _failed_before(folder: Path) -> dict[str, str]:
+    """{trial: error} of those whose last attempt failed, by the journal."""
+    return {event.trial: event.error for event in read_run(folder).failures}
+
+
+def _epochs(trials: list[TrialConfig]) -> dict[str, float]:
+    """{trial: how many epochs it has} of those that train."""
+    return {
+        c.identity: planned_steps(c) / max(1, train_samples(c) // c.batch_size)
+        for c in trials
+        if c.trains
+    }

@@ -38,7 +38,7 @@ class EarlyStops:
     """
 
     def __init__(self, rule: EarlyStopping, epochs: Mapping[str, float]) -> None:
-        self.rule, self._epochs = rule, epochs
+        self.rule, self._epochs = rule, dict(epochs)
         self._scheduler = _scheduler(rule, max(epochs.values(), default=1.0))
         self._values: dict[str, dict[float, float]] = {}  # {trial: {epoch: value}}
         self.reasons: dict[str, str] = {}  # of the trials that were stopped, earlier ones included
@@ -59,6 +59,24 @@ class EarlyStops:
         """Take (epoch, value) pairs that were recorded before; nothing is decided again."""
         for epoch, value in sorted(values):
             self._take(trial, epoch, value, replaying=True)
+
+    def adopt(self, epochs: Mapping[str, float], store: str, begun: Iterable[str]) -> None:
+        """Take up trials, with what the journals of those `begun` in the store recorded.
+
+        Raises: ValueError for a damaged journal; OSError.
+        """
+        self._epochs |= epochs
+        for trial in sorted(set(begun) & epochs.keys()):
+            rows = read_rows(storage.join(store, TRIALS, trial))
+            found = [
+                self.observed({"epoch": row["values"]["epoch"], "observed": row.get("observed")})
+                for row in rows
+                if row["event"] == "epoch"
+            ]
+            self.replay(trial, [pair for pair in found if pair is not None])
+            ends = [row for row in rows if row["event"] in ("start", "failed", "stopped")]
+            if ends and ends[-1]["event"] == "stopped":
+                self.reasons[trial] = ends[-1]["error"]
 
     def observed(self, result: Mapping[str, Any]) -> tuple[float, float] | None:
         """(epoch, value) of what a trial reports; None where the metric was not observed."""
@@ -120,25 +138,3 @@ def _scheduler(rule: EarlyStopping, epochs: float) -> Any:
         reduction_factor=rule.reduction,
         stop_last_trials=False,  # or it would stop those that come to their end, unmeasured
     )
-
-
-def replayed(
-    rule: EarlyStopping, epochs: Mapping[str, float], store: str, begun: Iterable[str]
-) -> EarlyStops:
-    """EarlyStops that know what the journals of the trials `begun` in the store recorded.
-
-    Raises: ValueError for a damaged journal; OSError.
-    """
-    stops = EarlyStops(rule, epochs)
-    for trial in sorted(set(begun) & epochs.keys()):
-        rows = read_rows(storage.join(store, TRIALS, trial))
-        found = [
-            stops.observed({"epoch": row["values"]["epoch"], "observed": row.get("observed")})
-            for row in rows
-            if row["event"] == "epoch"
-        ]
-        stops.replay(trial, [pair for pair in found if pair is not None])
-        ends = [row for row in rows if row["event"] in ("start", "failed", "stopped")]
-        if ends and ends[-1]["event"] == "stopped":
-            stops.reasons[trial] = ends[-1]["error"]
-    return stops

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sweep.planning.makespan import ROUNDING
 from sweep.running.placement import Placement
 from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES, check_engine
@@ -68,15 +69,18 @@ def local_gpus(resources: Resources) -> float:
     return float(torch.cuda.device_count() > 0) if given is None else given
 
 
-def at_once(trials: list[TrialConfig], resources: Resources) -> int:
-    """How many of these trials run at a time on this machine, about."""
-    room = float(resources.concurrent or len(trials))
+def slots_of(trials: list[TrialConfig], resources: Resources) -> int:
+    """How many ranks of these trials run at a time on this machine, about; at least 1."""
+    ranks = sum(config.ranks for config in trials)
+    slots = float(ranks)
+    if resources.concurrent:
+        slots = resources.concurrent * ranks / len(trials)
     gpus = local_gpus(resources)
     for kind, amount in available(resources).items():
         needed = sum(placement_of(config, resources, gpus).total[kind] for config in trials)
         if needed:
-            room = min(room, amount * len(trials) / needed)
-    return max(1, int(room))
+            slots = min(slots, amount * ranks / needed)
+    return max(1, int(slots + ROUNDING))
 
 
 def check_fits(trials: list[TrialConfig], resources: Resources) -> None:

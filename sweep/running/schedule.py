@@ -25,6 +25,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from shards.building.cluster_resources import most
 from shards.support import storage
 from sweep.running import channel
+from sweep.running.arriving import Arriving
 from sweep.running.building import Builds
 from sweep.running.early_stopping import EarlyStops
 from sweep.running.events import Events, OnEvent, TuneCallback
@@ -89,6 +90,43 @@ def _suspension_limit() -> float:
     return seconds_of(SILENT_VARIABLE, SILENT)
 
 
+class _Published:
+    """The jobs of a sweep, whose documents workers can read; a source of those that arrive."""
+
+    def __init__(
+        self,
+        sweep: str,
+        store: str,
+        resources: Resources,
+        gpus: float,
+        behalf: Behalf,
+        arriving: Arriving[Job] | None,
+    ) -> None:
+        self._sweep, self._store, self._resources = sweep, store, resources
+        self._gpus, self._behalf, self._arriving = gpus, behalf, arriving
+        self._documents: dict[str, dict[str, Any]] = {}
+
+    def waits(self) -> bool:
+        return self._arriving is not None and self._arriving.waits()
+
+    def take(self) -> list[Entry]:
+        return self.entries(self._arriving.take() if self._arriving else [])
+
+    def entries(self, jobs: list[Job]) -> list[Entry]:
+        """Publish what workers need of the jobs."""
+        found: list[Entry] = []
+        for job in jobs:
+            trial = job.config.identity
+            place = placement_of(job.config, self._resources, self._gpus)
+            self._documents[trial] = document_of(
+                job, self._store, self._resources, place.gpus, self._behalf
+            )
+            found.append(Entry(trial, place, job.bank))
+        if found:
+            channel.publish(self._sweep, self._documents)
+        return found
+
+
 class _InOrder(FIFOScheduler):
     """Leaves the order to WaitingTrials. Tune's own looks through all trials at every event.
 
@@ -126,30 +164,30 @@ def run_jobs(
     stops: EarlyStops | None = None,
     spending: Spending | None = None,
     builds: Builds | None = None,
+    arriving: Arriving[Job] | None = None,
 ) -> None:
     """Run all jobs. `on_event` is called for every start, epoch, end and failure, in a thread.
 
     behalf: of this sweep, see Behalf. stopping: looks for a request to stop. owns_process: see
     Sweep. stops: decides which trials are stopped early. spending: which may still start. builds:
     of banks that are not there yet, whose trials wait; where one fails, all trials save and leave.
+    arriving: further jobs, which come meanwhile.
 
     Raises: what `on_event` raised, after the last trial; OSError where the disk is full; ValueError
         where Ray died; KeyboardInterrupt after Ctrl-C or SIGTERM, once the trials have saved their
         state.
     """
     gpus, sweep = gpus_for(resources), uuid.uuid4().hex
-    places = [placement_of(job.config, resources, gpus) for job in jobs]
-    entries = [
-        Entry(job.config.identity, place, job.bank) for job, place in zip(jobs, places, strict=True)
-    ]
+    published = _Published(sweep, store, resources, gpus, behalf, arriving)
     offered = OFFERED if resources.address else resources.local_cpus() + 1
-    documents = {
-        job.config.identity: document_of(job, store, resources, place.gpus, behalf)
-        for job, place in zip(jobs, places, strict=True)
-    }
-    channel.publish(sweep, documents)
     waiting = WaitingTrials(
-        entries, sweep, offered, resources.concurrent, spending=spending, builds=builds
+        published.entries(jobs),
+        sweep,
+        offered,
+        resources.concurrent,
+        spending=spending,
+        builds=builds,
+        source=published if arriving else None,
     )
     events, tune_folder = Events(on_event), folder.resolve() / "tune"
 

@@ -48,9 +48,11 @@ class Spending:
 
     All calls come from Tune's own loop, so it has no lock.
 
-    seconds: {trial: estimated seconds}. shares: {trial: GPUs or cores that it occupies}. price: of
-    one of them for an hour. other: money besides trials, such as building banks. slots: so many
-    trials run at a time; None where that is not known, and a trial is then taken to start at once.
+    seconds: {trial: estimated seconds}. shares: {trial: GPUs or cores that it occupies}. Of trials
+    that are not among these, as later ones of a search, the medians count. price: of one of them
+    for an hour. other: money besides trials, such as building banks. slots: so many ranks run at a
+    time; None where that is not known, and a trial is then taken to start at once. ranks: {trial:
+    how many it has}, 1 where nothing is said.
 
     Attributes: `stopped`, why no more trials start, in one line; None while they may.
     """
@@ -65,11 +67,13 @@ class Spending:
         currency: str,
         other: float = 0.0,
         slots: int | None = None,
+        ranks: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path, self._limits, self._clock = folder / FILE, limits, clock
         self._seconds, self._shares = seconds, shares
-        self._price, self._currency, self._slots = price / 3600, currency, slots
+        self._price, self._currency = price / 3600, currency
+        self._slots, self._ranks = slots, ranks or {}
         self._before = spent_before(folder, currency) + other
         self._given: dict[str, float | None] = {}  # when it started; None: it waits for room
         self._ended = 0.0  # money of attempts that have ended
@@ -96,8 +100,8 @@ class Spending:
         if start is not None:
             taken = self._clock() - start
             self._ended += taken * self._rate(trial)
-            if whole and self._seconds[trial] > 0:
-                self._ratios.append(taken / self._seconds[trial])
+            if whole and (estimated := _of(self._seconds, trial)) > 0:
+                self._ratios.append(taken / estimated)
         self._note(now=True)
 
     def money(self) -> float:
@@ -108,10 +112,10 @@ class Spending:
         return self._before + self._ended + elapsed
 
     def _rate(self, trial: str) -> float:
-        return self._shares[trial] * self._price
+        return _of(self._shares, trial) * self._price
 
     def _expected(self, trial: str) -> float:
-        return self._seconds[trial] * (median(self._ratios) if self._ratios else 1.0)
+        return _of(self._seconds, trial) * (median(self._ratios) if self._ratios else 1.0)
 
     def _left(self, trial: str) -> float:
         """Seconds that a trial still takes, from its start or from now."""
@@ -130,7 +134,7 @@ class Spending:
                     "and one more; no more are started, run the same command with more to continue"
                 )
         if self._limits.deadline is not None:
-            end = self._starts() + self._expected(trial)
+            end = self._starts(trial) + self._expected(trial)
             if end > self._limits.deadline:
                 late = end - self._limits.deadline
                 return (
@@ -139,18 +143,28 @@ class Spending:
                 )
         return None
 
-    def _starts(self) -> float:
+    def _starts(self, trial: str) -> float:
         """When a further trial would start: after those that wait, in the order they get room."""
         now = self._clock()
         if self._slots is None:
             return now
-        running = [t for t, start in self._given.items() if start is not None]
-        ends = [now + self._left(trial) for trial in running][: self._slots]
+        ends: list[float] = []  # when each slot is free
+        for other, start in self._given.items():
+            if start is not None:
+                ends += [now + self._left(other)] * self._slots_of(other)
+        ends = sorted(ends)[-self._slots :]
         ends += [now] * (self._slots - len(ends))
         heapq.heapify(ends)
-        for trial in (t for t, start in self._given.items() if start is None):
-            heapq.heapreplace(ends, ends[0] + self._expected(trial))
-        return ends[0]
+        for other in (t for t, start in self._given.items() if start is None):
+            taken = [heapq.heappop(ends) for _ in range(self._slots_of(other))]
+            for _ in taken:
+                heapq.heappush(ends, taken[-1] + self._expected(other))
+        return heapq.nsmallest(self._slots_of(trial), ends)[-1]
+
+    def _slots_of(self, trial: str) -> int:
+        """How many slots a trial takes."""
+        assert self._slots is not None
+        return min(self._slots, self._ranks.get(trial, 1))
 
     def _note(self, now: bool = False) -> None:
         """Keep what was spent for the next start. A full disk is reported by the journal."""
@@ -161,6 +175,10 @@ class Spending:
             storage.write_json(str(self._path), {"currency": self._currency, "money": self.money()})
         except OSError:
             return
+
+
+def _of(values: Mapping[str, float], trial: str) -> float:
+    return values[trial] if trial in values else median(values.values())
 
 
 def _amount(money: float) -> str:

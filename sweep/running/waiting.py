@@ -49,6 +49,18 @@ class Unfinished(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Trials that come while others run, see `sweep.running.arriving`."""
+
+    def waits(self) -> bool:
+        """Whether further ones will come."""
+        ...
+
+    def take(self) -> list[Entry]:
+        """Those that have come since the last call."""
+        ...
+
+
 class WaitingTrials(Searcher):
     """Gives Tune the trials of `entries`, in their order among those of equal placement.
 
@@ -58,7 +70,8 @@ class WaitingTrials(Searcher):
     offered: at most so many trials of one placement wait for room at a time. concurrent: at most so
     many trials of all placements wait for room or run; None: any number. spending: decides whether
     a trial may still start; None: all may. builds: of banks whose trials wait until they are there,
-    and of which a failure ends the sweep; None: all are there.
+    and of which a failure ends the sweep; None: all are there. source: of further trials; None:
+    there are none.
     """
 
     def __init__(
@@ -70,23 +83,20 @@ class WaitingTrials(Searcher):
         clock: Callable[[], float] = time.monotonic,
         spending: Spending | None = None,
         builds: Unfinished | None = None,
+        source: Source | None = None,
     ) -> None:
         super().__init__()
-        self._builds = builds
+        self._builds, self._source = builds, source
         self._spending = spending
         self._sweep, self._offered, self._concurrent = sweep, offered, concurrent
         self._clock = clock
         # By placement, of those whose bank is there; the smallest number comes first.
-        self._waiting: dict[Placement, list[tuple[int, Entry]]] = {e.placement: [] for e in entries}
+        self._waiting: dict[Placement, list[tuple[int, Entry]]] = {}
         self._without_bank: dict[str, list[tuple[int, Entry]]] = {}
-        missing = builds.missing() if builds else frozenset[str]()
-        for number, entry in enumerate(entries):
-            if entry.bank in missing:
-                self._without_bank.setdefault(entry.bank, []).append((number, entry))
-            else:
-                self._waiting[entry.placement].append((number, entry))
+        self._unplaced: dict[Placement, int] = {}  # how many were offered, and not started yet
+        self._numbers = count()
+        self._add(entries)
         self._before = count(-1, -1)  # numbers of trials that come before all others
-        self._unplaced = dict.fromkeys(self._waiting, 0)  # offered, and not started yet
         self._live: dict[str, Entry] = {}  # by Tune's own number of an attempt
         self._starting: set[str] = set()
         self._later: list[tuple[float, Entry]] = []  # to be tried again at that time
@@ -103,6 +113,9 @@ class WaitingTrials(Searcher):
         """The next trial's Tune config; None where none may start now, FINISHED at the end."""
         if self._stopped or (self._builds and self._builds.failed):
             return Searcher.FINISHED
+        waits = self._source is not None and self._source.waits()
+        if self._source is not None:
+            self._add(self._source.take())
         self._take_up_again()
         self._take_up_built()
         entry = self._next()
@@ -111,7 +124,7 @@ class WaitingTrials(Searcher):
             return Searcher.FINISHED
         if entry is None:
             left = any(self._waiting.values()) or self._without_bank
-            ended = not (self._live or self._later or left)
+            ended = not (self._live or self._later or left or waits)
             return Searcher.FINISHED if ended else None
         self._live[trial_id] = entry
         self._starting.add(trial_id)
@@ -184,6 +197,17 @@ class WaitingTrials(Searcher):
         self._stopped = True
 
     # ---- which one is next ----
+
+    def _add(self, entries: list[Entry]) -> None:
+        """Put trials behind those that wait already."""
+        missing = self._builds.missing() if self._builds else frozenset[str]()
+        for number, entry in zip(self._numbers, entries, strict=False):
+            self._waiting.setdefault(entry.placement, [])
+            self._unplaced.setdefault(entry.placement, 0)
+            if entry.bank in missing:
+                self._without_bank.setdefault(entry.bank, []).append((number, entry))
+            else:
+                heapq.heappush(self._waiting[entry.placement], (number, entry))
 
     def _take_up_again(self) -> None:
         now = self._clock()

@@ -17,6 +17,7 @@ from sweep.planning.kinds import kinds_of
 from sweep.planning.remaining import Timing, remaining_seconds
 from sweep.planning.sizes import planned_steps, training_work, trial_weight
 from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
+from sweep.running.searching import Searching
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import finished, tidy, trial_folder
 from trainers.results.record import Epoch
@@ -31,6 +32,7 @@ def planned_trials(trials: list[TrialConfig]) -> dict[str, PlannedTrial]:
             steps=planned_steps(kind.config),
             work=training_work(kind.config),
             weight=trial_weight(kind.config),
+            ranks=kind.config.ranks,
             **_parts(seconds_of(kind, nominal(kind))),
         )
         plans |= {config.identity: plan for config in members}
@@ -60,18 +62,26 @@ class Watch:
         stopped_early: {trial: when and why}.
         elsewhere: trials that another sweep was found to run, in the last attempt.
         running: {trial: its timing} of those that were started and have not ended.
-        at_once: how many trials run at a time, None where that is not known.
+        slots: how many ranks run at a time, None where that is not known.
         bar: shows progress, once it is set.
+
+    search: is told what becomes of trials; None: no further ones depend on it.
     """
 
-    def __init__(self, journal: Journal, trials: list[TrialConfig], store: str) -> None:
-        self.journal, self.store = journal, store
+    def __init__(
+        self,
+        journal: Journal,
+        trials: list[TrialConfig],
+        store: str,
+        search: Searching | None = None,
+    ) -> None:
+        self.journal, self.store, self._search = journal, store, search
         self.trials = {config.identity: config for config in trials}
         self.plans = planned_trials(trials)
         self._done = dict.fromkeys(self.trials, 0.0)  # weight that is done
         self._sum = 0.0  # of those, kept up to date: adding up all trials at each event is slow
         self.timings = {name: plan.timing() for name, plan in self.plans.items()}
-        self.at_once: int | None = None
+        self.slots: int | None = None
         self.losses: dict[str, float] = {}
         self._one_ended = False  # whether a trial of this command has ended
         self.steps: dict[str, int] = {}
@@ -89,6 +99,8 @@ class Watch:
             self._started(config)
             self.elsewhere.discard(trial)
             self._begin(trial)
+            if self._search:
+                self._search.begun(trial)
         elif kind == "epoch":
             self._started(config)
             self.steps[trial] = max(self.steps.get(trial, 0), values["step"])
@@ -105,6 +117,8 @@ class Watch:
                 self.stopped[trial] = values["error"]
             elif kind == "elsewhere":
                 self.elsewhere.add(trial)
+            if self._search and kind != "waits":
+                self._search.away(trial)
         elif kind == "stopped_early":
             reason, fields = values["error"], config.model_dump(mode="json")
             self.skip_stopped({trial: reason})
@@ -115,6 +129,15 @@ class Watch:
             self.journal.append(FailedEvent(trial=trial, config=fields, error=error))
             note_failure(trial_folder(self.store, config), config, error)
         self.show()
+
+    def add(self, trials: list[TrialConfig]) -> None:
+        """Take up further trials, of which nothing has happened yet."""
+        # In place of the old ones, which another thread may look through now.
+        plans = planned_trials(trials)
+        self.timings = self.timings | {name: plan.timing() for name, plan in plans.items()}
+        self.plans = self.plans | plans
+        self._done = self._done | dict.fromkeys(plans, 0.0)
+        self.trials = self.trials | {config.identity: config for config in trials}
 
     def set_seconds(self, seconds: Mapping[str, Seconds]) -> None:
         """Plan with these seconds of all trials, which were timed on this machine."""
@@ -145,6 +168,8 @@ class Watch:
             self.journal.append(event)
         for line in skipped:
             print(f"warning: skipped: {line}", file=sys.stderr)
+        if self._search:
+            self._search.finished(trial, result)
         return True
 
     def skip(self, failures: dict[str, str]) -> None:
@@ -153,6 +178,8 @@ class Watch:
             self.failed[trial] = error
             self._end(trial)
             self._advance(trial)
+            if self._search:
+                self._search.failed(trial)
 
     def skip_stopped(self, reasons: dict[str, str]) -> None:
         """Count trials as stopped early: {trial: when and why}."""
@@ -164,6 +191,8 @@ class Watch:
                 self._started(self.trials[trial])
                 fields = self.trials[trial].model_dump(mode="json")
                 self.journal.append(StoppedEvent(trial=trial, config=fields, error=reason))
+            if self._search:
+                self._search.stopped_early(trial)
 
     def _started(self, config: TrialConfig) -> None:
         if not self.journal.has_started(config.identity):
@@ -206,13 +235,13 @@ class Watch:
 
     def remaining(self) -> float | None:
         """Seconds until the last trial ends; None before that can be estimated."""
-        return remaining_seconds(list(self.timings.values()), time.time(), self.at_once)
+        return remaining_seconds(list(self.timings.values()), time.time(), self.slots)
 
     def overview(self) -> Overview:
         """How the sweep stands."""
         running = set(self.running)  # another thread notes events meanwhile
         states = {name: self._state(name, name in running) for name in self.trials}
-        return overview_of("trials", states, time.time(), self.at_once)
+        return overview_of("trials", states, time.time(), self.slots)
 
     def _state(self, trial: str, running: bool) -> TrialState:
         found = TrialState(self.plans[trial], self.timings[trial], loss=self.losses.get(trial))

@@ -9,7 +9,7 @@ from sweep.planning.banks import plan_banks
 from sweep.planning.calibration import Calibration, read_calibration, write_calibration
 from sweep.planning.costs import calibration_for, expected
 from sweep.planning.dry_run import cost_lines
-from sweep.planning.estimate import Estimate, estimate, makespan
+from sweep.planning.estimate import Estimate, estimate
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.kinds import kinds_of
@@ -63,13 +63,6 @@ def test_gpus_cost_their_set_up_the_head_and_the_store() -> None:
     for words in ("GPU-hours", "4 GPUs (L4)", "USD", "writes and lists", "the paper's way"):
         assert words in text
     assert clock(found.paper_seconds) in text
-
-
-def test_the_longest_trials_go_first_and_shares_are_kept() -> None:
-    assert makespan([(3, 1), (3, 1), (2, 1), (2, 1), (2, 1)], 2) == 7
-    assert makespan([(4, 2), (4, 1), (4, 1)], 2) == 8
-    assert makespan([(4, 0.5)] * 4, 1) == 8
-    assert makespan([], 3) == 0
 
 
 def test_what_a_recorded_calibration_lacks_is_named(tmp_path) -> None:

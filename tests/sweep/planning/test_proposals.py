@@ -29,29 +29,32 @@ def value(draw: dict) -> float:
     return -((math.log10(draw["lr"]) + 2) ** 2) + (draw["batch_size"] == 64)
 
 
-def rounds(search: Search, count: int) -> list[list[dict]]:
-    proposals, found = Proposals(search), []
-    for _ in range(count):
-        found.append(proposals.ask())
-        proposals.tell([value(draw) for draw in found[-1]])
+def drawn(search: Search, count: int) -> list[dict]:
+    """The draws of a search that ends once so many draws have values."""
+    proposals = Proposals(search)
+    found = proposals.first()
+    for number in range(count):
+        draw = proposals.next(value(found[number]))
+        found += [] if draw is None else [draw]
     return found
 
 
-def test_rounds_end_with_the_number_of_draws() -> None:
-    assert [len(found) for found in rounds(SEARCH, 9)] == [4] * 7 + [2, 0]
+def test_the_first_ones_need_no_value_and_each_value_leads_to_one_more() -> None:
+    assert [len(drawn(SEARCH, count)) for count in (0, 1, 5, 26, 30)] == [4, 5, 9, 30, 30]
+    assert len(drawn(SEARCH.model_copy(update={"trials": 3}), 3)) == 3
 
 
 def test_a_search_that_goes_on_proposes_what_an_undisturbed_one_does() -> None:
-    whole = rounds(SEARCH, 8)
-    assert rounds(SEARCH, 5) == whole[:5]
-    assert rounds(SEARCH, 8) == whole
-    assert rounds(SEARCH.model_copy(update={"seed": 1}), 8) != whole
+    whole = drawn(SEARCH, 30)
+    assert drawn(SEARCH, 17) == whole[:21]
+    assert drawn(SEARCH, 30) == whole
+    assert drawn(SEARCH.model_copy(update={"seed": 1}), 30) != whole
     longer = SEARCH.model_copy(update={"trials": 40})
-    assert rounds(longer, 7) == whole[:7]
+    assert drawn(longer, 26) == whole
 
 
 def test_values_lead_it() -> None:
-    whole = [draw for found in rounds(SEARCH, 8) for draw in found]
+    whole = drawn(SEARCH, 30)
     late = whole[-10:]
     near = [abs(math.log10(draw["lr"]) + 2) < 0.75 for draw in late]
     assert sum(near) > 6  # by chance it would be half of them

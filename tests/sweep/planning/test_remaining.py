@@ -11,11 +11,12 @@ import pytest
 from sweep.planning.remaining import Timing, remaining_seconds
 
 Happening = tuple[float, int, str, int]  # seconds, trial, start, step or end, and how many steps
+GANGS = 1.15  # how much longer than planned gangs take, besides how slow the machine is
 SHARES = [0.1, 0.15, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95]
 
 
 def said(
-    trials: list[Timing], happenings: Iterable[Happening], end: float, at_once: int | None
+    trials: list[Timing], happenings: Iterable[Happening], end: float, slots: int | None
 ) -> dict[float, float | None]:
     """{share of the run: what was said of the time left, with what was known then}."""
     found: dict[float, float | None] = {}
@@ -30,7 +31,7 @@ def said(
                 trials[i].step(value, at)
             else:
                 trials[i].ended, ended = at, True
-        found[share] = remaining_seconds(trials, share * end, at_once)
+        found[share] = remaining_seconds(trials, share * end, slots)
     return found
 
 
@@ -39,24 +40,32 @@ def played(
 ) -> tuple[list[Happening], float]:
     """A sweep played on a made-up clock, and its seconds.
 
-    slower: how much longer everything takes than was planned. imports: seconds of a fresh trial.
+    slower: how much longer everything takes than was planned; gangs take GANGS times that.
+    imports: seconds of a fresh trial.
     """
     draw = random.Random(seed)
     happenings: list[Happening] = []
-    free, end = [(0.0, True)] * slots, 0.0
     order = sorted(range(len(trials)), key=lambda i: -trials[i].training)
-    for i in order:
-        at, fresh = heapq.heappop(free)
-        trial, noise = trials[i], slower * draw.uniform(0.9, 1.1)
-        happenings.append((at, i, "start", 0))
-        at += imports if fresh else 0.6
-        for k in range(1, rows + 1):
-            at += trial.training * noise / rows
-            happenings.append((at, i, "step", 100 * k // rows))
-        at += (trial.embedding + trial.probing) * noise * (1.5 if fresh else 1.0)
-        happenings.append((at, i, "end", 0))
-        heapq.heappush(free, (at + 0.3, False))
-        end = max(end, at)
+    now, end, fresh, free, running = 0.0, 0.0, slots, slots, list[tuple[float, int]]()
+    while order or running:
+        while fits := [i for i in order if trials[i].ranks <= free]:
+            i, trial = fits[0], trials[fits[0]]
+            order.remove(i)
+            free -= trial.ranks
+            noise = slower * draw.uniform(0.9, 1.1)
+            pace = trial.training * noise * (GANGS if trial.ranks > 1 else 1.0) / rows
+            happenings.append((now, i, "start", 0))
+            is_fresh, fresh = fresh > 0, fresh - trial.ranks
+            at = now + (imports if is_fresh else 0.6 if trial.ranks == 1 else 3.0)
+            for k in range(1, rows + 1):
+                at += pace
+                happenings.append((at, i, "step", 100 * k // rows))
+            at += (trial.embedding + trial.probing) * noise * (1.5 if is_fresh else 1.0)
+            happenings.append((at, i, "end", 0))
+            heapq.heappush(running, (at + 0.3, trial.ranks))
+            end = max(end, at)
+        now, ranks = heapq.heappop(running)
+        free += ranks
     return happenings, end
 
 
@@ -89,6 +98,32 @@ def test_it_is_right_within_a_quarter(
                 continue  # nothing is known of the machine, or it is slower than when it was timed
             assert seconds is not None
             assert abs(seconds - left) <= 0.25 * left + 4.0, (share, left, seconds)
+
+
+@pytest.mark.parametrize("slots", [2, 4])
+@pytest.mark.parametrize("slower", [1.0, 1.5])
+@pytest.mark.parametrize("first", [1, 2])
+def test_gangs_take_the_room_of_all_of_their_ranks(slots: int, slower: float, first: int) -> None:
+    for seed in range(4):
+        long = [Timing(30.0, 100, 2.0, 3.0, timed=True, ranks=first) for _ in range(12)]
+        short = [Timing(20.0, 100, 2.0, 3.0, timed=True, ranks=3 - first) for _ in range(12)]
+        happenings, end = played([*long, *short], slots, slower, 6.0, 8, seed)
+        for share, seconds in said([*long, *short], happenings, end, slots).items():
+            left = (1 - share) * end
+            assert seconds is not None
+            assert abs(seconds - left) <= 0.25 * left + 4.0, (share, left, seconds)
+
+
+def test_gangs_of_which_none_has_run_count_as_others_do_and_then_by_themselves() -> None:
+    alone = trained(Timing(10.0, 10), 0.0, (5, 10.0), (10, 20.0))
+    alone.ended = 20.0
+    waiting = [Timing(10.0, 10, ranks=2), Timing(10.0, 10, ranks=2)]
+    before = remaining_seconds([alone, *waiting], 20.0, 2)
+    assert before == pytest.approx(2 * 20.0, abs=10.0)
+    gang = trained(waiting[0], 20.0, (5, 50.0), (10, 80.0))
+    gang.ended = 80.0
+    assert remaining_seconds([alone, *waiting], 80.0, 2) == pytest.approx(60.0, abs=10.0)
+    assert remaining_seconds([alone, gang, Timing(10.0, 10)], 80.0, 2) == pytest.approx(20, abs=5)
 
 
 def test_nothing_is_said_before_anything_was_seen_and_zero_at_the_end() -> None:

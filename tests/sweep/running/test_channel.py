@@ -54,3 +54,12 @@ def test_a_request_to_leave_reaches_one_node_or_all(store: dict[bytes, bytes]) -
     assert [channel.is_leave_requested(*place) for place in places] == [True, True, False]
     channel.forget("one")
     assert not store
+
+
+def test_what_is_published_later_is_found_by_a_process_that_has_read_before(
+    store: dict[bytes, bytes],
+) -> None:
+    channel.publish("one", {"a": {"bank": "A"}})
+    assert channel.document("one", "a") == {"bank": "A"}
+    channel.publish("one", {"a": {"bank": "A"}, "b": {"bank": "B"}})
+    assert channel.document("one", "b") == {"bank": "B"}

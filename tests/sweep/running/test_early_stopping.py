@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweep.planning.early_stopping import EarlyStopping
-from sweep.running.early_stopping import EarlyStops, replayed
+from sweep.running.early_stopping import EarlyStops
 from trainers.canonical import make_config
 from trainers.results.folder import trial_folder
 from trainers.results.trial_journal import TrialJournal, note_failure
@@ -76,6 +76,12 @@ def test_from_recorded_values_it_decides_as_if_it_had_never_ended(rule: EarlySto
     assert len(set(decisions)) == 2  # some go on, some do not
 
 
+def replayed(epochs: dict[str, float], store: Path, begun: list[str]) -> EarlyStops:
+    stops = EarlyStops(ASHA, {})
+    stops.adopt(epochs, str(store), begun)
+    return stops
+
+
 def test_values_and_stops_are_read_from_the_journals_of_trials(tmp_path: Path) -> None:
     fields = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
     configs = [make_config(fields | {"seed": seed}) for seed in range(3)]
@@ -89,12 +95,12 @@ def test_values_and_stops_are_read_from_the_journals_of_trials(tmp_path: Path) -
         journal.close()
     note_failure(trial_folder(str(tmp_path), configs[1]), configs[1], "too low", "stopped")
     epochs = dict.fromkeys([first, second, third, "new"], 4.0)
-    stops = replayed(ASHA, epochs, str(tmp_path), [first, second, third, "of another sweep"])
+    stops = replayed(epochs, tmp_path, [first, second, third, "of another sweep"])
     assert stops.reasons == {second: "too low"}
     assert stops.decide("new", 1, 0.7)  # cutoff 0.8, the median of the three
-    assert not replayed(ASHA, epochs, str(tmp_path), []).decide("new", 1, 0.7)
+    assert not replayed(epochs, tmp_path, []).decide("new", 1, 0.7)
     # Begun again without the rule, it is no longer one that was stopped.
     journal = TrialJournal(trial_folder(str(tmp_path), configs[1]), configs[1])
     journal.start()
     journal.close()
-    assert replayed(ASHA, epochs, str(tmp_path), [second]).reasons == {}
+    assert replayed(epochs, tmp_path, [second]).reasons == {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sweep.running.resources import Resources
+import pytest
+
+from sweep.running.resources import Resources, slots_of
 from sweep.running.schedule import Job, document_of
 from trainers.canonical import make_config
 from trainers.results.lease import Behalf
@@ -18,3 +20,23 @@ def test_a_grid_limits_the_time_of_its_own_trials() -> None:
         for config in (own, other)
     ]
     assert [document["how"]["time_limit"] for document in documents] == [30.0, 60.0]
+
+
+@pytest.mark.parametrize(
+    ("resources", "slots"),
+    [
+        (Resources(cpus=2), 2),
+        (Resources(cpus=5), 5),
+        (Resources(cpus=1), 1),  # it cannot run, and is refused elsewhere
+        (Resources(cpus=8, concurrent=2), 2),  # of which one in three has two ranks
+    ],
+)
+def test_ranks_run_in_as_many_slots_as_there_are_cores(resources: Resources, slots: int) -> None:
+    alone = [make_config(FIELDS | {"seed": seed}) for seed in range(6)]
+    gangs = [make_config(FIELDS | {"seed": s, "engine": "ddp", "ranks": 2}) for s in range(3)]
+    assert slots_of([*alone, *gangs], resources) == slots
+
+
+def test_ranks_of_several_cores_run_in_fewer_slots() -> None:
+    trials = [make_config(FIELDS | {"seed": seed, "threads": 2}) for seed in range(6)]
+    assert slots_of(trials, Resources(cpus=5)) == 2

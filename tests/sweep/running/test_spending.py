@@ -70,6 +70,30 @@ def test_a_deadline_counts_those_that_wait_for_room(tmp_path) -> None:
     assert "30 min after" in found.stopped
 
 
+def test_a_deadline_counts_the_room_that_gangs_take(tmp_path) -> None:
+    clock = Clock()
+    seconds, shares = dict.fromkeys(TRIALS, 3600.0), dict.fromkeys(TRIALS, 1.0)
+    found = Spending(
+        tmp_path, Limits(deadline=clock.now + 3.5 * 3600), seconds, shares, 1.0, "USD",
+        slots=2, ranks={"t1": 2, "t3": 2}, clock=clock,
+    )  # fmt: skip
+    assert found.may_start("t0")
+    assert found.may_start("t1")  # after the first, with both slots
+    assert found.may_start("t2")
+    assert not found.may_start("t3")  # two hours, then an hour of one slot
+    assert found.stopped
+    assert "30 min after" in found.stopped
+
+
+def test_a_trial_that_was_not_planned_counts_as_the_others_do(tmp_path) -> None:
+    clock = Clock()
+    found = spending(tmp_path, clock, money=2.5)
+    run_one(found, clock, "proposed later", 3600)
+    assert found.money() == pytest.approx(1.0)
+    assert found.may_start("another one")
+    assert not found.may_start("a third one")
+
+
 def test_tune_is_given_no_more_trials(tmp_path) -> None:
     clock = Clock()
     place = Placement(1, 1.0, 0.0)

@@ -240,3 +240,31 @@ def test_a_death_is_told_with_what_the_log_says_last(tmp_path: Path) -> None:
     assert why("x\nThe actor died because its node has died. Node Id: 1", None) == "its node died"
     assert why("", None) == "it died"
     assert why("a\nb  c\n", None) == "b c"
+
+
+def test_trials_that_come_later_are_given_after_those_that_wait() -> None:
+    class Later:
+        coming, awaited = list[Entry](), True
+
+        def waits(self) -> bool:
+            return self.awaited
+
+        def take(self) -> list[Entry]:
+            found, self.coming = self.coming, []
+            return found
+
+    source = Later()
+    waiting = WaitingTrials([Entry("a", ONE)], "sweep", offered=3, source=source)
+    tune = Tune(waiting)
+    first = tune.next()
+    assert tune.next() is None
+    tune.start(first)
+    tune.end(first)
+    assert tune.next() is None  # nothing runs, and what has ended may still lead to others
+    source.coming, source.awaited = [Entry("b", TWO), Entry("c", ONE)], False
+    found = [tune.next() for _ in range(2)]
+    assert {attempt.config["trial"] for attempt in found} == {"b", "c"}
+    for attempt in found:
+        tune.start(attempt)
+        tune.end(attempt)
+    assert tune.next() == Searcher.FINISHED

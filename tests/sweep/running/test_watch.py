@@ -98,6 +98,18 @@ def test_seconds_timed_on_this_machine_replace_the_nominal_ones(tmp_path: Path) 
     assert watch.remaining() is None  # nominal seconds are no seconds of this machine
     watch.skip({configs[0].identity: "of its own"})
     watch.set_seconds({config.identity: Seconds(0.5, 6.0, 3.0, 1.0) for config in configs})
-    watch.at_once = 1
+    watch.slots = 1
     assert (watch.done(), watch.total()) == (10.0, 20.0)
     assert watch.remaining() == pytest.approx(10.0, abs=1.0)
+
+
+def test_further_trials_count_with_those_that_were_planned(tmp_path: Path) -> None:
+    configs = [make_config(FIELDS | {"epochs": 1, "seed": seed}) for seed in range(3)]
+    watch = Watch(Journal(tmp_path), configs[:1], str(tmp_path))
+    watch.skip({configs[0].identity: "of its own"})
+    whole = watch.total()
+    watch.add(configs[1:])
+    assert (watch.done(), watch.total()) == (whole, pytest.approx(3 * whole))
+    watch(configs[1].identity, "start", {})
+    seen = watch.overview()
+    assert (seen.total, seen.running, seen.failed, seen.waiting) == (3, 1, 1, 1)
