@@ -148,15 +148,17 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
 def _ray_at_once(
     grid: Grid, folder: Path, store: str, options: argparse.Namespace
 ) -> AbstractContextManager[None]:
-    """A Ray on this machine for a sweep that goes on: it starts before torch is imported.
+    """A Ray on this machine that starts before torch is imported, where trials can begin at once.
 
-    That is one of which a trial has begun and not ended. A mistake in a new one may be found only
-    with torch, and should not have to wait for Ray.
+    That is in a store that has a bank, unless all trials that have begun have ended: then there may
+    be nothing to run. Without a bank, Ray starts while the first one is built.
     """
-    places = Path(store, "trials")
-    if options.address or not storage.is_local(store) or not places.is_dir():
+    if options.address or not storage.is_local(store):
         return nullcontext()
-    if all((trial / "result.json").exists() for trial in places.iterdir()):
+    begun = list(Path(store, "trials").glob("*"))
+    if not any(Path(store, "banks").glob("*")):
+        return nullcontext()
+    if begun and all((trial / "result.json").exists() for trial in begun):
         return nullcontext()
     from sweep.planning.grid import most_trials
     from sweep.running.connection import started_at_once

@@ -1,8 +1,9 @@
 """The sweep's connection to Ray, which can begin before anything that takes long is imported.
 
 A driver imports for longer than Ray needs to start, and Ray's workers import the same for each
-trial's actor. So a sweep of this machine that goes on starts Ray first, and its workers import
-while the driver does: `started_at_once`. Nothing that this module imports needs torch.
+trial's actor. So a sweep of this machine whose trials can begin at once starts Ray first, and its
+workers import while the driver does: `started_at_once`. Nothing that this module imports needs
+torch.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -123,8 +124,8 @@ def swept(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return Sweep(own, *json.loads(made.read_text()))
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
+@contextlib.contextmanager
+def started_cluster() -> Iterator[Any]:
     """A Ray cluster of a head without a CPU, as cluster.yaml describes one, and two workers."""
     from ray.cluster_utils import Cluster
 
@@ -136,7 +137,15 @@ def cluster() -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
-    yield cluster
-    cluster.shutdown()
-    patch.undo()
-    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+        patch.undo()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    with started_cluster() as cluster:
+        yield cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import socket
@@ -83,13 +84,14 @@ def run_round(
     limit: float,
     ending: list[psutil.Process],
     pause: float = PAUSE,
+    until: float = math.inf,
     say: Callable[[str], None] = lambda line: None,
 ) -> Round:
     """Run the sweep of `grid` in `folder` under these faults, and check what must hold.
 
     bank_of: the control's run folder, whose banks are used. seed: of victims and moments.
     limit: seconds in which work must go on after each fault. ending: gets the processes that need
-    up to a minute to end.
+    up to a minute to end. until: after this time of the monotonic clock no fault is injected.
     """
     folder.mkdir(parents=True)
     around = Surroundings(folder)
@@ -106,7 +108,7 @@ def run_round(
     done, start, ended = Round(seed, faults), time.monotonic(), False
     try:
         round_ = _Round(sweep, control, around, done, limit, say)
-        round_.run(faults, random.Random(seed), pause)
+        round_.run(faults, random.Random(seed), pause, until)
         database = folder / "mlflow.db" if around.server else None
         done.violations += violations(sweep, control, database)
         round_.compare_resumed()
@@ -139,10 +141,10 @@ class _Round:
         self.limit, self.say = limit, say
         self.seen = [Seen(sweep.folder_of(trial)) for trial in sweep.trials]
 
-    def run(self, faults: list[str], rng: random.Random, pause: float) -> None:
+    def run(self, faults: list[str], rng: random.Random, pause: float, until: float) -> None:
         self.sweep.driver.start()
         left = list(faults)
-        while left and not self._is_over():
+        while left and time.monotonic() < until and not self._is_over():
             self._wait(lambda: bool(self.sweep.holders()), "no trial began")
             end = time.monotonic() + rng.uniform(0, pause)
             self._wait(lambda end=end: time.monotonic() >= end, "")

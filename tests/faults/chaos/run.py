@@ -149,7 +149,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--injections", type=int, default=200, help="so many kills")
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="after these only the sweep at work is ended"
+    )
     parser.add_argument("--rounds", type=int, help="so many rounds, instead of so many kills")
     parser.add_argument("--seed", type=int, help="of the first round (default: the next one)")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only these")
@@ -158,7 +160,8 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="forget the rounds in results.json")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the sweep at work is ended too
-    record, end = _record(options.fresh), time.monotonic() + 60 * options.minutes
+    record, start = _record(options.fresh), time.monotonic()
+    end = start + 60 * options.minutes
     work = options.work or Path(tempfile.mkdtemp(prefix="chaos-"))
     if not (work / "control" / "run" / "trials").exists():
         (work / "control").mkdir(parents=True)
@@ -180,7 +183,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
         done = run_round(
             GRID, folder, work / "control" / "run", control, seed, names, options.limit,
-            (late := []), say=_say,
+            (late := []), until=end, say=lambda line: _say(start, line),
         )  # fmt: skip
         done.violations += [f"I5: left of the round before: {described(p)}" for p in _alive(ending)]
         ending = late
@@ -202,8 +205,8 @@ def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return psutil.wait_procs(processes, timeout=0)[1]
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(start: float, line: str) -> None:
+    print(f"{time.monotonic() - start:6.0f} s {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from tests.faults.chaos.disturbed import port_of_rank
-from tests.sweep.conftest import OBJECT_STORE
+from tests.sweep.conftest import OBJECT_STORE, started_cluster
 from tests.sweep.torchrun import by_torchrun
 from tests.trainers.small_runs import without_times
 from trainers.canonical import make_config
@@ -164,6 +164,47 @@ def test_trials_leave_nodes_that_ray_drains_and_go_on_elsewhere(
             alone = by_torchrun(result.config, here, tmp_path / "ddp")
         assert alone is not None
         assert without_times(result) == without_times(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_head_is_lost_and_the_command_continues_on_another_cluster(
+    tools: Any, tmp_path: Path
+) -> None:
+    """All of its processes at once, as when its machine is taken away; the driver is elsewhere."""
+    folder, log = tmp_path / "run", tmp_path / "run.log"
+    text = tools.text.replace("seeds: 2", "seeds: 1").replace("[clean, noise:0.1]", "[noise:0.1]")
+    text = text.replace("epochs: 2\n", "epochs: 200\n").replace(", robustness, infonce", "")
+    (tmp_path / "grid.yaml").write_text(text)
+    (config,) = expand(load_grid(str(tmp_path / "grid.yaml")))
+    options = ("--allow-open-ray", "--save-seconds", "0.3", "--address")
+    with started_cluster() as cluster:
+        driver = tools.start(tmp_path / "grid.yaml", folder, *options, cluster.address)
+        end = time.monotonic() + 300
+        place = Path(trial_folder(str(folder), config)) / "checkpoints"
+        while not list(place.glob("step-*/manifest.json")):
+            assert driver.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+        for processes in cluster.head_node.all_processes.values():
+            for one in processes:
+                one.process.kill()
+        assert driver.wait(timeout=60) == 1
+        (line,) = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+        assert line.startswith("error: Ray has died (")
+        assert line.endswith("); run the same command again to continue")
+        assert finished(str(folder), config) is None
+    with started_cluster() as cluster:
+        driver = tools.start(tmp_path / "grid.yaml", folder, *options, cluster.address)
+        assert driver.wait(timeout=300) == 0, log.read_text()
+    rows = read_rows(trial_folder(str(folder), config))
+    assert [row["event"] for row in rows].count("start") == 2
+    assert [row["step"] for row in rows if row["event"] == "resumed"][-1] > 0
+    (here,) = (folder / "banks").iterdir()
+    result, alone = finished(str(folder), config), run_trial(config, str(here), str(tmp_path / "a"))
+    assert result is not None
+    assert alone is not None
+    assert without_times(result) == without_times(alone)
 
 
 @pytest.mark.slow

@@ -90,15 +90,18 @@ def started_for(
         return starts
 
 
-def test_ray_starts_at_once_where_a_trial_has_begun(
+def test_ray_starts_at_once_where_trials_can_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert most_trials(read_grid(GRID, "test", "test")) == 12
+    new = [(3, tmp_path, [], 12)]
     assert started_for(tmp_path, monkeypatch) == []
+    (tmp_path / "banks" / "one").mkdir(parents=True)
+    assert started_for(tmp_path, monkeypatch) == new
     for trial in ("one", "two"):
         (tmp_path / "trials" / trial).mkdir(parents=True)
     (tmp_path / "trials" / "one" / "result.json").touch()
-    assert started_for(tmp_path, monkeypatch) == [(3, tmp_path, [], 12)]
+    assert started_for(tmp_path, monkeypatch) == new
     assert started_for(tmp_path, monkeypatch, address="auto") == []
     (tmp_path / "trials" / "two" / "result.json").touch()
     assert started_for(tmp_path, monkeypatch) == []
