@@ -80,7 +80,7 @@ class StoredSweep(StrictModel):
     """The content of sweeps/ID.json.
 
     trials: those of the command that ran last. earlier: identities of other trials that earlier
-    commands of this run had.
+    commands of this run had. slots: how many ranks run at a time, None where that is not known.
     """
 
     format: Literal["sweep/1"] = "sweep/1"
@@ -88,6 +88,7 @@ class StoredSweep(StrictModel):
     name: str
     trials: dict[str, PlannedTrial]
     earlier: tuple[str, ...] = ()
+    slots: int | None = None
 
     @property
     def identities(self) -> list[str]:
@@ -206,14 +207,19 @@ def find_sweep(run: str, named: str | None = None) -> tuple[str, StoredSweep]:
     raise ValueError(f"{store}: several sweeps, choose one with --sweep: {names}")
 
 
-def record_sweep(store: str, record: RunRecord, trials: dict[str, PlannedTrial]) -> None:
-    """Write the run's trials into the store. Raises: OSError; ValueError for a damaged file."""
+def record_sweep(
+    store: str, record: RunRecord, trials: dict[str, PlannedTrial], slots: int | None = None
+) -> None:
+    """Write the run's trials into the store; slots: see StoredSweep.
+
+    Raises: OSError; ValueError for a damaged file.
+    """
     try:
         before = read_sweep(store, record.id)
     except FileNotFoundError:
         before = None
     known = before.identities if before else []
     earlier = tuple(trial for trial in known if trial not in trials)
-    after = StoredSweep(id=record.id, name=record.name, trials=trials, earlier=earlier)
+    after = StoredSweep(id=record.id, name=record.name, trials=trials, earlier=earlier, slots=slots)
     if after != before:
         storage.write_json(sweep_file(store, record.id), after.model_dump(mode="json"))

@@ -48,7 +48,7 @@ class StatusReader:
         ends = [timing.ended for timing in timings if timing.ended is not None]
         for timing in timings:
             timing.fresh = not ends or (timing.started or 0.0) <= min(ends)
-        return overview_of(self.sweep.name, trials, self._clock())
+        return overview_of(self.sweep.name, trials, self._clock(), self.sweep.slots)
 
     def _trial(self, trial: str, planned: PlannedTrial, files: set[str]) -> TrialState:
         found = TrialState(planned, planned.timing())

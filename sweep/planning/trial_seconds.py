@@ -4,7 +4,7 @@ On its device, a GPU or CPU cores, a trial takes
 
     fixed + samples seen x (augment + train) + observations + embedding for the probes + probes
 
-seconds. How fast each part is comes from a `Calibration`, which was measured on a machine or is
+seconds; the ranks of a gang share the samples, and wait for each other in every step. How fast each part is comes from a `Calibration`, which was measured on a machine or is
 `nominal`. The probes run on CPU cores while the trial holds its GPU, so they count as GPU time
 there.
 """
@@ -19,7 +19,7 @@ from shards.teachers import embedding_dim
 from sweep.planning.calibration import Calibration, Measuring, Overhead, StudentSpeed
 from sweep.planning.kinds import Kind, macs_of
 from sweep.planning.remaining import REUSED
-from sweep.planning.sizes import BACKWARD
+from sweep.planning.sizes import BACKWARD, planned_steps, student_of
 from trainers.students.teacher_pca import has_no_network
 
 # Of one CPU core, about: multiply-accumulates a second; seconds of an observation during training
@@ -30,6 +30,9 @@ OBSERVING = 0.05
 PROBING = 2.0
 FITTING, FITTING_EACH = 2.0, 7.5e-4
 FITTED = ("linear", "retained", "truncated")
+# Seconds that the ranks of a gang wait for each other, about: in each step, and for each byte of
+# gradients. On CPUs as two ranks on two cores of one machine do.
+WAITING_ON_CPU, WAITING_ON_GPU = (0.02, 2e-9), (0.001, 1e-10)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def seconds_of(kind: Kind, known: Calibration) -> Seconds:
     if not has_no_network(config.student):
         speed = student_speed(kind, known)
         arm = known.entry("arms", kind.arm)
-        training = kind.seen * (arm + speed.train) / config.ranks
+        training = kind.seen * (arm + speed.train) / config.ranks + _waiting(kind, known.device)
         if kind.observations:
             each = known.entry("curves", kind.curve)
             training += kind.observations * (each + kind.curve_images * speed.embed)
@@ -78,6 +81,16 @@ def seconds_of(kind: Kind, known: Calibration) -> Seconds:
         embedding=embedding,
         probing=kind.measured * measuring.seconds * kind.train / measuring.train,
     )
+
+
+def _waiting(kind: Kind, device: str) -> float:
+    """Seconds that the ranks of a gang wait for each other in all steps."""
+    config = kind.config
+    if config.ranks == 1:
+        return 0.0
+    step, byte = WAITING_ON_CPU if device == "cpu" else WAITING_ON_GPU
+    gradients = 4 * student_of(config).parameters.total
+    return planned_steps(config) * (step + byte * gradients)
 
 
 def student_speed(kind: Kind, known: Calibration) -> StudentSpeed:

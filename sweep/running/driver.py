@@ -109,7 +109,7 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig], search: Searching | None 
     run = _Run(sweep, journal, trials, search)
     watch = run.watch
     try:
-        record_sweep(sweep.store, sweep.record, watch.plans)
+        run.record()
         unfinished = run.unfinished(trials)
         unfinished += run.proposed()
         limit = run.build_and_train(unfinished) if unfinished else None
@@ -151,6 +151,10 @@ class _Run:
         if sweep.early_stopping is not None:
             self._stops = EarlyStops(sweep.early_stopping, _epochs(trials))
 
+    def record(self) -> None:
+        """Write the trials into the store, for `sweep.status`."""
+        record_sweep(self.sweep.store, self.sweep.record, self.watch.plans, self.watch.slots)
+
     def unfinished(self, trials: list[TrialConfig]) -> list[TrialConfig]:
         """Those that are to run; what has become of the others in earlier runs is taken up."""
         watch = self.watch
@@ -173,7 +177,7 @@ class _Run:
             self.watch.add(new)
             found += self.unfinished(new)
         if found:
-            record_sweep(self.sweep.store, self.sweep.record, self.watch.plans)
+            self.record()
         return found
 
     def build_and_train(self, trials: list[TrialConfig]) -> str | None:
@@ -219,7 +223,7 @@ class _Run:
         seconds = seconds_here(trials)
         if not local_gpus(self.sweep.resources):
             self.watch.set_seconds(seconds)
-            record_sweep(self.sweep.store, self.sweep.record, self.watch.plans)
+        self.record()
         return seconds
 
     def _train(

@@ -76,6 +76,10 @@ def test_every_trial_is_in_its_state(store: Path) -> None:
     # Three at a time, so two wait for nothing: 0.5 s, 10 steps, and 2 s of measuring, of which
     # some is what only the first trial does.
     assert found.remaining_seconds == pytest.approx(0.5 + 10 + 2 / 1.6)
+    location, sweep = find_sweep(str(store))
+    one_slot = StatusReader(location, sweep.model_copy(update={"slots": 1}), clock=lambda: 1004.0)
+    seconds = one_slot.read().remaining_seconds  # the two then wait for the one that runs
+    assert seconds == pytest.approx(6 + 2 * (0.5 + 10) + 3 * 2 / 1.6, abs=1.0)
     (one,) = found.now
     assert (one.trial, one.step, one.steps, one.loss) == (CONFIGS[1].identity, 4, 10, 0.25)
     assert one.label == "seed 1, width:1, clean"
