@@ -4,9 +4,9 @@ On its device, a GPU or CPU cores, a trial takes
 
     fixed + samples seen x (augment + train) + observations + embedding for the probes + probes
 
-seconds; the ranks of a gang share the samples, and wait for each other in every step. How fast each part is comes from a `Calibration`, which was measured on a machine or is
-`nominal`. The probes run on CPU cores while the trial holds its GPU, so they count as GPU time
-there.
+seconds. The ranks of a gang share the samples, and wait for each other in every step. How fast each
+part is comes from a `Calibration`, which was measured on a machine or is `nominal`. The probes run
+on CPU cores while the trial holds its GPU, so they count as GPU time there.
 """
 
 from __future__ import annotations

@@ -62,11 +62,10 @@ def filled_in(hosts: Network, store: Path) -> Path:
 def joined(head: Host) -> str:
     """What `ray status` says once all workers are there, or after five minutes."""
     state = ""
-    for _ in range(100):
+    end = time.monotonic() + 300
+    while "/3.0 CPU" not in state and time.monotonic() < end:
         state = head.run(". ~/sweep.env; ray status")
-        if "/3.0 CPU" in state:
-            break
-        time.sleep(3)
+        time.sleep(1)
     return state
 
 
