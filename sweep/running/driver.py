@@ -147,6 +147,7 @@ class _Run:
         self.stopping = Stopping(sweep.store, sweep.hold.stop_requested, self._running)
         self._begun = begun(sweep.store)
         self._failed = dict[str, str]() if sweep.retry_failed else _failed_before(sweep.folder)
+        self._bank_of: dict[str, str] = {}  # {trial: location}
         self._stops: EarlyStops | None = None
         if sweep.early_stopping is not None:
             self._stops = EarlyStops(sweep.early_stopping, _epochs(trials))
@@ -185,7 +186,7 @@ class _Run:
         sweep, watch = self.sweep, self.watch
         resources, store = sweep.resources, sweep.store
         check_fits(trials, resources)
-        bank_of, banks = plan_banks(trials, store, sweep.teacher_robustness)
+        banks = self._plan_banks(trials)
         here = resources.address is None
         plugins = sorted({spec for config in trials for spec in config.plugins})
         builds = Builds(banks, store, resources)
@@ -205,7 +206,7 @@ class _Run:
                 stack.enter_context(builds)
             if first_builds:
                 watch.bar = stack.enter_context(SweepView(watch, watch.note()))
-            return self._train(trials, bank_of, builds)
+            return self._train(trials, builds)
 
     def _record_expected(self, trials: list[TrialConfig], banks: list[BankJob]) -> None:
         """Write plan.json, and say what trials take on this machine, until they were seen."""
@@ -226,21 +227,10 @@ class _Run:
         self.record()
         return seconds
 
-    def _train(
-        self, trials: list[TrialConfig], bank_of: Mapping[str, str], builds: Builds
-    ) -> str | None:
+    def _train(self, trials: list[TrialConfig], builds: Builds) -> str | None:
         """Run the trials, again and again those that other sweeps had and left."""
-        # The heaviest first, of those that take equal resources: at the end, when some workers have
-        # nothing left to do, the trials that the others are waiting for are short. Those that the
-        # grid puts first come before.
-        sweep, search, stopping, last = (
-            self.sweep,
-            self.search,
-            self.stopping,
-            len(self.sweep.first),
-        )
-        order = sorted(trials, key=lambda c: (sweep.first.get(c.identity, last), -trial_weight(c)))
-        jobs = [Job(config, bank_of[config.identity]) for config in order]
+        sweep, search, stopping = self.sweep, self.search, self.stopping
+        jobs = self._jobs(trials)
         behalf, observer = Behalf(sweep.hold.token), Observer()
         spending = self._spending(trials) if sweep.limits else None
         arriving = Arriving(self.watch, self._arrived, search.waits) if search else None
@@ -263,7 +253,7 @@ class _Run:
                 builds.wait()
             with stopping.during(lambda: None):
                 free, gone = wait_for_others(
-                    [self.watch.trials[trial] for trial in sorted(self.watch.elsewhere)],
+                    [self.watch.trials[trial] for trial in self.watch.elsewhere],
                     sweep.store,
                     self.watch.adopt,
                     lambda: stopping.requested or bool(search and search.waits()),
@@ -285,8 +275,23 @@ class _Run:
         return self._jobs(new)
 
     def _jobs(self, trials: list[TrialConfig]) -> list[Job]:
-        bank_of, _ = plan_banks(trials, self.sweep.store, self.sweep.teacher_robustness)
-        return [Job(config, bank_of[config.identity]) for config in trials]
+        """Those that the grid puts first come first, and then the heaviest.
+
+        At the end, when some workers have nothing left to do, the trials that the others are
+        waiting for are short then.
+        """
+        first, last = self.sweep.first, len(self.sweep.first)
+        ordered = sorted(trials, key=lambda c: (first.get(c.identity, last), -trial_weight(c)))
+        unknown = [config for config in trials if config.identity not in self._bank_of]
+        if unknown:
+            self._plan_banks(unknown)
+        return [Job(config, self._bank_of[config.identity]) for config in ordered]
+
+    def _plan_banks(self, trials: list[TrialConfig]) -> list[BankJob]:
+        """The banks to build for the trials."""
+        found, banks = plan_banks(trials, self.sweep.store, self.sweep.teacher_robustness)
+        self._bank_of |= found
+        return banks
 
     def _running(self) -> list[TrialConfig]:
         return [self.watch.trials[trial] for trial in tuple(self.watch.running)]

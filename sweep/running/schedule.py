@@ -110,7 +110,8 @@ class _Published:
         return self._arriving is not None and self._arriving.waits()
 
     def take(self) -> list[Entry]:
-        return self.entries(self._arriving.take() if self._arriving else [])
+        jobs = self._arriving.take() if self._arriving else []
+        return self.entries(jobs) if jobs else []
 
     def entries(self, jobs: list[Job]) -> list[Entry]:
         """Publish what workers need of the jobs."""
@@ -122,8 +123,7 @@ class _Published:
                 job, self._store, self._resources, place.gpus, self._behalf
             )
             found.append(Entry(trial, place, job.bank))
-        if found:
-            channel.publish(self._sweep, self._documents)
+        channel.publish(self._sweep, self._documents)
         return found
 
 

@@ -109,7 +109,8 @@ class Watch:
             self._advance(trial)
             self._epoch(trial, Epoch.model_validate(values))
         elif kind == "finished":
-            self.adopt(config)
+            if not self.adopt(config) and self._search:
+                self._search.away(trial)  # its result is gone: there is nothing to wait for
         elif kind in ("waits", "stopped", "elsewhere"):
             self.running.pop(trial, None)
             self.timings[trial].interrupt()

@@ -44,9 +44,8 @@ def test_gangs_over_two_nodes_of_which_one_is_lost(
     text = tools.text.replace("seeds: 2", "seeds: 1").replace("[clean, noise:0.1]", "[noise:0.1]")
     text += PARTS + (ZERO if find_spec("deepspeed") else "")
     (tmp_path / "grid.yaml").write_text(text)
-    driver = tools.start(
-        tmp_path / "grid.yaml", folder, "--address", cluster.address, "--allow-open-ray"
-    )
+    options = ("--address", cluster.address, "--allow-open-ray", "--save-seconds", "0.2")
+    driver = tools.start(tmp_path / "grid.yaml", folder, *options)
     end = time.monotonic() + 450  # on a busy machine the bank and the first trial take minutes
     saved: list[Path] = []
     while not saved and driver.poll() is None and time.monotonic() < end:
