@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shards.building.estimate import bank_passes, size_of
 from sweep.planning.banks import BankJob
@@ -77,9 +77,9 @@ def paper_seconds(kinds: Sequence[tuple[Kind, int]], known: Calibration) -> floa
     for kind, count in kinds:
         teacher = known.entry("teachers", kind.teacher)
         images = kind.seen + kind.train + kind.test * (1 + len(kind.config.test_arms))
-        whole = seconds_of(kind, known)
-        serial = whole.training * kind.config.ranks + whole.measuring
-        total += count * (serial + images * teacher)
+        alone = replace(kind, config=kind.config.model_copy(update={"ranks": 1}))
+        serial = seconds_of(alone, known)
+        total += count * (serial.training + serial.measuring + images * teacher)
     return total
 
 

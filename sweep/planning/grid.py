@@ -190,6 +190,12 @@ def _parts(grid: Grid, parts: Any) -> tuple[Grid, ...]:
             f"{grid.source}: search: optuna looks for the best draw of one combination, here are "
             "several; keep one value of each axis and no parts, or write `by: random`"
         )
+    searched = grid.search.ranges if grid.search and grid.search.by == "optuna" else {}
+    if any(searched.keys() & entry.keys() for entry in grid.exclude):
+        raise ValueError(
+            f"{grid.source}: exclude: optuna proposes values whatever is excluded; choose ranges "
+            "without them, or write `by: random`"
+        )
     return tuple(_part(grid, raw, number) for number, raw in enumerate(parts, 1))
 
 

@@ -254,8 +254,11 @@ def _cost_note(known: Frame, planned: Sequence[PlannedStart]) -> str:
     )
     if any(not start.trial_seconds and start.seconds for start in planned):
         note += " (this plan, of an earlier version, is of training alone)"
-    # Of several starts each planned what was left, so none of them is the plan of all trials.
+    # Of several starts each planned what was left, so none of them is the plan of all trials; nor
+    # is that of a search, whose later trials were not known yet.
     whole = planned[0] if len(planned) == 1 else None
+    if whole and whole.trial_seconds and not whole.trial_seconds.keys() >= set(known["trial"]):
+        whole = None
     if whole and whole.wall_seconds:
         ratio = wall / whole.wall_seconds
         note += f"; the plan said {clock(whole.wall_seconds)} ({ratio:.1f} times as long)"

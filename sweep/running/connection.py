@@ -67,7 +67,7 @@ def connected(
 def staying_connected() -> Iterator[None]:
     """Inside, the first `connected` connects, and the end of this block disconnects.
 
-    For parts of one sweep that run one after the other, so that Ray is not started for each.
+    So that Ray can be connected before it is known what is needed of it.
     """
     with contextlib.ExitStack() as connection:
         _staying.append(connection)

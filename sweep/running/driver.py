@@ -20,6 +20,7 @@ from sweep.planning.costs import Expected, expected_here, seconds_here
 from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.limits import Limits
 from sweep.planning.recorded_plan import record_plan
+from sweep.planning.select import priorities
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
 from sweep.planning.trial_seconds import Seconds
 from sweep.running.arriving import Arriving
@@ -109,9 +110,11 @@ def run_sweep(sweep: Sweep, trials: list[TrialConfig], search: Searching | None 
     run = _Run(sweep, journal, trials, search)
     watch = run.watch
     try:
-        run.record()
-        unfinished = run.unfinished(trials)
-        unfinished += run.proposed()
+        if not search:
+            run.record()  # now, for to take up results takes a while
+        unfinished = run.unfinished(trials) + run.proposed()
+        if search:  # an earlier command may have had more trials than the first ones
+            run.record()
         limit = run.build_and_train(unfinished) if unfinished else None
         if limit:
             journal.append(LimitEvent(reason=limit))
@@ -146,11 +149,13 @@ class _Run:
         self.watch = Watch(journal, trials, sweep.store, search)
         self.stopping = Stopping(sweep.store, sweep.hold.stop_requested, self._running)
         self._begun = begun(sweep.store)
+        self._first = dict(sweep.first)
         self._failed = dict[str, str]() if sweep.retry_failed else _failed_before(sweep.folder)
         self._bank_of: dict[str, str] = {}  # {trial: location}
         self._stops: EarlyStops | None = None
         if sweep.early_stopping is not None:
-            self._stops = EarlyStops(sweep.early_stopping, _epochs(trials))
+            longest = search.most_epochs if search else 0.0
+            self._stops = EarlyStops(sweep.early_stopping, _epochs(trials), longest)
 
     def record(self) -> None:
         """Write the trials into the store, for `sweep.status`."""
@@ -172,12 +177,14 @@ class _Run:
 
     def proposed(self) -> list[TrialConfig]:
         """Those that are to run of the trials that the search has proposed by now."""
-        found: list[TrialConfig] = []
+        found, known = list[TrialConfig](), len(self.watch.trials)
         while self.search and (new := self.search.take()):
             new = [config for config in new if config.identity not in self.watch.trials]
             self.watch.add(new)
+            self._first |= priorities(new, self.search.grid.first)
+            self._begun = begun(self.sweep.store)  # also by a sweep that has joined
             found += self.unfinished(new)
-        if found:
+        if len(self.watch.trials) > known:
             self.record()
         return found
 
@@ -269,8 +276,9 @@ class _Run:
         """Those that the search has proposed since; called in the thread of events."""
         new = self.proposed()
         if new:
-            check_fits(new, self.sweep.resources)
-            if not self.sweep.resources.address:
+            resources = self.sweep.resources
+            check_fits(new, resources)
+            if not (resources.address or local_gpus(resources)):
                 self._timed(new)
         return self._jobs(new)
 
@@ -280,7 +288,7 @@ class _Run:
         At the end, when some workers have nothing left to do, the trials that the others are
         waiting for are short then.
         """
-        first, last = self.sweep.first, len(self.sweep.first)
+        first, last = self._first, len(self._first)
         ordered = sorted(trials, key=lambda c: (first.get(c.identity, last), -trial_weight(c)))
         unknown = [config for config in trials if config.identity not in self._bank_of]
         if unknown:

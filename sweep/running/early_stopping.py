@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +36,15 @@ class EarlyStops:
     """Decides after each observed epoch whether a trial goes on.
 
     rule: of the grid. epochs: {trial: how many it has}; at its last one no trial is stopped.
+    longest: epochs of the longest trial that may be taken up later. May be used by several threads.
     """
 
-    def __init__(self, rule: EarlyStopping, epochs: Mapping[str, float]) -> None:
+    def __init__(
+        self, rule: EarlyStopping, epochs: Mapping[str, float], longest: float = 0.0
+    ) -> None:
         self.rule, self._epochs = rule, dict(epochs)
-        self._scheduler = _scheduler(rule, max(epochs.values(), default=1.0))
+        self._lock = threading.RLock()  # of all that follows
+        self._scheduler = _scheduler(rule, max(longest, *epochs.values(), 1.0))
         self._values: dict[str, dict[float, float]] = {}  # {trial: {epoch: value}}
         self.reasons: dict[str, str] = {}  # of the trials that were stopped, earlier ones included
 
@@ -48,17 +53,19 @@ class EarlyStops:
 
         The reason of a stop is then in `reasons`.
         """
-        if trial in self.reasons:
+        with self._lock:
+            if trial in self.reasons:
+                return True
+            if not self._take(trial, epoch, value) or epoch >= self._epochs.get(trial, 0):
+                return False
+            self.reasons[trial] = self._reason(trial, epoch, value)
             return True
-        if not self._take(trial, epoch, value) or epoch >= self._epochs.get(trial, 0):
-            return False
-        self.reasons[trial] = self._reason(trial, epoch, value)
-        return True
 
     def replay(self, trial: str, values: Iterable[tuple[float, float]]) -> None:
         """Take (epoch, value) pairs that were recorded before; nothing is decided again."""
-        for epoch, value in sorted(values):
-            self._take(trial, epoch, value, replaying=True)
+        with self._lock:
+            for epoch, value in sorted(values):
+                self._take(trial, epoch, value, replaying=True)
 
     def adopt(self, epochs: Mapping[str, float], store: str, begun: Iterable[str]) -> None:
         """Take up trials, with what the journals of those `begun` in the store recorded.

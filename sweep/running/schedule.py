@@ -137,6 +137,9 @@ class _InOrder(FIFOScheduler):
         super().__init__()
         self._stops = stops
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it, of no use, see WaitingTrials
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         seen = self._stops.observed(result) if self._stops else None
         if self._stops and seen and self._stops.decide(trial.config["trial"], *seen):

@@ -45,6 +45,12 @@ class Searching:
         with self._lock:
             return replace(self._grid, draws=tuple(draw for draw, _ in self._draws))
 
+    @property
+    def most_epochs(self) -> float:
+        """The upper end of the range of epochs; 0 where they are not searched for."""
+        described = self._search.ranges.get("epochs", {})
+        return max((float(value) for values in described.values() for value in values), default=0.0)
+
     def take(self) -> list[TrialConfig]:
         """Trials that were proposed since the last call."""
         with self._lock:

@@ -52,7 +52,7 @@ class Spending:
     that are not among these, as later ones of a search, the medians count. price: of one of them
     for an hour. other: money besides trials, such as building banks. slots: so many ranks run at a
     time; None where that is not known, and a trial is then taken to start at once. ranks: {trial:
-    how many it has}, 1 where nothing is said.
+    how many it has}; None: all have one.
 
     Attributes: `stopped`, why no more trials start, in one line; None while they may.
     """
@@ -73,7 +73,7 @@ class Spending:
         self._path, self._limits, self._clock = folder / FILE, limits, clock
         self._seconds, self._shares = seconds, shares
         self._price, self._currency = price / 3600, currency
-        self._slots, self._ranks = slots, ranks or {}
+        self._slots, self._ranks = slots, ranks or dict.fromkeys(shares, 1)
         self._before = spent_before(folder, currency) + other
         self._given: dict[str, float | None] = {}  # when it started; None: it waits for room
         self._ended = 0.0  # money of attempts that have ended
@@ -164,7 +164,7 @@ class Spending:
     def _slots_of(self, trial: str) -> int:
         """How many slots a trial takes."""
         assert self._slots is not None
-        return min(self._slots, self._ranks.get(trial, 1))
+        return min(self._slots, round(_of(self._ranks, trial)))
 
     def _note(self, now: bool = False) -> None:
         """Keep what was spent for the next start. A full disk is reported by the journal."""

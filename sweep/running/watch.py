@@ -232,11 +232,18 @@ class Watch:
 
     def total(self) -> float:
         """The costs of all trials together, see `PlannedTrial`."""
-        return sum(plan.cost for plan in self.plans.values())
+        return sum(plan.cost for plan in [*self.plans.values(), *self._to_come()])
 
     def remaining(self) -> float | None:
         """Seconds until the last trial ends; None before that can be estimated."""
-        return remaining_seconds(list(self.timings.values()), time.time(), self.slots)
+        timings = [*self.timings.values(), *(plan.timing() for plan in self._to_come())]
+        return remaining_seconds(timings, time.time(), self.slots)
+
+    def _to_come(self) -> list[PlannedTrial]:
+        """Plans of the trials that the search has still to propose: like the newest one's."""
+        if self._search is None:
+            return []
+        return self._search.left * [list(self.plans.values())[-1]]
 
     def overview(self) -> Overview:
         """How the sweep stands."""
@@ -259,7 +266,8 @@ class Watch:
 
     def note(self) -> str:
         """`3/18 trials, 2 running, 1 failed, 41 steps/s`."""
-        note = f"{len(self.ended)}/{len(self.trials)} trials"
+        to_come = self._search.left if self._search else 0
+        note = f"{len(self.ended)}/{len(self.trials) + to_come} trials"
         running = list(self.running.values())
         rate = sum(1 / pace for timing in running if (pace := timing.seconds_a_step()))
         note += f", {len(running)} running" if running else ""

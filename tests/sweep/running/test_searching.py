@@ -13,6 +13,8 @@ import pytest
 import ray
 
 from shards.support.yaml_reader import parse_mapping
+from sweep.journal.run_record import find_sweep
+from sweep.journal.status import StatusReader
 from sweep.planning.grid import read_grid
 from sweep.run import run
 from sweep.running import driver, schedule
@@ -208,6 +210,31 @@ def test_a_real_search_runs_through_one_tune_and_goes_on_as_if_undisturbed(
     again = study("cut", 5)
     assert [len(jobs) for jobs in tuners[1:]] == [2, 2]
     assert set(again["trial"]) == set(whole["trial"])
+
+    # A draw that lost its result holds up those that depend on it, which are finished.
+    lost = next(trial for trial in whole["trial"] if trial in tuners[1])
+    (tmp_path / "cut" / "trials" / lost / "result.json").unlink()
+    assert set(study("cut", 5)["trial"]) == set(whole["trial"])
+    assert tuners[3:] == [[lost]]
+    seen = StatusReader(*find_sweep(str(tmp_path / "cut"))).read()
+    assert (seen.total, seen.finished) == (5, 5)
+    assert set(study("cut", 5)["trial"]) == set(whole["trial"])
+    assert len(tuners) == 4  # there was nothing to run
+    assert StatusReader(*find_sweep(str(tmp_path / "cut"))).read().total == 5
+
+
+def test_values_that_are_searched_for_cannot_be_excluded() -> None:
+    with pytest.raises(ValueError, match=r"^x: exclude: optuna proposes values whatever is excl"):
+        read_grid(TEXT + "exclude: [{lr: 0.01}]\n", "x", "x")
+    read_grid(TEXT + "exclude: [{seed: 1}]\n", "x", "x")
+
+
+def test_it_knows_the_longest_trial_that_it_may_propose() -> None:
+    assert searching().most_epochs == 0
+    text = TEXT.replace("1.0e-1]}}", "1.0e-1]}, epochs: {integer: [3, 30]}}")
+    grid = read_grid(text, "x.yaml", "x")
+    assert grid.search is not None
+    assert Searching(grid, grid.search).most_epochs == 30
 
 
 def test_several_combinations_are_refused() -> None:

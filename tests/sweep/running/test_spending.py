@@ -75,7 +75,7 @@ def test_a_deadline_counts_the_room_that_gangs_take(tmp_path) -> None:
     seconds, shares = dict.fromkeys(TRIALS, 3600.0), dict.fromkeys(TRIALS, 1.0)
     found = Spending(
         tmp_path, Limits(deadline=clock.now + 3.5 * 3600), seconds, shares, 1.0, "USD",
-        slots=2, ranks={"t1": 2, "t3": 2}, clock=clock,
+        slots=2, ranks=dict.fromkeys(TRIALS, 1) | {"t1": 2, "t3": 2}, clock=clock,
     )  # fmt: skip
     assert found.may_start("t0")
     assert found.may_start("t1")  # after the first, with both slots
@@ -83,6 +83,17 @@ def test_a_deadline_counts_the_room_that_gangs_take(tmp_path) -> None:
     assert not found.may_start("t3")  # two hours, then an hour of one slot
     assert found.stopped
     assert "30 min after" in found.stopped
+
+
+def test_a_gang_that_was_not_planned_takes_the_room_of_the_others(tmp_path) -> None:
+    clock = Clock()
+    found = Spending(
+        tmp_path, Limits(deadline=clock.now + 2.5 * 3600), {"t0": 3600.0}, {"t0": 2.0}, 1.0, "USD",
+        slots=2, ranks={"t0": 2}, clock=clock,
+    )  # fmt: skip
+    assert found.may_start("proposed later")
+    assert found.may_start("another one")
+    assert not found.may_start("a third one")
 
 
 def test_a_trial_that_was_not_planned_counts_as_the_others_do(tmp_path) -> None:
