@@ -249,7 +249,10 @@ class Watch:
         """How the sweep stands."""
         running = set(self.running)  # another thread notes events meanwhile
         states = {name: self._state(name, name in running) for name in self.trials}
-        return overview_of("trials", states, time.time(), self.slots)
+        found = overview_of("trials", states, time.time(), self.slots)
+        if self._search is None:
+            return found
+        return found.model_copy(update={"remaining_seconds": self.remaining()})
 
     def _state(self, trial: str, running: bool) -> TrialState:
         found = TrialState(self.plans[trial], self.timings[trial], loss=self.losses.get(trial))

@@ -113,3 +113,22 @@ def test_further_trials_count_with_those_that_were_planned(tmp_path: Path) -> No
     watch(configs[1].identity, "start", {})
     seen = watch.overview()
     assert (seen.total, seen.running, seen.failed, seen.waiting) == (3, 1, 1, 1)
+
+
+def test_trials_that_a_search_has_still_to_propose_count(tmp_path: Path) -> None:
+    class Search:
+        left = 3
+
+        def failed(self, trial: str) -> None:
+            pass
+
+    config = make_config(FIELDS | {"epochs": 1})
+    watch = Watch(Journal(tmp_path), [config], str(tmp_path), Search())  # type: ignore[arg-type]
+    watch.set_seconds({config.identity: Seconds(0.5, 6.0, 3.0, 1.0)})
+    watch.slots = 1
+    assert watch.total() == 40.0
+    assert watch.note().startswith("0/4 trials")
+    assert watch.remaining() == pytest.approx(4 * 10.5, abs=20.0)  # with the start of Ray
+    assert watch.overview().remaining_seconds == pytest.approx(watch.remaining(), abs=1.0)
+    watch.skip({config.identity: "of its own"})
+    assert watch.remaining() == pytest.approx(3 * 10.5, abs=1.0)
