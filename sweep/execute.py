@@ -37,8 +37,8 @@ from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
 
 if TYPE_CHECKING:
-    from sweep.running.driver import Outcome, Sweep
     from sweep.running.resources import Resources
+    from sweep.running.sweep import Outcome, Sweep
 
 
 def execute(
@@ -67,7 +67,7 @@ def execute(
         record = open_record(folder, store, grid.name)
         with Uploader(folder, record.name, uri, options.register) as uploader:
             with collecting_later():
-                from sweep.running.driver import Sweep
+                from sweep.running.sweep import Sweep
 
             sweep = Sweep(
                 folder=folder,

@@ -40,7 +40,7 @@ from sweep.options import parse_arguments
 if TYPE_CHECKING:
     from sweep.analysis.frame import Study
     from sweep.planning.grid import Grid
-    from sweep.running.driver import Outcome
+    from sweep.running.sweep import Outcome
 
 STOPPED = "stopped on request; run the same command again to continue"
 

@@ -17,7 +17,7 @@ def makespan(
     """Seconds from now until the last trial ends; 0 where there are none.
 
     waiting, running: (seconds, devices) of each trial; of one that runs, the seconds that are left.
-    start: seconds until the first of those that wait may start. As Ray does, of the trials that
+    start: seconds until the first of those that wait may start. As in a sweep, of the trials that
     wait and fit the longest starts first; one that needs more than there is gets all of it.
     """
     queues: dict[float, list[float]] = {}  # {devices: seconds, the longest last}

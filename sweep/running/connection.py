@@ -31,7 +31,7 @@ READY = 4  # workers, at most, that import before there is a trial for them
 PRELOADED = "sweep.running.preloaded"  # what the workers import
 COUNT = "DISTIL_PRELOADED"  # environment variable of workers: how many of them do so
 
-_staying: list[contextlib.ExitStack] = []
+_kept: list[bool] = []  # not empty inside `started_at_once`
 
 
 @contextlib.contextmanager
@@ -45,40 +45,27 @@ def connected(
 
     Raises: ValueError where nothing answers at `address`, or a Ray does not start here.
     """
-    if _staying and ray.is_initialized():
+    if _kept and ray.is_initialized():
         yield
         return
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     owner = str(folder.resolve())
-    with contextlib.ExitStack() as own:
-        # The connection belongs to the outermost block that is to keep it, if there is one.
-        connection = (_staying or [own])[0]
+    connection = ray_connection.connected(
+        address, owner, cpus, OBJECT_STORE, folder, plugins, preload=PRELOADED
+    )
+    with contextlib.ExitStack() as stack:
         with exported({COUNT: str(min(cpus, trials, READY))}):
-            connection.enter_context(
-                ray_connection.connected(
-                    address, owner, cpus, OBJECT_STORE, folder, plugins, preload=PRELOADED
-                )
-            )
+            stack.enter_context(connection)
         yield
-
-
-@contextlib.contextmanager
-def staying_connected() -> Iterator[None]:
-    """Inside, the first `connected` connects, and the end of this block disconnects.
-
-    So that Ray can be connected before it is known what is needed of it.
-    """
-    with contextlib.ExitStack() as connection:
-        _staying.append(connection)
-        try:
-            yield
-        finally:
-            _staying.pop()
 
 
 @contextlib.contextmanager
 def started_at_once(cpus: int, folder: Path, plugins: Sequence[str], trials: int) -> Iterator[None]:
     """Inside, Ray runs on this machine, and `connected` uses it. Arguments, Raises: as there."""
-    with staying_connected(), connected(None, cpus, folder, plugins, trials):
-        yield
+    with connected(None, cpus, folder, plugins, trials):
+        _kept.append(True)
+        try:
+            yield
+        finally:
+            _kept.pop()

@@ -7,18 +7,14 @@ another process uploads the journal to MLflow, see `sweep.journal.uploader`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.support.lease import Observer
 from sweep.journal.events import Journal, LimitEvent
 from sweep.journal.records import read_run
-from sweep.journal.run_record import RunRecord, record_sweep
+from sweep.journal.run_record import record_sweep
 from sweep.planning.banks import BankJob, plan_banks
-from sweep.planning.costs import Expected, expected_here, seconds_here
-from sweep.planning.early_stopping import EarlyStopping
-from sweep.planning.limits import Limits
+from sweep.planning.costs import expected_here, seconds_here
 from sweep.planning.recorded_plan import record_plan
 from sweep.planning.select import priorities
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
@@ -27,75 +23,19 @@ from sweep.running.arriving import Arriving
 from sweep.running.building import Builds
 from sweep.running.connection import connected
 from sweep.running.early_stopping import EarlyStops
-from sweep.running.holding import Hold
 from sweep.running.joined import wait_for_others
-from sweep.running.resources import Resources, check_fits, local_gpus, placement_of, slots_of
+from sweep.running.resources import check_fits, local_gpus, placement_of, slots_of
 from sweep.running.schedule import Job, run_jobs
 from sweep.running.searching import Searching
 from sweep.running.shared_store import check_shared
 from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping
+from sweep.running.sweep import Outcome, Sweep
 from sweep.running.view import SweepView
 from sweep.running.watch import Watch
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
 from trainers.results.lease import Behalf
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Where a sweep runs and where it writes.
-
-    Attributes:
-        folder: of the journal and the report, on this machine.
-        store: folder or URL of banks, trial results and checkpoints.
-        resources: Ray's address, and what each trial may use.
-        record: the run's, from run.json.
-        hold: this sweep's right to work on the store.
-        retry_failed: whether trials run that failed in an earlier run of the sweep in `folder`.
-        teacher_robustness: whether new banks hold the teacher's figures under the test arms in
-            place of its embeddings.
-        early_stopping: the rule by which trials are stopped early; None: none are.
-        first: {trial identity: number} of trials that start before the others, the lowest first.
-        limits: money and time after which no more trials start. They need `expected`, and price:
-            of one GPU, or core, for an hour.
-        expected: what the sweep is expected to take; None: estimated here where that can be.
-        owns_process: whether this process is a command's own: it is replaced when Ray dies in it,
-            and ended by a second Ctrl-C. Otherwise both raise an error.
-    """
-
-    folder: Path
-    store: str
-    resources: Resources
-    record: RunRecord
-    hold: Hold
-    retry_failed: bool = True
-    teacher_robustness: bool = False
-    early_stopping: EarlyStopping | None = None
-    first: Mapping[str, int] = field(default_factory=dict)
-    limits: Limits | None = None
-    price: float = 0.0
-    expected: Expected | None = None
-    owns_process: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a sweep ended.
-
-    Attributes:
-        failed: {trial identity: error} of the trials that failed.
-        stopped: {trial identity: where it was stopped} of those that ended on request.
-        stopped_early: {trial identity: when and why} of those that early stopping ended.
-        left: how many trials are still to be run, because the sweep ended on request or at a limit.
-        limit: which limit was reached, in one line; None: none was.
-    """
-
-    failed: dict[str, str]
-    stopped: dict[str, str]
-    stopped_early: dict[str, str]
-    left: int
-    limit: str | None = None
 
 
 def run_sweep(sweep: Sweep, trials: list[TrialConfig], search: Searching | None = None) -> Outcome:
@@ -177,15 +117,13 @@ class _Run:
 
     def proposed(self) -> list[TrialConfig]:
         """Those that are to run of the trials that the search has proposed by now."""
-        found, known = list[TrialConfig](), len(self.watch.trials)
+        found: list[TrialConfig] = []
         while self.search and (new := self.search.take()):
             new = [config for config in new if config.identity not in self.watch.trials]
             self.watch.add(new)
             self._first |= priorities(new, self.search.grid.first)
             self._begun = begun(self.sweep.store)  # also by a sweep that has joined
             found += self.unfinished(new)
-        if len(self.watch.trials) > known:
-            self.record()
         return found
 
     def build_and_train(self, trials: list[TrialConfig]) -> str | None:
@@ -221,6 +159,7 @@ class _Run:
         if not resources.address:
             self.watch.slots = slots_of(trials, resources)
             cpus, seconds = resources.local_cpus(), self._timed(list(self.watch.trials.values()))
+            self.record()
             expected = expected or expected_here(
                 trials, banks, seconds, cpus, resources.gpus_per_trial
             )
@@ -231,7 +170,6 @@ class _Run:
         seconds = seconds_here(trials)
         if not local_gpus(self.sweep.resources):
             self.watch.set_seconds(seconds)
-        self.record()
         return seconds
 
     def _train(self, trials: list[TrialConfig], builds: Builds) -> str | None:
@@ -274,12 +212,14 @@ class _Run:
 
     def _arrived(self) -> list[Job]:
         """Those that the search has proposed since; called in the thread of events."""
+        known, resources = len(self.watch.trials), self.sweep.resources
         new = self.proposed()
         if new:
-            resources = self.sweep.resources
             check_fits(new, resources)
             if not (resources.address or local_gpus(resources)):
                 self._timed(new)
+        if len(self.watch.trials) > known:
+            self.record()
         return self._jobs(new)
 
     def _jobs(self, trials: list[TrialConfig]) -> list[Job]:

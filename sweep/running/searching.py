@@ -30,7 +30,7 @@ class Searching:
         self._proposals = Proposals(search)
         self._lock = threading.Lock()  # of all that follows
         self._draws: list[tuple[dict[str, Any], list[str]]] = []  # and the identities of its trials
-        self._told = 0  # of so many draws the value is known
+        self._valued = 0  # of so many draws the value is known
         self._values: dict[str, float | None] = {}
         self._away: set[str] = set()
         self._known: set[str] = set()
@@ -62,7 +62,7 @@ class Searching:
         with self._lock:
             if self._new:
                 return True
-            open_ = {trial for _, trials in self._draws[self._told :] for trial in trials}
+            open_ = {trial for _, trials in self._draws[self._valued :] for trial in trials}
             return bool(self._proposals.left and open_ - self._values.keys() - self._away)
 
     @property
@@ -97,11 +97,11 @@ class Searching:
     def _ended(self, trial: str, value: float | None) -> None:
         with self._lock:
             self._values[trial] = value
-            while self._told < len(self._draws):
-                _, trials = self._draws[self._told]
+            while self._valued < len(self._draws):
+                _, trials = self._draws[self._valued]
                 if not self._values.keys() >= set(trials):
                     break
-                self._told += 1
+                self._valued += 1
                 draw = self._proposals.next(_mean([self._values[trial] for trial in trials]))
                 if draw is not None:
                     self._add(draw)

@@ -65,7 +65,7 @@ class Watch:
         slots: how many ranks run at a time, None where that is not known.
         bar: shows progress, once it is set.
 
-    search: is told what becomes of trials; None: no further ones depend on it.
+    search: gets the outcomes of trials; None: no further ones depend on them.
     """
 
     def __init__(

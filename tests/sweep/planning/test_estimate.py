@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shards.support.progress import clock
@@ -9,11 +11,12 @@ from sweep.planning.banks import plan_banks
 from sweep.planning.calibration import Calibration, read_calibration, write_calibration
 from sweep.planning.costs import calibration_for, expected
 from sweep.planning.dry_run import cost_lines
-from sweep.planning.estimate import Estimate, estimate
+from sweep.planning.estimate import Estimate, estimate, paper_seconds
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.kinds import kinds_of
 from sweep.planning.prices import Prices, read_prices
+from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import seconds_of
 from tests.calibrated import OVERHEAD, calibrated
 
@@ -39,6 +42,19 @@ def test_a_trial_is_training_observing_measuring_and_what_is_fixed() -> None:
     assert taken.training == pytest.approx(steps * 64 * 1.1e-3 + observing)
     assert taken.measuring == pytest.approx(3 + (2 * 1438 + 12 * 359) * 2e-4)
     assert taken.fixed == OVERHEAD.trial
+
+
+def test_the_ranks_of_a_gang_share_the_samples_and_wait_for_each_other() -> None:
+    (kind, _), *_ = kinds_of(DEMO)
+    gang = replace(kind, config=kind.config.model_copy(update={"ranks": 2}))
+    steps, observing = 8 * (1438 // 64), 9 * (0.1 + 2 * 359 * 1e-4)
+    gradients = 4 * student_of(kind.config).parameters.total
+    known = calibrated(DEMO)
+    waiting = steps * (0.02 + 2e-9 * gradients)
+    shared = steps * 64 * 1.1e-3 / 2
+    assert seconds_of(gang, known).training == pytest.approx(shared + waiting + observing)
+    # The paper's way has one device, which waits for nobody.
+    assert paper_seconds([(gang, 1)], known) == paper_seconds([(kind, 1)], known)
 
 
 def test_hours_are_the_same_on_any_number_of_devices_and_wall_clock_is_not() -> None:

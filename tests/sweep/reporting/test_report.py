@@ -476,3 +476,9 @@ def test_cost_and_provenance_come_from_the_plan(undrawn, tmp_path):
     assert "trials took 0.0339 where 0.0111 were planned, about 0.07 against 0.02 USD" in page.text
     assert "c" * 40 in page.text
     assert "1970-01-01" in page.text
+    # A plan of the first trials of a search is no plan of all of them.
+    plan["trial_seconds"] = {records[0]["id"]: 20.0}
+    (folder / "plan.json").write_text(json.dumps({"starts": [plan]}))
+    text = page_of(folder).text
+    assert "took 1 min 01 s of wall time" in text
+    assert "the plan said" not in text

@@ -32,6 +32,17 @@ def test_asha_stops_what_is_below_the_cutoff_of_its_rung() -> None:
     assert stops.decide("b", 2, 1.0)  # a late report of what was stopped already
 
 
+def test_rungs_reach_as_far_as_a_trial_that_comes_later(tmp_path: Path) -> None:
+    for longest, stopped in ((0.0, False), (16.0, True)):
+        stops = EarlyStops(ASHA, {"a": 2.0}, longest)  # rungs at 1 and 2, or up to 16
+        stops.adopt(dict.fromkeys("bc", 16.0), str(tmp_path), [])
+        for epoch in (1, 2):
+            assert not stops.decide("b", epoch, 0.9)
+            assert not stops.decide("c", epoch, 0.95)
+        assert not stops.decide("b", 8, 0.9)
+        assert stops.decide("c", 8, 0.2) == stopped
+
+
 def test_at_its_last_epoch_a_trial_is_not_stopped() -> None:
     stops = EarlyStops(ASHA, EPOCHS)
     assert not stops.decide("a", 4, 0.9)

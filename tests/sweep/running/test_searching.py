@@ -1,4 +1,4 @@
-"""A search by Optuna: what it is told, and that no interruption changes what it proposes."""
+"""A search by Optuna: the values it gets, and that no interruption changes what it proposes."""
 
 from __future__ import annotations
 
@@ -129,43 +129,43 @@ def test_what_others_run_leads_to_nothing_until_it_has_ended() -> None:
 
 def test_a_draw_is_worth_the_mean_over_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     search = searching()
-    told = list[float | None]()
-    monkeypatch.setattr(search._proposals, "next", told.append)
+    values = list[float | None]()
+    monkeypatch.setattr(search._proposals, "next", values.append)
     one, other, third, fourth = search.take()
     search.finished(other.identity, result_of(other, 0.9, 0.5))
     search.finished(one.identity, result_of(one, 0.3, None))  # the last one that is known
-    assert told == [pytest.approx(0.4)]
+    assert values == [pytest.approx(0.4)]
     search.failed(third.identity)
     search.finished(fourth.identity, result_of(fourth, 0.5))
-    assert told[1] is not None
-    assert math.isnan(told[1])
+    assert values[1] is not None
+    assert math.isnan(values[1])
 
 
 def test_a_draw_of_which_one_seed_was_stopped_early_has_no_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     search = searching()
-    told = list[float | None]()
-    monkeypatch.setattr(search._proposals, "next", told.append)
+    values = list[float | None]()
+    monkeypatch.setattr(search._proposals, "next", values.append)
     one, other, *_ = search.take()
     search.stopped_early(one.identity)
     search.failed(other.identity)
-    assert told == [None]
+    assert values == [None]
 
 
 def test_a_job_that_has_arrived_is_never_missed() -> None:
     """Between the event and its job, at whatever moment Tune's loop asks."""
-    awaited, asked = [True], list[tuple[bool, list[int]]]()
+    awaited, seen = [True], list[tuple[bool, list[int]]]()
 
     def arrived() -> list[int]:
         awaited[0] = False
-        asked.append((arriving.waits(), arriving.take()))
+        seen.append((arriving.waits(), arriving.take()))
         return [7]
 
     arriving = Arriving[int](lambda *event: None, arrived, lambda: awaited[0])
     assert arriving.waits()
     arriving("trial", "finished", {})
-    assert asked == [(True, [])]
+    assert seen == [(True, [])]
     assert [arriving.waits(), arriving.take(), arriving.take()] == [False, [7], []]
 
 

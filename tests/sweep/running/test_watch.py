@@ -119,16 +119,24 @@ def test_trials_that_a_search_has_still_to_propose_count(tmp_path: Path) -> None
     class Search:
         left = 3
 
+        def __init__(self) -> None:
+            self.gone: list[str] = []
+
+        def away(self, trial: str) -> None:
+            self.gone.append(trial)
+
         def failed(self, trial: str) -> None:
             pass
 
-    config = make_config(FIELDS | {"epochs": 1})
-    watch = Watch(Journal(tmp_path), [config], str(tmp_path), Search())  # type: ignore[arg-type]
+    search, config = Search(), make_config(FIELDS | {"epochs": 1})
+    watch = Watch(Journal(tmp_path), [config], str(tmp_path), search)  # type: ignore[arg-type]
     watch.set_seconds({config.identity: Seconds(0.5, 6.0, 3.0, 1.0)})
     watch.slots = 1
     assert watch.total() == 40.0
     assert watch.note().startswith("0/4 trials")
     assert watch.remaining() == pytest.approx(4 * 10.5, abs=20.0)  # with the start of Ray
     assert watch.overview().remaining_seconds == pytest.approx(watch.remaining(), abs=1.0)
+    watch(config.identity, "finished", {})  # and the store has no result
+    assert search.gone == [config.identity]
     watch.skip({config.identity: "of its own"})
     assert watch.remaining() == pytest.approx(3 * 10.5, abs=1.0)
