@@ -19,6 +19,9 @@ Labels = NDArray[np.int64]
 
 K, TEMPERATURE = 20, 0.07
 ENTRIES = 1 << 24  # cosines held at a time: 64 MiB of float32
+# Train rows that a block of test rows is compared with at a time. With all of a million, so few
+# test rows would fit beside them that every product would be as slow as reading the train rows.
+TRAIN_BLOCK = 1 << 16
 
 
 def _directions(x_ND: NDArray[Any], centre_D: NDArray[Any] | float) -> Tensor:
@@ -46,6 +49,18 @@ def _nearest(cosine_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return near_BK, at_BK
 
 
+def _nearest_rows(test_BD: Tensor, train_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(Cosines of the k nearest train rows of each test row, their numbers); ties as `_nearest`."""
+    near_BK, at_BK = _nearest(test_BD @ train_ND[:TRAIN_BLOCK].T, k)
+    for start in range(TRAIN_BLOCK, len(train_ND), TRAIN_BLOCK):
+        more_BK, more_at_BK = _nearest(test_BD @ train_ND[start : start + TRAIN_BLOCK].T, k)
+        # In the order of the train rows, so that ties go to the first of them.
+        at_BM, order_BM = torch.cat([at_BK, more_at_BK + start], dim=1).sort(dim=1)
+        near_BK, of_BK = _nearest(torch.cat([near_BK, more_BK], dim=1).gather(1, order_BM), k)
+        at_BK = at_BM.gather(1, of_BK)
+    return near_BK, at_BK
+
+
 def neighbour_labels(
     train_ND: NDArray[Any],
     train_labels_N: Labels,
@@ -67,10 +82,10 @@ def neighbour_labels(
     labels_N = torch.from_numpy(train_labels_N)  # pyright: ignore[reportUnknownMemberType]
     k, classes = min(k, len(train)), int(train_labels_N.max()) + 1
     found = [np.zeros(0, dtype=np.int64)]
-    step = max(1, ENTRIES // len(train))
+    step = max(1, ENTRIES // min(len(train), TRAIN_BLOCK))
     for start in range(0, len(test), step):
         part_BD = test[start : start + step]
-        near_BK, at_BK = _nearest(part_BD @ train.T, k)
+        near_BK, at_BK = _nearest_rows(part_BD, train, k)
         near_BK = near_BK.double()
         # Relative to the nearest, so that no temperature makes the exponential overflow.
         vote_BK = ((near_BK - near_BK.amax(dim=1, keepdim=True)) / temperature).exp()

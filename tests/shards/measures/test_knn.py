@@ -76,6 +76,16 @@ def test_knn_in_chunks_is_the_same(entries, monkeypatch):
     assert (neighbour_labels(train, labels, test, 7) == expected).all()
 
 
+@pytest.mark.parametrize("block", [1, 5, 64, 149])
+@pytest.mark.parametrize("k", [1, 7, 150])
+def test_train_rows_in_blocks_are_the_same(block, k, monkeypatch):
+    (train, labels), (test, _) = clouds(150), clouds(90, seed=1)
+    train[50:80], labels[50:80] = train[:30], (labels[:30] + 1) % 5  # ties
+    expected = neighbour_labels(train, labels, test, k)
+    monkeypatch.setitem(neighbour_labels.__globals__, "TRAIN_BLOCK", block)
+    assert (neighbour_labels(train, labels, test, k) == expected).all()
+
+
 def test_the_whole_matrix_is_never_there(monkeypatch):
     (train, labels), (test, _) = clouds(300), clouds(500, seed=1)
     seen, matmul = [], torch.Tensor.__matmul__
