@@ -9,7 +9,6 @@ import sys
 import tempfile
 from typing import Any
 
-import open_clip
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -32,6 +31,7 @@ from shards.teachers.clip_names import (
     tag_of_file,
 )
 from shards.teachers.frozen import FrozenTeacher
+from shards.teachers.libraries import open_clip
 from shards.teachers.preprocess import Preprocess
 
 EMBEDDED = "embedded"

@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip
-
 from shards.support.registry import closest
+from shards.teachers.libraries import open_clip
 
 RANDOM = "none"
 SCHEMAS = ("local-dir", "hf-hub")  # open_clip's schemas of a folder or repository with a config

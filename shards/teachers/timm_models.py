@@ -8,14 +8,13 @@ import os
 import sys
 from typing import Any
 
-import timm
 import torch
-from timm.data.config import resolve_model_data_config
 
 from shards.support.registry import closest
 from shards.support.resample import KERNELS
 from shards.teachers.checkpoint import mismatch, read_checkpoint
 from shards.teachers.frozen import FrozenTeacher
+from shards.teachers.libraries import timm
 from shards.teachers.preprocess import Preprocess
 
 RANDOM = "none"
@@ -50,6 +49,8 @@ def _parse(argument: str) -> tuple[str, str]:
 
 
 def _preprocess(model: Any, spec: str) -> Preprocess:
+    from timm.data.config import resolve_model_data_config
+
     config = resolve_model_data_config(model)
     kernel = config["interpolation"]
     if kernel not in KERNELS:

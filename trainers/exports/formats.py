@@ -24,6 +24,7 @@ from torch import nn
 from shards.bank.manifest import Manifest
 from shards.datasets.base import have_names
 from shards.support.registry import Table, split_spec
+from shards.support.without_compiler import import_timm
 from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import class_embeddings, unpack_floats
 from trainers.results.folder import Stored, teacher_in
@@ -163,6 +164,7 @@ def to_timm(job: Job) -> Exported:
     The linear layer that computes the embedding becomes timm's classifier.
     Raises: ValueError for students of another kind, or models without one linear classifier.
     """
+    import_timm()
     import timm
 
     spec, dim = job.stored.about["spec"], job.stored.about["embedding_dim"]

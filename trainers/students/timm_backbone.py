@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shards.support.without_compiler import import_timm
 from trainers.students.base import Student
 from trainers.students.cost import on_meta
 
@@ -20,6 +21,7 @@ def timm_student(argument: str, embedding_dim: int, image_size: int) -> Student:
     Raises: ValueError for a name that timm does not know, or a model that does not map one image
     of this size to one vector.
     """
+    import_timm()
     import timm
 
     names = timm.list_models()
