@@ -158,8 +158,8 @@ def _add_what_it_may_use(how: argparse._ArgumentGroup) -> None:
         "--save-seconds",
         type=_at_least(0.0),
         metavar="S",
-        help="seconds between two checkpoints of a trial (default: as often as costs 2 %% of the "
-        "time)",
+        help="seconds between two checkpoints of a trial (default: as often as costs 0.5 %% of the "
+        "time, see docs/reliability.md)",
     )
     how.add_argument(
         "--reading",

@@ -85,7 +85,7 @@ def run_trial(
         report: called with a row of values after every epoch, see Reporter, once the row is in the
             trial's journal (`trainers.results.trial_journal`).
         device: auto, cpu, cuda or cuda:INDEX.
-        save_seconds: seconds between checkpoints; None: such that saving takes 2 % of the time.
+        save_seconds: seconds between checkpoints; None: as seldom as is cheap, see Saver.
         reading: resident, streaming or auto, see `trainers.inputs.TrialInputs.load`.
         behalf: on whose behalf the trial runs, see Behalf.
         time_limit: seconds after which training ends, with its state saved; None: no limit.

@@ -90,8 +90,8 @@ def main(argv: list[str]) -> int:
         "--save-seconds",
         type=float,
         metavar="SECONDS",
-        help="least time between two checkpoints (default: such that saving takes at most 2 %% of "
-        "the time)",
+        help="least time between two checkpoints (default: as often as costs 0.5 %% of the time, "
+        "see docs/reliability.md)",
     )
     parser.add_argument(
         "--time-limit",

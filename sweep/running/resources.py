@@ -27,7 +27,7 @@ class Resources:
         concurrent: at most so many trials at a time; None means as many as there is room for.
         needs: {trial identity: what the grid says about its resources}, see `sweep.planning.grid`.
         reading: how trials read their bank: `auto`, `resident` or `streaming`. Results are equal.
-        save_seconds: between two checkpoints of a trial; None: as often as costs 2 % of the time.
+        save_seconds: between two checkpoints of a trial; None: as seldom as is cheap, see Saver.
         time_limit: seconds after which a trial's training is ended, where `needs` has no limit of
             its own; None: no limit.
     """

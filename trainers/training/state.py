@@ -34,6 +34,8 @@ from trainers.training.rng_state import random_arrays, restore_random, seed_all
 CHECK_SECONDS = 0.5  # approximate time between two checks of the losses
 MOST_STEPS = 1024  # most steps between two checks
 SAVING = 0.02  # share of the time that saving checkpoints may take
+CHEAP = 0.005  # the share that it takes where they are then at most OFTEN seconds apart
+OFTEN = 120.0
 LEAST_SECONDS = 1.0  # between two checkpoints, however cheap they are
 RETRY_SECONDS = 30.0  # at most so long after a checkpoint could not be written, another is tried
 # The cost of a checkpoint before one was written: a few system calls, and a slow disk or network.
@@ -68,9 +70,10 @@ class Saver:
     """When a trial saves a checkpoint, and when it stops early.
 
     checkpoints: where they are written.
-    seconds: the least time between two checkpoints; None chooses it such that saving takes at most
-        SAVING of the time: 1 / SAVING times what the last one took or, before the first, what it
-        is expected to take.
+    seconds: the least time between two checkpoints; None chooses it by what the last one took, so
+        that saving takes CHEAP of the time, or more, up to SAVING, where checkpoints would be more
+        than OFTEN seconds apart. The first comes once 1 / SAVING times what it is expected to take
+        has passed, so that short trials have one, too.
     clock: the present time in seconds.
     stop: once it returns true, the trial saves a checkpoint and raises PreemptedError.
     resumed: called on the first rank, before it trains, with the step from which it goes on.
@@ -83,6 +86,7 @@ class Saver:
     resumed: Callable[[int], None] = lambda step: None
     _last: float = field(default=0.0, init=False)
     _cost: float = field(default=0.0, init=False)  # seconds
+    _first: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         self._last = self.clock()
@@ -90,7 +94,10 @@ class Saver:
     @property
     def interval(self) -> float:
         """Seconds between two checkpoints at present."""
-        return max(LEAST_SECONDS, self._cost / SAVING) if self.seconds is None else self.seconds
+        if self.seconds is not None:
+            return self.seconds
+        longer = 0.0 if self._first else min(self._cost / CHEAP, OFTEN)
+        return max(LEAST_SECONDS, self._cost / SAVING, longer)
 
     def expect(self, size: int) -> None:
         """Estimate the first checkpoint's cost from its `size` in bytes."""
@@ -118,9 +125,9 @@ class Saver:
             text = one_line(str(error))
             print(f"warning: checkpoint of step {state.step} not saved: {text}", file=sys.stderr)
         self._last = self.clock()
-        self._cost = self._last - began
+        self._cost, self._first = self._last - began, False
         if not saved:  # however long it took to fail, the next attempt comes soon
-            self._cost = min(self._cost, RETRY_SECONDS * SAVING)
+            self._cost = min(self._cost, RETRY_SECONDS * CHEAP)
         return saved
 
 
