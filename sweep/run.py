@@ -19,13 +19,13 @@ Exit status:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,7 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
         return 0
     with holding(store, argv, options.join) as hold:
         try:
-            with _ray_at_once(grid, folder, store, options):
+            with _begun_at_once(grid, folder, store, options):
                 with collecting_later():
                     from sweep.execute import execute
 
@@ -145,27 +145,36 @@ def _run_command(argv: list[str], owns_process: bool) -> int:
     return 1 if outcome.failed else 0
 
 
-def _ray_at_once(
+@contextlib.contextmanager
+def _begun_at_once(
     grid: Grid, folder: Path, store: str, options: argparse.Namespace
-) -> AbstractContextManager[None]:
-    """A Ray on this machine that starts before torch is imported, where trials can begin at once.
+) -> Iterator[None]:
+    """Inside, what takes seconds to start has begun to, where a sweep on this machine needs it.
 
-    That is in a store that has a bank, unless all trials that have begun have ended: then there may
-    be nothing to run. Without a bank, Ray starts while the first one is built.
+    That is a Ray, whose workers import what trials need, and where there is no bank a process that
+    imports what building one needs. Nothing begins where all trials that have begun have ended, for
+    then there may be nothing to run, nor where a precision may have to be measured.
     """
-    if options.address or not storage.is_local(store):
-        return nullcontext()
-    begun = list(Path(store, "trials").glob("*"))
-    if not any(Path(store, "banks").glob("*")):
-        return nullcontext()
-    if begun and all((trial / "result.json").exists() for trial in begun):
-        return nullcontext()
-    from sweep.planning.grid import most_trials
+    from sweep.planning.fields import AUTO, PRECISION
+    from sweep.planning.grid import most_trials, values_of
+
+    local = not options.address and storage.is_local(store)
+    begun = list(Path(store, "trials").glob("*")) if local else []
+    ended = begun and all((trial / "result.json").exists() for trial in begun)
+    if not local or ended or AUTO in values_of(grid, PRECISION):
+        yield
+        return
+    from sweep.running.build_process import ready_to_build
     from sweep.running.connection import started_at_once
     from trainers.config.schema import PLUGINS
 
     plugins = sorted(grid.fixed.get(PLUGINS, []))
-    return started_at_once(options.cpus or os.cpu_count() or 1, folder, plugins, most_trials(grid))
+    cpus = options.cpus or os.cpu_count() or 1
+    with contextlib.ExitStack() as stack:
+        if not any(Path(store, "banks").glob("*")):
+            stack.enter_context(ready_to_build(values_of(grid, "teacher")))
+        stack.enter_context(started_at_once(cpus, folder, plugins, most_trials(grid)))
+        yield
 
 
 def _places(name: str, out: str | None, store: str | None) -> tuple[Path, str]:

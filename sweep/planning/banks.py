@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shards.arms import ARMS, make_arm
@@ -15,9 +12,7 @@ from shards.building.request import Request
 from shards.building.sources import check_sources
 from shards.datasets import DATASETS
 from shards.support import storage
-from shards.support.child_process import child_command, run_module
 from shards.support.registry import plugins_of
-from shards.support.retry import answers
 from shards.teachers import TEACHERS
 from sweep.planning.kinds import alike
 from trainers.config.schema import TrialConfig
@@ -142,22 +137,4 @@ def _request(
         test_samples=config.test_samples,
         precision=config.teacher_precision or "auto",
         seed=config.draws_seed,
-    )
-
-
-def start_build(
-    job: BankJob, arguments: Sequence[str] = (), through_pipe: bool = False
-) -> subprocess.Popen[str]:
-    """Start `python -m shards.build` in a process that ends when this one does.
-
-    arguments: further ones. through_pipe: whether its `stderr` is read by this process.
-    """
-    arguments = [*job.request.arguments(job.location), *arguments]
-    return subprocess.Popen(
-        child_command(run_module("shards.build"), arguments),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE if through_pipe else None,
-        env=os.environ | answers(),
-        text=True,
-        errors="replace",
     )

@@ -270,6 +270,13 @@ def check_combinations(grid: Grid) -> None:
                 raise ValueError(f"{part.source}: {one_line(str(error))}") from None
 
 
+def values_of(grid: Grid, field: str) -> list[Any]:
+    """The values that the grid gives the field, some of them perhaps more than once."""
+    parts = grid.parts or (grid,)
+    fixed = [part.fixed[field] for part in parts if field in part.fixed]
+    return fixed + [value for part in parts for value in part.axes.get(field, ())]
+
+
 def most_trials(grid: Grid) -> int:
     """How many trials the grid has at most: some may be excluded, or be the same as others."""
     return sum(

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Self
 
-from sweep.planning.banks import BankJob, start_build
+from sweep.planning.banks import BankJob
+from sweep.running.build_process import start_build
 from sweep.running.joined import build_once
 from sweep.running.resources import Resources
 
@@ -101,13 +102,13 @@ class Builds:
             raise SystemExit(1)  # nobody waits any more for the bank that another sweep builds
 
     def _build(self, job: BankJob) -> None:
-        """Build a bank in a process of its own, whose memory is free again when it ends."""
         if self._arguments:
             sys.stderr.write(f"building {job.location} on the cluster\n")
         with self._lock:
             if self._left.is_set():
                 raise SystemExit(1)
-            process = start_build(job, self._arguments, through_pipe=bool(self._arguments))
+            arguments = [*job.request.arguments(job.location), *self._arguments]
+            process = start_build(arguments, through_pipe=bool(self._arguments))
             self._processes.add(process)
         with process:
             for line in process.stderr or ():  # a live view shows what this process prints

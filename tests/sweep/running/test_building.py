@@ -11,6 +11,7 @@ import pytest
 from shards.bank.manifest import MANIFEST
 from shards.support.lease import ours, take
 from sweep.planning.banks import BankJob, plan_banks
+from sweep.running.build_process import ready_to_build
 from sweep.running.building import Builds
 from trainers.canonical import make_config
 
@@ -65,3 +66,31 @@ def test_leaving_does_not_wait_for_the_build_of_another_sweep(tmp_path: Path) ->
             time.sleep(0.2)
         assert time.monotonic() - start < 30
         assert not builders()
+
+
+def test_a_process_that_imports_beforehand_builds_the_first_bank(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path)
+    with ready_to_build(["embedded", "a plugin's"]):
+        (prepared,) = builders()
+        with Builds([job], str(tmp_path)) as build:
+            end = time.monotonic() + 60
+            while not Path(job.location).exists() and time.monotonic() < end:
+                time.sleep(0.01)
+            assert builders() == [prepared]
+            build.wait()
+        assert Path(job.location, MANIFEST).exists()
+        assert not prepared.is_running()
+
+
+def test_one_that_is_not_needed_or_has_been_killed_is_done_without(tmp_path: Path) -> None:
+    with ready_to_build([]):
+        (unused,) = builders()
+    assert not unused.is_running()
+    (job,) = jobs(tmp_path)
+    with ready_to_build([]):
+        (killed,) = builders()
+        killed.kill()
+        psutil.wait_procs([killed])
+        with Builds([job], str(tmp_path)) as build:
+            build.wait()
+    assert Path(job.location, MANIFEST).exists()

@@ -18,7 +18,8 @@ import pytest
 import sweep.run
 from shards.support.environment import exported
 from sweep.planning.grid import most_trials, read_grid
-from sweep.running import connection
+from sweep.planning.settings import override
+from sweep.running import build_process, connection
 
 GRID = """\
 name: small
@@ -73,9 +74,9 @@ def test_folders_of_dead_processes_are_removed(
 
 
 def started_for(
-    store: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+    store: Path, monkeypatch: pytest.MonkeyPatch, *settings: str, **options: Any
 ) -> list[tuple[Any, ...]]:
-    """Arguments with which a Ray was started at once for a sweep of GRID in `store`."""
+    """What was started at once for a sweep of GRID in `store`: a Ray, a build's process."""
     starts: list[tuple[Any, ...]] = []
 
     @contextmanager
@@ -83,19 +84,24 @@ def started_for(
         starts.append(arguments)
         yield
 
+    @contextmanager
+    def ready_to_build(teachers: list[str]) -> Iterator[None]:
+        starts.append(("build", *teachers))
+        yield
+
     monkeypatch.setattr(connection, "started_at_once", started_at_once)
+    monkeypatch.setattr(build_process, "ready_to_build", ready_to_build)
     given = argparse.Namespace(**({"address": None, "cpus": 3} | options))
-    grid = read_grid(GRID, "test", "test")
-    with sweep.run._ray_at_once(grid, store, str(store), given):
+    grid = override(read_grid(GRID, "test", "test"), settings, None)
+    with sweep.run._begun_at_once(grid, store, str(store), given):
         return starts
 
 
-def test_ray_starts_at_once_where_trials_can_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_sweep_needs_starts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert most_trials(read_grid(GRID, "test", "test")) == 12
     new = [(3, tmp_path, [], 12)]
-    assert started_for(tmp_path, monkeypatch) == []
+    assert started_for(tmp_path, monkeypatch) == [("build", "embedded"), *new]
+    assert started_for(tmp_path, monkeypatch, "precision=auto") == []
     (tmp_path / "banks" / "one").mkdir(parents=True)
     assert started_for(tmp_path, monkeypatch) == new
     for trial in ("one", "two"):
