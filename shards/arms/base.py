@@ -83,6 +83,10 @@ class Arm:
         P may exceed the number of `columns`: the arms of a bank share one array of parameters, as
         wide as the widest arm. Returns uint8 (B, C, H, W), bit-identical on every device.
         """
+        # Operations get them in the order of their shape, as which they may be read. Without any,
+        # images in the channels-last format stay as they are, in which they are prepared fastest.
+        if self.ops:
+            images_BCHW = images_BCHW.contiguous()
         for op, params_BC in self._seen_by(viewer, params_BP):
             images_BCHW = op.pixels(images_BCHW, params_BC)
         return images_BCHW

@@ -89,7 +89,7 @@ class Data:
 
         index_B: samples. view_B: which view of each.
         """
-        images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2).contiguous()
+        images_BCHW = self._take(self._images_NHWC, index_B).permute(0, 3, 1, 2)
         params_BP = self._take(self._params_NVP, index_B, view_B)
         pixels = self.arm.pixels(images_BCHW, params_BP)
         nyquist = self.preprocess.nyquist(pixels.shape[-1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,24 @@ def test_draws_differ_between_seeds_keys_and_views(arm) -> None:
 
 def test_two_arms_draw_from_different_streams() -> None:
     assert (make_arm("noise:0.1").draw(0, KEYS, 2) != make_arm("noise:0.2").draw(0, KEYS, 2)).all()
+
+
+def test_the_memory_format_changes_no_pixel(arm, images) -> None:
+    """Operations, also those of plugins, get images that they may view as rows."""
+    params = torch.from_numpy(arm.draw(0, KEYS, 1)[:, 0])
+    last = images.contiguous(memory_format=torch.channels_last)
+    seen: list[bool] = []
+
+    class Watch:
+        columns = ()
+
+        def pixels(self, images_BCHW: torch.Tensor, params_BC: torch.Tensor) -> torch.Tensor:
+            seen.append(images_BCHW.is_contiguous())
+            return images_BCHW
+
+    assert torch.equal(arm.pixels(last, params), arm.pixels(images, params))
+    replace(arm, ops=(Watch(), *arm.ops)).pixels(last, params)
+    assert seen == [True]
 
 
 def test_pixels_keep_shape_and_dtype_and_leave_their_input(arm, images) -> None:
