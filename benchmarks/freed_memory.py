@@ -22,7 +22,8 @@ from torch.nn.functional import cosine_similarity, normalize
 from shards.support.memory import keep_freed_memory
 from trainers.students import build_student
 
-BATCH, DIM, WARM = 64, 512, 2
+BATCH, DIM = 64, 512
+WARM = 4  # steps that are not counted: the heap grows for three, at width 4
 CASES = ((224, 1, 3), (224, 4, 2), (32, 1, 60))  # (pixels, width, steps)
 SYSTEM = 0.05  # share of a step's CPU time that the system may take at 224 pixels
 

@@ -29,6 +29,7 @@ from shards.bank.splits import load_splits
 from shards.bank.writer import BankWriter
 from shards.building.request import Request
 from shards.export import export
+from shards.support.memory import keep_freed_memory
 from shards.teachers.preprocess import Preprocess
 
 ROUNDS = 4
@@ -97,6 +98,7 @@ def read_members(place: Path) -> int:
 
 
 def main() -> int:
+    keep_freed_memory()  # as a trial does
     samples = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
