@@ -82,22 +82,32 @@ def test_train_rows_in_blocks_are_the_same(block, k, monkeypatch):
     (train, labels), (test, _) = clouds(150), clouds(90, seed=1)
     train[50:80], labels[50:80] = train[:30], (labels[:30] + 1) % 5  # ties
     expected = neighbour_labels(train, labels, test, k)
+    shapes = products(monkeypatch)
     monkeypatch.setitem(neighbour_labels.__globals__, "TRAIN_BLOCK", block)
     assert (neighbour_labels(train, labels, test, k) == expected).all()
+    assert max(columns for _, columns in shapes) == block
+    assert sum(rows * columns for rows, columns in shapes) == 90 * 150
+
+
+def products(monkeypatch) -> list[tuple[int, int]]:
+    """Shapes of the matrix products from now on."""
+    shapes, matmul = [], torch.Tensor.__matmul__
+
+    def watched(a, b):
+        out = matmul(a, b)
+        shapes.append(tuple(out.shape))
+        return out
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    return shapes
 
 
 def test_the_whole_matrix_is_never_there(monkeypatch):
     (train, labels), (test, _) = clouds(300), clouds(500, seed=1)
-    seen, matmul = [], torch.Tensor.__matmul__
-
-    def watched(a, b):
-        out = matmul(a, b)
-        seen.append(out.numel())
-        return out
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    shapes = products(monkeypatch)
     monkeypatch.setitem(neighbour_labels.__globals__, "ENTRIES", 3000)
     neighbour_labels(train, labels, test)
+    seen = [rows * columns for rows, columns in shapes]
     assert sum(seen) == 300 * 500
     assert max(seen) <= 3000
 
