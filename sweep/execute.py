@@ -22,11 +22,11 @@ from sweep.journal.run_record import open_record
 from sweep.journal.uploader import Uploader
 from sweep.planning.banks import plan_banks
 from sweep.planning.costs import calibration_for, expected
-from sweep.planning.grid import Grid
+from sweep.planning.grid import Grid, is_auto
 from sweep.planning.kinds import kinds_of
 from sweep.planning.limits import Limits, read_budget, read_deadline
 from sweep.planning.plan import downloads
-from sweep.planning.precision import Chosen, choose, is_auto, with_precision
+from sweep.planning.precision import Chosen, choose, with_precision
 from sweep.planning.precision import record as record_precision
 from sweep.planning.prices import read_prices
 from sweep.planning.recorded_grids import record_grid

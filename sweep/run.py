@@ -155,13 +155,12 @@ def _begun_at_once(
     imports what building one needs. Nothing begins where all trials that have begun have ended, for
     then there may be nothing to run, nor where a precision may have to be measured.
     """
-    from sweep.planning.fields import AUTO, PRECISION
-    from sweep.planning.grid import most_trials, values_of
+    from sweep.planning.grid import is_auto, most_trials, values_of
 
     local = not options.address and storage.is_local(store)
     begun = list(Path(store, "trials").glob("*")) if local else []
     ended = begun and all((trial / "result.json").exists() for trial in begun)
-    if not local or ended or AUTO in values_of(grid, PRECISION):
+    if not local or ended or is_auto(grid):
         yield
         return
     from sweep.running.build_process import ready_to_build
@@ -207,9 +206,10 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     from sweep.analysis.declared import checked_claims, show_notes
     from sweep.planning.costs import calibration_for
     from sweep.planning.dry_run import show
+    from sweep.planning.grid import is_auto
     from sweep.planning.kinds import kinds_of
     from sweep.planning.plan import plan_sweep
-    from sweep.planning.precision import choose, is_auto, with_precision
+    from sweep.planning.precision import choose, with_precision
     from sweep.planning.prices import read_prices
     from sweep.planning.select import trials_of
 

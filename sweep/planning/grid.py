@@ -277,6 +277,11 @@ def values_of(grid: Grid, field: str) -> list[Any]:
     return fixed + [value for part in parts for value in part.axes.get(field, ())]
 
 
+def is_auto(grid: Grid) -> bool:
+    """Whether its precision is chosen by measuring, see sweep.planning.precision."""
+    return AUTO in values_of(grid, PRECISION)
+
+
 def most_trials(grid: Grid) -> int:
     """How many trials the grid has at most: some may be excluded, or be the same as others."""
     return sum(

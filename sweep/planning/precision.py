@@ -34,7 +34,7 @@ from sweep.planning.calibration import (
 )
 from sweep.planning.expand import expand
 from sweep.planning.fields import AUTO, PRECISION
-from sweep.planning.grid import Grid, values_of
+from sweep.planning.grid import Grid
 from sweep.planning.kinds import Kind, kinds_of
 from trainers.students.teacher_pca import has_no_network
 
@@ -63,10 +63,6 @@ class Choices(StrictModel):
     """The content of precision.json: {name of a grid: its choice}."""
 
     grids: Mapping[str, Chosen] = {}
-
-
-def is_auto(grid: Grid) -> bool:
-    return AUTO in values_of(grid, PRECISION)
 
 
 def with_precision(grid: Grid, precision: str) -> Grid:

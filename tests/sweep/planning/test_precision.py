@@ -10,9 +10,9 @@ import pytest
 from sweep.planning import precision
 from sweep.planning.calibration import Calibration, StudentSpeed, write_calibration
 from sweep.planning.expand import expand
-from sweep.planning.grid import Grid, check_combinations, read_grid
+from sweep.planning.grid import Grid, check_combinations, is_auto, read_grid
 from sweep.planning.kinds import kind_of
-from sweep.planning.precision import FILE, choose, is_auto, record, with_precision
+from sweep.planning.precision import FILE, choose, record, with_precision
 from sweep.planning.settings import override
 from tests.sweep.conftest import run
 from trainers.results.folder import read_result
