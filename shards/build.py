@@ -27,6 +27,7 @@ from shards.building.request import Request
 from shards.building.teacher_robustness import DEFAULT
 from shards.datasets import DATASETS
 from shards.support.command import CommandParser, command, make_parser
+from shards.support.memory import keep_freed_memory
 from shards.support.schema import validated
 from shards.teachers.prompts import load_templates
 
@@ -163,6 +164,7 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     request = _request(parser, options)
+    keep_freed_memory()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     address = None if options.ray == "local" else options.ray
     if options.dry_run:

@@ -28,6 +28,7 @@ import torch
 
 from shards.support import storage
 from shards.support.command import command, make_parser
+from shards.support.memory import keep_freed_memory
 from shards.support.plugins import load_plugins
 from shards.support.progress import Progress
 from trainers.canonical import stored_config
@@ -217,6 +218,7 @@ def main(argv: list[str]) -> int:
         help="a module on sys.path that registers a probe or an arm named here; may be repeated",
     )
     options = parser.parse_args(argv)
+    keep_freed_memory()
     load_plugins(options.plugins)
     fields = ("test_arms", "adapt_arms", "test_views")
     changes = {name: value for name in fields if (value := getattr(options, name)) is not None}

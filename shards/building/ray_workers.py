@@ -22,6 +22,7 @@ from shards.building.executor import Columns, CorruptedView, OnImages, Task
 from shards.building.ray_connection import connected
 from shards.building.request import Request
 from shards.datasets.left_out import report_once, reported
+from shards.support.memory import keep_freed_memory
 from shards.teachers import Precision
 
 QUEUE_DEPTH = 2  # tasks submitted to a worker at a time, so that it never waits for the driver
@@ -46,6 +47,7 @@ class Worker:
         actor: it would retry, and the driver would not receive the exception.
         """
         if self._opened is None:
+            keep_freed_memory()
             request, device = self._arguments
             self._opened = Embedder(Request.model_validate_json(request), device, precisions)
         return self._opened

@@ -8,11 +8,13 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# Parameters of glibc's mallopt, from its malloc.h.
+# Parameters of glibc's mallopt, from its malloc.h, and their values.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_ARENA_MAX: 1}
+DEFAULT = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 * 1024, M_ARENA_MAX: 0}
 
 
 def free_memory(root: Path = Path("/")) -> int:
@@ -57,13 +59,27 @@ def keep_freed_memory() -> bool:
     setting freed memory stays with the process, which then holds up to twice as much at its peak,
     since arrays of different sizes leave gaps. `release_memory` still gives back what is free.
 
-    Call it in the main thread of a process that trains on a CPU, before it starts
+    Call it in the main thread of a process that trains or embeds on a CPU, before it starts
     threads: one that has allocated keeps the heap it has.
     """
+    return _set(KEEP)
+
+
+@contextlib.contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """`keep_freed_memory` inside; at the end what is free goes back to the system."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        _set(DEFAULT)
+        release_memory()
+
+
+def _set(values: Mapping[int, int]) -> bool:
     if not (sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")):
         return False
-    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_ARENA_MAX: 1}
-    return all(ctypes.CDLL(None).mallopt(name, value) == 1 for name, value in settings.items())
+    return all(ctypes.CDLL(None).mallopt(name, value) == 1 for name, value in values.items())
 
 
 def release_memory() -> None:

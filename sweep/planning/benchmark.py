@@ -16,6 +16,7 @@ from shards.bank.splits import Split
 from shards.building.estimate import size_of, untrained_teacher
 from shards.measures.infonce import uniformity
 from shards.measures.spectrum import centred_eigenvalues
+from shards.support.memory import keeping_freed_memory
 from shards.support.progress import Progress
 from shards.teachers import embedding_dim, input_size
 from shards.teachers.preprocess import CPU_BATCH, Preprocess
@@ -59,6 +60,7 @@ def missing(kinds: Iterable[Kind], known: Calibration) -> list[str]:
     return list(found)
 
 
+@keeping_freed_memory()  # as trials do
 def calibrate(kinds: list[Kind], known: Calibration) -> Calibration:
     """`known` with what the kinds need besides, measured now: about a second for each entry."""
     device = torch.device("cpu" if this_device() == "cpu" else "cuda")
@@ -119,6 +121,7 @@ def student_speed(kind: Kind, device: torch.device) -> StudentSpeed:
 
 
 @functools.cache
+@keeping_freed_memory()
 def seconds_per_sample(student: str, dim: int, side: int, threads: int) -> float:
     """Seconds that one training sample takes on the CPU: forward, backward and Adam.
 

@@ -25,6 +25,8 @@ from shards.support.cache import cache_folder
 from shards.support.schema import StrictModel, validated
 from shards.support.yaml_reader import parse_mapping
 
+METHOD = 2  # how things are measured; times of another method are not used
+
 
 class Overhead(StrictModel):
     """Seconds that a sweep takes besides building, training and measuring.
@@ -118,7 +120,7 @@ def write_calibration(path: str, calibration: Calibration) -> None:
 
 def own_file() -> Path:
     """Where the calibration of this machine is kept."""
-    name = f"{this_device()}-{machine()}-{torch.__version__}"
+    name = f"{this_device()}-{machine()}-{torch.__version__}-{METHOD}"
     return (
         cache_folder() / "calibration" / f"{''.join(c if c.isalnum() else '-' for c in name)}.yaml"
     )

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from shards.support import storage
+from shards.support.memory import keeping_freed_memory
 from shards.support.schema import StrictModel, parsed
 from sweep.planning.benchmark import student_speed
 from sweep.planning.calibration import (
@@ -135,7 +136,8 @@ def _speeds(kinds: list[Kind], file: str | None) -> Calibration:
     device = torch.device("cpu" if known.device == "cpu" else "cuda")
     new = {kind.student: kind for kind in kinds if kind.student not in known.students}
     if new:
-        speeds = {key: student_speed(kind, device) for key, kind in new.items()}
+        with keeping_freed_memory():  # as trials do
+            speeds = {key: student_speed(kind, device) for key, kind in new.items()}
         known = known.joined(known.model_copy(update={"students": speeds}))
         with contextlib.suppress(OSError):  # a read-only cache costs time, nothing else
             write_calibration(str(own_file()), known)
