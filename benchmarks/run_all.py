@@ -39,7 +39,7 @@ COMMANDS = {
     "spectrum": [],
     "freed_memory": [],
     "train_step": [],
-    "whole_grid": ["--seeds", "3"],
+    "whole_grid": [],
     "durability": [],
     "trial_overhead": [],
     "growth": [],

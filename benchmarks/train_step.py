@@ -5,7 +5,9 @@
 
 All ways train the paper's student on random images of CIFAR's size, batch 64, one thread, cosine
 loss, Adam. Reported are CPU seconds a step (user and system), so that other programs on the
-machine weigh little; the mean of the steps measured, after some that are not.
+machine weigh little; the median over turns of some steps, after a first one that is not counted.
+Now and then the heap grows, or a checkpoint is saved (see benchmarks/durability.py): the median
+leaves that out.
 
 * notebook: arXiv 2603.06698 v1 as its authors published it, see benchmarks/notebook.py. At 32
   pixels, which the paper has not, the student takes the unresized images, the teacher resized ones.
@@ -13,21 +15,26 @@ machine weigh little; the mean of the steps measured, after some that are not.
   instructions for it, in bf16; with checkpoints, reports and the settings of the commands.
 * compiled: a trial of width 1 in fp32 with the field `compile`; stderr says what compiling takes.
 * bare loop: the same student, optimiser and layout on tensors that are in memory already,
-  normalised: the limit of what a trial can reach in fp32.
+  normalised: the limit of what a trial can reach in fp32. Its steps take turns with the trial's,
+  for the pace of a virtual machine drifts by more in a minute than the two may differ.
 * inputs: what a trial's loop does to prepare a batch: read, resize, normalise.
 
-Each way runs in a process of its own, for the allocator is a setting of the process. Ends with 1
-where a trial is less than WANTED times as fast as the notebook, or its loop takes more than LOOP.
+Each way but the bare loop runs in a process of its own, for the allocator is a setting of the
+process. Ends with 1 where a trial is less than WANTED times as fast as the notebook, or its loop
+takes more than LOOP.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,8 +52,8 @@ BATCH, DIM, NATIVE = 64, 512, 32
 WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
 LOOP = {224: 1.01, 32: 1.03}  # times the bare loop, at most
 SIZES = ((224, 1), (224, 2), (224, 4), (32, 1))  # (pixels, width)
-STEPS = {"notebook": 2, "trial": 3}  # of a trial in each of three epochs, two of them counted
-STEPS_32 = {"notebook": 2, "trial": 60}
+STEPS = {224: 2, 32: 60}  # of a turn, which is an epoch of a trial
+TURNS = {1: 14, 2: 6, 4: 3}  # counted, by width, of a trial in fp32 and of the bare loop
 
 
 def images(count: int) -> np.ndarray:
@@ -54,10 +61,8 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, NATIVE, NATIVE, 3), dtype=np.uint8)
 
 
-def measured(step: Callable[[], object], steps: int, before: int = 1) -> float:
-    """Mean CPU seconds of `step()` after some that are not counted."""
-    for _ in range(before):
-        step()
+def turn(step: Callable[[], object], steps: int) -> float:
+    """Mean CPU seconds of `step()`."""
     start = time.process_time()
     for _ in range(steps):
         step()
@@ -69,7 +74,7 @@ def notebook_step(side: int, width: int) -> float:
 
     pictures = [Image.fromarray(image) for image in images(BATCH)]
     paper = Notebook(width, native=side == NATIVE)
-    return measured(lambda: paper.step(pictures), (STEPS if side == 224 else STEPS_32)["notebook"])
+    return median([turn(lambda: paper.step(pictures), 1) for _ in range(3)][1:])
 
 
 def made_data(side: int, samples: int) -> Data:
@@ -98,14 +103,21 @@ def made_data(side: int, samples: int) -> Data:
 
 def inputs(side: int, width: int) -> float:
     """What a trial's step takes to prepare its batch, of any student."""
-    keep_freed_memory()
-    count = (STEPS if side == 224 else STEPS_32)["trial"]
-    samples = BATCH * (count + 1)
-    batches = made_data(side, samples).batches(torch.arange(samples).split(BATCH), 0)
-    return measured(lambda: next(batches), count)
+    samples = BATCH * STEPS[side]
+    data = made_data(side, samples)
+    parts = torch.arange(samples).split(BATCH)
+    return median([turn(iter(data.batches(parts, 0)).__next__, len(parts)) for _ in range(4)][1:])
 
 
-def trial(side: int, width: int, precision: str = "fp32", compiled: bool = False) -> float:
+def trial(
+    side: int,
+    width: int,
+    precision: str = "fp32",
+    compiled: bool = False,
+    turns: int = 3,
+    after_turn: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """Of each of so many turns. after_turn: called after each; its time is not counted."""
     from trainers.canonical import make_config
     from trainers.engines.single import Single
     from trainers.objectives import make_objective
@@ -115,8 +127,6 @@ def trial(side: int, width: int, precision: str = "fp32", compiled: bool = False
     from trainers.training.loop import train
     from trainers.training.state import Saver
 
-    keep_freed_memory()
-    count = (STEPS if side == 224 else STEPS_32)["trial"]
     config = make_config(
         {
             "dataset": "digits",
@@ -124,7 +134,7 @@ def trial(side: int, width: int, precision: str = "fp32", compiled: bool = False
             "student": f"width:{width}",
             "optimizer": "adam",
             "batch_size": BATCH,
-            "epochs": 3,
+            "epochs": 1 + turns,
             "precision": precision,
             "compile": compiled,
         }
@@ -132,35 +142,39 @@ def trial(side: int, width: int, precision: str = "fp32", compiled: bool = False
     student = build_student(config.student, DIM, side, 0)
     device = torch.device("cpu")
     apply_performance_options(student, config, device, side)
-    data = made_data(side, BATCH * count)
+    data = made_data(side, BATCH * STEPS[side])
     objective = make_objective(config.objective, config.objective_fields)
-    at: list[float] = []
-    began = time.process_time()
+    apart = np.zeros(2)
+
+    def now() -> np.ndarray:
+        """(Wall-clock, CPU) seconds of the trial alone."""
+        return np.array([time.monotonic(), time.process_time()]) - apart
+
+    at = [now()[1]]
 
     def report(values: dict[str, object]) -> None:
-        at.append(time.process_time())
+        before = now()
+        at.append(before[1])
+        after_turn()
+        apart[:] += now() - before
 
     with tempfile.TemporaryDirectory() as folder, Single(device) as engine:
-        saver = Saver(Checkpoints(folder, owner_of(config, "benchmark")))
-        train(
-            config,
-            student,
-            objective,
-            data,
-            engine,
-            saver,
-            report,
-        )
-    step = (at[2] - at[0]) / 2 / count
+        checkpoints = Checkpoints(folder, owner_of(config, "benchmark"))
+        saver = Saver(checkpoints, clock=lambda: float(now()[0]))
+        train(config, student, objective, data, engine, saver, report)
+    first, *counted = np.diff(at).tolist()
     if compiled:
-        print(f"compiling: {at[0] - began - count * step:.1f} CPU s", file=sys.stderr)
-    return step
+        print(f"compiling: {first - median(counted):.1f} CPU s", file=sys.stderr)
+    return [seconds / STEPS[side] for seconds in counted]
 
 
-def bare(side: int, width: int) -> float:
+def trial_and_bare(side: int, width: int) -> dict[str, float]:
+    """A trial in fp32, a bare loop that takes turns with it, and the ratio of the two.
+
+    Each turn of the trial is compared with the mean of the bare loop's before and after it.
+    """
     from trainers.students import build_student
 
-    keep_freed_memory()
     student = build_student(f"width:{width}", DIM, side, 0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     images_BCHW = torch.randn(BATCH, 3, side, side).to(memory_format=torch.channels_last)
@@ -172,60 +186,79 @@ def bare(side: int, width: int) -> float:
         loss.backward()
         optimizer.step()
 
-    count = (STEPS if side == 224 else STEPS_32)["trial"]
-    return measured(step, 2 * count, before=count)  # as many as of a trial
+    turns: list[float] = []
+    loop = trial(
+        side,
+        width,
+        turns=TURNS[width],
+        after_turn=lambda: turns.append(turn(step, STEPS[side])),
+    )
+    around = [(before + after) / 2 for before, after in itertools.pairwise(turns)]
+    ratio = median(ours / theirs for ours, theirs in zip(loop, around, strict=True))
+    return {"trial": median(loop), "bare": median(turns[1:]), "ratio": ratio}
 
 
-WAYS = {
+WAYS: dict[str, Callable[[int, int], float | dict[str, float]]] = {
     "notebook": notebook_step,
-    "trial": trial,
-    "trial bf16": lambda side, width: trial(side, width, "bf16"),
-    "compiled": lambda side, width: trial(side, width, compiled=True),
-    "bare": bare,
+    "trial": trial_and_bare,
+    "trial bf16": lambda side, width: median(trial(side, width, "bf16")),
+    "compiled": lambda side, width: median(trial(side, width, compiled=True)),
     "inputs": inputs,
 }
 
 
-def in_a_process(way: str, side: int, width: int) -> float:
+def in_a_process(way: str, side: int, width: int) -> dict[str, float]:
+    """{way: CPU seconds a step}; with the bare loop also the `ratio` of a trial to it."""
     command = [sys.executable, __file__, "--one", way, str(side), str(width)]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(found)
+
+
+def one(way: str, side: int, width: int) -> None:
+    torch.set_num_threads(1)
+    if way != "notebook":  # which runs as PyTorch does by default
+        keep_freed_memory()
+    found = WAYS[way](side, width)
+    print(json.dumps(found if isinstance(found, dict) else {way: found}))
 
 
 def main(arguments: list[str]) -> int:
     if arguments and arguments[0] == "--one":
-        torch.set_num_threads(1)
-        print(WAYS[arguments[1]](int(arguments[2]), int(arguments[3])))
+        one(arguments[1], int(arguments[2]), int(arguments[3]))
         return 0
     widths = [int(width) for width in arguments]
     sizes = [(side, width) for width in widths for side in (224, 32)] or SIZES
     ratios: list[Ratio] = []
     for side, width in sizes:
-        ways = ["notebook", "trial", "bare", "inputs"]
+        ways = ["notebook", "trial", "inputs"]
         ways += ["trial bf16"] * has_bf16() + ["compiled"] * (width == 1)
-        row = {way: in_a_process(way, side, width) for way in ways}
+        row: dict[str, float] = {}
+        for way in ways:
+            row |= in_a_process(way, side, width)
         size = f"{side} pixels, width {width}"
-        listed = ", ".join(f"{way} {value:.3f}" for way, value in row.items())
+        listed = ", ".join(f"{way} {value:.3f}" for way, value in row.items() if way != "ratio")
         print(f"{size}: CPU seconds a step: {listed}", flush=True)
         ratios += ratios_of(row, side, width)
     return finish(ratios)
 
 
 def ratios_of(row: dict[str, float], side: int, width: int) -> list[Ratio]:
-    """row: {way: CPU seconds a step}."""
+    """row: {way: CPU seconds a step}, and `ratio`, see `trial_and_bare`."""
     size = f"{side} pixels, width {width}"
-    fastest = min(row["trial"], row.get("trial bf16", row["trial"]))
-    both = f"{fastest:.3f} against {row['notebook']:.3f} CPU s"
+    fastest = min((way for way in row if way in ("trial", "trial bf16")), key=row.__getitem__)
+    precision = "bf16" if fastest == "trial bf16" else "fp32"
+    both = f"{row[fastest]:.3f} ({precision}) against {row['notebook']:.3f} CPU s"
     preparing = f"to which the preparation of a batch adds {row['inputs']:.4f}"
     found = [
         Ratio(
             f"a step of a trial against the paper's notebook, {size}",
-            row["notebook"] / fastest,
+            row["notebook"] / row[fastest],
             WANTED.get(width) if side == 224 else None,
             measured=f"{both}; of a bare loop in fp32 {row['notebook'] / row['bare']:.3g}",
         ),
         Ratio(
             f"a step of a trial in fp32 against a bare loop, {size}",
-            row["trial"] / row["bare"],
+            row["ratio"],
             LOOP[side],
             at_least=False,
             measured=f"{row['trial']:.4f} against {row['bare']:.4f} CPU s, {preparing}",

@@ -2,9 +2,11 @@
 
     python benchmarks/whole_grid.py
     python benchmarks/whole_grid.py --seeds 2 --images 128      # a short look
+    python benchmarks/whole_grid.py --all-probes    # a trial's default ones: more than the notebook
 
 One student of width 1 on images of CIFAR's size, resized to 224 pixels, a ViT-B/32 with random
-weights as teacher, 5 epochs, several seeds. The sweep measures more at the end than the notebook.
+weights as teacher, 5 epochs, several seeds. Students are measured as in the notebook: rank, probe
+accuracy without noise and under three noises, InfoNCE. The sweep chooses fp32 or bf16 itself.
 It is run whole: `sweep.run` from its start, with the bank's build, to its table and report. The
 notebook trains one epoch of one seed and evaluates it, with as many threads as there are cores; its
 steps are all the same work, so its time for the grid is that of an epoch times epochs and seeds,
@@ -34,10 +36,15 @@ fixed:
   teacher: open_clip:ViT-B-32:none
   student: width:1
   input: teacher
+  precision: auto
   epochs: {epochs}
   test_arms: [noise_normalised:0.05, noise_normalised:0.1, noise_normalised:0.2]
   test_views: 1
-seeds: {seeds}
+{measured}seeds: {seeds}
+"""
+MEASURED = """\
+  probes: [spectrum, linear, robustness, infonce]
+  adapt_arms: []
 """
 
 
@@ -76,15 +83,24 @@ def by_notebook(images: Path, seeds: int) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--images", type=int, default=512, help="of train; a quarter more of test")
+    parser.add_argument("--all-probes", action="store_true")
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.environ["DISTIL_CACHE"] = f"{folder}/cache"  # in which nothing was measured before
         make_images(folder / "images", options.images, options.images // 4)
         grid = folder / "whole.yaml"
-        grid.write_text(GRID.format(folder=folder / "images", epochs=EPOCHS, seeds=options.seeds))
+        grid.write_text(
+            GRID.format(
+                folder=folder / "images",
+                epochs=EPOCHS,
+                measured="" if options.all_probes else MEASURED,
+                seeds=options.seeds,
+            )
+        )
         wall, cpu = by_notebook(folder / "images", options.seeds)
         print(f"notebook: {wall:.0f} s of wall-clock, {cpu:.0f} CPU s", flush=True)
         arguments = ["--grid", str(grid), "--cpus", str(options.cpus), "--out", f"{folder}/run"]
