@@ -24,6 +24,7 @@ from ratios import Ratio, finish
 
 from shards.building.build import build
 from shards.building.request import Request
+from shards.support.memory import keep_freed_memory
 from shards.support.threads import single_core_map
 from shards.teachers import Precision, open_teacher
 from shards.teachers.preprocess import CPU_BATCH
@@ -61,6 +62,7 @@ def alone(device: str, precision: Precision, batches: int, batch: int) -> float:
 
 
 def main() -> int:
+    keep_freed_memory()  # as `shards.build` does
     device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     precision: Any = sys.argv[2] if len(sys.argv) > 2 else "fp32"
     on_cpu = device == "cpu"

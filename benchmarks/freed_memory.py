@@ -5,15 +5,18 @@
 
 The paper's student in channels-last layout, cosine loss and Adam on tensors in memory, one thread,
 batch 64. Each way runs in a process of its own, for the allocator is a setting of the process.
-Reported are CPU seconds a step, user and system, and the peak of the resident set.
+Reported are CPU seconds of a step, user and system, each the median over steps, and the peak of the
+resident set. The heap grows for some steps at first, which the median leaves out.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import subprocess
 import sys
+from statistics import median
 
 import torch
 from ratios import Ratio, finish
@@ -23,30 +26,28 @@ from shards.support.memory import keep_freed_memory
 from trainers.students import build_student
 
 BATCH, DIM = 64, 512
-WARM = 4  # steps that are not counted: the heap grows for three, at width 4
-CASES = ((224, 1, 3), (224, 4, 2), (32, 1, 60))  # (pixels, width, steps)
+CASES = ((224, 1, 7), (224, 4, 7), (32, 1, 60))  # (pixels, width, steps)
 SYSTEM = 0.05  # share of a step's CPU time that the system may take at 224 pixels
 
 
 def measure(side: int, width: int, steps: int) -> dict[str, float]:
-    """User and system seconds a step, and MiB at the peak."""
+    """User and system seconds of a step, and MiB at the peak."""
     student = build_student(f"width:{width}", DIM, side, 0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     images_BCHW = torch.randn(BATCH, 3, side, side).to(memory_format=torch.channels_last)
     target_BD = normalize(torch.randn(BATCH, DIM), dim=-1)
-    begin = resource.getrusage(resource.RUSAGE_SELF)
-    for step in range(WARM + steps):
-        if step == WARM:
-            begin = resource.getrusage(resource.RUSAGE_SELF)
+    used = [resource.getrusage(resource.RUSAGE_SELF)]
+    for _ in range(steps):
         loss = (1 - cosine_similarity(student(images_BCHW), target_BD, dim=-1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    end = resource.getrusage(resource.RUSAGE_SELF)
+        used.append(resource.getrusage(resource.RUSAGE_SELF))
+    pairs = list(itertools.pairwise(used))
     return {
-        "user": (end.ru_utime - begin.ru_utime) / steps,
-        "system": (end.ru_stime - begin.ru_stime) / steps,
-        "mib": end.ru_maxrss / 1024,
+        "user": median(after.ru_utime - before.ru_utime for before, after in pairs),
+        "system": median(after.ru_stime - before.ru_stime for before, after in pairs),
+        "mib": used[-1].ru_maxrss / 1024,
     }
 
 
