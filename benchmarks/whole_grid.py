@@ -83,7 +83,7 @@ def by_notebook(images: Path, seeds: int) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--images", type=int, default=512, help="of train; a quarter more of test")
     parser.add_argument("--all-probes", action="store_true")
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
