@@ -3,9 +3,9 @@
     python benchmarks/read_shards.py [SAMPLES]
 
 The same content twice: a bank, and its export with one sample per member, from a warm page cache,
-each in one process. Ours twice: the first time on a machine, when every sha256 and unit vector is
+each in one process. Ours twice: the first time on a machine, when every checksum and unit vector is
 checked, and after that. WebDataset checks nothing; its members are decoded with NumPy. Ends with 1
-where the ratio of samples/s, neither checking, is below 50.
+where a ratio of samples/s is below FIRST or LATER.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from shards.support.memory import keep_freed_memory
 from shards.teachers.preprocess import Preprocess
 
 ROUNDS = 4
-RATIO, DIM, SIDE, VIEWS = 50.0, 512, 32, 8
+FIRST, LATER = 50.0, 100.0  # times as fast, at least
+DIM, SIDE, VIEWS = 512, 32, 8
 ARM = "crop_flip:4"
 
 
@@ -131,8 +132,8 @@ def main() -> int:
                 measured=f"{pace[name]:,.0f} against {members:,.0f} samples/s",
             )
             for name, what, wanted in (
-                ("columns", "reading shards the first time, every sha256 checked", None),
-                ("columns, checked before", "reading shards that were checked before", RATIO),
+                ("columns", "reading shards the first time, every checksum compared", FIRST),
+                ("columns, checked before", "reading shards that were checked before", LATER),
             )
         ]
     )

@@ -1,4 +1,4 @@
-"""Check a bank: its manifest, the sha256 of every shard, and what the shards contain.
+"""Check a bank: its manifest, the checksums of every shard, and what the shards contain.
 
     python -m shards.verify bank
     python -m shards.verify s3://bucket/cifar10

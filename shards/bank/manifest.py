@@ -1,11 +1,11 @@
-"""The manifest of a bank: what was built, from what, and the checksum of every shard.
+"""The manifest of a bank: what was built, from what, and the checksums of every shard.
 
 A bank is a folder: `manifest.json` and one tar per block of about 1,000 samples,
 `train-000000.tar`, `test-000000.tar`, ..., with the members of `shards.bank.members`.
 
 The V views of a split are the views of its arms one after the other; each `ArmRecord` holds the
 slice that belongs to its arm. The manifest is written last, and readers trust nothing else: a tar
-is opened only after its sha256 agrees.
+is opened only after its checksum agrees.
 """
 
 from __future__ import annotations
@@ -125,7 +125,10 @@ class Plan(StrictModel):
 
 
 class ShardRecord(StrictModel):
-    """One tar of the bank. `keys_sha256`: of its keys in order; None in older banks."""
+    """One tar of the bank. `keys_sha256`: of its keys in order; None in older banks.
+
+    `blake3`: None in older banks and in those built where the package is not installed.
+    """
 
     name: str = Field(pattern=r"^(train|test)-\d{6}\.tar$")
     split: str = Field(pattern=r"^(train|test)$")
@@ -133,6 +136,7 @@ class ShardRecord(StrictModel):
     bytes: int = Field(ge=0)
     sha256: str
     keys_sha256: str | None = None
+    blake3: str | None = None
 
 
 class Packed(StrictModel):
@@ -166,8 +170,10 @@ class Manifest(StrictModel):
         left_out: dict[str, Any] = dict.fromkeys(besides, True)
         if not self.robustness:
             left_out["robustness"] = True
-        if not any(shard.keys_sha256 for shard in self.shards):
-            left_out["shards"] = {"__all__": {"keys_sha256"}}
+        added_later = ("keys_sha256", "blake3")
+        empty = {f for f in added_later if not any(getattr(shard, f) for shard in self.shards)}
+        if empty:
+            left_out["shards"] = {"__all__": empty}
         return self.model_dump_json(exclude=left_out, indent=indent)
 
     def teacher_figures(self, draws: int, exactly: bool = False) -> tuple[dict[str, Figures], ...]:

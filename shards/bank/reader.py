@@ -1,8 +1,7 @@
-"""Reading a bank: its verified manifest, and shards whose sha256 agrees before they are parsed."""
+"""Reading a bank: its verified manifest, and shards that are parsed after their checksum agrees."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from shards.bank.checksums import check_checksums
 from shards.bank.manifest import FORMAT, MANIFEST, Manifest, Plan, ShardRecord
 from shards.bank.members import keys_sha256, unpack
 from shards.support import cache, storage
 from shards.support.threads import prefetch, single_core_pool
 
-AHEAD = 3  # shards read at once: their latency and sha256 overlap with the caller's work
+AHEAD = 3  # shards read at once: their latency and checksums overlap with the caller's work
 PIECE = 1 << 18  # numbers converted to float32 at once: 1 MiB, which stays in a core's cache
 
 
@@ -67,7 +67,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 def load_shard(location: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """Read and parse a shard; verify its size, sha256, columns and values.
+    """Read and parse a shard; verify its size, checksum, columns and values.
 
     Verification is skipped for a file that this machine has verified before and that has not
     changed since (see `shards.support.cache`). Raises: ValueError naming the shard; OSError.
@@ -76,7 +76,7 @@ def load_shard(location: str, manifest: Manifest, record: ShardRecord) -> Shard:
 
 
 def check_shard(location: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """`load_shard`, always verifying."""
+    """`load_shard`, always verifying, with every checksum that the manifest has."""
     return load_file(storage.join(location, record.name), manifest, record, trust=False)
 
 
@@ -91,7 +91,7 @@ def load_file(path: str, manifest: Manifest, record: ShardRecord, trust: bool = 
     data = read_shard(path)
     if trust and cache.is_verified(path, state):
         return Shard(record, *unpack(data, path))
-    shard = check_data(data, path, manifest, record)
+    shard = check_data(data, path, manifest, record, every_checksum=not trust)
     cache.mark_verified(path, state)
     return shard
 
@@ -106,19 +106,16 @@ def read_shard(path: str) -> bytes:
         ) from None
 
 
-def check_data(data: bytes, path: str, manifest: Manifest, record: ShardRecord) -> Shard:
+def check_data(
+    data: bytes, path: str, manifest: Manifest, record: ShardRecord, every_checksum: bool = False
+) -> Shard:
     """Parse a shard's bytes. Raises: ValueError unless they are those that the manifest lists."""
     if len(data) != record.bytes:
         raise ValueError(
             f"shard {path}: {len(data):,} bytes, the manifest says {record.bytes:,}; delete it "
             "and build again"
         )
-    found = hashlib.sha256(data).hexdigest()
-    if found != record.sha256:
-        raise ValueError(
-            f"shard {path}: sha256 {found[:16]}..., the manifest says {record.sha256[:16]}...; "
-            "delete it and build again"
-        )
+    check_checksums(data, path, record, every_checksum)
     arrays, keys = unpack(data, path)
     _check_columns(path, manifest, record, arrays, keys)
     return Shard(record, arrays, keys)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from shards.bank.checksums import check_checksums, checksums
 from shards.bank.manifest import MANIFEST, PLAN, Manifest, Packed, Plan, ShardRecord
 from shards.bank.members import keys_sha256, unpack
 from shards.support import storage
@@ -19,7 +19,8 @@ class BankWriter:
     """Writes a bank into a folder, continuing an earlier build that was interrupted.
 
     `plan.json` is written first and records what is being built; `shards.json` lists the shards
-    that are complete, with their sha256. Raises: ValueError for a folder that holds another plan.
+    that are complete, with their checksums.
+    Raises: ValueError for a folder that holds another plan.
     """
 
     def __init__(self, location: str, plan: Plan) -> None:
@@ -64,9 +65,10 @@ class BankWriter:
     def _intact(self, record: ShardRecord) -> bool:
         path = storage.join(self.location, record.name)
         try:
-            return hashlib.sha256(storage.read(path)).hexdigest() == record.sha256
-        except FileNotFoundError:
+            check_checksums(storage.read(path), path, record)
+        except (FileNotFoundError, ValueError):
             return False
+        return True
 
     @property
     def bytes_published(self) -> int:
@@ -88,12 +90,14 @@ class BankWriter:
         """
         name = self._name(split, index)
         storage.write(storage.join(self.location, name), data)
+        found = checksums(data)
         self._records[name] = ShardRecord(
             name=name,
             split=split,
             samples=samples,
             bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=found["sha256"],
+            blake3=found.get("blake3"),
             keys_sha256=keys_sha256(unpack(data, name)[1]),
         )
         listing = [self._records[n].model_dump() for n in sorted(self._records)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from shards.bank.checksums import checksums
 from shards.bank.manifest import Manifest
 from shards.bank.members import keys_sha256, pack, unpack
 from shards.building.build import build
@@ -76,7 +76,7 @@ def copy(bank: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rewrite(copy: Path) -> Rewrite:
-    """Change one shard of the copy and give the manifest its new, valid size and sha256.
+    """Change one shard of the copy and give the manifest its new, valid size and checksums.
 
     `keys_too`: that of its keys as well.
     """
@@ -89,7 +89,7 @@ def rewrite(copy: Path) -> Rewrite:
         (copy / name).write_bytes(data)
         text = json.loads((copy / "manifest.json").read_text())
         record = next(r for r in text["shards"] if r["name"] == name)
-        record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        record |= {"bytes": len(data), **checksums(data)}
         if keys_too:
             record["keys_sha256"] = keys_sha256(tuple(names))
         manifest = Manifest.model_validate_json(json.dumps(text)).sealed()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from shards import build
 from shards.arms import make_arm
@@ -121,6 +122,7 @@ def _shard(folder: Path, split: str, index: int, samples: int) -> dict:
     return {
         "name": f"{split}-{index:06d}.tar", "split": split, "samples": samples,
         "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+        "blake3": blake3(data).hexdigest(),
         "keys_sha256": keys_sha256(unpack(data, "here")[1]),
     }  # fmt: skip
 
@@ -148,12 +150,14 @@ def test_keys_that_do_not_belong_are_refused_whatever_the_hash(
     failed(copy, "shards", name, "its keys")
 
 
-def test_a_bank_from_before_keys_had_a_checksum_is_read(bank: Path, copy: Path) -> None:
+@pytest.mark.parametrize("lacking", [("blake3",), ("blake3", "keys_sha256")])
+def test_a_bank_from_before_a_checksum_existed_is_read(lacking, bank: Path, copy: Path) -> None:
     text = json.loads((copy / "manifest.json").read_text())
     for record in text["shards"]:
-        assert len(record.pop("keys_sha256")) == 64
+        for name in lacking:
+            assert len(record.pop(name)) == 64
     old = Manifest.model_validate_json(json.dumps(text)).sealed()
-    assert "keys_sha256" not in old.to_json()
+    assert not any(name in old.to_json() for name in lacking)
     (copy / "manifest.json").write_text(old.to_json())
     assert verify(str(copy)).good
     shards = [load_shard(str(p), load_manifest(str(p)), old.shards[1]) for p in (copy, bank)]
