@@ -44,13 +44,20 @@ COMMANDS = {
     "trial_overhead": [],
     "growth": [],
     "probe_memory": [],
+    "probe_peers": [],
     "linear_probe": ["--samples", "20000", "--classes", "10", "--solvers", *PEERS],
     "packing": [],
     "mlflow_cost": [],
     "many_trials": [],
 }
 LONG = ("mlflow_cost", "many_trials")  # only with --only or --all
-PAIRED = ("growth", "probe_memory", "linear_probe", "packing")  # CPU seconds of one thread
+PAIRED = (
+    "growth",
+    "probe_memory",
+    "probe_peers",
+    "linear_probe",
+    "packing",
+)  # CPU seconds of one thread
 
 
 def run(name: str) -> bool:
