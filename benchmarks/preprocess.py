@@ -21,6 +21,7 @@ from PIL import Image
 from ratios import Ratio, finish
 from sklearn.datasets import load_sample_images
 
+from shards.support.memory import keep_freed_memory
 from shards.teachers.preprocess import CPU_BATCH, Preprocess
 
 SIDE, SIZE, TURNS, ROUNDS = 32, 224, 8, 12
@@ -56,6 +57,7 @@ def seconds(*actions: Callable[[], torch.Tensor]) -> list[float]:
 
 
 def main() -> int:
+    keep_freed_memory()  # as a build does
     torch.set_num_threads(1)
     batch = int(sys.argv[1]) if len(sys.argv) > 1 else CPU_BATCH
     images_NHWC = pictures(batch)

@@ -56,8 +56,8 @@ BATCH, DIM, NATIVE = 64, 512, 32
 WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
 LOOP = {224: 1.01, 32: 1.03}  # times the bare loop, at most
 SIZES = ((224, 1), (224, 2), (224, 4), (32, 1))  # (pixels, width)
-STEPS = {224: 2, 32: 60}  # of a turn, which is an epoch of a trial
-TURNS = {1: 12, 2: 5, 4: 3}  # counted, by width, of a trial in fp32 and of the bare loop
+TURNS = {1: 12, 2: 8, 4: 5}  # counted, by width, of a trial in fp32 and of the bare loop
+NOTEBOOK = {1: 2, 2: 2, 4: 1}  # steps that are counted, by width
 
 
 def images(count: int) -> np.ndarray:
@@ -78,7 +78,15 @@ def notebook_step(side: int, width: int) -> float:
 
     pictures = [Image.fromarray(image) for image in images(BATCH)]
     paper = Notebook(width, native=side == NATIVE)
-    return median([turn(lambda: paper.step(pictures), 1) for _ in range(3)][1:])
+    counted = NOTEBOOK[width]
+    return median([turn(lambda: paper.step(pictures), 1) for _ in range(1 + counted)][1:])
+
+
+def steps_of(side: int, width: int) -> int:
+    """Steps of a turn, which is an epoch of a trial: few where a step takes seconds."""
+    if side == NATIVE:
+        return 60
+    return 2 if width == 1 else 1
 
 
 def made_data(side: int, samples: int) -> Data:
@@ -107,7 +115,7 @@ def made_data(side: int, samples: int) -> Data:
 
 def inputs(side: int, width: int) -> float:
     """What a trial's step takes to prepare its batch, of any student."""
-    samples = BATCH * STEPS[side]
+    samples = BATCH * steps_of(side, width)
     data = made_data(side, samples)
     parts = torch.arange(samples).split(BATCH)
     return median([turn(iter(data.batches(parts, 0)).__next__, len(parts)) for _ in range(4)][1:])
@@ -146,7 +154,7 @@ def trial(
     student = build_student(config.student, DIM, side, 0)
     device = torch.device("cpu")
     apply_performance_options(student, config, device, side)
-    data = made_data(side, BATCH * STEPS[side])
+    data = made_data(side, BATCH * steps_of(side, width))
     objective = make_objective(config.objective, config.objective_fields)
     apart = np.zeros(2)
 
@@ -169,7 +177,7 @@ def trial(
     first, *counted = np.diff(at).tolist()
     if compiled:
         print(f"compiling: {first - median(counted):.1f} CPU s", file=sys.stderr)
-    return [seconds / STEPS[side] for seconds in counted]
+    return [seconds / steps_of(side, width) for seconds in counted]
 
 
 def trial_and_bare(side: int, width: int) -> dict[str, float]:
@@ -195,7 +203,7 @@ def trial_and_bare(side: int, width: int) -> dict[str, float]:
         side,
         width,
         turns=TURNS[width],
-        after_turn=lambda: turns.append(turn(step, STEPS[side])),
+        after_turn=lambda: turns.append(turn(step, steps_of(side, width))),
     )
     around = [(before + after) / 2 for before, after in itertools.pairwise(turns)]
     ratio = median(ours / theirs for ours, theirs in zip(loop, around, strict=True))
