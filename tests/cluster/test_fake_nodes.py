@@ -15,6 +15,7 @@ from tests.cluster.hosts import ROOT
 pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_nodes_come_for_what_waits_and_go_when_idle(tmp_path: Path) -> None:
     unshare = ["unshare", "-p", "-f", "--mount-proc", "--kill-child"]

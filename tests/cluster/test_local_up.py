@@ -21,7 +21,7 @@ name: fleet
 fixed:
   dataset: digits
   teacher: embedded
-  epochs: 12
+  epochs: 6
   train_samples: 320
   test_samples: 40
   batch_size: 16

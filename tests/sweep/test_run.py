@@ -171,12 +171,13 @@ def test_a_failing_trial_and_a_gang_beside_it(tools: Any, tmp_path: Path) -> Non
     [
         (["--cpus", "9999"], ["--cpus", "9999", str(os.cpu_count())]),
         (["--cpus", "1", "--set", "threads=7"], ["7 CPU", "there are 1"]),
-        (
+        pytest.param(
             # 200 train images: as many ranks as a batch of two images each allows.
             ["--set", "engine=ddp", "--set", "ranks=100", "--set", "batch_size=200"],
             ["100 CPU", f"there are {os.cpu_count()}"],
+            marks=pytest.mark.thorough,
         ),
-        (["--gpus-per-trial", "99"], ["99 GPU"]),
+        pytest.param(["--gpus-per-trial", "99"], ["99 GPU"], marks=pytest.mark.thorough),
         (["--cpus", "0"], ["--cpus", "at least 1"]),
         (["--max-concurrent", "0"], ["--max-concurrent", "at least 1"]),
         (["--store", "ftp://somewhere"], ["ftp"]),

@@ -36,6 +36,7 @@ parts:
 ZERO = "  - fixed: {engine: deepspeed, ranks: 2, zero_stage: 1, epochs: 1}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_gangs_over_two_nodes_of_which_one_is_lost(
     cluster: Any, tools: Any, tmp_path: Path
