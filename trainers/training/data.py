@@ -82,7 +82,11 @@ class Data:
             index = tuple(part.numpy() for part in at)
             rows = column[index]
             return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
-        return column[tuple(part.to(self.device) for part in at)]
+        first, *others = (part.to(self.device) for part in at)
+        if others:
+            return column[(first, *others)]
+        # Copies whole rows, where indexing by a tensor copies one element after another.
+        return column.index_select(0, first)
 
     def inputs(self, index_B: torch.Tensor, view_B: torch.Tensor) -> torch.Tensor:
         """The student's input for one view of each image: float32 (B, 3, size, size).
