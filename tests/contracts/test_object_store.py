@@ -142,7 +142,7 @@ def test_streaming_copies_shards_once_and_again_where_a_copy_is_spoilt(
 
     copy.write_bytes(flipped)
     storage.write(f"{bank}/{record.name}", flipped)
-    with pytest.raises(ValueError, match=f"shard {bank}/{record.name}: sha256"):
+    with pytest.raises(ValueError, match=f"shard {bank}/{record.name}: blake3"):
         stream()
     storage.delete(f"{bank}/{record.name}")
     with pytest.raises(ValueError, match=f"shard {bank}/{record.name} is missing"):
