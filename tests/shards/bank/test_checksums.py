@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 
 from shards.bank import checksums
 from shards.bank.manifest import Manifest
@@ -17,6 +16,7 @@ from shards.building.build import build
 from shards.verify import verify
 from tests.shards.conftest import REQUEST
 
+blake3 = pytest.importorskip("blake3").blake3
 Edit = Callable[[dict[str, str | None]], object]
 
 
