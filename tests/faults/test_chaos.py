@@ -28,7 +28,7 @@ TWELVE += ["trial", "driver", "trial", "raylet", "trial", "driver"]
 def test_kills_change_nothing(kills: list[str], gone_later: Any, tmp_path: Path) -> None:
     """Two trials of one rank and a gang of two; the seed draws the victims and the moments."""
     grid = tmp_path / "grid.yaml"
-    text = GRID.read_text().replace("epochs: 200", "epochs: 120")
+    text = GRID.read_text().replace("epochs: 200", f"epochs: {10 * len(kills)}")
     grid.write_text(text.replace("seeds: 3", "seeds: 1"))
     (tmp_path / "control").mkdir()
     run_control(grid, tmp_path / "control")
