@@ -51,13 +51,8 @@ COMMANDS = {
     "many_trials": [],
 }
 LONG = ("mlflow_cost", "many_trials")  # only with --only or --all
-PAIRED = (
-    "growth",
-    "probe_memory",
-    "probe_peers",
-    "linear_probe",
-    "packing",
-)  # CPU seconds of one thread
+# These count the CPU seconds of one thread.
+PAIRED = ("growth", "probe_memory", "probe_peers", "linear_probe", "packing")
 
 
 def run(name: str) -> bool:

@@ -21,8 +21,9 @@ leaves that out.
 
 Each way but the bare loop runs in a process of its own, for the allocator is a setting of the
 process. The notebook and the trial in fp32 have the machine for themselves; the other ways run two
-at a time where there are two cores, which makes them rather slower than faster. Ends with 1 where
-a trial is less than WANTED times as fast as the notebook, or its loop takes more than LOOP.
+at a time where there are two cores, so that a trial in bf16 gains nothing over the notebook by it.
+Ends with 1 where a trial is less than WANTED times as fast as the notebook, or its loop takes more
+than LOOP.
 """
 
 from __future__ import annotations
