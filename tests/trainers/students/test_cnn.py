@@ -63,6 +63,32 @@ def test_the_papers_layers_one_by_one():
     torch.testing.assert_close(student(images_BCHW), x)
 
 
+@pytest.mark.parametrize("side", [32, 9])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_relu_after_pooling_has_the_bits_of_the_papers_order(side, layout, precision):
+    ours, papers = (build_student("width:1", 16, side, seed=0) for _ in range(2))
+    for position in (2, 6):
+        pool, relu = papers.trunk[position : position + 2]
+        papers.trunk[position], papers.trunk[position + 1] = relu, pool
+    assert isinstance(papers.trunk[2], nn.ReLU)
+    with torch.no_grad():  # some windows without a positive value, and some of equal ones
+        for student in (ours, papers):
+            student.trunk[1].bias[:8] = -1.0
+            student.trunk[5].weight[:4] = 0.0
+    generator = torch.Generator().manual_seed(0)
+    images_BCHW = torch.randn(8, 3, side, side, generator=generator).to(memory_format=layout)
+    outputs: list[torch.Tensor] = []
+    for student in (ours, papers):
+        student.to(memory_format=layout)
+        with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            outputs.append(student(images_BCHW))
+        outputs[-1].float().square().sum().backward()
+    assert torch.equal(*outputs)
+    pairs = zip(ours.parameters(), papers.parameters(), strict=True)
+    assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
+
+
 def test_counts_in_closed_form_are_those_of_the_model():
     for channels in ((4, 7, 14), (16, 32, 64), (9, 5, 31)):
         assert cnn_parameters(*channels, 96) == count_parameters(cnn(channels, 96)).total
