@@ -22,8 +22,8 @@ leaves that out.
 Each way but the bare loop runs in a process of its own, for the allocator is a setting of the
 process. The notebook and the trial in fp32 have the machine for themselves; the other ways run two
 at a time where there are two cores, so that a trial in bf16 gains nothing over the notebook by it.
-Ends with 1 where a trial is less than WANTED times as fast as the notebook, or its loop takes more
-than LOOP.
+Ends with 1 where a trial is less than WANTED times as fast as the notebook, its loop takes more
+than LOOP, or the system more than SYSTEM of a step at 224 pixels.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 BATCH, DIM, NATIVE = 64, 512, 32
 WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
 LOOP = {224: 1.01, 32: 1.03}  # times the bare loop, at most
+SYSTEM = {224: 0.05}  # share of a step's CPU time that the system may take
 SIZES = ((224, 1), (224, 2), (224, 4), (32, 1))  # (pixels, width)
 TURNS = {1: 12, 2: 8, 4: 5}  # counted, by width, of a trial in fp32 and of the bare loop
 NOTEBOOK = {1: 2, 2: 2, 4: 1}  # steps that are counted, by width
@@ -129,8 +131,11 @@ def trial(
     compiled: bool = False,
     turns: int = 3,
     after_turn: Callable[[], object] = lambda: None,
-) -> list[float]:
-    """Of each of so many turns. after_turn: called after each; its time is not counted."""
+) -> np.ndarray:
+    """(turns, 2): CPU seconds of a step, and those of the system, in each of so many turns.
+
+    after_turn: called after each; its time is not counted.
+    """
     from trainers.canonical import make_config
     from trainers.engines.single import Single
     from trainers.objectives import make_objective
@@ -157,17 +162,18 @@ def trial(
     apply_performance_options(student, config, device, side)
     data = made_data(side, BATCH * steps_of(side, width))
     objective = make_objective(config.objective, config.objective_fields)
-    apart = np.zeros(2)
+    apart = np.zeros(3)
 
     def now() -> np.ndarray:
-        """(Wall-clock, CPU) seconds of the trial alone."""
-        return np.array([time.monotonic(), time.process_time()]) - apart
+        """Seconds of the trial alone: wall-clock, CPU, and of those the system's."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return np.array([time.monotonic(), used.ru_utime + used.ru_stime, used.ru_stime]) - apart
 
-    at = [now()[1]]
+    at = [now()[1:]]
 
     def report(values: dict[str, object]) -> None:
         before = now()
-        at.append(before[1])
+        at.append(before[1:])
         after_turn()
         apart[:] += now() - before
 
@@ -175,14 +181,14 @@ def trial(
         checkpoints = Checkpoints(folder, owner_of(config, "benchmark"))
         saver = Saver(checkpoints, clock=lambda: float(now()[0]))
         train(config, student, objective, data, engine, saver, report)
-    first, *counted = np.diff(at).tolist()
+    first, counted = np.split(np.diff(at, axis=0), [1])
     if compiled:
-        print(f"compiling: {first - median(counted):.1f} CPU s", file=sys.stderr)
-    return [seconds / steps_of(side, width) for seconds in counted]
+        print(f"compiling: {first[0, 0] - median(counted[:, 0]):.1f} CPU s", file=sys.stderr)
+    return counted / steps_of(side, width)
 
 
 def trial_and_bare(side: int, width: int) -> dict[str, float]:
-    """A trial in fp32, a bare loop that takes turns with it, and the ratio of the two.
+    """A trial in fp32 and its system time, a bare loop in turns with it, the ratio of the two.
 
     Each turn of the trial is compared with the mean of the bare loop's before and after it.
     """
@@ -207,21 +213,23 @@ def trial_and_bare(side: int, width: int) -> dict[str, float]:
         after_turn=lambda: turns.append(turn(step, steps_of(side, width))),
     )
     around = [(before + after) / 2 for before, after in itertools.pairwise(turns)]
-    ratio = median(ours / theirs for ours, theirs in zip(loop, around, strict=True))
-    return {"trial": median(loop), "bare": median(turns[1:]), "ratio": ratio}
+    seconds, system = loop.T.tolist()
+    ratio = median(ours / theirs for ours, theirs in zip(seconds, around, strict=True))
+    found = {"trial": median(seconds), "bare": median(turns[1:]), "ratio": ratio}
+    return found | {"system": median(system)}
 
 
 WAYS: dict[str, Callable[[int, int], float | dict[str, float]]] = {
     "notebook": notebook_step,
     "trial": trial_and_bare,
-    "trial bf16": lambda side, width: median(trial(side, width, "bf16")),
-    "compiled": lambda side, width: median(trial(side, width, compiled=True)),
+    "trial bf16": lambda side, width: median(trial(side, width, "bf16")[:, 0]),
+    "compiled": lambda side, width: median(trial(side, width, compiled=True)[:, 0]),
     "inputs": inputs,
 }
 
 
 def in_a_process(way: str, side: int, width: int) -> dict[str, float]:
-    """{way: CPU seconds a step}; with the bare loop also the `ratio` of a trial to it."""
+    """{way: CPU seconds a step}, see `trial_and_bare` for what else it has."""
     command = [sys.executable, __file__, "--one", way, str(side), str(width)]
     found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(found)
@@ -249,14 +257,14 @@ def main(arguments: list[str]) -> int:
             for found in pairs.map(partial(in_a_process, side=side, width=width), others):
                 row |= found
         size = f"{side} pixels, width {width}"
-        listed = ", ".join(f"{way} {value:.3f}" for way, value in row.items() if way != "ratio")
+        listed = ", ".join(f"{way} {row[way]:.3f}" for way in (*WAYS, "bare") if way in row)
         print(f"{size}: CPU seconds a step: {listed}", flush=True)
         ratios += ratios_of(row, side, width)
     return finish(ratios)
 
 
 def ratios_of(row: dict[str, float], side: int, width: int) -> list[Ratio]:
-    """row: {way: CPU seconds a step}, and `ratio`, see `trial_and_bare`."""
+    """row: {way: CPU seconds a step}, `ratio` and `system`, see `trial_and_bare`."""
     size = f"{side} pixels, width {width}"
     fastest = min((way for way in row if way in ("trial", "trial bf16")), key=row.__getitem__)
     precision = "bf16" if fastest == "trial bf16" else "fp32"
@@ -275,6 +283,13 @@ def ratios_of(row: dict[str, float], side: int, width: int) -> list[Ratio]:
             LOOP[side],
             at_least=False,
             measured=f"{row['trial']:.4f} against {row['bare']:.4f} CPU s, {preparing}",
+        ),
+        Ratio(
+            f"system time of a step of a trial in fp32, {size}, as a share",
+            row["system"] / row["trial"],
+            SYSTEM.get(side),
+            at_least=False,
+            measured=f"{row['system']:.4f} of {row['trial']:.4f} CPU s",
         ),
     ]
     if "compiled" in row:
