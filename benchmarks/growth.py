@@ -12,10 +12,7 @@ linear. Ends with 1 where an exponent of time is above LINEAR although the mathe
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forked import in_a_fork, with_one_thread
 from ratios import Ratio, finish
+
+from shards.measures.infonce import full_infonce
+from shards.measures.knn import neighbour_labels
+from shards.measures.linear_probe import fit
+from shards.measures.resampling import permutation, rank_intervals
+from shards.measures.similarity import debiased_cka
+from shards.measures.spectrum import centred_eigenvalues
+from sweep.planning.expand import expand
+from sweep.planning.grid import read_grid
 
 LINEAR = 1.1
 MIB = 1 << 20
@@ -63,58 +70,41 @@ def labelled(count: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarr
 
 
 def spectrum(count: int, width: int = 128) -> Action:
-    from shards.measures.spectrum import centred_eigenvalues
-
     x_ND = rows(count, width)
     return lambda: centred_eigenvalues(x_ND)
 
 
 def rank_interval(count: int) -> Action:
-    from shards.measures.resampling import rank_intervals
-
     x_ND = rows(count, 128)
     return lambda: rank_intervals(x_ND, 0)
 
 
 def cka(count: int) -> Action:
-    from shards.measures.similarity import debiased_cka
-
     x_ND, y_ND = rows(count, 128), rows(count, 128, seed=1)
     return lambda: debiased_cka(x_ND, y_ND)
 
 
 def neighbours(count: int) -> Action:
-    from shards.measures.knn import neighbour_labels
-
     x_ND, labels_N = labelled(count, 128, CLASSES)
     test_ND = rows(1000, 128, seed=2)
     return lambda: neighbour_labels(x_ND, labels_N, test_ND)
 
 
 def infonce(count: int) -> Action:
-    from shards.measures.infonce import full_infonce
-
     x_ND, y_ND = rows(count, 128), rows(count, 128, seed=1)
     return lambda: full_infonce(x_ND, y_ND)
 
 
 def linear_probe(count: int, classes: int = CLASSES) -> Action:
-    from shards.measures.linear_probe import fit
-
     x_ND, labels_N = labelled(count, 128, classes)
     return lambda: fit(x_ND, labels_N)
 
 
 def sample_order(count: int) -> Action:
-    from shards.measures.resampling import permutation
-
     return lambda: permutation(count, 0)
 
 
 def plan(trials: int) -> Action:
-    from sweep.planning.expand import expand
-    from sweep.planning.grid import read_grid
-
     fixed = "{dataset: digits, teacher: embedded, student: 'width:1'}"
     text = f"name: many\nfixed: {fixed}\nseeds: {trials}\n"
     return lambda: [config.identity for config in expand(read_grid(text, "growth", "many"))]
@@ -148,7 +138,7 @@ def resident(field: str) -> int:
 def measure(name: str, size: int) -> dict[str, float]:
     """{seconds: median CPU seconds, mib: peak above the input} of one case at one size."""
     case = CASES[name]
-    CASES[name].prepare(case.sizes[0])()  # imports, threads and first calls
+    CASES[name].prepare(case.sizes[0])()  # first calls
     action = case.prepare(size)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is held now
     before = resident("VmRSS")
@@ -160,13 +150,6 @@ def measure(name: str, size: int) -> dict[str, float]:
     return {"seconds": float(np.median(seconds)), "mib": (resident("VmHWM") - before) / MIB}
 
 
-def in_a_process(name: str, size: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", name, str(size)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(out.stdout.splitlines()[-1])
-
-
 def exponent(sizes: tuple[int, ...], costs: list[float]) -> float:
     """Slope of log(cost) over log(size) between the two largest sizes."""
     return math.log(costs[-1] / costs[-2]) / math.log(sizes[-1] / sizes[-2])
@@ -175,15 +158,11 @@ def exponent(sizes: tuple[int, ...], costs: list[float]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--only", action="append", choices=CASES, metavar="CASE")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options.one[0], int(options.one[1]))))
-        return 0
     ratios: list[Ratio] = []
     for name in options.only or CASES:
         case = CASES[name]
-        found = [in_a_process(name, size) for size in case.sizes]
+        found = [in_a_fork(measure, name, size) for size in case.sizes]
         listed = ", ".join(
             f"{one['seconds']:.3g} s and {max(one['mib'], 0):.0f} MiB for {size:,}"
             for size, one in zip(case.sizes, found, strict=True)
@@ -196,4 +175,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    with_one_thread()
     sys.exit(main())

@@ -10,15 +10,16 @@ embeddings and labels. Ends with 1 where a probe needs more than LIMIT.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from forked import in_a_fork, with_one_thread
 from growth import MIB, labelled, resident, rows
 from ratios import Ratio, finish
+
+from trainers.probes import PROBES, run_probes
+from trainers.probes.features import FeatureBank, Stored, unit
 
 TRAIN, TEST, WIDTH, CLASSES, ARM = 50_000, 10_000, 512, 10, "noise:0.1"
 LIMIT = 1024.0  # MiB
@@ -26,8 +27,6 @@ LIMIT = 1024.0  # MiB
 
 def measure(name: str, train: int, test: int) -> dict[str, float]:
     """{seconds: CPU seconds, mib: peak above the input} of one probe."""
-    from trainers.probes import run_probes
-    from trainers.probes.features import FeatureBank, Stored, unit
 
     def bank(train: int, test: int) -> FeatureBank:
         (train_ND, train_labels_N), (test_ND, test_labels_N) = (
@@ -49,7 +48,7 @@ def measure(name: str, train: int, test: int) -> dict[str, float]:
             classes=tuple(f"class {i}" for i in range(CLASSES)),
         )  # fmt: skip
 
-    run_probes((name,), bank(400, 100), "test")  # imports and first calls
+    run_probes((name,), bank(400, 100), "test")  # first calls
     whole = bank(train, test)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is held now
     before, start = resident("VmRSS"), time.process_time()
@@ -59,25 +58,15 @@ def measure(name: str, train: int, test: int) -> dict[str, float]:
 
 
 def main() -> int:
-    from trainers.probes import PROBES
-
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--only", action="append", choices=PROBES, metavar="PROBE")
     parser.add_argument("--train", type=int, default=TRAIN)
     parser.add_argument("--test", type=int, default=TEST)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = f"{options.train:,} + {options.test:,} x {WIDTH}"
-    if options.one:
-        print(json.dumps(measure(options.one, options.train, options.test)))
-        return 0
     ratios: list[Ratio] = []
     for name in options.only or PROBES:
-        command = [sys.executable, __file__, "--one", name]
-        command += ["--train", str(options.train), "--test", str(options.test)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-        found = json.loads(out.stdout.splitlines()[-1])
+        found = in_a_fork(measure, name, options.train, options.test)
         what = f"peak memory of the probe {name} over its input, {sizes}, against 1 GiB"
         text = f"{found['mib']:.0f} MiB, {found['seconds']:.1f} CPU s"
         ratios.append(Ratio(what, found["mib"] / LIMIT, 1.0, False, text))
@@ -86,4 +75,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    with_one_thread()
     sys.exit(main())

@@ -52,7 +52,7 @@ COMMANDS = {
 }
 LONG = ("mlflow_cost", "many_trials")  # only with --only or --all
 # These count the CPU seconds of one thread.
-PAIRED = ("growth", "probe_memory", "probe_peers", "linear_probe", "packing")
+PAIRED = ("growth", "probe_memory", "freed_memory", "linear_probe", "probe_peers", "packing")
 
 
 def run(name: str) -> bool:

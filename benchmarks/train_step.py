@@ -20,8 +20,8 @@ leaves that out.
 * inputs: what a trial's loop does to prepare a batch: read, resize, normalise.
 
 Each way but the bare loop runs in a process of its own, for the allocator is a setting of the
-process. The notebook and the trial in fp32 have the machine for themselves; the other ways run two
-at a time where there are two cores, so that a trial in bf16 gains nothing over the notebook by it.
+process. Two sizes are measured at a time where there are two cores, so that every way, as a trial
+of a sweep, shares the machine's memory with another process.
 Ends with 1 where a trial is less than WANTED times as fast as the notebook, its loop takes more
 than LOOP, or the system more than SYSTEM of a step at 224 pixels.
 """
@@ -38,7 +38,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -249,18 +248,23 @@ def main(arguments: list[str]) -> int:
         return 0
     widths = [int(width) for width in arguments]
     sizes = [(side, width) for width in widths for side in (224, 32)] or SIZES
-    ratios: list[Ratio] = []
-    for side, width in sizes:
-        row = in_a_process("notebook", side, width) | in_a_process("trial", side, width)
-        others = ["compiled"] * (width == 1) + ["trial bf16"] * has_bf16() + ["inputs"]
-        with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pairs:
-            for found in pairs.map(partial(in_a_process, side=side, width=width), others):
-                row |= found
-        size = f"{side} pixels, width {width}"
-        listed = ", ".join(f"{way} {row[way]:.3f}" for way in (*WAYS, "bare") if way in row)
-        print(f"{size}: CPU seconds a step: {listed}", flush=True)
-        ratios += ratios_of(row, side, width)
-    return finish(ratios)
+    longest_first = sorted(sizes, key=lambda size: -size[1])
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pairs:
+        found = dict(zip(longest_first, pairs.map(measure, longest_first), strict=True))
+    return finish([ratio for size in sizes for ratio in found[size]])
+
+
+def measure(size: tuple[int, int]) -> list[Ratio]:
+    """All ways of one size, one after the other. size: (pixels, width)."""
+    side, width = size
+    left_out = ["compiled"] * (width != 1) + ["trial bf16"] * (not has_bf16())
+    row: dict[str, float] = {}
+    for way in WAYS:
+        if way not in left_out:
+            row |= in_a_process(way, side, width)
+    listed = ", ".join(f"{way} {row[way]:.3f}" for way in (*WAYS, "bare") if way in row)
+    print(f"{side} pixels, width {width}: CPU seconds a step: {listed}", flush=True)
+    return ratios_of(row, side, width)
 
 
 def ratios_of(row: dict[str, float], side: int, width: int) -> list[Ratio]:
