@@ -42,6 +42,8 @@ from trainers.results.record import Embeddings, TrialResult
 SEED = "seed"
 FINISHED, FAILED, DIVERGED, UNFINISHED = "finished", "failed", "diverged", "unfinished"
 STOPPED = "stopped early"
+# Of several ends of one trial the first in this order counts, whichever run was named first.
+ENDS = (FINISHED, DIVERGED, STOPPED, FAILED, UNFINISHED)
 FIRST = ("run", "trial", "status", "error")
 DIVERGENCE = re.compile(r"(\w+: )?diverged at step \d+")  # how DivergedError begins
 TEACHER = ("weights_sha256", *(f"teacher.{name}" for name in Embeddings.model_fields))
@@ -108,7 +110,10 @@ class Study:
 def load(*runs: str | Path, where: Mapping[str, Any] | None = None) -> Study:
     """The trials of run folders, stores and MLflow experiments, together.
 
-    A trial that is in several of them counts once. where: {column: value} of the trials to keep.
+    A trial that is in several of them counts once: as finished if it finished in any of them, else
+    as diverged, stopped early, failed or unfinished, in this order; of two such ends the first one
+    counts. Its arrays are read from the store of the run whose result counts.
+    where: {column: value} of the trials to keep.
     Raises: ValueError where a location holds no run, where one trial read other images or weights
     in two of them, or for a column in `where` that there is not.
     """
@@ -128,8 +133,8 @@ def load(*runs: str | Path, where: Mapping[str, Any] | None = None) -> Study:
         for config in _configs(run):
             gathered.fields |= dict.fromkeys(config)
         for row, result in _rows(run):
-            gathered.add(location, row, _lines(result) if result else [], result)
-            gathered.stores.setdefault(row["trial"], stores[location])
+            lines = _lines(result) if result else []
+            gathered.add(location, row, lines, result, stores[location])
     return gathered.study(where or {})
 
 
@@ -144,7 +149,19 @@ class _Gathered:
         self.stores: dict[str, str] = {}
         self.notes: list[str] = []
 
-    def add(self, run: str, row: Row, lines: list[Row], result: TrialResult | None = None) -> None:
+    def add(
+        self,
+        run: str,
+        row: Row,
+        lines: list[Row],
+        result: TrialResult | None = None,
+        store: str = "",
+    ) -> None:
+        """Take a trial's row, unless one that says as much of it or more is there; see `ENDS`.
+
+        store: where the arrays of `result` lie. Raises: ValueError where the two rows are of other
+        images or weights.
+        """
         trial = row["trial"]
         before = self.rows.get(trial)
         if before is not None:
@@ -154,12 +171,13 @@ class _Gathered:
                     f"trial {trial} read other images, draws or teacher weights in "
                     f"{before['run']} ({one[:16]}) than in {run} ({other[:16]}); load them apart"
                 )
-            if before["status"] == FINISHED:
+            if ENDS.index(row["status"]) >= ENDS.index(before["status"]):
                 return
         self.rows[trial] = {"run": run} | row
         self.lines[trial] = [{"run": run, "trial": trial} | line for line in lines]
         if result is not None:
             self.results[trial] = result
+            self.stores[trial] = store
 
     def study(self, where: Mapping[str, Any]) -> Study:
         known = dict.fromkeys(name for row in self.rows.values() for name in row)

@@ -138,6 +138,47 @@ def test_several_runs_are_one_table_and_a_trial_counts_once(tmp_path: Path) -> N
         load(one, other)
 
 
+def started(trial: str, error: str = "") -> list[dict[str, Any]]:
+    """Events of a trial without a result: begun, and failed with `error` if one is given."""
+    event = {"trial": trial, "time_ms": 1, "config": fields(0)["config"]}
+    failed = [{"event": "failed", "error": error} | event] if error else []
+    return [{"event": "start"} | event, *failed]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_arrays_are_read_from_the_store_of_the_run_in_which_the_trial_finished(
+    tmp_path: Path, turned: bool
+) -> None:
+    """The other run mentions the trial too, but it failed there."""
+    lost = write_journal(tmp_path / "lost", [*lines(fields(1)), *started("width:1-0", "lost")])
+    result = result_line(fields(0))
+    result["record"]["probes"]["any"]["arrays"] = {}  # journals leave them to the store
+    done = write_journal(stored(tmp_path / "done", fields(0)), [result])
+    study = load(*((done, lost) if turned else (lost, done)))
+    assert study.arrays("width:1-0") == {"test/spectrum": [0.75, 0.25]}
+
+
+ERRORS = {
+    "diverged": "DivergedError: diverged at step 7 (epoch 1): the loss is nan",
+    "failed": "lost",
+    "unfinished": "",
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("stronger", "weaker"),
+    [("diverged", "unfinished"), ("diverged", "failed"), ("failed", "unfinished")],
+)
+def test_the_stronger_end_of_a_trial_counts_whatever_the_order_of_runs(
+    tmp_path: Path, stronger: str, weaker: str, turned: bool
+) -> None:
+    names = (weaker, stronger) if turned else (stronger, weaker)
+    runs = [write_journal(tmp_path / name, started("a", ERRORS[name])) for name in names]
+    (row,) = load(*runs).trials.to_dict("records")
+    assert (row["status"], row["run"]) == (stronger, str(tmp_path / stronger))
+
+
 def test_versions_of_a_probe_never_meet_in_one_column(tmp_path: Path) -> None:
     entry = {"version": 2, "metrics": {"test/rank/effective": 11.0}, "teacher": {}, "arrays": {}}
     newer = fields(1, probes={"any": entry | {"undefined": []}})
