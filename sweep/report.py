@@ -92,13 +92,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="print the verdicts alone; status 1, with their names, if claims are not supported",
+        help="print the verdicts alone; status 1, with their names, if claims are not supported, "
+        "or are post hoc or exploratory, or trials are missing",
     )
     parser.add_argument(
         "--claims",
         metavar="FILE",
         default="",
-        help="judge the claims of this file in place of those declared for the run",
+        help="judge the claims of this file in place of those declared for the run; they are post "
+        "hoc, and pass no check, unless it is the declared file to the letter",
     )
     options = parser.parse_args(argv)
     targets = {kind: getattr(options, kind) for kind in ("csv", "latex", "parquet")}

@@ -36,9 +36,9 @@ class Judged:
 
     @property
     def open_claims(self) -> list[str]:
-        """Names of the claims that are not supported by a planned look at all trials, and why."""
+        """Names of the claims that are not confirmed, see `Verdict.confirmed`, and why."""
         return [
-            f"{one.claim.name} ({', '.join([words.title(one), *words.reservations(one)])})"
+            f"{one.claim.name} ({', '.join([words.title(one), *words.marks(one)])})"
             for one in self.verdicts
             if not one.confirmed
         ]

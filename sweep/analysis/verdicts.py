@@ -60,8 +60,9 @@ class Verdict:
 
     @property
     def confirmed(self) -> bool:
-        """Whether it is supported by a planned look at all trials of the family."""
-        return self.verdict == "supported" and not self.exploratory and not self.missing
+        """Whether it was claimed beforehand, and a planned look at all trials supports it."""
+        planned = not self.post_hoc and not self.exploratory
+        return self.verdict == "supported" and planned and not self.missing
 
 
 def verdicts_of(

@@ -24,15 +24,14 @@ def title(verdict: Verdict) -> str:
     return SHOWN.get(verdict.verdict, verdict.verdict)
 
 
-def reservations(verdict: Verdict) -> list[str]:
-    """Why even a verdict `supported` does not confirm the claim; empty where it does."""
-    found = ["exploratory"] if verdict.exploratory else []
-    return [*found, "trials are missing"] if verdict.missing else found
-
-
 def marks(verdict: Verdict) -> list[str]:
-    """What its verdict is worth less for: post hoc, exploratory, trials are missing."""
-    return [*(["post hoc"] if verdict.post_hoc else []), *reservations(verdict)]
+    """Why even a verdict `supported` does not confirm the claim; empty where it does."""
+    found = {
+        "post hoc": verdict.post_hoc,
+        "exploratory": verdict.exploratory,
+        "trials are missing": verdict.missing > 0,
+    }
+    return [mark for mark, holds in found.items() if holds]
 
 
 def claim(verdict: Verdict) -> str:

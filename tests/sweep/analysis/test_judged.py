@@ -313,7 +313,9 @@ def test_check_names_the_claims_that_are_not_supported(
 ) -> None:
     record_claims(run, "mine", LATER, trials_of(8), str(run), ID)
     assert exit_status(str(run), "--check") == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "not supported: L beats S (refuted)"
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "not supported: L beats S (refuted, post hoc)"
+    )
 
 
 def test_check_without_claims_says_what_to_do(
@@ -351,6 +353,32 @@ def test_only_the_frozen_file_itself_is_not_post_hoc(run: Path, tmp_path: Path) 
     file.write_text("alpha: 0.6\nclaims:" + six[: six.index("  - {name: S beats L 3")])
     (other,) = judge(folder, claims=str(file))
     assert (other.alpha, [v.post_hoc for v in other.verdicts]) == (0.6, [True, True])
+
+
+@pytest.mark.parametrize("looks", ["", "looks: [10]"])
+def test_a_copy_of_the_claims_does_not_pass_the_check_that_they_fail(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], looks: str
+) -> None:
+    """The declared claims are exploratory, as seeds were added after a look."""
+    record_claims(run, "mine", BEATS, trials_of(10), str(run), ID)
+    finish(run, trials_of(10))
+    assert exit_status(str(run), "--check") == 1
+    file = tmp_path / "copy.claims.yaml"
+    file.write_text(f"{looks}{BEATS}# a comment\n")
+    assert exit_status(str(run), "--check", "--claims", str(file)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "not supported: S beats L (supported, post hoc)"
+
+
+def test_a_claim_that_was_added_later_passes_no_check(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = LATER.replace("L beats S", "again").replace("first: {student: width:4}, second: "
+        "{student: width:1}", "first: {student: width:1}, second: {student: width:4}")  # fmt: skip
+    record_claims(run, "mine", later, trials_of(8), str(run), ID)
+    assert exit_status(str(run), "--check") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "not supported: again (supported, post hoc)"
 
 
 def test_verdicts_are_plain_json(run: Path) -> None:
