@@ -169,12 +169,15 @@ def declared(location: str) -> list[Family]:
 
 
 def _family(own: list[Declaration]) -> Family:
-    first = next((d for d in reversed(own) if not d.begun), None)
+    # The last declaration before the first trial counts, by its position: an earlier one may be
+    # equal to it, and what was declared between the two was withdrawn in time.
+    before = max((i for i, d in enumerate(own) if not d.begun), default=None)
+    first = None if before is None else own[before]
     frozen = read_claims(first.text, f"{first.grid}{CLAIMS}") if first else None
     kept: list[Claim] = list(frozen.claims) if frozen else []
     known = {claim.sha256 for claim in kept}
     late: list[Claim] = []
-    later = own[own.index(first) + 1 :] if first else own
+    later = own if before is None else own[before + 1 :]
     rules = frozen or read_claims(own[0].text, f"{own[0].grid}{CLAIMS}")
     remarks: list[str] = []
     for declaration in later:

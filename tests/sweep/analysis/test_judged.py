@@ -117,6 +117,16 @@ def test_claims_that_change_before_any_trial_are_not_post_hoc(tmp_path: Path) ->
     assert [(v.claim.name, v.post_hoc) for v in judged.verdicts] == [("S beats L", False)]
 
 
+def test_claims_that_were_withdrawn_before_any_trial_do_not_come_back(tmp_path: Path) -> None:
+    """The file was changed and put back as it was."""
+    for text in (BEATS, LATER, f"alpha: 0.1{BEATS}", BEATS):
+        record_claims(tmp_path, "mine", text, trials_of(8), str(tmp_path), ID)
+    finish(tmp_path, trials_of(8))
+    (judged,) = judge(tmp_path)
+    assert [(v.claim.name, v.post_hoc) for v in judged.verdicts] == [("S beats L", False)]
+    assert not any("is ignored" in note for note in judged.verdicts[0].notes)
+
+
 def test_the_store_keeps_claims_of_a_folder_that_is_lost(tmp_path: Path) -> None:
     store, folder = str(tmp_path / "store"), tmp_path / "run"
     folder.mkdir()
