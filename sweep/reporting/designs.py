@@ -7,9 +7,12 @@ They are no verdicts: nothing in them was declared, and no p is corrected.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
 from sweep.analysis.layout import at_matched, less_teacher, matched_level, two_way
+from sweep.analysis.values import same
 from sweep.analysis.words import p_value
 from sweep.reporting.by_size import CLEAN, RANK, claimed_noises
 from sweep.reporting.groups import Group, Setting, number
@@ -178,19 +181,26 @@ def _measures(material: Material, setting: Setting) -> list[Measure]:
 def _trials_of(setting: Setting, trials: Frame) -> Frame:
     """The setting's trials, with those that have no result but are configured alike."""
     ids = {str(trial) for group in setting.groups for trial in group.trials["trial"]}
-    alike = trials["status"] != "finished"
-    for name in CONFIGURED:
-        if name in trials:
-            alike &= trials[name].map(str) == str(setting.fields.get(name))
-    return trials[trials["trial"].isin(ids) | alike]
+    return trials[trials["trial"].isin(ids) | _without_result(trials, CONFIGURED, setting.fields)]
 
 
 def _trials_of_group(axes: list[str], group: Group, trials: Frame) -> Frame:
     """The group's trials, with those of equal axes that have no result."""
-    alike = trials["status"] != "finished"
-    for name in axes:
-        alike &= trials[name].map(str) == str(group.fields.get(name))
-    return trials[trials["trial"].isin(set(group.trials["trial"])) | alike]
+    ids = set(group.trials["trial"])
+    return trials[trials["trial"].isin(ids) | _without_result(trials, axes, group.fields)]
+
+
+def _without_result(trials: Frame, names: Iterable[str], fields: Mapping[str, Any]) -> Any:
+    """Which trials have no result and these values in the fields `names`, as a boolean Series.
+
+    A group has the whole number 1 where the study's table, of which some trials have no number,
+    has 1.0; so values are compared, and not how they are written.
+    """
+    alike: Any = trials["status"] != "finished"
+    for name in names:
+        if name in trials:
+            alike &= trials[name].map(partial(same, value=fields.get(name)))
+    return alike
 
 
 def _left_out(lost: Mapping[str, Mapping[str, int]]) -> str:

@@ -298,6 +298,16 @@ def test_designs_have_a_table_each(undrawn, tmp_path):
     assert matched[5] == "7.00 ± 0.00"
 
 
+@pytest.mark.parametrize("others", [1.0, 0.5])
+def test_a_diverged_trial_is_left_out_of_its_own_group_by_value(undrawn, tmp_path, others):
+    """0.0 and 1.0 of finished trials are shown as 0 and 1."""
+    records = [record(seed=i, clip_norm=value) for value in (0.0, others) for i in range(3)]
+    diverged = {"event": "failed", "trial": "d00", "time_ms": 5, "error": "diverged at step 3"}
+    diverged |= {"config": record(seed=3, clip_norm=others)["config"]}
+    page = page_of(make_run(tmp_path / "r", records, [diverged]))
+    assert f"Left out: {others:g}: 1 diverged." in page.text
+
+
 def test_a_design_with_an_empty_cell_or_one_factor_has_no_table_of_two(undrawn, tmp_path):
     three = [record(s, a, i) for s, a in (("width:1", "clean"), ("width:4", "clean"),
              ("width:4", "noise:0.1")) for i in range(2)]  # fmt: skip
