@@ -34,6 +34,11 @@ RECIPE = (
 )
 VERSIONS = "probe_versions"
 FIRST = ("student", "arm", "objective")  # the order of columns; others follow as they come
+# A number in a text: with sign, thousands separators and exponent where it stands alone (-1, 1,024,
+# 1e-05), and bare digits inside a word (the 2 of params:2M).
+NUMBER = re.compile(
+    r"((?<!\w)-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?(?!\.?\w)|\d+(?:\.\d+)?)"
+)
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
 MARKERS = "osD^vP*X<>ph8d"
 
@@ -162,9 +167,13 @@ def text_of(value: Any) -> str:
 
 
 def natural(value: Any) -> list[tuple[int, float, str]]:
-    """Sorting key by number where there is one: width:2 before width:10, clean first."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", "" if value == "clean" else str(value))
-    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
+    """Sorting key by number where there is one: width:2 before width:10, clean first.
+
+    Also of a number as `text_of` shows it: 64 before 1,024, and 1e-05 before 0.001.
+    """
+    parts = NUMBER.split("" if value == "clean" else str(value))
+    keys = enumerate(parts)
+    return [(0, float(p.replace(",", "")), "") if i % 2 else (1, 0.0, p) for i, p in keys]
 
 
 def number(value: float, digits: int) -> str:

@@ -143,11 +143,17 @@ def key_columns(compared: Compared) -> list[Cell]:
 def key_cells(compared: Compared, setting: Setting, group: Group) -> list[Cell]:
     cells = [Cell(setting.name)] if len(compared.settings) > 1 else []
     for name in compared.axes or ["student"]:
-        text = text_of(group.fields.get(name))
+        value = group.fields.get(name)
         colour = compared.colours.index(group.colour) % 8 if name == compared.by else None
         order = group.parameters if name == "student" else math.nan
-        cells.append(Cell(text, order if math.isfinite(order) else text, colour=colour))
+        sort = order if math.isfinite(order) else _order(value)
+        cells.append(Cell(text_of(value), sort, colour=colour))
     return cells
+
+
+def _order(value: Any) -> float | str:
+    """What a field's value is sorted by in the page: a number as such, as 1,024 is none there."""
+    return value if isinstance(value, int | float) else text_of(value)
 
 
 def title_cell(measure: Measure) -> Cell:
@@ -231,6 +237,6 @@ def unfinished(trials: Frame, axes: list[str]) -> Table | None:
         values: list[Any] = [row["trial"], *(row.get(name) for name in names), row.get("seed")]
         seed = values.pop()
         whole = int(seed) if isinstance(seed, float) and seed.is_integer() else seed
-        cells = [Cell(text_of(value), text_of(value)) for value in [*values, whole]]
+        cells = [Cell(text_of(value), _order(value)) for value in [*values, whole]]
         rows.append([*cells, Cell(str(row["status"])), Cell(text_of(row.get("error")))])
     return Table("unfinished", "Trials without a result", columns, rows)

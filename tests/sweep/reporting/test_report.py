@@ -153,6 +153,14 @@ def test_figures_group_by_the_axis_that_varies(undrawn, tmp_path):
         write_page(folder, by="arm")
 
 
+def test_columns_sort_by_numbers_and_not_by_how_they_are_written(undrawn, tmp_path):
+    failed = FAILURE | {"config": record(batch_size=2048)["config"]}
+    records = [record(batch_size=size) for size in (64, 1024)]
+    page = page_of(make_run(tmp_path / "r", records, [failed]))
+    sorts = {value for name, value in page.attributes if name == "data-sort"}
+    assert {"64", "1024", "2048"} <= sorts
+
+
 def test_numbers_that_may_not_be_compared_never_share_a_panel(undrawn, tmp_path):
     records = [record(), record(teacher="open_clip:ViT-B-32:none") | {"weights_sha256": "8" * 64}]
     fewer = record("width:1", seed=3)

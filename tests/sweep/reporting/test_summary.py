@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from sweep.analysis.frame import load
-from sweep.reporting.groups import compare
+from sweep.reporting.groups import compare, natural, text_of
 from sweep.reporting.material import noises_of, some_noises
 from sweep.reporting.stat import stat_of
 from sweep.reporting.summary import as_plain, columns_of, short, table
@@ -119,6 +119,33 @@ def test_order_is_by_capacity_then_arm_clean_first():
     order = [(g.fields["student"], g.fields["arm"]) for g in groups_of(records)]
     sorted_arms = ["clean", "crop_flip:4", "noise:0.05", "noise:0.1"]
     assert order == [(student, arm) for student in ("width:2", "width:10") for arm in sorted_arms]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("batch_size", [64, 256, 1024, 2048]), ("lr", [1e-05, 0.0001, 0.001, 0.01])],
+)
+def test_groups_and_colours_are_in_the_order_of_numbers_however_they_are_written(name, values):
+    """1,024 has a thousands separator, 1e-05 an exponent."""
+    found = compared([record(**{name: value}) for value in reversed(values)])
+    assert [group.fields[name] for group in found.groups] == values
+    assert found.colours == list(map(text_of, values))
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ["-2", "-1", "0.5", "1e+06"],
+        ["clean", "noise:1e-05", "noise:0.05", "noise:0.1"],
+        ["params:1.5M", "params:2M", "params:10M"],
+        ["N 359", "N 1,438"],
+        ["ViT-B-16", "ViT-B-32"],
+        ["64 · b", "1,024 · a"],
+    ],
+)
+def test_names_are_sorted_by_the_numbers_in_them(ordered):
+    turned = ordered[::-1]
+    assert sorted(turned, key=natural) == ordered
 
 
 def test_severities_and_gaps_in_them():
