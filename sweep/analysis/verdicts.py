@@ -172,8 +172,8 @@ def _outcome(
         moves = [values.movement(where) for where in claim.groups()]
         if any(moved is None for moved in moves):
             return "untestable", (
-                "it needs a settled rank, and nothing was observed before the last fifth of "
-                "training: set curve_every"
+                "it needs a settled rank, and too little was observed around the start of the last "
+                "fifth of training: set curve_every to a third of training or less"
             )
         worst = max(moved or 0.0 for moved in moves)
         if worst >= MOVES:

@@ -35,8 +35,8 @@ UNSTEADY = 1e-3  # relative spread of a teacher's value between trials that is w
 FEW_SEEDS = 5
 FEW_STEPS = 1000  # the paper's trials have 3,905
 UNSEEN = (
-    "Students usually need more to converge, and curves that would show it were not observed in "
-    "all of them (`curve_every`)."
+    "Students usually need more to converge, and curves that would show it were not observed "
+    "closely enough in all of them (`curve_every`)."
 )
 TIMES = ("started_ms", "ended_ms")
 

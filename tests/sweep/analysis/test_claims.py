@@ -406,5 +406,9 @@ def test_a_gated_claim_needs_a_rank_that_has_settled() -> None:
     assert "moves by 2.9%" in moving.reason
     held = curves(0.03).rename(columns={"rank/effective": "validation/rank/effective"})
     assert verdict(text, frame(), held).reason == moving.reason
-    for unseen in (None, curves(0.0, first_step=90)):
-        assert "set curve_every" in verdict(text, frame(), unseen).reason
+    ends = curves(0.015)
+    ends = ends[ends["step"].isin((10, 100))].replace({"step": {10: 0}})
+    for unseen in (None, curves(0.0, first_step=90), ends):
+        found = verdict(text, frame(), unseen)
+        assert found.verdict == "untestable"
+        assert "set curve_every" in found.reason

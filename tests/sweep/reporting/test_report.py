@@ -325,10 +325,15 @@ def test_a_design_with_an_empty_cell_or_one_factor_has_no_table_of_two(undrawn, 
 
 
 def test_the_banner_of_few_steps_agrees_with_the_curves(undrawn, tmp_path):
+    unseen = "were not observed closely enough in all"
     moving = [record(seed=i) for i in range(2)]
+    assert unseen in page_of(make_run(tmp_path / "sparse", moving)).text  # at 0, 10 and 20 steps
+    for one in moving:
+        values = {"rank/effective": 6.0, "cosine_to_teacher": 0.5}
+        one["observations"]["rows"].append({"step": 30, "epoch": 3, "values": values})
     text = page_of(make_run(tmp_path / "moving", moving)).text
-    assert "Not all ranks had settled (they moved by at most 5.7% in the last fifth" in text
-    settled = [record(seed=i) for i in range(2)]
+    assert "Not all ranks had settled (they moved by at most 10.0% in the last fifth" in text
+    settled = moving
     for one in settled:
         for row in one["observations"]["rows"]:
             row["values"]["rank/effective"] = 9.0
@@ -336,7 +341,7 @@ def test_the_banner_of_few_steps_agrees_with_the_curves(undrawn, tmp_path):
     assert "Their ranks had settled (they moved by at most 0.0% in the last fifth" in text
     for one in settled:
         one["observations"] = {"rows": [], "teacher": {}}
-    assert "were not observed in all" in page_of(make_run(tmp_path / "unseen", settled)).text
+    assert unseen in page_of(make_run(tmp_path / "unseen", settled)).text
 
 
 def test_values_of_probes_during_training_stand_above_those_of_the_end(undrawn, tmp_path):
