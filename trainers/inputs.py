@@ -22,7 +22,7 @@ from shards.bank.manifest import Manifest, TeacherRecord, arm_record
 from shards.bank.order import held_out_rows
 from shards.bank.reader import load_manifest
 from shards.bank.splits import Split, load_splits, split_bytes, take
-from shards.datasets import DATASETS, decoder_of
+from shards.datasets import DATASETS, decoder_of, needed_size
 from shards.measures.corruption import Figures
 from shards.support.memory import free_memory
 from shards.support.registry import Table, plugins_of
@@ -226,6 +226,7 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
         record, missing_arm = None, str(error)
     else:
         missing_arm = None
+    side, requested = plan.dataset.image_size, manifest.requested_size
     # (field, the bank's value, the trial's)
     values: list[tuple[str, object, object]] = [
         ("dataset", plan.dataset.spec, config.dataset),
@@ -239,7 +240,7 @@ def mismatch(config: TrialConfig, manifest: Manifest, bank: str) -> str | None:
         ("data_seed", plan.seed, config.draws_seed),
         ("train_samples", plan.dataset.train_samples, config.train_samples),
         ("test_samples", plan.dataset.test_samples, config.test_samples),
-        ("image_size", plan.dataset.image_size, config.image_size or plan.dataset.image_size),
+        ("image_size", side, needed_size(config.dataset, config.image_size, side, requested)),
     ]
     if config.teacher in specs:
         values += _pinned(config, plan.teachers[plan.teacher_index(config.teacher)])

@@ -152,6 +152,8 @@ class Manifest(StrictModel):
     `class_embeddings` holds one entry per teacher: unit vectors (C, D) of the class prompts, None
     for a teacher without a text tower, and where the classes are named by numbers alone.
     `robustness`, where it was measured, holds the teachers' accuracies under corruptions.
+    `requested_size`: the side of the images that was requested; None, and then left out of the
+    JSON, where it is the data set's own, and in banks built before requests were recorded.
     """
 
     plan: Plan
@@ -161,6 +163,7 @@ class Manifest(StrictModel):
     created: dict[str, str]
     checksum: str = ""
     robustness: TeacherRobustness | None = None
+    requested_size: int | None = None
 
     def to_json(self, *besides: str, indent: int | None = None) -> str:
         """JSON without the fields `besides`, and without fields that are empty in older banks.
@@ -170,6 +173,8 @@ class Manifest(StrictModel):
         left_out: dict[str, Any] = dict.fromkeys(besides, True)
         if not self.robustness:
             left_out["robustness"] = True
+        if self.requested_size is None:
+            left_out["requested_size"] = True
         added_later = ("keys_sha256", "blake3")
         empty = {f for f in added_later if not any(getattr(shard, f) for shard in self.shards)}
         if empty:

@@ -104,15 +104,22 @@ class BankWriter:
         storage.write_json(storage.join(self.location, LOG), listing)
 
     def finish(
-        self, class_embeddings: tuple[Packed | None, ...], created: dict[str, str]
+        self,
+        class_embeddings: tuple[Packed | None, ...],
+        created: dict[str, str],
+        requested_size: int | None = None,
     ) -> Manifest:
-        """Write the manifest: from now on the bank is complete and can be read."""
+        """Write the manifest: from now on the bank is complete and can be read.
+
+        The arguments are fields of `Manifest`.
+        """
         manifest = Manifest(
             plan=self.plan,
             identity=self.plan.identity,
             shards=tuple(self._records[name] for name in sorted(self._records)),
             class_embeddings=class_embeddings,
             created=created,
+            requested_size=requested_size,
         ).sealed()
         write_manifest(self.location, manifest)
         storage.delete(storage.join(self.location, LOG))

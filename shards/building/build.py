@@ -59,7 +59,7 @@ def build(
             start = time.monotonic()
             rates = _compute(request, executor, writer)
             created = _created(device, time.monotonic() - start) | rates
-            manifest = writer.finish(executor.class_embeddings(), created)
+            manifest = writer.finish(executor.class_embeddings(), created, request.image_size)
         return add_robustness(out, manifest, request, executor)
 
 

@@ -17,7 +17,7 @@ from shards.arms import ARMS, make_arm
 from shards.arms.cifar10c_files import check_dataset
 from shards.arms.groups import expand_arms
 from shards.bank.manifest import ArmRecord, DatasetRecord, Manifest, Plan, TeacherRecord
-from shards.datasets import DATASETS
+from shards.datasets import DATASETS, needed_size
 from shards.datasets.base import SPLITS, Dataset
 from shards.support.plugins import load_plugins
 from shards.support.registry import Table, plugins_of
@@ -222,7 +222,12 @@ def check_matches(request: Request, manifest: Manifest, location: str) -> None:
     }
     requested = {field: getattr(request, field, None) for field in stored} | {
         "batch": images_at_once(request.batch, plan.device),
-        "image_size": request.image_size or plan.dataset.image_size,
+        "image_size": needed_size(
+            plan.dataset.spec,
+            request.image_size,
+            plan.dataset.image_size,
+            manifest.requested_size,
+        ),
         "templates": request.templates or templates_for(request.dataset),
         "train arms": _views(request.arm_records("train")),
         "test arms": _views(request.arm_records("test")),

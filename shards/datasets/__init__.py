@@ -27,6 +27,10 @@ from shards.datasets.webdataset import WebDatasets
 from shards.support.registry import Table, split_spec
 
 
+# Sides in pixels of the images of data sets whose images are always the same.
+OWN_SIZES = {"digits": 32, "cifar10": 32, "cifar100": 32}
+
+
 def _numbered(split: str, count: int) -> tuple[str, ...]:
     return tuple(f"{split}/{i:06d}" for i in range(count))
 
@@ -40,7 +44,7 @@ def _digits(argument: str, image_size: int | None) -> Dataset:
     from PIL import Image
 
     _no_argument("digits", argument)
-    side = image_size or 32
+    side = image_size or OWN_SIZES["digits"]
     # What load_digits() reads; importing it takes longer than a small build.
     package = find_spec("sklearn")
     if package is None or package.origin is None:
@@ -73,7 +77,7 @@ def _cifar(name: str) -> Callable[[str, int | None], Dataset]:
         from shards.datasets.cifar import load_cifar
 
         _no_argument(name, argument)
-        _native_only(name, 32, image_size)
+        _native_only(name, OWN_SIZES[name], image_size)
         classes, arrays = load_cifar(name, data_root())
         splits = {
             split: Block(images, labels, _numbered(split, len(labels)))
@@ -173,6 +177,20 @@ def open_dataset(
     limits = {"train": train_samples, "test": test_samples}
     given = {split: limit for split, limit in limits.items() if limit is not None}
     return Subset(base, given) if given else base
+
+
+def needed_size(spec: str, image_size: int | None, stored: int, requested: int | None) -> int | str:
+    """The side in pixels that a bank of `spec` must have; equal to `stored` where it serves.
+
+    image_size: the side that is asked for, None for the data set's own. stored: the bank's side.
+    requested: the side that was requested of the bank's build, None for the data set's own. Where
+    only the data set's files say what its own side is and another was requested, the result is
+    that in words. Banks built before requests were recorded say None: they are believed.
+    """
+    name = split_spec(spec)[0]
+    if image_size is not None or name in OWN_SIZES:
+        return image_size or OWN_SIZES[name]
+    return stored if requested is None else "the data set's own"
 
 
 def decoder_of(spec: str) -> int | None:

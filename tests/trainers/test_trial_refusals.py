@@ -69,6 +69,16 @@ def test_another_recipe_than_that_of_the_code_is_refused(bank, make, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bank_of_a_requested_size_is_not_one_of_the_data_sets_own(bank, make):
+    own = load_manifest(bank)
+    small = own.plan.dataset.model_copy(update={"image_size": 16})
+    resized = own.model_copy(update={"plan": own.plan.model_copy(update={"dataset": small})})
+    needed = "image_size: the bank x has 16, the trial needs 32"
+    assert mismatch(make(), resized, "x") == needed  # whatever an older bank was asked for
+    assert mismatch(make(image_size=16), resized, "x") is None
+    assert mismatch(make(image_size=32), own, "x") is None
+
+
 def test_pins_that_agree_change_nothing(done, bank, make):
     config, root, result, _ = done
     teacher = load_manifest(bank).plan.teachers[0]

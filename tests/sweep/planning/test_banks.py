@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shards.bank.reader import load_manifest
 from shards.building.build import build
+from shards.datasets import needed_size
 from sweep.options import parse_arguments
 from sweep.planning.banks import plan_banks
 from sweep.planning.calibration import write_calibration
@@ -91,6 +93,25 @@ def test_the_flag_reaches_the_plan(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert '"teacher_robustness": [\n     "noise:0.05"' in out
     assert '"test_arms": [],\n    "test_views": 3' in out
+
+
+def test_the_data_sets_own_size_is_another_bank_than_a_requested_one(tmp_path) -> None:
+    """Also where the banks are there already, whichever the store lists first."""
+    sizes = [None, 16, 20, 24]
+    trials = [make_config(FIELDS | {"image_size": size}) for size in sizes]
+    place_of, jobs = plan_banks(trials, str(tmp_path))
+    assert len(jobs) == 4
+    for job in jobs:
+        build(job.request, job.location)
+    assert [load_manifest(job.location).requested_size for job in jobs] == sizes
+    assert plan_banks(trials, str(tmp_path)) == (place_of, [])
+
+
+@pytest.mark.parametrize(("requested", "needed"), [(None, 16), (16, "the data set's own")])
+def test_only_its_files_say_what_the_size_of_a_folders_images_is(requested, needed) -> None:
+    assert needed_size("folder:photos", None, 16, requested) == needed
+    assert needed_size("folder:photos", 20, 16, requested) == 20
+    assert needed_size("digits", None, 16, requested) == 32
 
 
 def test_per_seed_needs_a_bank_for_each_seed(tmp_path) -> None:
