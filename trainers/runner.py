@@ -202,7 +202,7 @@ def _run(
         if not has_no_network(config.student):
             saver = Saver(checkpoints, save_seconds, stop=ending)
             if journal is not None:
-                saver.resumed = journal.resumed
+                saver.resumed, saver.restored = journal.resumed, journal.restored
             with ENGINES[config.engine](device) as engine, ending.preempted.deferred():
                 trained = train_student(splits, engine, saver, journal.epoch if journal else report)
             if journal is None:

@@ -129,6 +129,16 @@ class TrialJournal:
         self._append("resumed", step=step)
         self._store_soon()
 
+    def restored(self, epochs: list[Row]) -> None:
+        """Store and report the epochs of a checkpoint that the journal lacks.
+
+        A trial that leaves at the end of an epoch has saved that epoch and not reported it, and
+        rows that waited for an object store are lost with their process.
+        """
+        for values in epochs:
+            if values["step"] not in self._times:
+                self.epoch(values)
+
     def epoch(self, values: Row) -> None:
         """Store a row of the training log, then report it; one stored before is only reported."""
         step = values["step"]

@@ -77,6 +77,8 @@ class Saver:
     clock: the present time in seconds.
     stop: once it returns true, the trial saves a checkpoint and raises PreemptedError.
     resumed: called on the first rank, before it trains, with the step from which it goes on.
+    restored: called on the first rank, before it trains, with the rows of the epochs that the
+        checkpoint holds, as they are reported: the process that saved them may have ended first.
     """
 
     checkpoints: Checkpoints
@@ -84,6 +86,7 @@ class Saver:
     clock: Callable[[], float] = time.monotonic
     stop: Callable[[], bool] = lambda: False
     resumed: Callable[[int], None] = lambda step: None
+    restored: Callable[[list[Row]], None] = lambda rows: None
     _last: float = field(default=0.0, init=False)
     _cost: float = field(default=0.0, init=False)  # seconds
     _first: bool = field(default=True, init=False)
@@ -198,6 +201,8 @@ class TrainingState:
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         self.saver.expect(3 * weights)
         self._observe()
+        if first:
+            self.saver.restored([self._reported(row) for row in self.epochs])
         if self.step in self._probed:
             self._check()
 
@@ -246,7 +251,7 @@ class TrainingState:
             self._check()
         if ended:
             if self.engine.rank == 0:
-                self.report(self.epochs[-1] | self._observed())
+                self.report(self._reported(self.epochs[-1]))
             self.losses.zero_()
 
     def _average(self) -> None:
@@ -285,12 +290,13 @@ class TrainingState:
                 self.observations.append(row)
         self._observed_at = self.step
 
-    def _observed(self) -> Row:
-        """The observation of this very step, for the report of the epoch that it ends."""
-        if not self.observations or self.observations[-1]["step"] != self.step:
-            return {}
-        row = self.observations[-1]
-        return {"observed": {n: v for n, v in row.items() if n not in ("step", "epoch")}}
+    def _reported(self, epoch: Row) -> Row:
+        """A row of an epoch with the observation of the step at which it ended, if there is one."""
+        for row in reversed(self.observations):
+            if row["step"] == epoch["step"]:
+                observed = {name: v for name, v in row.items() if name not in ("step", "epoch")}
+                return epoch | {"observed": observed}
+        return epoch
 
     def _run(self, observe: Observe) -> dict[str, float]:
         """Call `observe`. Generators and mode are restored, so that training does not change."""

@@ -13,6 +13,8 @@ from trainers.results import trial_journal
 from trainers.results.folder import trial_folder
 from trainers.results.trial_journal import TrialJournal, note_failure, read_rows
 from trainers.runner import run_trial
+from trainers.training.preemption import PreemptedError
+from trainers.training.state import TrainingState
 
 
 def row(step, time_ms=0):
@@ -62,6 +64,48 @@ def test_a_row_is_on_disk_before_it_is_reported(tmp_path, make, monkeypatch):
         journal.epoch(row(step))
     journal.leave()
     assert seen == [(4, 1), (8, 2)]
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_an_epoch_at_whose_end_a_trial_leaves_is_stored_and_reported(
+    bank, make, tmp_path, monkeypatch, observed
+):
+    """It saves its state, and the next attempt trains from there on."""
+    curve = {"curve_every": "1 epochs", "validation_samples": 50} if observed else {}
+    config = make(epochs=3, probes=("spectrum",), **curve)
+    seen: list[dict] = []
+    leaves = [False]
+    check = TrainingState._check
+
+    def check_and_leave(self):
+        leaves[0] = len(seen) == 1 and self.step == 2 * self.per_epoch
+        check(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "_check", check_and_leave)
+        with pytest.raises(PreemptedError):
+            run_trial(config, bank, str(tmp_path), seen.append, stop=lambda: leaves[0])
+    assert len(seen) == 1
+    result = run_trial(config, bank, str(tmp_path), seen.append)
+    rows = [r for r in read_rows(trial_folder(str(tmp_path), config)) if r["event"] == "epoch"]
+    steps = [epoch.step for epoch in result.epochs]
+    assert [r["step"] for r in rows] == [r["step"] for r in seen] == steps
+    assert [r["time_ms"] for r in rows] == [epoch.time_ms for epoch in result.epochs]
+    assert ["observed" in r for r in rows] == [observed] * 3
+    assert [r.get("observed") for r in rows] == [r.get("observed") for r in seen]
+
+
+def test_of_the_epochs_of_a_checkpoint_only_those_that_are_missing_are_reported(tmp_path, make):
+    first = journal_of(tmp_path, make)
+    first.epoch(row(4, 104))
+    first.close()
+    seen = []
+    again = journal_of(tmp_path, make, seen)
+    again.restored([row(4, 204), row(8, 208), row(12, 212)])
+    again.leave()
+    assert [r["step"] for r in seen] == [8, 12]
+    rows = read_rows(str(tmp_path))
+    assert [(r["step"], r["time_ms"]) for r in rows] == [(4, 104), (8, 208), (12, 212)]
 
 
 @pytest.mark.faults
