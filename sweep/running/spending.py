@@ -78,6 +78,7 @@ class Spending:
         self._given: dict[str, float | None] = {}  # when it started; None: it waits for room
         self._ended = 0.0  # money of attempts that have ended
         self._ratios: list[float] = []
+        self._begun: set[str] = set()  # trials of which an attempt has ended without a result
         self._noted = 0.0
         self.stopped: str | None = None
 
@@ -95,13 +96,19 @@ class Spending:
         self._note()
 
     def ended(self, trial: str, whole: bool) -> None:
-        """An attempt has ended. whole: with a result, so that its seconds say something."""
+        """An attempt has ended. whole: with a result, so that its seconds say something.
+
+        Those of an attempt that went on from an earlier one's checkpoint say nothing.
+        """
         start = self._given.pop(trial, None)
         if start is not None:
             taken = self._clock() - start
             self._ended += taken * self._rate(trial)
-            if whole and (estimated := _of(self._seconds, trial)) > 0:
+            estimated = _of(self._seconds, trial)
+            if whole and trial not in self._begun and estimated > 0:
                 self._ratios.append(taken / estimated)
+            if not whole:
+                self._begun.add(trial)  # its next attempt does only the rest
         self._note(now=True)
 
     def money(self) -> float:

@@ -136,11 +136,12 @@ class WaitingTrials(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        ran = trial_id not in self._starting
         self._placed(trial_id)
         entry = self._live.pop(trial_id, None)
         if entry and self._spending:
-            self._spending.ended(entry.trial, whole=ran and not error)
+            # A trial that failed, was stopped or runs elsewhere ends without an error for Tune.
+            outcome = (result or {}).get("outcome")
+            self._spending.ended(entry.trial, whole=outcome == "finished" and not error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing is saved, as above."""

@@ -120,6 +120,32 @@ def test_tune_is_given_no_more_trials(tmp_path) -> None:
     assert waiting.suggest("4") == Searcher.FINISHED
 
 
+@pytest.mark.parametrize("outcome", ["failed", "stopped", "elsewhere", None])
+def test_trials_that_end_at_once_without_a_result_make_no_others_cheap(tmp_path, outcome) -> None:
+    clock = Clock()
+    limited = spending(tmp_path, clock, slots=4, money=2.5)
+    place = Placement(1, 1.0, 0.0)
+    waiting = WaitingTrials([Entry(t, place) for t in TRIALS], "s", 4, spending=limited)
+    assert waiting.suggest("0")["trial"] == "t0"
+    waiting.started("0")
+    clock.now += 1
+    waiting.on_trial_complete("0", result={"outcome": outcome})
+    given = [waiting.suggest(str(i)) for i in range(1, 4)]
+    assert [one["trial"] for one in given[:2]] == ["t1", "t2"]
+    assert given[2] == Searcher.FINISHED
+
+
+def test_the_rest_of_a_trial_that_was_begun_makes_no_others_cheap(tmp_path) -> None:
+    clock = Clock()
+    found = spending(tmp_path, clock, slots=4, money=4.5)
+    for whole, seconds in ((False, 3000), (True, 1)):
+        assert found.may_start("t0")
+        found.started("t0")
+        clock.now += seconds
+        found.ended("t0", whole)
+    assert [found.may_start(trial) for trial in ("t1", "t2", "t3", "t4")] == [True] * 3 + [False]
+
+
 @pytest.mark.parametrize(("text", "amount"), [("50USD", 50), ("0.5 USD", 0.5), ("7", 7)])
 def test_budgets(text, amount) -> None:
     assert read_budget(text, "USD") == amount
