@@ -26,7 +26,6 @@ from shards.datasets.huggingface import HubDataset
 from shards.datasets.webdataset import WebDatasets
 from shards.support.registry import Table, split_spec
 
-
 # Sides in pixels of the images of data sets whose images are always the same.
 OWN_SIZES = {"digits": 32, "cifar10": 32, "cifar100": 32}
 

@@ -18,12 +18,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.ray]
 SEED = 13
 # Of ranks, trials, drivers and Ray's own processes. A trial that dies waits longer each time before
 # it is tried again, but not under another driver: so the kills alternate.
-SIX = ["rank", "driver", "rank", "raylet", "trial", "gcs"]
+FOUR = ["rank", "driver", "raylet", "trial"]
 TWELVE = ["rank", "driver", "rank", "raylet", "rank", "gcs"]
 TWELVE += ["trial", "driver", "trial", "raylet", "trial", "driver"]
 
 
-@pytest.mark.parametrize("kills", [SIX, pytest.param(TWELVE, marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("kills", [FOUR, pytest.param(TWELVE, marks=pytest.mark.slow)], ids=len)
 @pytest.mark.timeout(1800)
 def test_kills_change_nothing(kills: list[str], gone_later: Any, tmp_path: Path) -> None:
     """Two trials of one rank and a gang of two; the seed draws the victims and the moments."""
