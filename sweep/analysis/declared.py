@@ -170,7 +170,7 @@ def declared(location: str) -> list[Family]:
 
 def _family(own: list[Declaration]) -> Family:
     # The last declaration before the first trial counts, by its position: an earlier one may be
-    # equal to it, and what was declared between the two was withdrawn in time.
+    # equal to it, and what was declared between the two was withdrawn in time: claims and seeds.
     before = max((i for i, d in enumerate(own) if not d.begun), default=None)
     first = None if before is None else own[before]
     frozen = read_claims(first.text, f"{first.grid}{CLAIMS}") if first else None
@@ -196,16 +196,17 @@ def _family(own: list[Declaration]) -> Family:
                 f"looks {list(read.looks)} of a later claims file are ignored: declared were "
                 f"{list(rules.looks) or 'none'}"
             )
+    valid = own if before is None else own[before:]
     looks: list[int] = []
     seeds: set[int] = set()
-    for declaration in own:
+    for declaration in valid:
         seeds |= set(declaration.seeds)
         looks = [*looks, len(seeds)] if declaration.results else [len(seeds)]
     return Family(
         grid=own[0].grid,
         claims=Claims(alpha=rules.alpha, looks=rules.looks, claims=(*kept, *late)),
         post_hoc=frozenset(claim.sha256 for claim in late),
-        trials=frozenset(identity for d in own for identity in d.trials),
+        trials=frozenset(identity for d in valid for identity in d.trials),
         looks=tuple(looks),
         sha256=(first or own[0]).sha256,
         remarks=tuple(dict.fromkeys(remarks)),

@@ -127,6 +127,15 @@ def test_claims_that_were_withdrawn_before_any_trial_do_not_come_back(tmp_path: 
     assert not any("is ignored" in note for note in judged.verdicts[0].notes)
 
 
+def test_seeds_that_were_withdrawn_before_any_trial_are_not_missing(tmp_path: Path) -> None:
+    for seeds in (10, 8):
+        record_claims(tmp_path, "mine", BEATS, trials_of(seeds), str(tmp_path), ID)
+    finish(tmp_path, trials_of(8))
+    (judged,) = judge(tmp_path)
+    assert [(v.missing, v.confirmed) for v in judged.verdicts] == [(0, True)]
+    assert declared(str(tmp_path))[0].looks == (8,)
+
+
 def test_the_store_keeps_claims_of_a_folder_that_is_lost(tmp_path: Path) -> None:
     store, folder = str(tmp_path / "store"), tmp_path / "run"
     folder.mkdir()
