@@ -10,7 +10,13 @@ import numpy as np
 from PIL import Image
 
 from shards.datasets.base import SPLITS, Block, have_names
-from shards.datasets.decoder import DECODER_VERSION, decode, no_bomb_warnings, upright_size
+from shards.datasets.decoder import (
+    DECODER_VERSION,
+    MAX_PIXELS,
+    decode,
+    no_bomb_warnings,
+    upright_size,
+)
 from shards.datasets.left_out import LeftOut
 
 
@@ -102,15 +108,24 @@ class PictureDataset:
         side = self.image_size
         if not self._fit and rgb.size != (side, side):
             raise self._unequal(path, rgb.width, rgb.height)
-        return np.asarray(fit(rgb, side))
+        return np.asarray(fit(rgb, side, path))
 
 
-def fit(rgb: Image.Image, side: int) -> Image.Image:
-    """Shorter side to `side` with the bicubic filter, then the centre `side` x `side`."""
+def fit(rgb: Image.Image, side: int, path: str) -> Image.Image:
+    """Shorter side to `side` with the bicubic filter, then the centre `side` x `side`.
+
+    Raises: ValueError naming `path` where the resized image would have over MAX_PIXELS: a narrow
+        strip of a few bytes would need gigabytes.
+    """
     if rgb.size == (side, side):
         return rgb
     scale = side / min(rgb.size)
     wide, high = max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale))
+    if wide * high > MAX_PIXELS:
+        raise ValueError(
+            f"{path}: {rgb.width}x{rgb.height} pixels, which a shorter side of {side} makes "
+            f"{wide}x{high}, more than {MAX_PIXELS:,}; crop it, or choose a smaller image size"
+        )
     left, top = (wide - side) // 2, (high - side) // 2
     rgb = rgb.resize((wide, high), Image.Resampling.BICUBIC)
     return rgb.crop((left, top, left + side, top + side))

@@ -7,6 +7,7 @@ import struct
 import urllib.error
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -216,6 +217,25 @@ def test_decompression_bombs_are_refused(side: int, place: str, folder: Path, re
     (folder / place).write_bytes(png_that_claims(side, side))
     refused(lambda: opened(folder, 32).read("train", 0, 2), place, "refused")
     refused(lambda: opened(folder).read("train", 0, 2), place, "refused")
+
+
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000)])
+def test_strips_that_would_need_gigabytes_are_refused(
+    size: tuple[int, int], folder: Path, refused
+) -> None:
+    Image.new("RGB", size).save(folder / "train/cat/1.png")
+    told = "{}x{} pixels".format(*size), f"more than {MAX_PIXELS:,}", "crop it"
+    with mock.patch.object(Image.Image, "resize", side_effect=AssertionError("resized")):
+        refused(lambda: opened(folder, 224).read("train", 1, 2), "train/cat/1.png", *told)
+
+
+def test_strips_are_resized_up_to_the_limit_and_not_beyond(folder: Path, refused) -> None:
+    longest = MAX_PIXELS // (64 * 64)  # at a side of 64, a strip of one pixel's height
+    for length in (longest, longest + 1):
+        Image.new("RGB", (length, 1), "red").save(folder / f"train/cat/{length - longest}.png")
+    block = opened(folder, 64).read("train", 0, 1)
+    assert (block.images_NHWC[0] == (255, 0, 0)).all()
+    refused(lambda: opened(folder, 64).read("train", 1, 2), "train/cat/1.png", "image size")
 
 
 @pytest.fixture
