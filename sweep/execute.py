@@ -22,6 +22,7 @@ from sweep.journal.run_record import open_record
 from sweep.journal.uploader import Uploader
 from sweep.planning.banks import plan_banks
 from sweep.planning.costs import calibration_for, expected
+from sweep.planning.expand import notes_on_exclude
 from sweep.planning.grid import Grid, is_auto
 from sweep.planning.kinds import kinds_of
 from sweep.planning.limits import Limits, read_budget, read_deadline
@@ -84,6 +85,8 @@ def execute(
             )
             _check_room(trials.chosen, store, sweep.resources, options)
             show_notes(claims)  # after the checks: an error is one line
+            for note in notes_on_exclude(grid):
+                print(f"note:    {note}", file=sys.stderr)
             if precision:
                 print(f"precision: {precision}", file=sys.stderr)
             # After the checks: a folder that has recorded a grid refuses any other one, although

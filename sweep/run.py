@@ -206,6 +206,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     from sweep.analysis.declared import checked_claims, show_notes
     from sweep.planning.costs import calibration_for
     from sweep.planning.dry_run import show
+    from sweep.planning.expand import notes_on_exclude
     from sweep.planning.grid import is_auto
     from sweep.planning.kinds import kinds_of
     from sweep.planning.plan import plan_sweep
@@ -242,6 +243,8 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
         kinds=kinds,
     )
     show_notes(claims)  # after all checks: an error is one line
+    for note in notes_on_exclude(grid):
+        print(f"note:    {note}", file=sys.stderr)
     if chosen:
         print(f"precision: {chosen}", file=sys.stderr)
     if options.json:

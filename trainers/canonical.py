@@ -86,6 +86,22 @@ def make_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
         raise ValueError(prefix + one_line(str(error))) from None
 
 
+def check_alone(field: str, value: Any, where: str) -> None:
+    """Check one value by the tables of objectives and targets, whatever the other fields are.
+
+    Raises: ValueError as `make_config`.
+    """
+    try:
+        if field == "objective":
+            _ = canonical_objective(value)
+        elif field == "target":
+            _ = canonical_target(value)
+        elif field in _objective_fields():
+            _ = _objective_values({field: value})
+    except ValueError as error:
+        raise ValueError(f"{where}: {one_line(str(error))}") from None
+
+
 def stored_config(fields: Mapping[str, Any], where: str = "") -> TrialConfig:
     """The trial whose fields were stored, perhaps before there were recipes.
 

@@ -67,12 +67,19 @@ def _objective_fields() -> Iterable[str]:
 
 
 def check_value(field: str, value: Any, source: str) -> None:
+    """Check a value of `fixed` or `axes`: one of a trial, or a precision of `auto`.
+
+    Raises: ValueError, of one line.
+    """
+    if (field, value) != (PRECISION, AUTO):
+        check_trial_value(field, value, source)
+
+
+def check_trial_value(field: str, value: Any, source: str) -> None:
     """Check the type of one value, and what it names, as far as other fields do not matter.
 
     Raises: ValueError, of one line.
     """
-    if (field, value) == (PRECISION, AUTO):
-        return
     if field in TrialConfig.model_fields:
         names = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
         typed = validated(TrialConfig, names | {field: value}, source)

@@ -12,7 +12,7 @@ A grid file is YAML. Its keys, all but one of `fixed` and `axes` optional:
       student: [width:1, width:2, width:4]
       arm: [clean, noise:0.1]
     seeds: 3                # each combination with seeds 0, 1, 2; or a list: [42, 123, 456]
-    exclude:                # leave out combinations that match every field of an entry
+    exclude:                # leave out trials that match every field of an entry, `seed` included
       - {student: width:4, arm: clean}
     first:                  # trials that match an entry start before the others
       - {student: width:1}
@@ -49,6 +49,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,14 @@ from shards.support.registry import closest
 from shards.support.yaml_reader import parse_mapping
 from sweep.grids import named_grids
 from sweep.planning.early_stopping import EarlyStopping, read_early_stopping
-from sweep.planning.fields import AUTO, PRECISION, check_fields, check_value, refuse_unknown
+from sweep.planning.fields import (
+    AUTO,
+    PRECISION,
+    check_fields,
+    check_trial_value,
+    check_value,
+    refuse_unknown,
+)
 from sweep.planning.search import Search, read_search
 from trainers.config.alone import check_without_tables
 from trainers.config.schema import PLUGINS, TrialConfig
@@ -86,7 +94,7 @@ class Grid:
         fixed: {field: value} that all trials share.
         axes: {field: values}, of which every combination is a trial.
         seeds: of every combination.
-        exclude: combinations left out: those that match all fields of an entry.
+        exclude: trials left out: those that match all fields of an entry.
         first: trials that match all fields of an entry start first, in the order of entries.
         source: where the grid was read, for error messages.
         distinct_views: whether a trial that would see an augmented view twice is refused.
@@ -159,7 +167,10 @@ def _read(text: str, source: str, name: str, beside: Path | None) -> Grid:
         search=_search(raw.get("search"), source),
         resources=_resources(raw, source),
     )
-    return replace(grid, parts=_parts(grid, raw.get("parts") or []))
+    grid = replace(grid, parts=_parts(grid, raw.get("parts") or []))
+    for place, field, value in listed_values(grid):
+        check_trial_value(field, value, place)
+    return grid
 
 
 def _name(value: Any, source: str) -> str:
@@ -210,7 +221,7 @@ def _plugins(raw: dict[str, Any], source: str, beside: Path | None) -> dict[str,
 
 
 def _sections(raw: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
-    """`fixed`, `axes` and `exclude` of a grid or a part, checked but for the values of fields."""
+    """`fixed`, `axes` and `exclude` of a grid or a part; values in `exclude` are not checked."""
     for key, kind in SECTIONS.items():
         value = raw.get(key) or kind()
         if not isinstance(value, kind):
@@ -248,6 +259,20 @@ def _entries(value: Any, key: str, source: str) -> list[dict[str, Any]]:
             raise ValueError(f"{source}: {key}: expected {{field: value, ...}}, found `{entry}`")
         check_fields(entry, source)
     return value
+
+
+def listed_values(grid: Grid) -> Iterator[tuple[str, str, Any]]:
+    """(place, field, value) of `exclude`, `first` and `search.ranges`, those of parts as well.
+
+    No trial need have such a value, so each is to be checked by itself.
+    """
+    for part in (grid, *grid.parts):
+        for key, entries in (("exclude", part.exclude), ("first", part.first)):
+            for entry in entries:
+                for field, value in entry.items():
+                    yield f"{part.source}: {key}", field, value
+    for field, value in grid.search.outermost() if grid.search else ():
+        yield f"{grid.source}: search.ranges", field, value
 
 
 def check_combinations(grid: Grid) -> None:

@@ -20,6 +20,7 @@ are. This module needs neither torch nor Ray.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -60,6 +61,13 @@ class Search(DecidedByMetric):
         """The search without a field's range; None where no range is left."""
         left = {name: described for name, described in self.ranges.items() if name != field}
         return self.model_copy(update={"ranges": left}) if left else None
+
+    def outermost(self) -> Iterator[tuple[str, Any]]:
+        """(field, value) of every choice, and of both ends of every other range, as drawn."""
+        for field, described in self.ranges.items():
+            ((kind, values),) = described.items()
+            for value in values:
+                yield field, float(value) if kind in ("log", "uniform") else value
 
     def draw(self, number: int) -> dict[str, Any]:
         """{field: value} of a random draw; numbers begin at 0."""

@@ -10,10 +10,12 @@ import pytest
 
 from sweep.grids import named_grids, summaries
 from sweep.options import GRID_FILE
-from sweep.planning.expand import expand, expand_with_resources
+from sweep.planning.calibration import write_calibration
+from sweep.planning.expand import expand, expand_with_resources, notes_on_exclude
 from sweep.planning.grid import load_grid, read_grid
 from sweep.planning.settings import override
 from sweep.run import main
+from tests.calibrated import calibrated
 
 HEAD = "fixed: {dataset: digits, teacher: embedded, student: width:1}\n"
 
@@ -55,6 +57,16 @@ REFUSED = {
     HEAD + "exclude: [{amr: clean}]\n": ["unknown field `amr`", "did you mean `arm`"],
     HEAD + "exclude: [arm]\n": ["exclude", "{field: value, ...}", "`arm`"],
     HEAD + "exclude: [{}]\n": ["exclude", "{field: value, ...}"],
+    HEAD + "exclude: [{student: widht:1}]\n": ["mine.yaml: exclude: unknown student `widht`"],
+    HEAD + "exclude: [{arm: clean}, {lr: fast}]\n": ["mine.yaml: exclude: lr", "'fast'"],
+    HEAD + "exclude: [{seed: [0, 1]}]\n": ["mine.yaml: exclude: seed", "valid integer", "[0, 1]"],
+    HEAD + "exclude: [{precision: auto}]\n": ["mine.yaml: exclude: precision", "'auto'"],
+    HEAD + "exclude: [{temperature: 0.0}]\n": ["exclude: temperature", "greater than 0"],
+    HEAD + "exclude: [{target: pca:x}]\n": ["mine.yaml: exclude: target: `pca:x`"],
+    HEAD + "exclude: [{objective: mse+mse}]\n": ["mine.yaml: exclude: objective", "a term twice"],
+    HEAD + "parts: [{exclude: [{arm: cleen}]}]\n": ["part 1: exclude: unknown arm", "`clean`"],
+    HEAD + "first: [{arm: cleen}]\n": ["mine.yaml: first: unknown arm `cleen`", "`clean`"],
+    HEAD + "first: [{seed: -1}]\n": ["mine.yaml: first: seed", "equal to 0", "-1"],
     HEAD + "axes: {arm: [no]}\n": ["unknown arm `no`"],
     HEAD + "axes: {lr: [0.1]}\nseeds: 1\nseeds: 2\n": ["`seeds`", "line 3", "line 4"],
     HEAD + "axes: {lr: []}\n": ["axes.lr", "0 trials"],
@@ -154,6 +166,66 @@ def test_two_spellings_are_one_trial() -> None:
 def test_exclusion_knows_spellings_too() -> None:
     found = trials(HEAD + "axes: {arm: [clean, crop_flip]}\nexclude: [{arm: crop_flip:4}]\n")
     assert [c.arm for c in found] == ["clean"]
+
+
+def test_an_excluded_seed_is_left_out_of_the_matching_trials_alone() -> None:
+    text = (
+        HEAD.replace(", student: width:1", "") + "axes: {student: [width:1, width:2]}\nseeds: 3\n"
+    )
+    every = [(f"width:{width}", seed) for width in (1, 2) for seed in range(3)]
+    for seed in range(3):
+        found = trials(text + f"exclude: [{{student: width:1.0, seed: {seed}}}]\n")
+        assert [(c.student, c.seed) for c in found] == [
+            trial for trial in every if trial != ("width:1", seed)
+        ]
+    found = trials(text + "exclude: [{seed: 0}, {student: width:2, seed: 1}]\n")
+    assert [(c.student, c.seed) for c in found] == [("width:1", 1), ("width:1", 2), ("width:2", 2)]
+    listed = text.replace("seeds: 3", "seeds: [42, 0]")
+    found = trials(listed + "exclude: [{student: width:1, seed: 42}]\n")
+    assert [(c.student, c.seed) for c in found] == [
+        ("width:1", 0), ("width:2", 42), ("width:2", 0)
+    ]  # fmt: skip
+
+
+def test_a_combination_without_a_seed_left_need_not_be_valid() -> None:
+    text = HEAD + "axes: {engine: [single, ddp], ranks: [1, 2]}\nseeds: 2\n"
+    entries = "{engine: single, ranks: 2, seed: 0}, {engine: single, ranks: 2, seed: 1}"
+    assert len(trials(text + f"exclude: [{entries}]\n")) == 6
+    with pytest.raises(ValueError, match="ranks"):
+        trials(text + "exclude: [{engine: single, ranks: 2, seed: 0}]\n")
+
+
+UNMATCHED = """\
+axes: {student: [width:2, width:4]}
+exclude:
+  - {student: width:8}
+  - {seed: 5}
+  - {student: width:4.0, arm: clean}
+parts: [{fixed: {lr: 0.1}}, {axes: {student: [width:2]}, exclude: [{epochs: 9}]}]
+"""
+
+
+def test_what_excludes_nothing_is_noted_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid, known = tmp_path / "mine.yaml", str(tmp_path / "calibration.yaml")
+    grid.write_text(HEAD.replace(", student: width:1", "") + UNMATCHED)
+    write_calibration(known, calibrated(expand(load_grid(str(grid)))))
+    options = ["--out", str(tmp_path / "run"), "--calibration", known, "--dry-run"]
+    with pytest.raises(SystemExit) as ended:
+        main(["--grid", str(grid), *options])
+    assert ended.value.code == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "exclude" in line]
+    entries = "{student: width:8}, {seed: 5}, {epochs: 9}"
+    assert notes == [f"note:    {grid}: exclude: no trial matches {entries}"]
+
+
+def test_what_excludes_something_is_not_noted() -> None:
+    assert notes_on_exclude(load_grid("paper")) == []
+    text = HEAD + "axes: {arm: [clean, crop_flip]}\nseeds: 2\n"
+    for entry in ("{arm: crop_flip:4}", "{arm: crop_flip:4, seed: 1}", "{seed: 0}"):
+        grid = read_grid(text + f"exclude: [{entry}, {entry}]\n", "mine.yaml", "mine")
+        assert notes_on_exclude(grid) == []
 
 
 def test_what_is_excluded_need_not_be_valid() -> None:

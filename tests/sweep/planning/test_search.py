@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +87,16 @@ def test_a_setting_takes_the_place_of_a_range() -> None:
         (f"{REST}, trials: 2, ranges: {{lr: {{normal: [2, 1]}}}}", "one of log, uniform, integer"),
         (f"{REST}, trials: 2, ranges: {{epochs: {{integer: [1.5, 2]}}}}", "two whole numbers"),
         (f"{REST}, trials: 2, ranges: {{lr: {{choice: []}}}}", "at least one value"),
+        (
+            f"{REST}, trials: 2, ranges: {{optimizer: {{choice: [adam, sgdd]}}}}",
+            "r `sgdd`; did you",
+        ),
+        (f"{REST}, trials: 2, ranges: {{batch_size: {{choice: [32, 1]}}}}", "than or equal to 2"),
+        (f"{REST}, trials: 2, ranges: {{ema: {{uniform: [0.0, 1.2]}}}}", "ema: Input should be le"),
+        (f"{REST}, trials: 2, ranges: {{ema: {{uniform: [-0.1, 0.5]}}}}", "greater than or equal"),
+        (f"{REST}, trials: 2, ranges: {{epochs: {{integer: [-1, 2]}}}}", "epochs: Input should be"),
+        (f"{REST}, trials: 2, ranges: {{epochs: {{log: [1, 9]}}}}", "valid integer; got 1.0"),
+        (f"{REST}, trials: 2, ranges: {{precision: {{choice: [fp32, auto]}}}}", "got 'auto'"),
         (f"{REST}, trials: 2, ranges: {{arm: {{choice: [clean]}}}}", "make it an axis"),
         (f"{REST}, trials: 2, ranges: {{seed: {{integer: [1, 2]}}}}", "make it an axis"),
     ],
@@ -94,6 +107,19 @@ def test_a_wrong_search_is_refused_in_one_line(search: str, said: str) -> None:
     assert said in str(caught.value)
     assert str(caught.value).startswith("x.yaml: search")
     assert "\n" not in str(caught.value)
+
+
+def test_values_that_the_tables_refuse_are_refused_before_they_are_drawn() -> None:
+    for field, described, said in (
+        ("target", "choice: [teacher, pca:x]", "target: `pca:x`"),
+        ("temperature", "uniform: [0.0, 1.0]", "temperature: Input should be greater than 0"),
+    ):
+        # Nothing of the range is drawn: the values are those of another draw.
+        drawn = replace(
+            grid(f"{REST}, trials: 1, ranges: {{{field}: {{{described}}}}}"), draws=({},)
+        )
+        with pytest.raises(ValueError, match=rf"^x\.yaml: search\.ranges: {re.escape(said)}"):
+            expand(drawn)
 
 
 def test_a_field_that_has_a_value_is_not_drawn_as_well() -> None:

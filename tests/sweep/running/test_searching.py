@@ -221,7 +221,9 @@ def test_a_real_search_runs_through_one_tune_and_goes_on_as_if_undisturbed(
 def test_values_that_are_searched_for_cannot_be_excluded() -> None:
     with pytest.raises(ValueError, match=r"^x: exclude: optuna proposes values whatever is excl"):
         read_grid(TEXT + "exclude: [{lr: 0.01}]\n", "x", "x")
-    read_grid(TEXT + "exclude: [{seed: 1}]\n", "x", "x")
+    one_seed = read_grid(TEXT + "exclude: [{seed: 1}]\n", "x", "x")
+    assert one_seed.search is not None
+    assert {config.seed for config in Searching(one_seed, one_seed.search).take()} == {0}
 
 
 def test_it_knows_the_longest_trial_that_it_may_propose() -> None:
