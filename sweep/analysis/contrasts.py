@@ -96,14 +96,14 @@ def seed_values(samples: Sequence[Sample], weights: Sequence[float]) -> dict[int
 def paired(samples: Sequence[Sample], weights: Sequence[float]) -> Contrast | None:
     """The contrast over the seeds that all groups share; None for fewer than 2, or without spread.
 
-    Spread means more than what rounding leaves of equal differences.
+    Spread means more than what rounding leaves of equal differences, see `samples.sample_of`.
     """
     values = seed_values(samples, weights)
     if len(values) < 2:
         return None
-    one = sample_of(values)
-    scale = max(abs(w * s.mean) for s, w in zip(samples, weights, strict=True))
-    if not one.sd or one.sd <= 1e-12 * scale:
+    scale = max(abs(w) * s.scale for s, w in zip(samples, weights, strict=True))
+    one = sample_of(values, scale=scale)
+    if not one.sd:
         return None
     return Contrast("paired", one.mean, one.sd / math.sqrt(one.n), one.n - 1)
 
@@ -128,9 +128,11 @@ def pair_correlation(first: Sample, second: Sample) -> float | None:
     shared = [seed for seed in first.values if seed in second.values]
     if len(shared) < 3:
         return None
-    pairs_2N = np.array([[group.values[seed] for seed in shared] for group in (first, second)])
-    if (pairs_2N.std(axis=1) == 0).any():
+    groups = (first, second)
+    both = [sample_of({s: one.values[s] for s in shared}, scale=one.scale) for one in groups]
+    if not all(one.sd for one in both):
         return None
+    pairs_2N = np.array([list(one.values.values()) for one in both])
     return float(np.corrcoef(pairs_2N)[0, 1])
 
 

@@ -153,7 +153,7 @@ def _within(claim: Interaction, values: Values) -> list[Sample]:
         if not inside:
             raise UntestableError(f"{own.label} and {other.label} share no seed")
         lost = {s: max(own.lost.get(s, 0), other.lost.get(s, 0)) for s in {*own.lost, *other.lost}}
-        found.append(sample_of(inside, own.label, lost))
+        found.append(sample_of(inside, own.label, lost, max(own.scale, other.scale)))
     return found
 
 
@@ -166,7 +166,8 @@ def logarithm(sample: Sample) -> Sample:
         raise UntestableError(f"{sample.label}: a logarithm needs positive values")
     if sample.values:
         logs = {seed: math.log(value) for seed, value in sample.values.items()}
-        return sample_of(logs, sample.label, sample.lost)
+        # A relative error of x is an absolute one of ln x, which may itself be near 0.
+        return sample_of(logs, sample.label, sample.lost, scale=1.0)
     sd = None if sample.sd is None else sample.sd / sample.mean
     return replace(sample, mean=math.log(sample.mean), sd=sd)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sweep.analysis.curves import observed
-from sweep.analysis.samples import Sample, sample_of
+from sweep.analysis.samples import ROUNDING, Sample, sample_of
 from sweep.analysis.values import FINISHED, varying
 
 COSINE = "cosine_to_teacher"
@@ -42,8 +42,9 @@ def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> TwoWa
     rows, columns: fields such as `student` and `arm`; their values are categories. A significant
     interaction says that the effect of one depends on the other, and main effects are then means
     over unlike things. Assumes equal variances, which Welch's tests of single claims do not.
-    Raises: ValueError where a cell has no value, or no cell has two, or where trials of one cell
-    differ in another field, whose effect would then count as spread between seeds.
+    Raises: ValueError where a cell has no value, no cell has two or none has a spread, or where
+    trials of one cell differ in another field, whose effect would then count as spread between
+    seeds.
     """
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
@@ -59,6 +60,12 @@ def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> TwoWa
         raise ValueError(
             f"{metric}: {len(table)} values in {len(counts)} of {wanted} cells of {rows} x "
             f"{columns}; expected every cell, and two values in some"
+        )
+    inside = table["y"] - table.groupby(["a", "b"])["y"].transform("mean")
+    if abs(inside).max() <= ROUNDING * abs(table["y"]).max():
+        raise ValueError(
+            f"{metric}: the values in every cell of {rows} x {columns} are equal; expected a "
+            "spread between seeds, to test with"
         )
     fitted: Any = ols("y ~ C(a) * C(b)", data=table).fit()
     lines: Any = anova_lm(fitted, typ=2)

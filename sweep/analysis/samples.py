@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import special
 
+# Twelve equal values of 0.1 have a deviation of 1e-17: their mean is rounded, and so is each sum.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -16,7 +19,8 @@ class Sample:
 
     n: how many values. mean: in the unit of the metric. sd: with ddof = 1; None where it is unknown
     or n = 1. values: {seed: value}; empty where only a summary was published. lost: {status: count}
-    of the group's trials that have no value, such as {"diverged": 1}.
+    of the group's trials that have no value, such as {"diverged": 1}. scale: size of the largest
+    number that the values were computed from.
     """
 
     label: str
@@ -25,20 +29,31 @@ class Sample:
     sd: float | None
     values: Mapping[int, float] = field(default_factory=lambda: {})
     lost: Mapping[str, int] = field(default_factory=lambda: {})
+    scale: float = 0.0
 
 
 def sample_of(
-    values: Mapping[int, float], label: str = "", lost: Mapping[str, int] | None = None
+    values: Mapping[int, float],
+    label: str = "",
+    lost: Mapping[str, int] | None = None,
+    scale: float = 0.0,
 ) -> Sample:
     """The sample of {seed: value}: mean = sum x / n, sd = sqrt(sum (x - mean)^2 / (n - 1)).
 
+    An sd of at most 1e-12 of the largest |x| is what rounding leaves of equal values, and is 0.
+    scale: of differences and logarithms the size of what they were computed from, where it is
+    larger: rounding is in proportion to that.
     Raises: ValueError for no value, or one that is not finite.
     """
     numbers_N = np.array(list(values.values()), dtype=np.float64)
     if not len(numbers_N) or not np.isfinite(numbers_N).all():
         raise ValueError(f"{label or 'sample'}: expected finite values, at least one; {values}")
+    scale = max(scale, float(abs(numbers_N).max()))
     sd = float(numbers_N.std(ddof=1)) if len(numbers_N) > 1 else None
-    return Sample(label, len(numbers_N), float(numbers_N.mean()), sd, dict(values), lost or {})
+    if sd is not None and sd <= ROUNDING * scale:
+        sd = 0.0
+    mean = float(numbers_N.mean())
+    return Sample(label, len(numbers_N), mean, sd, dict(values), lost or {}, scale)
 
 
 def published_sample(label: str, n: int, mean: float, sd: float | None, ddof: int) -> Sample:

@@ -366,6 +366,33 @@ def test_equal_values_in_every_seed_are_untestable() -> None:
     assert verdict(f"kind: difference, {TWO}", trials).reason.startswith("no spread between seeds")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"kind: superiority, {TWO}",
+        f"kind: superiority, {TWO}, test: paired",
+        f"kind: superiority, {TWO}, margin: -0.05",
+        f"kind: equivalence, {TWO}, margin: 0.2",
+        f"kind: ratio, {TWO}, bound: 1.01",
+        f"kind: trend, metric: {M}, direction: falls, along: {{student: [width:1, width:4]}}",
+        f"kind: interaction, {TWO}, minus: {{metric: test/low}}",
+        f"kind: interaction, {TWO}, minus: {{metric: test/low}}, test: paired",
+    ],
+)
+def test_equal_values_that_rounding_tells_apart_are_untestable(text: str) -> None:
+    trials = frame(10)
+    trials[M] = [0.7] * 10 + [0.6] * 10
+    trials["test/low"] = [0.2] * 10 + [0.1] * 10
+    found = verdict(text, trials)
+    assert (found.verdict, found.reason[:23]) == ("untestable", "no spread between seeds")
+    if "low" in text:  # effects of 0 but for rounding, of values that differ between seeds
+        base = [0.1 * seed for seed in trials["seed"]]
+        trials[M] = [(b + 0.3) - 0.3 for b in base]
+        trials["test/low"] = base
+        found = verdict(text, trials)
+        assert (found.verdict, found.reason[:23]) == ("untestable", "no spread between seeds")
+
+
 def test_seeds_needed_by_welch_do_not_depend_on_how_many_seeds_are_shared() -> None:
     """Ten seeds each, of which the groups share all or three."""
     needed: list[int | None] = []

@@ -54,6 +54,13 @@ def test_a_layout_with_an_empty_cell_is_refused() -> None:
         two_way(cells(0.0).iloc[:18], "test/m", "student", "arm")
 
 
+def test_a_layout_whose_only_spread_is_rounding_is_refused() -> None:
+    trials = cells(0.0)
+    trials["test/m"] = [0.1 if arm == "n" else 0.7 for arm in trials["arm"]]
+    with pytest.raises(ValueError, match=r"every cell of student x arm are equal; expected a spr"):
+        two_way(trials, "test/m", "student", "arm")
+
+
 def test_trials_that_are_left_out_of_a_layout_are_counted() -> None:
     trials = cells(0.0)
     trials.loc[[0, 1], "status"] = ["diverged", "failed"]
