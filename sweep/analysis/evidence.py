@@ -152,8 +152,13 @@ def _within(claim: Interaction, values: Values) -> list[Sample]:
         inside = contrasts.seed_values([own, other], [1.0, -1.0])
         if not inside:
             raise UntestableError(f"{own.label} and {other.label} share no seed")
-        lost = {s: max(own.lost.get(s, 0), other.lost.get(s, 0)) for s in {*own.lost, *other.lost}}
-        found.append(sample_of(inside, own.label, lost, max(own.scale, other.scale)))
+        # An effect needs both values of its seed, and either one may be missing.
+        every = {*own.values, *own.gone, *other.values, *other.gone}
+        gone = {
+            seed: own.gone.get(seed) or other.gone.get(seed) or "without the other trial"
+            for seed in sorted(every - inside.keys())
+        }
+        found.append(sample_of(inside, own.label, gone, max(own.scale, other.scale)))
     return found
 
 
@@ -167,7 +172,7 @@ def logarithm(sample: Sample) -> Sample:
     if sample.values:
         logs = {seed: math.log(value) for seed, value in sample.values.items()}
         # A relative error of x is an absolute one of ln x, which may itself be near 0.
-        return sample_of(logs, sample.label, sample.lost, scale=1.0)
+        return sample_of(logs, sample.label, sample.gone, scale=1.0)
     sd = None if sample.sd is None else sample.sd / sample.mean
     return replace(sample, mean=math.log(sample.mean), sd=sd)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 
 from sweep.analysis.curves import observed
 from sweep.analysis.samples import ROUNDING, Sample, sample_of
-from sweep.analysis.values import FINISHED, varying
+from sweep.analysis.values import FINISHED, NO_VALUE, varying
 
 COSINE = "cosine_to_teacher"
 
@@ -52,7 +53,7 @@ def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> TwoWa
     cells: Any = trials.groupby([rows, columns], sort=False)
     for (row, column), cell in cells:
         _check_one_a_seed(cell, f"{row}, {column}")
-    kept, lost = _with_values(trials, [metric])
+    kept, gone = _with_values(trials, [metric])
     table: Any = pd.DataFrame({"y": kept[metric], "a": kept[rows], "b": kept[columns]})
     counts = table.groupby(["a", "b"]).size()
     wanted = len(set(trials[rows])) * len(set(trials[columns]))
@@ -81,7 +82,7 @@ def two_way(trials: pd.DataFrame, metric: str, rows: str, columns: str) -> TwoWa
         )
         for term, name in names.items()
     )
-    return TwoWay(sources, len(table), lost)
+    return TwoWay(sources, len(table), Counter(why for _, why in gone))
 
 
 def less_teacher(trials: pd.DataFrame, metric: str, label: str = "") -> Sample:
@@ -93,22 +94,19 @@ def less_teacher(trials: pd.DataFrame, metric: str, label: str = "") -> Sample:
     """
     own, reference = f"test/{metric}", f"teacher/{metric}"
     _check_one_a_seed(trials, label or metric)
-    both, lost = _with_values(trials, [own, reference])
+    both, gone = _with_values(trials, [own, reference])
     pairs = zip(both["seed"], both[own] - both[reference], strict=True)
-    return sample_of({int(seed): float(value) for seed, value in pairs}, label, lost)
+    return sample_of({int(seed): float(value) for seed, value in pairs}, label, dict(gone))
 
 
-def _with_values(trials: Any, metrics: list[str]) -> tuple[Any, dict[str, int]]:
-    """The finished trials with finite values of these metrics; {why: how many} of the others."""
-    done: Any = trials[trials["status"] == FINISHED]
-    ends = trials["status"].value_counts()
-    lost = {str(status): int(count) for status, count in ends.items() if status != FINISHED}
-    known = [name for name in metrics if name in done]
-    kept: Any = done[np.isfinite(done[known].astype(float)).all(axis=1)]
-    kept = kept if len(known) == len(metrics) else kept[:0]
-    if len(kept) < len(done):
-        lost["without the value"] = len(done) - len(kept)
-    return kept, lost
+def _with_values(trials: Any, metrics: list[str]) -> tuple[Any, list[tuple[int, str]]]:
+    """The finished trials with finite values of these metrics; (seed, why) of the others."""
+    there: Any = trials["status"] == FINISHED
+    for name in metrics:
+        there &= np.isfinite(trials[name].astype(float)) if name in trials else False
+    others: Any = trials[~there]
+    why = others["status"].replace(FINISHED, NO_VALUE)
+    return trials[there], list(zip(map(int, others["seed"]), map(str, why), strict=True))
 
 
 def _check_one_a_seed(trials: Any, label: str) -> None:

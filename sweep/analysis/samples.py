@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,9 +19,9 @@ class Sample:
     """A group's values.
 
     n: how many values. mean: in the unit of the metric. sd: with ddof = 1; None where it is unknown
-    or n = 1. values: {seed: value}; empty where only a summary was published. lost: {status: count}
-    of the group's trials that have no value, such as {"diverged": 1}. scale: size of the largest
-    number that the values were computed from.
+    or n = 1. values: {seed: value}; empty where only a summary was published. gone: {seed: why} of
+    the seeds that have no value, such as {3: "diverged"}. scale: size of the largest number that
+    the values were computed from.
     """
 
     label: str
@@ -28,14 +29,19 @@ class Sample:
     mean: float
     sd: float | None
     values: Mapping[int, float] = field(default_factory=lambda: {})
-    lost: Mapping[str, int] = field(default_factory=lambda: {})
+    gone: Mapping[int, str] = field(default_factory=lambda: {})
     scale: float = 0.0
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """{why: how many} of the seeds that have no value, such as {"diverged": 1}."""
+        return dict(Counter(self.gone.values()))
 
 
 def sample_of(
     values: Mapping[int, float],
     label: str = "",
-    lost: Mapping[str, int] | None = None,
+    gone: Mapping[int, str] | None = None,
     scale: float = 0.0,
 ) -> Sample:
     """The sample of {seed: value}: mean = sum x / n, sd = sqrt(sum (x - mean)^2 / (n - 1)).
@@ -53,7 +59,7 @@ def sample_of(
     if sd is not None and sd <= ROUNDING * scale:
         sd = 0.0
     mean = float(numbers_N.mean())
-    return Sample(label, len(numbers_N), mean, sd, dict(values), lost or {}, scale)
+    return Sample(label, len(numbers_N), mean, sd, dict(values), gone or {}, scale)
 
 
 def published_sample(label: str, n: int, mean: float, sd: float | None, ddof: int) -> Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from trainers.probes.censored import CENSORED
 Row = dict[str, Any]
 Records = dict[int, NDArray[np.float64]]  # {seed: (images,)}
 FINISHED = "finished"
+NO_VALUE = "without the value"  # a finished trial
 # Trials that differ in one of these have students of other shapes or other data: a common seed
 # gives them neither the same initial weights nor the same images.
 SHAPE = ("student", "teacher", "dataset", "image_size", "input", "classes", "student.parameters")
@@ -105,7 +107,7 @@ class TrialValues:
     def sample(self, where: Where, metric: str) -> Sample:
         rows = self.rows(where)
         column = self.trials[metric].tolist() if metric in self.trials.columns else None
-        lost: dict[str, int] = {}
+        gone: dict[int, str] = {}
         values: dict[int, float] = {}
         censored = f"{metric}{CENSORED}"
         bounds = self.trials[censored].tolist() if censored in self.trials.columns else None
@@ -117,16 +119,17 @@ class TrialValues:
                     f"{label_of(where)}: {metric} is above {bound:g} in a trial, the largest that "
                     "was measured: a mean without it would be too low"
                 )
+            seed = int(row["seed"])
             if row["status"] != FINISHED:
-                lost[row["status"]] = lost.get(row["status"], 0) + 1
+                gone[seed] = row["status"]
             elif value is None or not math.isfinite(value):
-                lost["without the value"] = lost.get("without the value", 0) + 1
+                gone[seed] = NO_VALUE
             else:
-                values[int(row["seed"])] = float(value)
+                values[seed] = float(value)
         if not values:
-            gone = ", ".join(f"{count} {status}" for status, count in lost.items())
-            raise UntestableError(f"{label_of(where)}: no value of {metric} ({gone})")
-        return sample_of(dict(sorted(values.items())), label_of(where), lost)
+            why = ", ".join(f"{count} {status}" for status, count in Counter(gone.values()).items())
+            raise UntestableError(f"{label_of(where)}: no value of {metric} ({why})")
+        return sample_of(dict(sorted(values.items())), label_of(where), gone)
 
     def size(self, where: Where) -> float:
         sizes = {row.get("student.parameters") for _, row in self.rows(where)}

@@ -360,6 +360,26 @@ def test_diverged_seeds_are_counted_and_said() -> None:
     assert "width:1: 2 of 10 seeds diverged, in no mean" in found.notes
 
 
+def test_seeds_that_an_interaction_lost_in_either_of_its_trials_are_counted() -> None:
+    """Of width:1 seed 1 has diverged on clean images and seed 2 with noise, and both count."""
+    clean, noisy = frame(10), frame(10).assign(arm="noise:0.1", trial=lambda t: t["trial"] + "n")
+    noisy[M] -= [0.2 + 0.003 * (i * i % 7) for i in range(20)]
+    clean.loc[1, "status"] = noisy.loc[2, "status"] = "diverged"
+    clean.loc[[3, 4], "status"] = noisy.loc[[4, 5], "status"] = "failed"
+    noisy.loc[6, M] = None
+    noisy = noisy.drop(index=7)  # was never begun
+    text = f"kind: interaction, {TWO}, where: {{arm: noise:0.1}}, minus: {{arm: clean}}"
+    found = verdict(text, pd.concat([clean, noisy], ignore_index=True))
+    assert found.evidence is not None
+    first, second = found.evidence.groups
+    assert set(first.values) == {0, 8, 9}
+    assert first.lost == {
+        "diverged": 2, "failed": 3, "without the value": 1, "without the other trial": 1
+    }  # fmt: skip
+    assert (second.n, second.lost) == (10, {})
+    assert "noise:0.1 width:1: 2 of 10 seeds diverged, in no mean" in found.notes
+
+
 def test_equal_values_in_every_seed_are_untestable() -> None:
     trials = frame()
     trials[M] = [1.0] * 8 + [0.5] * 8
