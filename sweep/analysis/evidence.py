@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,9 +44,9 @@ class Evidence:
     effect: Hedges' g of two groups; None for a slope, which is no difference of groups. single_sd:
     standard deviation that theta would have from one seed a group, so that with n its error is
     single_sd / sqrt(n); NaN without a contrast.
-    images: interval of a difference or interaction of accuracies over test images, seeds held
-    fixed; None where the images of all groups are not recorded or not the same. joint: the same
-    over test images and seeds together; None for a single seed also.
+    images: interval of a difference or interaction of accuracies over test images, the seeds of
+    the estimate held fixed; None where the images of all groups are not recorded or not the same.
+    joint: the same over test images and these seeds together; None for a single seed also.
     """
 
     quantity: str
@@ -105,15 +105,15 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     if primary is None:
         return found
     p_for, p_against = _p_values(claim, primary, bound)
-    records = _records(claim, values)
+    used = [by_seed.keys() if pairs else sample.values.keys() for sample in groups]
+    records = _records(claim, values, used)
     if records is not None:
-        first, second = records
-        both = pairs and first.keys() == second.keys()
-        stacked = [np.stack(list(group.values())) for group in records]
+        first_SN, second_SN = (np.stack(list(group.values())) for group in records)
+        several = min(len(first_SN), len(second_SN)) > 1
         found = replace(
             found,
-            images=image_interval(stacked[0], stacked[1]),
-            joint=joint_interval(stacked[0], stacked[1], both) if n > 1 else None,
+            images=image_interval(first_SN, second_SN),
+            joint=joint_interval(first_SN, second_SN, pairs) if several else None,
         )
     return replace(
         found, p_for=p_for, p_against=p_against, flips=_flips(claim, by_seed, p_for <= p_against)
@@ -184,24 +184,30 @@ def _is_paired(claim: Claim, values: Values) -> bool:
     return values.pairs(wheres)
 
 
-def _records(claim: Claim, values: Values) -> tuple[Records, Records] | None:
-    """What first and second get right of each image by seed, whose means differ by theta."""
+def _records(
+    claim: Claim, values: Values, used: Sequence[Collection[int]]
+) -> tuple[Records, Records] | None:
+    """What first and second get right of each image by seed, whose means differ by theta.
+
+    used: the seeds of first and of second that theta is of.
+    """
     if isinstance(claim, Ratio) or is_slope(claim):
         return None
     wheres = claim.groups()[:2]
     if not isinstance(claim, Interaction):
-        found = values.records(wheres, claim.metric)
+        found = values.records(wheres, claim.metric, used)
         return (found[0], found[1]) if found else None
     other = str(claim.minus.get("metric", claim.metric))
     less = wheres if "metric" in claim.minus else [where | claim.minus for where in wheres]
-    own, minus = values.records(wheres, claim.metric), values.records(less, other)
+    own, minus = values.records(wheres, claim.metric, used), values.records(less, other, used)
     if own is None or minus is None:
         return None
-    effects: list[Records] = []
-    for a, b in zip(own, minus, strict=True):
-        effects.append({seed: a[seed] - b[seed] for seed in a if seed in b})
-    images = {len(effect_N) for one in effects for effect_N in one.values()}
-    return (effects[0], effects[1]) if len(images) == 1 and all(effects) else None
+    if len({len(right_N) for one in (*own, *minus) for right_N in one.values()}) > 1:
+        return None
+    first, second = (
+        {seed: a[seed] - b[seed] for seed in a} for a, b in zip(own, minus, strict=True)
+    )
+    return first, second
 
 
 # ---- p values ----

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,11 +46,14 @@ class Values(Protocol):
         """Whether trials of one seed in these groups begin alike, so that they are pairs."""
         ...
 
-    def records(self, groups: Iterable[Where], metric: str) -> list[Records] | None:
+    def records(
+        self, groups: Sequence[Where], metric: str, seeds: Sequence[Collection[int]]
+    ) -> list[Records] | None:
         """{seed: (images,)} of each group: 1 where an accuracy's classifier is right, else 0.
 
-        Under a corruption, the share of its draws in which it is right. None where that is not
-        recorded, cannot be read, or is not of the same images.
+        Under a corruption, the share of its draws in which it is right. seeds: of each group, those
+        that the estimate is of, no more and no fewer. None where one of them is not recorded or
+        cannot be read, or where the images are not the same.
         """
         ...
 
@@ -143,18 +146,24 @@ class TrialValues:
         rows = [row for row in every if row["status"] == FINISHED]  # others have no parameters
         return not any(len({str(row.get(field)) for row in rows}) > 1 for field in SHAPE)
 
-    def records(self, groups: Iterable[Where], metric: str) -> list[Records] | None:
+    def records(
+        self, groups: Sequence[Where], metric: str, seeds: Sequence[Collection[int]]
+    ) -> list[Records] | None:
         stem, _, last = metric.rpartition("/")
         if self._arrays is None or last != "accuracy":
             return None
-        done = [[r for _, r in self.rows(where) if r["status"] == FINISHED] for where in groups]
-        if len({str([row.get(name) for name in IMAGES]) for rows in done for row in rows}) > 1:
+        used: list[dict[int, Row]] = []
+        for where, own in zip(groups, seeds, strict=True):
+            by_seed = {int(row["seed"]): row for _, row in self.rows(where)}
+            used.append({seed: by_seed[seed] for seed in sorted(own)})
+        every = [row for rows in used for row in rows.values()]
+        if len({str([row.get(name) for name in IMAGES]) for row in every}) > 1:
             return None
         found: list[Records] = []
         try:
-            for rows in done:
-                right = {r["seed"]: self._arrays(r["trial"])[f"{stem}/correct"] for r in rows}
-                found.append({int(seed): np.array(right[seed]) for seed in sorted(right)})
+            for rows in used:
+                right = {s: self._arrays(r["trial"])[f"{stem}/correct"] for s, r in rows.items()}
+                found.append({seed: np.array(right_N) for seed, right_N in right.items()})
         except (KeyError, OSError):
             return None
         lengths = {len(values_N) for group in found for values_N in group.values()}
@@ -211,7 +220,9 @@ class PublishedValues:
     def pairs(self, groups: Iterable[Where]) -> bool:
         return False  # values of single seeds are not published
 
-    def records(self, groups: Iterable[Where], metric: str) -> list[Records] | None:
+    def records(
+        self, groups: Sequence[Where], metric: str, seeds: Sequence[Collection[int]]
+    ) -> list[Records] | None:
         return None
 
     def movement(self, where: Where) -> float | None:

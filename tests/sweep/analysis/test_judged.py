@@ -14,6 +14,7 @@ from sweep.analysis.claims import Interaction, Superiority, Where
 from sweep.analysis.declared import FILE, declared, record_claims
 from sweep.analysis.evidence import evidence_of
 from sweep.analysis.frame import load
+from sweep.analysis.images import image_interval, joint_interval
 from sweep.analysis.judged import as_rows, judge
 from sweep.analysis.values import TrialValues
 from sweep.journal.run_record import open_record, record_sweep
@@ -260,7 +261,7 @@ def test_a_damaged_file_is_named(run: Path) -> None:
 def test_images_that_are_not_the_same_or_not_readable_give_no_interval(run: Path) -> None:
     def records(trials: Any, arrays: Any) -> Any:
         groups: list[Where] = [{"student": "width:1"}, {"student": "width:4"}]
-        return TrialValues(trials, arrays=arrays).records(groups, M)
+        return TrialValues(trials, arrays=arrays).records(groups, M, [range(8), range(8)])
 
     def gone(trial: str) -> Any:
         raise FileNotFoundError(trial)
@@ -309,6 +310,49 @@ def test_seeds_and_images_are_resampled_in_pairs_and_of_interactions_too() -> No
         assert found.contrast is not None
         assert found.joint is not None
         assert 0 < found.joint[0] < found.contrast.estimate < found.joint[1] < 10 / 60 + 0.15
+
+
+@pytest.mark.parametrize("kind", ["superiority", "interaction"])
+@pytest.mark.parametrize("test", ["paired", "welch"])
+def test_intervals_over_images_are_of_the_seeds_of_the_estimate(kind: str, test: str) -> None:
+    """Seed 9 has diverged with noise, and fits badly: pairs leave it out of both groups.
+
+    Seed 8 has finished without a value, although its images are recorded; that of seed 0 without
+    noise was never begun.
+    """
+    rng = np.random.default_rng(3)
+    rows: list[dict[str, Any]] = []
+    stored: dict[str, dict[str, list[float]]] = {}
+    for arm in ("clean", "noise:0.1"):
+        for seed in range(1 if arm == "clean" else 0, 10):
+            right_N = (rng.random(400) < (0.1 if seed in (0, 8, 9) else 0.8)).astype(float)
+            trial = f"{arm}-{seed}"
+            stored[trial] = {"test/a/correct": list(right_N), "test/b/correct": [0.0] * 400}
+            lost = arm != "clean" and seed == 9
+            rows.append(
+                {"trial": trial, "status": "diverged" if lost else "finished", "seed": seed}
+                | {"test/a/accuracy": None if seed == 8 else right_N.mean(), "arm": arm}
+                | {"test/b/accuracy": 0.0}
+            )
+    values = TrialValues(pd.DataFrame(rows), arrays=stored.__getitem__)
+    fields: dict[str, Any] = {"first": {"arm": "noise:0.1"}, "second": {"arm": "clean"}}
+    fields |= {"name": "one", "metric": "test/a/accuracy", "kind": kind, "test": test}
+    if kind == "interaction":
+        claim = Interaction(minus={"metric": "test/b/accuracy"}, **fields)
+    else:
+        claim = Superiority(**fields)
+    found = evidence_of(claim, values)
+    assert found.contrast is not None
+    assert found.images is not None
+    assert found.joint is not None
+    kept = [range(1, 8)] * 2 if test == "paired" else [range(8), [*range(1, 8), 9]]
+    means_SN = [
+        np.array([stored[f"{arm}-{seed}"]["test/a/correct"] for seed in seeds])
+        for arm, seeds in zip(("noise:0.1", "clean"), kept, strict=True)
+    ]
+    assert found.contrast.estimate == pytest.approx(means_SN[0].mean() - means_SN[1].mean())
+    assert found.images == image_interval(*means_SN)
+    assert found.joint == joint_interval(*means_SN, pairs=test == "paired")
 
 
 # ---- python -m sweep.report ----

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -107,7 +107,9 @@ class Drawn:
     def size(self, where: Where) -> float:
         return 1.0
 
-    def records(self, groups: Iterable[Where], metric: str) -> list[Records] | None:
+    def records(
+        self, groups: Sequence[Where], metric: str, seeds: Sequence[Collection[int]]
+    ) -> list[Records] | None:
         return None
 
     def movement(self, where: Where) -> float | None:
