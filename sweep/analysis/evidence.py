@@ -38,12 +38,12 @@ class Evidence:
     secondary: by the other test, where it can be made. p_for, p_against: p of the test that would
     support or refute the claim, uncorrected; NaN without a contrast, p_against 1 where nothing can
     refute it.
-    n: seeds. floor: the smallest p that flips of the signs of n values can give, 2 / 2^n, or half
-    of that for the one-sided tests of an equivalence; 0 for published values, which have no signs
-    to flip. flips: the exact sign-flip p; None for published values. correlation: of pairs.
-    effect: Hedges' g of two groups; None for a slope, which is no difference of groups. single_sd:
-    standard deviation that theta would have from one seed a group, so that with n its error is
-    single_sd / sqrt(n); NaN without a contrast.
+    n: seeds. floor: the smallest p that flips of the signs of n values can give in the decision
+    that the values lean to, 2 / 2^n, or half of that where it is one of TOST; 0 for published
+    values, which have no signs to flip. flips: the exact sign-flip p; None for published values.
+    correlation: of pairs. effect: Hedges' g of two groups; None for a slope, which is no difference
+    of groups. single_sd: standard deviation that theta would have from one seed a group, so that
+    with n its error is single_sd / sqrt(n); NaN without a contrast.
     images: interval of a difference or interaction of accuracies over test images, the seeds of
     the estimate held fixed; None where the images of all groups are not recorded or not the same.
     joint: the same over test images and these seeds together; None for a single seed also.
@@ -83,7 +83,9 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     by_seed = contrasts.seed_values(groups, weights)
     bound = _bound(claim)
     n = len(by_seed) or min(sample.n for sample in groups)
-    floor = floor_of(n) / (2 if isinstance(claim, Equivalence) else 1)
+    p_for, p_against = _p_values(claim, primary, bound) if primary else (math.nan, math.nan)
+    leans_for = not p_against < p_for  # also where nothing can be tested
+    floor = floor_of(n) / (2 if _is_tost(claim, leans_for) else 1)
     two = len(groups) == 2
     found = Evidence(
         quantity=quantity,
@@ -91,8 +93,8 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
         bound=bound,
         contrast=primary,
         secondary=other,
-        p_for=math.nan,
-        p_against=math.nan,
+        p_for=p_for,
+        p_against=p_against,
         n=n,
         floor=floor if all(sample.values for sample in groups) else 0.0,
         flips=None,
@@ -104,7 +106,6 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
     )
     if primary is None:
         return found
-    p_for, p_against = _p_values(claim, primary, bound)
     used = [by_seed.keys() if pairs else sample.values.keys() for sample in groups]
     records = _records(claim, values, used)
     if records is not None:
@@ -115,9 +116,7 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
             images=image_interval(first_SN, second_SN),
             joint=joint_interval(first_SN, second_SN, pairs) if several else None,
         )
-    return replace(
-        found, p_for=p_for, p_against=p_against, flips=_flips(claim, by_seed, p_for <= p_against)
-    )
+    return replace(found, flips=_flips(claim, by_seed, leans_for))
 
 
 # ---- samples and weights ----
@@ -238,6 +237,13 @@ def _p_values(claim: Claim, contrast: Contrast, bound: float) -> tuple[float, fl
     return (both_sides, 1.0) if holds else (1.0, both_sides)
 
 
+def _is_tost(claim: Claim, leans_for: bool) -> bool:
+    """Whether the decision that the values lean to is that theta lies within a margin."""
+    if isinstance(claim, Equivalence):
+        return leans_for
+    return isinstance(claim, Difference) and claim.margin is not None and not leans_for
+
+
 def _flips(claim: Claim, by_seed: dict[int, float], leans_for: bool) -> float | None:
     """Exact sign-flip p of the decision that the values lean to; None without values by seed."""
     if not by_seed:
@@ -247,10 +253,10 @@ def _flips(claim: Claim, by_seed: dict[int, float], leans_for: bool) -> float | 
         return contrasts.sign_flip_p({seed: value - bound for seed, value in by_seed.items()})
 
     margin = claim.margin if isinstance(claim, Equivalence | Difference) else None
-    inside = leans_for if isinstance(claim, Equivalence) else not leans_for
     if margin is None or (isinstance(claim, Difference) and leans_for):
         return about(_bound(claim))
-    if inside:  # two one-sided tests: half of the two-sided p at the nearer margin
+    if _is_tost(claim, leans_for):
+        # Two one-sided tests: half of the two-sided p at the nearer margin.
         return max(about(margin), about(-margin)) / 2
     # Outside: against the nearest value that the claim allows, the margin on theta's own side.
     return about(math.copysign(margin, sum(by_seed.values())))

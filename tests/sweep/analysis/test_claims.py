@@ -346,6 +346,32 @@ def test_the_exact_test_of_a_refuted_equivalence_is_against_the_nearer_margin() 
     assert mirrored.flips == pytest.approx(found.evidence.flips)
 
 
+@pytest.mark.parametrize(
+    ("text", "apart", "floor", "outcome"),
+    [
+        ("kind: equivalence, margin: 0.02", 0.0, 1 / 32, "supported"),
+        ("kind: equivalence, margin: 0.02", 0.2, 2 / 32, "undecidable"),
+        ("kind: difference, margin: 0.02", 0.0, 1 / 32, "refuted"),
+        ("kind: difference, margin: 0.02", 0.2, 2 / 32, "undecidable"),
+        ("kind: difference", 0.0, 2 / 32, "undecidable"),
+    ],
+)
+def test_the_floor_of_five_seeds_is_halved_for_tost_alone(
+    text: str, apart: float, floor: float, outcome: str
+) -> None:
+    """No outcome of five signs gives a two-sided p of 0.05; one within a margin has 1 / 2^5."""
+    trials = frame(5)
+    trials[M] = [0.5 + apart * (i < 5) + 0.001 * (i * i % 7) for i in range(10)]
+    found = verdict(f"{text}, {TWO}, test: paired", trials)
+    assert found.evidence is not None
+    assert found.evidence.floor == floor
+    assert found.verdict == outcome
+    assert found.evidence.flips is not None
+    assert found.evidence.flips >= floor
+    if outcome == "undecidable":
+        assert found.reason.startswith("5 seeds cannot give an exact p below 0.062")
+
+
 # ---- what goes with a verdict ----
 
 
