@@ -31,6 +31,7 @@ from sweep.planning.precision import Chosen, choose, with_precision
 from sweep.planning.precision import record as record_precision
 from sweep.planning.prices import read_prices
 from sweep.planning.recorded_grids import record_grid
+from sweep.planning.resources import Resources, check_fits
 from sweep.planning.room import check_room
 from sweep.planning.select import priorities, trials_of
 from sweep.running.holding import Hold
@@ -38,7 +39,6 @@ from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
 
 if TYPE_CHECKING:
-    from sweep.running.resources import Resources
     from sweep.running.sweep import Outcome, Sweep
 
 
@@ -62,7 +62,8 @@ def execute(
         check_address(options.address)
     check_token(options.address, options.allow_open_ray)
     trials = trials_of(grid, options.only)
-    limited = _limits(trials.chosen, store, options)
+    resources = Resources.of(options, trials.resources)
+    limited = _limits(trials.chosen, store, resources, options)
     claims = checked_claims(options.grid, trials.all)
     with exclusive(str(folder), "sweep"):
         record = open_record(folder, store, grid.name)
@@ -73,7 +74,7 @@ def execute(
             sweep = Sweep(
                 folder=folder,
                 store=store,
-                resources=_resources(trials.resources, options),
+                resources=resources,
                 record=record,
                 hold=hold,
                 retry_failed=options.retry_failed,
@@ -83,7 +84,7 @@ def execute(
                 owns_process=owns_process,
                 **limited,
             )
-            _check_room(trials.chosen, store, sweep.resources, options)
+            _check_room(trials.chosen, store, resources, options)
             show_notes(claims)  # after the checks: an error is one line
             for note in notes_on_exclude(grid):
                 print(f"note:    {note}", file=sys.stderr)
@@ -131,7 +132,9 @@ def _run_trials(
     return found.chosen, outcome
 
 
-def _limits(trials: list[TrialConfig], store: str, options: argparse.Namespace) -> dict[str, Any]:
+def _limits(
+    trials: list[TrialConfig], store: str, resources: Resources, options: argparse.Namespace
+) -> dict[str, Any]:
     """Fields of Sweep about `--budget` and `--deadline`, and the plan of a given `--calibration`.
 
     Raises: ValueError for a limit that cannot be kept to.
@@ -153,32 +156,15 @@ def _limits(trials: list[TrialConfig], store: str, options: argparse.Namespace) 
     _, jobs = plan_banks(left, store, options.teacher_robustness)
     devices = options.gpus if known.device != "cpu" else options.cpus
     remote = not storage.is_local(store)
-    found = expected(trials, jobs, known, prices, devices, options.gpus_per_trial, remote)
+    found = expected(trials, jobs, known, prices, devices, resources, remote)
     limits = Limits(money, deadline) if money is not None or deadline is not None else None
     return {"limits": limits, "price": prices.hour(known.device), "expected": found}
-
-
-def _resources(needs: dict[str, dict[str, Any]], options: argparse.Namespace) -> Resources:
-    from sweep.running.resources import Resources
-
-    return Resources(
-        address=options.address,
-        cpus=options.cpus,
-        gpus_per_trial=options.gpus_per_trial,
-        concurrent=options.max_concurrent,
-        reading=options.reading,
-        save_seconds=options.save_seconds,
-        time_limit=None if options.time_limit is None else 60 * options.time_limit,
-        needs=needs,
-    )
 
 
 def _check_room(
     trials: list[TrialConfig], store: str, resources: Resources, options: argparse.Namespace
 ) -> None:
     """Print what will be downloaded. Raises: ValueError where disk, cores or GPUs are too few."""
-    from sweep.running.resources import check_fits
-
     for line in downloads(trials):
         print(f"to download: {line}", file=sys.stderr)
     check_room(trials, store, options.teacher_robustness)

@@ -212,6 +212,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     from sweep.planning.plan import plan_sweep
     from sweep.planning.precision import choose, with_precision
     from sweep.planning.prices import read_prices
+    from sweep.planning.resources import Resources
     from sweep.planning.select import trials_of
 
     chosen = None
@@ -237,9 +238,10 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
         store,
         known,
         prices,
+        Resources.of(options, trials.resources),
         teacher_robustness=options.teacher_robustness,
         devices=devices,
-        gpus_per_rank=options.gpus_per_trial,
+        here=_runs_here(options),
         kinds=kinds,
     )
     show_notes(claims)  # after all checks: an error is one line
@@ -251,6 +253,13 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
         print(json.dumps(plan.as_plain(), indent=1))
     else:
         show(plan, Console())
+
+
+def _runs_here(options: argparse.Namespace) -> bool:
+    """Whether a dry run's plan is of this machine, or of the cluster that it is given."""
+    recorded = options.calibration and not options.calibrate
+    more = options.cpus and options.cpus > (os.cpu_count() or 1)
+    return bool(options.address) or not (recorded or options.gpus or more)
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -21,8 +21,10 @@ from sweep.planning.calibration import (
 )
 from sweep.planning.estimate import build_seconds, estimate
 from sweep.planning.kinds import Kind, kinds_of
+from sweep.planning.makespan import makespan
 from sweep.planning.prices import Prices, read_prices
 from sweep.planning.remaining import STARTING
+from sweep.planning.resources import Resources, share_of
 from sweep.planning.room import bytes_needed
 from sweep.planning.sizes import input_side
 from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
@@ -54,11 +56,12 @@ def _timed(kind: Kind) -> Calibration:
     return nominal(kind, a_sample)
 
 
-def wall_seconds(trials: list[TrialConfig], seconds: dict[str, Seconds], cpus: int) -> float:
+def wall_seconds(
+    trials: Sequence[TrialConfig], seconds: dict[str, Seconds], resources: Resources
+) -> float:
     """Seconds of all trials together on this machine's CPUs. seconds: by `seconds_here`."""
-    cores = {config: min(cpus, config.ranks * config.threads) for config in trials}
-    needed = sum(seconds[config.identity].whole * n for config, n in cores.items())
-    return STARTING + needed / min(cpus, sum(cores.values()))
+    each = [(seconds[c.identity].whole, share_of(c, resources, on_cpu=True)) for c in trials]
+    return STARTING + makespan(each, resources.local_cpus(), most=resources.concurrent)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def expected(
     known: Calibration,
     prices: Prices,
     devices: int | None,
-    gpus_per_rank: float | None,
+    resources: Resources,
     remote: bool,
 ) -> Expected:
     """By a calibration. Raises: as `estimate`."""
@@ -105,9 +108,8 @@ def expected(
         return Expected(
             seconds, device=known.device, currency=prices.currency, build_money=building
         )
-    counted = [(kind, len(members)) for kind, members in kinds]
     stored = bytes_needed(list(trials), list(jobs))
-    found = estimate(counted, jobs, known, prices, devices, gpus_per_rank, stored, remote)
+    found = estimate(kinds, jobs, known, prices, devices, resources, stored, remote)
     return Expected(
         seconds,
         wall_seconds=found.wall_seconds,
@@ -123,8 +125,7 @@ def expected_here(
     trials: Sequence[TrialConfig],
     jobs: Sequence[BankJob],
     seconds: dict[str, Seconds],
-    cpus: int,
-    gpus_per_rank: float | None,
+    resources: Resources,
 ) -> Expected:
     """On this machine: by its calibration where a dry run has made one, else by `seconds`.
 
@@ -133,9 +134,9 @@ def expected_here(
     known = own_calibration()
     if missing([kind for kind, _ in kinds_of(trials)], known):
         each = {config.identity: seconds[config.identity].whole for config in trials}
-        return Expected(each, wall_seconds=wall_seconds(list(trials), seconds, cpus))
-    devices = cpus if known.device == "cpu" else torch.cuda.device_count()
-    return expected(trials, jobs, known, read_prices(None), devices, gpus_per_rank, remote=False)
+        return Expected(each, wall_seconds=wall_seconds(trials, seconds, resources))
+    devices = resources.local_cpus() if known.device == "cpu" else torch.cuda.device_count()
+    return expected(trials, jobs, known, read_prices(None), devices, resources, remote=False)
 
 
 def calibration_for(kinds: list[Kind], file: str | None, again: bool) -> Calibration:

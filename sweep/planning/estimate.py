@@ -6,6 +6,7 @@ Everything follows from a `Calibration` and `seconds_of` by counting.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from sweep.planning.calibration import Calibration
 from sweep.planning.kinds import Kind
 from sweep.planning.makespan import makespan
 from sweep.planning.prices import Prices
+from sweep.planning.resources import Resources, placement_of, share_of
 from sweep.planning.trial_seconds import Seconds, seconds_of
 from trainers.config.schema import TrialConfig
 from trainers.students.teacher_pca import has_no_network
@@ -84,37 +86,35 @@ def paper_seconds(kinds: Sequence[tuple[Kind, int]], known: Calibration) -> floa
 
 
 def estimate(
-    kinds: Sequence[tuple[Kind, int]],
+    kinds: Sequence[tuple[Kind, Sequence[TrialConfig]]],
     jobs: Sequence[BankJob],
     known: Calibration,
     prices: Prices,
     devices: int,
-    gpus_per_rank: float | None,
+    resources: Resources,
     store_bytes: int,
     remote: bool,
 ) -> Estimate:
-    """Of so many unfinished trials of each kind, and the banks still to build.
+    """Of the unfinished trials of each kind, and the banks still to build.
 
-    devices: GPUs, or CPU cores where the calibration is of a CPU. gpus_per_rank: see Resources.
-    store_bytes: kept in the store. remote: whether the store is an object store.
+    devices: GPUs, or CPU cores where the calibration is of a CPU. resources: what each trial
+    occupies of them, and how many run at a time. store_bytes: kept in the store. remote: whether
+    the store is an object store.
 
-    Raises: ValueError for what `known` or `prices` lacks, or a trial with more ranks than devices.
+    Raises: ValueError for what `known` or `prices` lacks, or a trial that needs more `devices`.
     """
     on_cpu = known.device == "cpu"
-    groups = [
-        _Group(
-            kind=kind,
-            count=count,
-            seconds=seconds_of(kind, known),
-            share=_share(kind.config, on_cpu, devices, gpus_per_rank),
-        )
-        for kind, count in kinds
-    ]
+    groups: list[_Group] = []
+    for kind, members in kinds:
+        seconds = seconds_of(kind, known)
+        shares = Counter(_share(config, resources, on_cpu, devices) for config in members)
+        groups += [_Group(kind, count, seconds, share) for share, count in shares.items()]
     durations = [(group.seconds.whole, group.share) for group in groups for _ in range(group.count)]
     building = build_seconds(jobs, known)
-    used = min(devices, math.ceil(sum(share for _, share in durations)))
+    largest = sorted((share for _, share in durations), reverse=True)[: resources.concurrent]
+    used = min(devices, math.ceil(sum(largest)))
     hours = _hours(groups, building, used, known, prices)
-    wall = _wall_seconds(durations, building, devices, known, prices)
+    wall = _wall_seconds(durations, building, devices, resources.concurrent, known, prices)
     money = {"machines": sum(hours.values()) * prices.hour(known.device)}
     if not on_cpu:
         money["head"] = wall / 3600 * prices.head_hour
@@ -132,8 +132,8 @@ def estimate(
         money=money,
         puts=round(puts),
         gets=round(gets),
-        paper_seconds=paper_seconds(kinds, known),
-        notes=notes_of(kinds, known),
+        paper_seconds=paper_seconds([(kind, len(members)) for kind, members in kinds], known),
+        notes=notes_of([kind for kind, _ in kinds], known),
     )
 
 
@@ -151,16 +151,18 @@ class _Group:
         return seconds * self.share * self.count / 3600
 
 
-def _share(config: TrialConfig, on_cpu: bool, devices: int, gpus_per_rank: float | None) -> float:
-    """How many devices a trial occupies. Raises: ValueError where it needs more than there are."""
-    each = float(config.threads) if on_cpu else (gpus_per_rank or 1.0)
-    share = each * config.ranks
-    if share > devices:
+def _share(config: TrialConfig, resources: Resources, on_cpu: bool, devices: int) -> float:
+    """How many devices a trial takes. Raises: ValueError where it needs more than there are."""
+    # Checked as by a sweep: `share_of` may be more than the grid asks for.
+    placement = placement_of(config, resources, resources.gpus_per_trial or 1.0)
+    needed = placement.total["CPU" if on_cpu else "GPU"]
+    if needed > devices:
         raise ValueError(
-            f"{config.ranks} ranks need {share:g} {'CPU cores' if on_cpu else 'GPUs'}; the "
-            f"plan is for {devices}; raise {'--cpus' if on_cpu else '--gpus'}"
+            f"{config.ranks} ranks need {needed:g} {'CPU cores' if on_cpu else 'GPUs'}; the "
+            f"plan is for {devices}; raise {'--cpus' if on_cpu else '--gpus'}, or lower threads, "
+            "ranks or the grid's resources"
         )
-    return share
+    return share_of(config, resources, on_cpu)
 
 
 def _hours(
@@ -192,12 +194,14 @@ def _wall_seconds(
     durations: Sequence[tuple[float, float]],
     building: float,
     devices: int,
+    concurrent: int | None,
     known: Calibration,
     prices: Prices,
 ) -> float:
     """From the start of the sweep to its end. durations: (seconds, devices) of each trial."""
     overhead = known.overhead
-    wall = overhead.start + building / devices + overhead.worker + makespan(durations, devices)
+    wall = overhead.start + building / devices + overhead.worker
+    wall += makespan(durations, devices, most=concurrent)
     behind = overhead.behind * len(durations)
     if known.device == "cpu":  # on the same cores
         return wall + behind / devices
@@ -215,11 +219,11 @@ def _requests(groups: Sequence[_Group]) -> tuple[float, float]:
     return puts, gets
 
 
-def notes_of(kinds: Sequence[tuple[Kind, int]], known: Calibration) -> list[str]:
+def notes_of(kinds: Sequence[Kind], known: Calibration) -> list[str]:
     """What is scaled from something else."""
     scaled = {
         kind.config.student
-        for kind, _ in kinds
+        for kind in kinds
         if kind.student not in known.students and not has_no_network(kind.config.student)
     }
     return [f"not calibrated, estimated by its size: student {name}" for name in sorted(scaled)]

@@ -18,6 +18,7 @@ from sweep.planning.calibration import Calibration
 from sweep.planning.estimate import Estimate, build_seconds, estimate
 from sweep.planning.kinds import Kind, kinds_of
 from sweep.planning.prices import Prices
+from sweep.planning.resources import Resources, check_fits
 from sweep.planning.room import bytes_needed
 from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import seconds_of
@@ -83,19 +84,22 @@ def plan_sweep(
     store: str,
     known: Calibration,
     prices: Prices,
+    resources: Resources,
     *,
     teacher_robustness: bool = False,
     devices: int | None = None,
-    gpus_per_rank: float | None = None,
+    here: bool = False,
     kinds: Sequence[tuple[Kind, list[TrialConfig]]] | None = None,
 ) -> Plan:
     """Plan `trials` on `store`, of which nothing is changed. `teacher_robustness`: see plan_banks.
 
     devices: GPUs or, with the calibration of a CPU, its cores; None: one GPU, or all cores here.
-    gpus_per_rank: see Resources. kinds: of the trials, where the caller has them.
+    resources: what each trial occupies of them, and how many run at a time. here: whether the sweep
+    would run from this machine, so that what it refuses is refused. kinds: of the trials, where the
+    caller has them.
 
-    Raises: ValueError for an unknown data set or teacher, a trial that does not fit its data, or
-        what the calibration or the prices lack.
+    Raises: ValueError for an unknown data set or teacher, a trial that does not fit its data or
+        needs more than there is, or what the calibration or the prices lack.
     """
     if devices is None:
         devices = (os.cpu_count() or 1) if known.device == "cpu" else 1
@@ -103,7 +107,7 @@ def plan_sweep(
     kinds = kinds_of(trials) if kinds is None else kinds
     rows: dict[str, PlannedTrial] = {}
     unfinished: list[TrialConfig] = []
-    counts: list[tuple[Kind, int]] = []
+    to_run: list[tuple[Kind, list[TrialConfig]]] = []
     for kind, members in kinds:
         done = {
             config.identity
@@ -114,11 +118,13 @@ def plan_sweep(
         rows |= {row.id: row for row in _planned_trials(kind, members, done, known)}
         unfinished += left
         if left:
-            counts.append((kind, len(left)))
+            to_run.append((kind, left))
+    if here:
+        check_fits(unfinished, resources)
     _, jobs = plan_banks(unfinished, store, teacher_robustness)
     needed = bytes_needed(unfinished, jobs)
     remote = not storage.is_local(store)
-    found = estimate(counts, jobs, known, prices, devices, gpus_per_rank, needed, remote)
+    found = estimate(to_run, jobs, known, prices, devices, resources, needed, remote)
     return Plan(
         trials=[rows[trial] for trial in dict.fromkeys(config.identity for config in trials)],
         banks=[_planned_bank(job, known) for job in jobs],

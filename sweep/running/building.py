@@ -11,9 +11,9 @@ from functools import partial
 from typing import Self
 
 from sweep.planning.banks import BankJob
+from sweep.planning.resources import Resources
 from sweep.running.build_process import start_build
 from sweep.running.joined import build_once
-from sweep.running.resources import Resources
 
 # Builds that run at a time on a cluster. The workers of the second wait for room when the trials
 # that read the first bank become ready, so that they come before them.

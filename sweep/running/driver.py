@@ -16,6 +16,7 @@ from sweep.journal.run_record import record_sweep
 from sweep.planning.banks import BankJob, plan_banks
 from sweep.planning.costs import expected_here, seconds_here
 from sweep.planning.recorded_plan import record_plan
+from sweep.planning.resources import check_fits, local_gpus, share_of, slots_of
 from sweep.planning.select import priorities
 from sweep.planning.sizes import planned_steps, train_samples, trial_weight
 from sweep.planning.trial_seconds import Seconds
@@ -24,7 +25,6 @@ from sweep.running.building import Builds
 from sweep.running.connection import connected
 from sweep.running.early_stopping import EarlyStops
 from sweep.running.joined import wait_for_others
-from sweep.running.resources import check_fits, local_gpus, placement_of, slots_of
 from sweep.running.schedule import Job, run_jobs
 from sweep.running.searching import Searching
 from sweep.running.shared_store import check_shared
@@ -158,11 +158,9 @@ class _Run:
         expected, resources = self.sweep.expected, self.sweep.resources
         if not resources.address:
             self.watch.slots = slots_of(trials, resources)
-            cpus, seconds = resources.local_cpus(), self._timed(list(self.watch.trials.values()))
+            seconds = self._timed(list(self.watch.trials.values()))
             self.record()
-            expected = expected or expected_here(
-                trials, banks, seconds, cpus, resources.gpus_per_trial
-            )
+            expected = expected or expected_here(trials, banks, seconds, resources)
         record_plan(self.sweep.folder, **({} if expected is None else expected.as_recorded()))
 
     def _timed(self, trials: list[TrialConfig]) -> dict[str, Seconds]:
@@ -253,9 +251,7 @@ class _Run:
         on_cpu = expected.device == "cpu"
         shares, ranks = dict[str, float](), dict[str, int]()
         for config in trials:
-            gpus = 0.0 if on_cpu else (resources.gpus_per_trial or 1.0)
-            total = placement_of(config, resources, gpus).total
-            shares[config.identity] = total["CPU" if on_cpu else "GPU"]
+            shares[config.identity] = share_of(config, resources, on_cpu)
             ranks[config.identity] = config.ranks
         slots = None if resources.address else self.watch.slots
         return Spending(

@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import tune
 
+from sweep.planning.placement import Placement
 from sweep.running.deaths import local_logs, why
-from sweep.running.placement import Placement
 from sweep.running.waiting import WaitingTrials
 
 OnEvent = Callable[[str, str, dict[str, Any]], None]  # (trial identity, kind, values)

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sweep.running.placement import Placement
+from sweep.planning.placement import Placement
 from sweep.running.rank_host import POLL_SECONDS, News, Rank, RankHost
 from trainers.engines import launch
 from trainers.engines.launch import PREEMPTED, RankError

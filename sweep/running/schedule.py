@@ -24,6 +24,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from shards.building.cluster_resources import most
 from shards.support import storage
+from sweep.planning.placement import STRATEGIES, Placement
+from sweep.planning.resources import Resources, placement_of, time_limit_of
 from sweep.running import channel
 from sweep.running.arriving import Arriving
 from sweep.running.building import Builds
@@ -31,8 +33,6 @@ from sweep.running.early_stopping import EarlyStops
 from sweep.running.events import Events, OnEvent, TuneCallback
 from sweep.running.health import watched
 from sweep.running.interrupts import graceful
-from sweep.running.placement import STRATEGIES, Placement
-from sweep.running.resources import Resources, placement_of, time_limit_of
 from sweep.running.restart import end_command, leave_command, restart_command
 from sweep.running.spending import Spending
 from sweep.running.stopping import Stopping

@@ -10,8 +10,8 @@ from sweep.journal.run_record import RunRecord
 from sweep.planning.costs import Expected
 from sweep.planning.early_stopping import EarlyStopping
 from sweep.planning.limits import Limits
+from sweep.planning.resources import Resources
 from sweep.running.holding import Hold
-from sweep.running.resources import Resources
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from shards.support import storage
 from shards.support.command import one_line
 from shards.support.lease import LeaseError
 from shards.support.memory import keep_freed_memory, release_memory
+from sweep.planning.placement import Placement
 from sweep.running import channel, leaving
 from sweep.running.gang import RayLauncher
-from sweep.running.placement import Placement
 from sweep.running.shared_store import check_seen
 from sweep.running.suspended import start_guard
 from sweep.running.waiting import RETRIES

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from sweep.running.placement import Placement
+from sweep.planning.placement import Placement
 from sweep.running.spending import Spending
 
 RETRIES = 3  # of a trial that died; an error of the trial itself is not tried again

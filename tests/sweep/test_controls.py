@@ -14,6 +14,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid, read_grid
 from sweep.planning.plan import plan_sweep
 from sweep.planning.prices import read_prices
+from sweep.planning.resources import Resources
 from sweep.planning.settings import override
 from sweep.planning.sizes import planned_steps, trial_weight
 from sweep.reporting.summary import as_plain
@@ -144,7 +145,8 @@ def test_plans_count_the_steps_of_fewer_classes_and_refuse_too_many() -> None:
 
 def test_what_has_no_network_costs_nothing_in_a_plan(tmp_path: Path) -> None:
     of_it = trials(HEAD.replace("width:1", "teacher_pca:8"))
-    plan = plan_sweep(of_it, str(tmp_path), calibrated(of_it), read_prices(None))
+    known = calibrated(of_it)
+    plan = plan_sweep(of_it, str(tmp_path), known, read_prices(None), Resources())
     (row,) = plan.trials
     assert (row.parameters, row.macs, plan.estimate.hours["training"]) == (0, 0, 0)
     with pytest.raises(ValueError, match="teacher_pca:600"):

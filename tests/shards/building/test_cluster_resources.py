@@ -18,7 +18,7 @@ import ray
 
 from shards.building.cluster_resources import most
 from shards.building.ray_connection import connected
-from sweep.running.resources import Resources
+from sweep.planning.resources import Resources
 from sweep.running.schedule import gpus_for
 
 pytestmark = pytest.mark.ray

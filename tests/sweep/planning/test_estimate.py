@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.kinds import kinds_of
 from sweep.planning.prices import Prices, read_prices
+from sweep.planning.resources import Resources
 from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import seconds_of
 from tests.calibrated import OVERHEAD, calibrated
@@ -26,11 +28,17 @@ PRICES = read_prices(None).model_copy(
 )
 
 
-def planned(device: str, devices: int, remote: bool = False, gpus: float | None = None) -> Estimate:
-    counts = [(kind, len(members)) for kind, members in kinds_of(DEMO)]
+def planned(
+    device: str, devices: int, remote: bool = False, resources: Resources | None = None
+) -> Estimate:
     _, jobs = plan_banks(DEMO, "nowhere")
-    known = calibrated(DEMO, device)
-    return estimate(counts, jobs, known, PRICES, devices, gpus, 10**9, remote)
+    known, used = calibrated(DEMO, device), resources or Resources()
+    return estimate(kinds_of(DEMO), jobs, known, PRICES, devices, used, 10**9, remote)
+
+
+def of_each(needs: dict[str, Any]) -> Resources:
+    """A grid's `resources` for each trial."""
+    return Resources(needs={config.identity: needs for config in DEMO})
 
 
 def test_a_trial_is_training_observing_measuring_and_what_is_fixed() -> None:
@@ -65,6 +73,43 @@ def test_hours_are_the_same_on_any_number_of_devices_and_wall_clock_is_not() -> 
     assert one.paper_seconds > 3600 * (one.hours["training"] + one.hours["measuring"])
 
 
+def running(estimated: Estimate) -> float:
+    """Wall-clock seconds besides the building, what is fixed, and what goes on behind."""
+    fixed = OVERHEAD.start + OVERHEAD.worker + OVERHEAD.behind * len(DEMO) / estimated.devices
+    return estimated.wall_seconds - 3600 * estimated.hours["build"] / estimated.devices - fixed
+
+
+def test_wall_clock_keeps_to_the_resources_of_the_grid_and_to_max_concurrent() -> None:
+    one, four = running(planned("cpu", 1)), planned("cpu", 4)
+    assert running(four) == pytest.approx(one / 4, rel=0.1)
+    for resources, at_a_time in (
+        (of_each({"cpus": 2}), 2),
+        (of_each({"cpus": 3}), 1),
+        (of_each({"cpus": 0.5}), 4),  # one thread takes one core all the same
+        (Resources(concurrent=2), 2),
+        (Resources(concurrent=1), 1),
+        (Resources(concurrent=9), 4),
+    ):
+        found = planned("cpu", 4, resources=resources)
+        assert running(found) == pytest.approx(one / at_a_time, rel=0.1)
+    wide = planned("cpu", 4, resources=of_each({"cpus": 2}))
+    assert wide.hours["training"] == pytest.approx(2 * four.hours["training"])
+    with pytest.raises(ValueError, match=r"1 ranks need 5 CPU cores; the plan is for 4.*resources"):
+        planned("cpu", 4, resources=of_each({"cpus": 5}))
+
+
+def test_seeds_of_one_kind_may_occupy_different_shares() -> None:
+    kinds = kinds_of(DEMO)[:1]
+    (_, (first, *_)), *_ = kinds
+    some = Resources(needs={first.identity: {"cpus": 3}})
+    found, plain = (
+        estimate(kinds, [], calibrated(DEMO), PRICES, 4, resources, 0, False).hours["training"]
+        for resources in (some, Resources())
+    )
+    seeds = len(kinds[0][1])
+    assert found == pytest.approx(plain * (seeds + 2) / seeds)
+
+
 def test_gpus_cost_their_set_up_the_head_and_the_store() -> None:
     found = planned("L4", 4, remote=True)
     assert found.hours["set-up"] == pytest.approx(4 * 36 / 3600)
@@ -73,8 +118,12 @@ def test_gpus_cost_their_set_up_the_head_and_the_store() -> None:
     assert found.money["storage, a month"] == pytest.approx(PRICES.storage_gb_month)
     assert found.puts > 28
     assert found.gets > 28
-    half = planned("L4", 4, gpus=0.5)
-    assert half.hours["training"] == pytest.approx(found.hours["training"] / 2)
+    for resources in (Resources(gpus_per_trial=0.5), of_each({"gpus": 0.5})):
+        half = planned("L4", 4, resources=resources)
+        assert half.hours["training"] == pytest.approx(found.hours["training"] / 2)
+        assert half.wall_seconds < found.wall_seconds
+    none = planned("L4", 4, resources=of_each({"gpus": 0}))
+    assert none.hours["training"] == found.hours["training"]
     text = " ".join(cost_lines(found))
     for words in ("GPU-hours", "4 GPUs (L4)", "USD", "writes and lists", "the paper's way"):
         assert words in text
@@ -89,7 +138,7 @@ def test_what_a_recorded_calibration_lacks_is_named(tmp_path) -> None:
     bare = known.model_copy(update={"teachers": {}})
     _, jobs = plan_banks(DEMO, "nowhere")
     with pytest.raises(ValueError, match=r"L4: no teachers of `embedded from 32 px`.*--calibrate"):
-        expected(DEMO, jobs, bare, PRICES, 1, None, False)
+        expected(DEMO, jobs, bare, PRICES, 1, Resources(), False)
     (tmp_path / "l4.yaml").write_text("device: L4\nspeed: 3\n")
     with pytest.raises(ValueError, match=r"l4\.yaml: unknown key `speed`"):
         calibration_for([], file, again=False)
@@ -99,12 +148,12 @@ def test_an_unknown_student_is_scaled_by_its_work_and_said() -> None:
     known = calibrated(DEMO)
     first = next(iter(known.students))
     only = known.model_copy(update={"students": {first: known.students[first]}})
-    counts = [(kind, len(members)) for kind, members in kinds_of(DEMO)]
-    found = estimate(counts, [], only, PRICES, 2, None, 0, False)
+    kinds = kinds_of(DEMO)
+    found = estimate(kinds, [], only, PRICES, 2, Resources(), 0, False)
     assert any("width:1" in note for note in found.notes)
-    other = next(kind for kind, _ in counts if kind.student != first)
-    whole = estimate([(other, 1)], [], known, PRICES, 2, None, 0, False)
-    scaled = estimate([(other, 1)], [], only, PRICES, 2, None, 0, False)
+    other = next((kind, members[:1]) for kind, members in kinds if kind.student != first)
+    whole = estimate([other], [], known, PRICES, 2, Resources(), 0, False)
+    scaled = estimate([other], [], only, PRICES, 2, Resources(), 0, False)
     assert scaled.hours["training"] > 2 * whole.hours["training"]  # 5.5 times the products
 
 

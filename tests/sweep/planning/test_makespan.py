@@ -26,6 +26,11 @@ def test_it_begins_with_what_runs() -> None:
     assert makespan([(4, 1)], 2, start=10) == 14
 
 
+def test_no_more_run_at_a_time_than_may() -> None:
+    assert makespan([(3, 0.5)] * 4, 4, most=2) == 6
+    assert makespan([(4, 1)], 3, running=[(5, 1), (3, 1)], most=2) == 7
+
+
 def test_what_needs_more_than_there_is_gets_all_of_it() -> None:
     assert makespan([(3, 4), (2, 1)], 2) == pytest.approx(5)
     assert makespan([(3, 1)], 1, running=[(2, 2)]) == 5

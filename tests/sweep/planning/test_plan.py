@@ -13,7 +13,7 @@ import pytest
 from shards.building.estimate import bank_bytes, bank_passes
 from shards.building.request import Request
 from sweep.grids import named_grids
-from sweep.planning.calibration import write_calibration
+from sweep.planning.calibration import own_file, write_calibration
 from sweep.planning.costs import wall_seconds
 from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
@@ -21,6 +21,7 @@ from sweep.planning.kinds import kind_of
 from sweep.planning.plan import plan_sweep
 from sweep.planning.prices import read_prices
 from sweep.planning.remaining import REUSED, STARTING
+from sweep.planning.resources import Resources
 from sweep.planning.room import bytes_needed, check_room
 from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
@@ -97,13 +98,51 @@ def test_dry_run_of_the_paper_grid_as_json(
 def test_every_grid_is_planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trials = expand(load_grid(name))
-    plan = plan_sweep(trials, str(tmp_path / "store"), calibrated(trials), read_prices(None))
+    known, store = calibrated(trials), str(tmp_path / "store")
+    plan = plan_sweep(trials, store, known, read_prices(None), Resources())
     assert [row.id for row in plan.trials] == [config.identity for config in trials]
     data = {(config.dataset, config.teacher) for config in trials}
     assert len(plan.banks) >= len({dataset for dataset, _ in data})
     assert plan.bytes > 0
     assert plan.estimate.total_money > 0
     assert not list(tmp_path.iterdir())
+
+
+RESOURCES = """
+fixed: {dataset: digits, teacher: embedded, student: width:1, epochs: 1}
+seeds: 4
+resources: {cpus: CPUS}
+"""
+
+
+@pytest.mark.parametrize(
+    ("cpus", "options", "said"),
+    [
+        (64, (), "a trial with 1 ranks needs 64 CPUs, there are 2; lower"),
+        (2, ("--cpus", "1"), "a trial with 1 ranks needs 2 CPUs, there are 1; lower"),
+        (64, ("--cpus", "16"), "1 ranks need 64 CPU cores; the plan is for 16; raise --cpus"),
+        (64, ("--cpus", "64"), ""),  # not of this machine
+        (64, ("--address", "auto", "--cpus", "64"), ""),
+        (2, (), ""),
+    ],
+)
+def test_a_dry_run_refuses_what_the_sweep_refuses(
+    cpus: int,
+    options: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISTIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    Path("mine.yaml").write_text(RESOURCES.replace("CPUS", str(cpus)))
+    write_calibration(str(own_file()), calibrated(expand(load_grid("./mine.yaml"))))
+    with pytest.raises(SystemExit) as ended:
+        main(["--grid", "./mine.yaml", "--dry-run", *options])
+    assert (ended.value.code or 0) == (2 if said else 0)
+    assert said in capsys.readouterr().err
 
 
 def test_bank_sizes_are_those_of_the_columns() -> None:
@@ -127,7 +166,22 @@ def test_room_is_counted_for_student_copy_and_checkpoints() -> None:
 def test_the_first_estimate_fills_the_cores(threads: int, cpus: int, rounds: int) -> None:
     trials = [c.model_copy(update={"threads": threads}) for c in expand(load_grid("demo"))[:3]]
     seconds = {config.identity: Seconds(REUSED, 6.0, 3.0, 1.0) for config in trials}
-    whole = wall_seconds(trials, seconds, cpus)
+    whole = wall_seconds(trials, seconds, Resources(cpus=cpus))
+    assert whole == pytest.approx(STARTING + rounds * (REUSED + 10.0))
+
+
+@pytest.mark.parametrize(
+    ("resources", "rounds"),
+    [
+        (Resources(cpus=4), 1),
+        (Resources(cpus=4, concurrent=2), 2),
+        (Resources(cpus=4, concurrent=1), 3),
+    ],
+)
+def test_the_first_estimate_keeps_to_max_concurrent(resources: Resources, rounds: int) -> None:
+    trials = expand(load_grid("demo"))[:3]
+    seconds = {config.identity: Seconds(REUSED, 6.0, 3.0, 1.0) for config in trials}
+    whole = wall_seconds(trials, seconds, resources)
     assert whole == pytest.approx(STARTING + rounds * (REUSED + 10.0))
 
 

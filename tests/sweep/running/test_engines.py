@@ -10,8 +10,8 @@ import pytest
 
 from sweep.planning.expand import expand
 from sweep.planning.grid import read_grid
+from sweep.planning.resources import Resources, check_fits
 from sweep.running import channel, trial_actor
-from sweep.running.resources import Resources, check_fits
 from sweep.running.waiting import RETRIES
 from trainers.canonical import make_config
 from trainers.engines.launch import UNANSWERED, RankError

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sweep.options import parse_arguments
+from sweep.planning.resources import Resources
 from sweep.running import channel, schedule, trial_actor
-from sweep.running.resources import Resources
 from trainers.canonical import make_config
 from trainers.results.lease import Behalf
 

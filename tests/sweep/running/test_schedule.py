@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sweep.planning.resources import Resources
 from sweep.running import channel
-from sweep.running.resources import Resources
 from sweep.running.schedule import run_jobs
 from sweep.running.stopping import Stopping
 from tests.faults.test_full_disk import files_of_at_most

@@ -6,7 +6,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from sweep.planning.limits import Limits, read_budget, read_deadline
-from sweep.running.placement import Placement
+from sweep.planning.placement import Placement
 from sweep.running.spending import Spending, spent_before
 from sweep.running.waiting import Entry, WaitingTrials
 

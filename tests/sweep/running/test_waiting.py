@@ -11,9 +11,9 @@ import pytest
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
+from sweep.planning.placement import Placement
 from sweep.running.deaths import why
 from sweep.running.events import REPORTED, Events, TuneCallback
-from sweep.running.placement import Placement
 from sweep.running.waiting import RETRIES, WAITS, Entry, WaitingTrials
 
 ONE, TWO = Placement(1, 1.0, 0.0), Placement(2, 1.0, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from sweep.planning.makespan import ROUNDING
-from sweep.running.placement import Placement
+from sweep.planning.placement import Placement
 from trainers.config.schema import TrialConfig
 from trainers.engines import ENGINES, check_engine
 
@@ -41,6 +42,20 @@ class Resources:
     time_limit: float | None = None
     needs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, options: argparse.Namespace, needs: Mapping[str, dict[str, Any]]) -> Resources:
+        """Those of the options of `sweep.run`."""
+        return cls(
+            address=options.address,
+            cpus=options.cpus,
+            gpus_per_trial=options.gpus_per_trial,
+            concurrent=options.max_concurrent,
+            reading=options.reading,
+            save_seconds=options.save_seconds,
+            time_limit=None if options.time_limit is None else 60 * options.time_limit,
+            needs=needs,
+        )
+
     def local_cpus(self) -> int:
         return self.cpus or os.cpu_count() or 1
 
@@ -50,6 +65,18 @@ def placement_of(config: TrialConfig, resources: Resources, gpus: float) -> Plac
     needs = resources.needs.get(config.identity, {})
     cpus, gpus = needs.get("cpus", config.threads), needs.get("gpus", gpus)
     return Placement(config.ranks, float(cpus), float(gpus), needs.get("placement", "pack"))
+
+
+def share_of(config: TrialConfig, resources: Resources, on_cpu: bool) -> float:
+    """How many devices a trial takes: CPU cores, or GPUs.
+
+    Its threads take a core each, also where the grid asks for fewer. A trial without a GPU is
+    planned with one for each rank where GPUs are counted, for only GPUs are paid there.
+    """
+    total = placement_of(config, resources, resources.gpus_per_trial or 1.0).total
+    if on_cpu:
+        return max(total["CPU"], float(config.threads * config.ranks))
+    return total["GPU"] or float(config.ranks)
 
 
 def time_limit_of(config: TrialConfig, resources: Resources) -> float | None:

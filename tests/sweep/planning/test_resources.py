@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.running.resources import Resources, slots_of
+from sweep.planning.resources import Resources, slots_of
 from sweep.running.schedule import Job, document_of
 from trainers.canonical import make_config
 from trainers.results.lease import Behalf
