@@ -28,7 +28,7 @@ from sweep.planning.calibration import (
     this_device,
     today,
 )
-from sweep.planning.kinds import Kind, arm_key, macs_of
+from sweep.planning.kinds import Kind, arm_key, macs_of, timed_images
 from sweep.planning.sizes import input_side
 from trainers.config.schema import TrialConfig
 from trainers.probes.features import FeatureBank, Floats, SplitName, Subject, unit
@@ -40,7 +40,6 @@ from trainers.training.data import Data
 from trainers.training.eager import eager
 
 LEAST = 0.3  # seconds over which a mean is taken
-MOST_TRAIN, MOST_TEST = 2000, 500  # images that the probes are timed on; more are in proportion
 
 
 def missing(kinds: Iterable[Kind], known: Calibration) -> list[str]:
@@ -206,7 +205,7 @@ class _Counting:
 def measuring_of(kind: Kind) -> Measuring:
     """Times the trial's probes on made embeddings of ten classes or more, as teachers' are."""
     config, dim = kind.config, embedding_dim(kind.config.teacher)
-    train, test = min(kind.train, MOST_TRAIN), min(kind.test, MOST_TEST)
+    train, test = timed_images(kind.train, kind.test)
     classes = min(config.classes or size_of(config).classes, train // 2)
     rng = np.random.default_rng(0)
     centres_CD = rng.standard_normal((classes, dim))

@@ -16,6 +16,7 @@ from trainers.objectives import needs_second_view
 from trainers.students.teacher_pca import has_no_network
 
 FIELDS = tuple(TrialConfig.model_fields.keys() - {"seed", "objective_fields"})
+MOST_TRAIN, MOST_TEST = 2000, 500  # images that the probes are timed on; more are in proportion
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def kind_of(config: TrialConfig) -> Kind:
     every = 0
     if config.curve_every and config.trains:
         every = max(1, in_steps(config.curve_every, config.batch_size, train))
+    # Most of what probes take on few images is fixed, so those say nothing about more.
+    timed_train, timed_test = timed_images(train, test)
     views = 2 if needs_second_view(config.objective, config.objective_fields) else 1
     classes = config.classes or size.classes
     test_arms = tuple(spec for spec in config.test_arms if not has_no_network(config.student))
@@ -81,7 +84,8 @@ def kind_of(config: TrialConfig) -> Kind:
         test_arms=tuple(arm_key(spec, size.side, side) for spec in test_arms),
         measuring=f"{' '.join(config.probes)} under {' '.join(config.test_arms)} x "
         f"{config.test_views}, adapted to {' '.join(config.adapt_arms)}; {classes} classes of {dim}"
-        f"{' teacher_pca' if has_no_network(config.student) else ''}, {config.threads} threads",
+        f"{' teacher_pca' if has_no_network(config.student) else ''}, {config.threads} threads, "
+        f"{timed_train} train and {timed_test} test images",
         curve=f"{min(config.curve_samples, train)} of {dim}",
         teacher=f"{config.teacher} from {size.side} px",
         train=train,
@@ -91,6 +95,11 @@ def kind_of(config: TrialConfig) -> Kind:
         curve_images=images,
         measured=1 + len(config.probed_steps(train)),
     )
+
+
+def timed_images(train: int, test: int) -> tuple[int, int]:
+    """How many of so many train and test images the probes are timed on."""
+    return min(train, MOST_TRAIN), min(test, MOST_TEST)
 
 
 def arm_key(spec: str, stored: int, side: int) -> str:

@@ -9,7 +9,14 @@ import pytest
 
 from shards.support.progress import clock
 from sweep.planning.banks import plan_banks
-from sweep.planning.calibration import Calibration, read_calibration, write_calibration
+from sweep.planning.benchmark import missing
+from sweep.planning.calibration import (
+    Calibration,
+    own_calibration,
+    own_file,
+    read_calibration,
+    write_calibration,
+)
 from sweep.planning.costs import calibration_for, expected
 from sweep.planning.dry_run import cost_lines
 from sweep.planning.estimate import Estimate, estimate, paper_seconds
@@ -142,6 +149,22 @@ def test_what_a_recorded_calibration_lacks_is_named(tmp_path) -> None:
     (tmp_path / "l4.yaml").write_text("device: L4\nspeed: 3\n")
     with pytest.raises(ValueError, match=r"l4\.yaml: unknown key `speed`"):
         calibration_for([], file, again=False)
+
+
+def test_probes_on_few_images_say_nothing_of_those_on_more(tmp_path, monkeypatch) -> None:
+    """A large part of their time is fixed: in proportion to 70 images it would be far too long."""
+    monkeypatch.setenv("DISTIL_CACHE", str(tmp_path))
+    few = [c.model_copy(update={"train_samples": 70, "test_samples": 20}) for c in DEMO[:1]]
+    write_calibration(str(own_file()), calibrated(few))
+    ((kind, _),) = kinds_of(DEMO[:1])
+    assert f"measuring: {kind.measuring}" in missing([kind], own_calibration())
+    # Above what is measured, seconds are in proportion.
+    large = [c.model_copy(update={"dataset": "cifar10"}) for c in DEMO[:1]]
+    larger = [c.model_copy(update={"train_samples": 20_000}) for c in large]
+    ((one, _),), ((other, _),) = kinds_of(large), kinds_of(larger)
+    assert one.measuring == other.measuring
+    known = calibrated(larger)
+    assert seconds_of(one, known).probing == pytest.approx(2.5 * seconds_of(other, known).probing)
 
 
 def test_an_unknown_student_is_scaled_by_its_work_and_said() -> None:
