@@ -84,7 +84,7 @@ def execute(
                 owns_process=owns_process,
                 **limited,
             )
-            _check_room(trials.chosen, store, resources, options)
+            _check_room(grid, trials.chosen, store, resources, options)
             show_notes(claims)  # after the checks: an error is one line
             for note in notes_on_exclude(grid):
                 print(f"note:    {note}", file=sys.stderr)
@@ -162,12 +162,17 @@ def _limits(
 
 
 def _check_room(
-    trials: list[TrialConfig], store: str, resources: Resources, options: argparse.Namespace
+    grid: Grid,
+    trials: list[TrialConfig],
+    store: str,
+    resources: Resources,
+    options: argparse.Namespace,
 ) -> None:
     """Print what will be downloaded. Raises: ValueError where disk, cores or GPUs are too few."""
     for line in downloads(trials):
         print(f"to download: {line}", file=sys.stderr)
-    check_room(trials, store, options.teacher_robustness)
+    stopping = grid.early_stopping is not None
+    check_room(trials, store, resources, options.teacher_robustness, stopping)
     found = begun(store)
     check_fits([config for config in trials if config.identity not in found], resources)
 

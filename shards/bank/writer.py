@@ -48,19 +48,9 @@ class BankWriter:
                 f"{self.location} holds other shards: {difference(stored, requested)}; choose "
                 "another folder or delete this one"
             )
-        for record in self._listed():
+        for record in _listed(self.location):
             if self._intact(record):
                 self._records[record.name] = record
-
-    def _listed(self) -> list[ShardRecord]:
-        """The shards that an earlier build completed. Raises: ValueError for a damaged list."""
-        path = storage.join(self.location, LOG)
-        if not storage.exists(path):
-            return []
-        try:
-            return TypeAdapter(list[ShardRecord]).validate_python(read_json(path))
-        except ValidationError as error:
-            raise damaged(path, str(error.errors()[0]["msg"])) from None
 
     def _intact(self, record: ShardRecord) -> bool:
         path = storage.join(self.location, record.name)
@@ -138,6 +128,28 @@ def read_plan(location: str) -> Plan | None:
         return Plan.model_validate(read_json(path))
     except ValidationError:
         return None  # BankWriter reports how it differs
+
+
+def bytes_listed(location: str) -> int:
+    """Bytes of the shards that an unfinished build has completed, as it has listed them.
+
+    Raises: ValueError where the list is damaged.
+    """
+    if not storage.exists(storage.join(location, PLAN)):
+        return 0  # a build deletes such a list
+    there = set(storage.names(location))
+    return sum(record.bytes for record in _listed(location) if record.name in there)
+
+
+def _listed(location: str) -> list[ShardRecord]:
+    """The shards that an earlier build completed. Raises: ValueError for a damaged list."""
+    path = storage.join(location, LOG)
+    if not storage.exists(path):
+        return []
+    try:
+        return TypeAdapter(list[ShardRecord]).validate_python(read_json(path))
+    except ValidationError as error:
+        raise damaged(path, str(error.errors()[0]["msg"])) from None
 
 
 def read_json(path: str) -> Any:

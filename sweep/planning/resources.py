@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -108,6 +109,19 @@ def slots_of(trials: list[TrialConfig], resources: Resources) -> int:
         if needed:
             slots = min(slots, amount * ranks / needed)
     return max(1, int(slots + ROUNDING))
+
+
+def most_at_a_time(trials: list[TrialConfig], resources: Resources) -> int:
+    """At most how many of these trials run at a time; all of them on a cluster, which may grow."""
+    most = min(len(trials), resources.concurrent or len(trials))
+    if resources.address:
+        return most
+    gpus = local_gpus(resources)
+    for kind, amount in available(resources).items():
+        shares = sorted(placement_of(config, resources, gpus).total[kind] for config in trials)
+        fits = sum(total <= amount + ROUNDING for total in accumulate(shares))
+        most = min(most, fits)
+    return most
 
 
 def check_fits(trials: list[TrialConfig], resources: Resources) -> None:

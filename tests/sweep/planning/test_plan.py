@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from shards.bank.writer import BankWriter
+from shards.building.build import build
 from shards.building.estimate import bank_bytes, bank_passes
 from shards.building.request import Request
 from sweep.grids import named_grids
+from sweep.planning.banks import plan_banks
 from sweep.planning.calibration import own_file, write_calibration
 from sweep.planning.costs import wall_seconds
 from sweep.planning.expand import expand
@@ -27,6 +31,7 @@ from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import Seconds, nominal, seconds_of
 from sweep.run import main
 from tests.calibrated import calibrated
+from trainers.canonical import make_config
 
 ROOT = Path(__file__).parents[3]
 
@@ -200,8 +205,63 @@ def test_seconds_of_a_trial_are_those_of_its_passes() -> None:
     assert once.embedding == pytest.approx(0.001 * images)
 
 
+def test_checkpoints_are_counted_of_as_many_trials_as_run_at_a_time() -> None:
+    trials = expand(load_grid("demo"))
+    parameters = sorted(student_of(config).parameters.total for config in trials)
+    two = bytes_needed(trials, [], at_a_time=2)
+    assert two == 4 * (2 * sum(parameters) + 6 * sum(parameters[-2:]))
+
+
+def free(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let disks have so many bytes left."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=count))
+
+
+def test_a_sweep_has_room_where_its_trials_do_not_run_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = str(tmp_path)
+    trials = [c for c in expand(load_grid("demo")) if c.student == "width:1" and c.arm == "clean"]
+    banks = sum(bank_bytes(job.request) for job in plan_banks(trials, store)[1])
+    assert len(trials) == 8
+    free(banks + bytes_needed(trials, [], at_a_time=2), monkeypatch)
+    check_room(trials, store, Resources(cpus=2))
+    check_room(trials, store, Resources(cpus=8, concurrent=2))
+    for resources, early_stopping in (
+        (Resources(cpus=3), False),
+        (Resources(cpus=2), True),  # those that are stopped keep their checkpoints
+        (Resources(address="auto"), False),
+    ):
+        with pytest.raises(OSError, match="bytes needed"):
+            check_room(trials, store, resources, early_stopping=early_stopping)
+
+
+def test_shards_of_an_interrupted_build_need_no_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"dataset": "digits", "teacher": "embedded", "student": "width:0.25", "test_arms": []}
+    config = make_config(fields | {"train_samples": 40, "test_samples": 20})
+    store = str(tmp_path / "store")
+    _, (job,) = plan_banks([config], store)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BankWriter, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(job.request, job.location)
+    shards = list(Path(job.location).glob("*.tar"))
+    published = sum(shard.stat().st_size for shard in shards)
+    assert published > bank_bytes(job.request) / 2
+    free(bytes_needed([config], [job]) - published, monkeypatch)
+    check_room([config], store, Resources(cpus=1))
+    shards[0].unlink()
+    with pytest.raises(OSError, match="bytes needed"):
+        check_room([config], store, Resources(cpus=1))
+
+
 def test_too_little_room_names_both_numbers(tmp_path: Path) -> None:
     trials = expand(load_grid("full"))
     grown = [c.model_copy(update={"train_samples": 50_000, "views": 4096}) for c in trials]
     with pytest.raises(OSError, match=r"[\d,]+ bytes needed, [\d,]+ bytes free"):
-        check_room(grown, str(tmp_path / "not" / "there" / "yet"))
+        check_room(grown, str(tmp_path / "not" / "there" / "yet"), Resources())

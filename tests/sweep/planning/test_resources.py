@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.planning.resources import Resources, slots_of
+from sweep.planning.resources import Resources, most_at_a_time, slots_of
 from sweep.running.schedule import Job, document_of
 from trainers.canonical import make_config
 from trainers.results.lease import Behalf
@@ -35,6 +35,23 @@ def test_ranks_run_in_as_many_slots_as_there_are_cores(resources: Resources, slo
     alone = [make_config(FIELDS | {"seed": seed}) for seed in range(6)]
     gangs = [make_config(FIELDS | {"seed": s, "engine": "ddp", "ranks": 2}) for s in range(3)]
     assert slots_of([*alone, *gangs], resources) == slots
+
+
+@pytest.mark.parametrize(
+    ("resources", "most"),
+    [
+        (Resources(cpus=3), 3),  # the small ones, while the gangs wait
+        (Resources(cpus=8), 7),
+        (Resources(cpus=64), 9),
+        (Resources(cpus=8, concurrent=2), 2),
+        (Resources(address="auto", cpus=1), 9),
+        (Resources(address="auto", concurrent=4), 4),
+    ],
+)
+def test_so_many_trials_run_at_a_time_at_most(resources: Resources, most: int) -> None:
+    alone = [make_config(FIELDS | {"seed": seed}) for seed in range(6)]
+    gangs = [make_config(FIELDS | {"seed": s, "engine": "ddp", "ranks": 2}) for s in range(3)]
+    assert most_at_a_time([*gangs, *alone], resources) == most
 
 
 def test_ranks_of_several_cores_run_in_fewer_slots() -> None:
