@@ -114,9 +114,8 @@ def _not_measured(name: str, config: TrialConfig) -> str | None:
 def _wrong_groups(claim: Claim, rows: Sequence[Row], groups: list[list[int]]) -> str | None:
     wheres = claim.groups()
     for where, group in zip(wheres, groups, strict=True):
-        if len({rows[i]["seed"] for i in group}) < len(group):
-            names = ", ".join(varying([rows[i] for i in group]))
-            return f"trials of {label_of(where)} differ in {names}; add it to `where`"
+        if names := varying([rows[i] for i in group]):
+            return f"trials of {label_of(where)} differ in {', '.join(names)}; add it to `where`"
     for i, group in enumerate(groups):
         for other, where in zip(groups[:i], wheres[:i], strict=True):
             if set(group) & set(other):

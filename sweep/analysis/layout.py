@@ -90,7 +90,8 @@ def less_teacher(trials: pd.DataFrame, metric: str, label: str = "") -> Sample:
 
     The teacher is measured once, on the same images, so its value has no spread over seeds and a t
     interval of the sample is one of the difference. Its `lost` counts the trials without a value.
-    Raises: ValueError where no trial has both, or where two trials have the same seed.
+    Raises: ValueError where no trial has both, where two trials have the same seed, or where trials
+    differ in a field of their configuration.
     """
     own, reference = f"test/{metric}", f"teacher/{metric}"
     _check_one_a_seed(trials, label or metric)
@@ -110,11 +111,12 @@ def _with_values(trials: Any, metrics: list[str]) -> tuple[Any, list[tuple[int, 
 
 
 def _check_one_a_seed(trials: Any, label: str) -> None:
-    """Raises: ValueError where two trials have the same seed: they differ in something else."""
+    """Raises: ValueError where trials differ in something else than their seed, or share one."""
+    fields = [name for name in map(str, trials.columns) if "/" not in name]
+    if names := varying(trials[fields].to_dict("records")):
+        raise ValueError(f"{label}: trials differ in {', '.join(names)}; choose one value")
     if trials["seed"].duplicated().any():
-        fields = [name for name in map(str, trials.columns) if "/" not in name]
-        names = ", ".join(varying(trials[fields].to_dict("records"))) or "no recorded field"
-        raise ValueError(f"{label}: trials share a seed and differ in {names}; choose one value")
+        raise ValueError(f"{label}: trials share a seed; expected one trial a seed")
 
 
 def matched_level(curves: pd.DataFrame, by: str = COSINE) -> float | None:

@@ -14,17 +14,31 @@ from numpy.typing import NDArray
 from sweep.analysis.claims import Where
 from sweep.analysis.convergence import movement
 from sweep.analysis.samples import Sample, published_sample, sample_of
-from trainers.canonical import trial_fields
+from trainers.config.schema import PINS, UNNAMED
 from trainers.probes.censored import CENSORED
+from trainers.results.record import Environment
 
 Row = dict[str, Any]
 Records = dict[int, NDArray[np.float64]]  # {seed: (images,)}
 FINISHED = "finished"
+DIGITS = 16  # of a sha256 in an error
 NO_VALUE = "without the value"  # a finished trial
 # Trials that differ in one of these have students of other shapes or other data: a common seed
 # gives them neither the same initial weights nor the same images.
 SHAPE = ("student", "teacher", "dataset", "image_size", "input", "classes", "student.parameters")
 IMAGES = ("dataset", "classes", "data.test")  # which test images there are
+# What is the same in all trials of a group, although no field of theirs; why, where it is not.
+ALIKE = {
+    "source": "they read other images, draws or teacher weights",
+    "weights_sha256": "their teachers have other weights",
+    "device": "on another kind of device the same seed gives other bits",
+}
+# Columns without `.` and `/` that are no field of a trial's configuration, which has `threads`.
+RESULTS = {
+    *("run", "trial", "status", "error", "started_ms", "ended_ms", "steps", "probe_versions"),
+    *ALIKE,
+    *(field.alias or name for name, field in Environment.model_fields.items()),
+} - {"threads"}
 
 
 class UntestableError(ValueError):
@@ -90,8 +104,8 @@ class TrialValues:
     def rows(self, where: Where) -> list[tuple[int, Row]]:
         """(position, fields) of the trials of a group, finished or not, one a seed.
 
-        Raises: UntestableError where there is none, or where two have the same seed: the group
-        then mixes trials that differ in something else, which the claim does not fix.
+        Raises: UntestableError where there is none, or where they differ in something else than
+        their seed, which the claim does not fix: its effect would count as spread between seeds.
         """
         rows = list(enumerate(self._rows))
         for field, value in where.items():
@@ -100,11 +114,8 @@ class TrialValues:
             if not rows:
                 found = ", ".join(sorted({str(cell) for cell in known})) or "no trial"
                 raise UntestableError(f"no trial with {field} = {value} (found: {found})")
-        if len({row["seed"] for _, row in rows}) < len(rows):
-            names = ", ".join(varying([row for _, row in rows])) or "no field that is recorded"
-            raise UntestableError(
-                f"trials of {label_of(where)} share a seed and differ in {names}; add it to `where`"
-            )
+        if wrong := mixed([row for _, row in rows]):
+            raise UntestableError(f"trials of {label_of(where)} {wrong}")
         return rows
 
     def sample(self, where: Where, metric: str) -> Sample:
@@ -182,10 +193,50 @@ def same(cell: Any, value: Any) -> bool:
     return value is None if missing else bool(cell == value)
 
 
-def varying(rows: list[Row]) -> list[str]:
-    """Fields of the configuration in which trials of one group differ."""
-    fields = [name for name in rows[0] if name in trial_fields() and name != "seed"]
-    return [name for name in fields if len({str(row[name]) for row in rows}) > 1]
+def mixed(rows: Sequence[Row]) -> str | None:
+    """Why trials are not the seeds of one group, as what follows their name; None where they are.
+
+    They may differ in their seed, in what a trial's identity leaves out (`varying`), and in their
+    results. With `data_seed: per_seed` each seed has draws of its own, and all have one `source`.
+    """
+    if names := varying(rows):
+        return f"differ in {', '.join(names)}; add it to `where`"
+    finished = [row for row in rows if row["status"] == FINISHED]  # others have none of these
+    for name, why in ALIKE.items():
+        if unlike := _unlike(name, finished, DIGITS):
+            return f"differ in {unlike}: {why}; delete those of one and run them again"
+    if len({row["seed"] for row in rows}) < len(rows):
+        return "share a seed and differ in no field that is recorded; expected one trial a seed"
+    return None
+
+
+def varying(rows: Sequence[Row]) -> list[str]:
+    """Fields of the configuration in which trials of one group differ: `epochs (2, 30)`.
+
+    Not the seed, nor what a trial's identity leaves out, as it changes no result: facts about the
+    teacher, whose weights and `source` are results, and what `elastic` lets change.
+    """
+    without = {"seed", *PINS, *RESULTS}
+    without |= {name for row in rows for name in UNNAMED.get(str(row.get("elastic")), ())}
+    names = dict.fromkeys(name for row in rows for name in row if not {".", "/"} & {*name})
+    return [found for name in names if name not in without and (found := _unlike(name, rows))]
+
+
+def _unlike(name: str, rows: Sequence[Row], most: int | None = None) -> str:
+    """`epochs (2, 30)`: a field and its values, where trials differ in it; else "".
+
+    most: characters of each value that are shown; None shows all.
+    """
+    values: list[Any] = []
+    for row in rows:
+        value = row.get(name)
+        value = None if same(value, None) else value
+        if not any(same(value, other) for other in values):
+            values.append(value)
+    if len(values) < 2:
+        return ""
+    shown = sorted(str(value)[:most] for value in values)
+    return f"{name} ({', '.join(shown[:4])}{', ...' if len(shown) > 4 else ''})"
 
 
 class PublishedValues:

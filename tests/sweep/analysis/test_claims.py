@@ -143,7 +143,7 @@ def test_too_few_seeds_are_said_before_the_sweep(tmp_path) -> None:
         ),
         (
             f"kind: difference, metric: {M}, first: {{arm: clean}}, second: {{arm: noise:0.1}}",
-            "one: trials of clean differ in student; add it to `where`",
+            "one: trials of clean differ in student (width:0.25, width:1); add it to `where`",
         ),
         (
             f"kind: difference, metric: {M}, first: {{student: width:1, arm: clean}}, "
@@ -200,9 +200,97 @@ def test_groups_that_mix_trials_are_untestable() -> None:
     both = pd.concat([frame(), frame(objective="infonce")], ignore_index=True)
     found = verdict(f"kind: superiority, {TWO}", both)
     assert found.verdict == "untestable"
-    assert "differ in objective; add it to `where`" in found.reason
+    assert "differ in objective (cosine, infonce); add it to `where`" in found.reason
     fixed = verdict(f"kind: superiority, {TWO}, where: {{objective: cosine}}", both)
     assert fixed.verdict == "supported"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        (
+            "epochs",
+            (2, 30),
+            "trials of width:1 differ in epochs (2, 30); add it to `where`",
+        ),
+        (
+            "source",
+            ("5" * 64, "6" * 64),
+            f"trials of width:1 differ in source ({'5' * 16}, {'6' * 16}): they read other images, "
+            "draws or teacher weights; delete those of one and run them again",
+        ),
+        (
+            "weights_sha256",
+            ("7" * 64, "8" * 64),
+            f"trials of width:1 differ in weights_sha256 ({'7' * 16}, {'8' * 16}): their teachers "
+            "have other weights; delete those of one and run them again",
+        ),
+        (
+            "device",
+            ("cpu", "cuda"),
+            "trials of width:1 differ in device (cpu, cuda): on another kind of device the same "
+            "seed gives other bits; delete those of one and run them again",
+        ),
+        (
+            "device",
+            ("cpu", None),
+            "trials of width:1 differ in device (None, cpu): on another kind of device the same "
+            "seed gives other bits; delete those of one and run them again",
+        ),
+        ("mine_weight", (0.5, 1.0), "differ in mine_weight (0.5, 1.0); add it to `where`"),
+    ],
+)
+def test_seeds_of_unlike_trials_are_no_group(column: str, values: Any, reason: str) -> None:
+    """Also where no two of them have the same seed. `mine_weight` is a plugin's field."""
+    trials = frame(10)
+    assert verdict(f"kind: superiority, {TWO}", trials).verdict == "supported"
+    trials[column] = [values[seed >= 5] for seed in trials["seed"]]
+    found = verdict(f"kind: superiority, {TWO}", trials)
+    assert found.verdict == "untestable"
+    assert reason in found.reason
+    if "where" in reason:
+        fixed = verdict(f"kind: superiority, {TWO}, where: {{{column}: {values[0]}}}", trials)
+        assert fixed.evidence is not None
+        assert fixed.evidence.n == 5
+
+
+def test_seeds_of_a_group_may_differ_in_what_their_identity_leaves_out_and_in_results() -> None:
+    trials = frame(10).assign(elastic="order", data_seed="per_seed", source="5" * 64)
+    late = trials["seed"] >= 5
+    unlike = {
+        "teacher_sha256": (None, "7" * 64),
+        "teacher_precision": (None, "fp32"),
+        "ranks": (1, 2),
+        "torch": ("2.14.0", "2.15.0"),
+        "instruction_set": ("AVX2", "AVX512"),
+        "probe_versions": ("linear 3", "linear 4"),
+        "started_ms": (1, 2),
+        "data.chance": (0.1, 0.11),
+        "epochs": (5, 5.0),
+    }
+    for column, values in unlike.items():
+        trials[column] = pd.Series([values[one] for one in late], dtype=object)
+    assert verdict(f"kind: superiority, {TWO}", trials).verdict == "supported"
+    trials["elastic"] = "off"
+    assert "differ in ranks (1, 2)" in verdict(f"kind: superiority, {TWO}", trials).reason
+
+
+def test_trials_that_have_not_finished_have_no_source_and_no_device() -> None:
+    trials = frame(10).assign(device="cpu", source="5" * 64)
+    trials.loc[[0, 1], "status"] = ["unfinished", "diverged"]
+    trials.loc[[0, 1], ["device", "source"]] = None
+    assert verdict(f"kind: superiority, {TWO}", trials).verdict == "supported"
+
+
+def test_a_group_that_mixes_trials_of_other_seeds_is_refused_before_the_sweep() -> None:
+    """As parts of a grid with seeds of their own make it."""
+    text = f"claims:\n  - {{name: one, kind: difference, {SIZES}, metric: {M}}}\n"
+    trials = expand(read_grid(GRID, "x", "x"))
+    later = [c.model_copy(update={"seed": c.seed + 100, "epochs": 30}) for c in trials]
+    with pytest.raises(ValueError, match=r"differ in epochs \(30, 8\); add it to `where`"):
+        check_claims(text, "x", [*trials, *later])
+    pinned = [c.model_copy(update={"seed": c.seed + 100, "teacher_dim": 512}) for c in trials]
+    assert check_claims(text, "x", [*trials, *pinned]) == []
 
 
 def test_missing_trials_and_metrics_are_untestable() -> None:

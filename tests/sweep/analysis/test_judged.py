@@ -218,6 +218,22 @@ def test_trials_of_another_grid_do_not_join_a_claim(run: Path) -> None:
     assert judged.verdicts[0].verdict == "supported"
 
 
+@pytest.mark.parametrize("field", ["source", "device"])
+def test_seeds_of_another_source_or_device_are_not_pooled(run: Path, field: str) -> None:
+    """The report refuses or splits the same trials."""
+
+    def unlike(config: TrialConfig) -> dict[str, Any]:
+        late = config.seed >= 4
+        other = {"source": "6" * 64} if field == "source" else {"environment": {"device": "cuda"}}
+        return record(config) | (other if late else {})
+
+    write_journal(run, [result_line(unlike(config)) for config in trials_of(8)])
+    (judged,) = judge(run)
+    (verdict,) = judged.verdicts
+    assert (verdict.verdict, verdict.confirmed) == ("untestable", False)
+    assert f"trials of width:1 differ in {field} (" in verdict.reason
+
+
 def test_a_check_in_the_middle_of_a_sweep_is_not_passed(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,8 +72,13 @@ def test_trials_that_are_left_out_of_a_layout_are_counted() -> None:
 
 def test_a_layout_does_not_pool_trials_that_differ_in_another_field() -> None:
     both = [cells(0.0).assign(objective=name) for name in ("cosine", "mse")]
-    with pytest.raises(ValueError, match="a, c: trials share a seed and differ in objective"):
+    with pytest.raises(ValueError, match=r"a, c: trials differ in objective \(cosine, mse\)"):
         two_way(pd.concat(both, ignore_index=True), "test/m", "student", "arm")
+    both[1]["seed"] += 100
+    with pytest.raises(ValueError, match=r"a, c: trials differ in objective \(cosine, mse\)"):
+        two_way(pd.concat(both, ignore_index=True), "test/m", "student", "arm")
+    with pytest.raises(ValueError, match="a, c: trials share a seed; expected one trial a seed"):
+        two_way(pd.concat([both[0], both[0]], ignore_index=True), "test/m", "student", "arm")
 
 
 def test_student_less_teacher_is_a_sample_over_seeds() -> None:
@@ -91,7 +96,7 @@ def test_student_less_teacher_does_not_mix_groups_that_share_seeds() -> None:
         {"status": ["finished"] * 4, "seed": [0, 1, 0, 1], "student": ["a", "a", "b", "b"]}
         | {"test/rank": [16.0, 17.0, 1.0, 2.0], "teacher/rank": [88.0] * 4}
     )
-    with pytest.raises(ValueError, match="rank: trials share a seed and differ in student"):
+    with pytest.raises(ValueError, match=r"rank: trials differ in student \(a, b\)"):
         less_teacher(trials, "rank")
 
 
