@@ -227,6 +227,9 @@ def _unlike(name: str, rows: Sequence[Row], most: int | None = None) -> str:
 
     most: characters of each value that are shown; None shows all.
     """
+    one = rows[0].get(name) if rows else None
+    if all(row.get(name) == one for row in rows):  # most fields of most groups
+        return ""
     values: list[Any] = []
     for row in rows:
         value = row.get(name)

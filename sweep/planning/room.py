@@ -28,11 +28,9 @@ def bytes_needed(
     the largest students are counted; None: of all trials. MLflow's copy of a student is counted,
     though it may be on another disk.
     """
-    parameters = [
-        student_of(first).parameters.total
-        for first, members in alike(unfinished).items()
-        for _ in members
-    ]
+    parameters: list[int] = []
+    for first, members in alike(unfinished).items():
+        parameters += [student_of(first).parameters.total] * len(members)
     largest = sorted(parameters, reverse=True)[:at_a_time]
     trials = STUDENTS * sum(parameters) + CHECKPOINTS * sum(largest)
     return sum(bank_bytes(job.request) for job in banks) + trials
