@@ -181,7 +181,7 @@ def open_dataset(
 def needed_size(spec: str, image_size: int | None, stored: int, requested: int | None) -> int | str:
     """The side in pixels that a bank of `spec` must have; equal to `stored` where it serves.
 
-    image_size: the side that is asked for, None for the data set's own. stored: the bank's side.
+    image_size: the side that is wanted, None for the data set's own. stored: the bank's side.
     requested: the side that was requested of the bank's build, None for the data set's own. Where
     only the data set's files say what its own side is and another was requested, the result is
     that in words. Banks built before requests were recorded say None: they are believed.

@@ -74,7 +74,7 @@ def test_a_bank_of_a_requested_size_is_not_one_of_the_data_sets_own(bank, make):
     small = own.plan.dataset.model_copy(update={"image_size": 16})
     resized = own.model_copy(update={"plan": own.plan.model_copy(update={"dataset": small})})
     needed = "image_size: the bank x has 16, the trial needs 32"
-    assert mismatch(make(), resized, "x") == needed  # whatever an older bank was asked for
+    assert mismatch(make(), resized, "x") == needed  # whatever size was requested of an older bank
     assert mismatch(make(image_size=16), resized, "x") is None
     assert mismatch(make(image_size=32), own, "x") is None
 

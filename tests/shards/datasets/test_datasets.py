@@ -224,9 +224,9 @@ def test_strips_that_would_need_gigabytes_are_refused(
     size: tuple[int, int], folder: Path, refused
 ) -> None:
     Image.new("RGB", size).save(folder / "train/cat/1.png")
-    told = "{}x{} pixels".format(*size), f"more than {MAX_PIXELS:,}", "crop it"
+    parts = "{}x{} pixels".format(*size), f"more than {MAX_PIXELS:,}", "crop it"
     with mock.patch.object(Image.Image, "resize", side_effect=AssertionError("resized")):
-        refused(lambda: opened(folder, 224).read("train", 1, 2), "train/cat/1.png", *told)
+        refused(lambda: opened(folder, 224).read("train", 1, 2), "train/cat/1.png", *parts)
 
 
 def test_strips_are_resized_up_to_the_limit_and_not_beyond(folder: Path, refused) -> None:
