@@ -16,9 +16,10 @@ leaves that out.
 * compiled: a trial of width 1 in fp32 with the field `compile`; stderr says what compiling takes.
 * bare loop: the same student, optimiser and layout on tensors that are in memory already,
   normalised: the limit of what a trial can reach in fp32. Its steps take turns with the trial's,
-  for the pace of a virtual machine drifts by more in a minute than the two may differ. This is done
-  in several processes, of which the median counts: where the heap of a process has put the
-  activations of the one and the other moves their ratio by more than the limits.
+  for the pace of a virtual machine drifts by more in a minute than the two may differ. Where a step
+  is short this is done in several processes, of which the median counts: where the heap of a
+  process has put the activations of the one and the other moves their ratio by more than the
+  limits.
 * inputs: what a trial's loop does to prepare a batch: read, resize, normalise.
 
 Each way but the bare loop runs in a process of its own, for the allocator is a setting of the
@@ -60,8 +61,10 @@ WANTED = {1: 9.0, 2: 5.0, 4: 3.5}  # times the notebook at 224 pixels
 LOOP = {224: 1.01, 32: 1.03}  # times the bare loop, at most
 SYSTEM = {224: 0.05}  # share of a step's CPU time that the system may take
 SIZES = ((224, 1), (224, 2), (224, 4), (32, 1))  # (pixels, width)
-PROCESSES = 3  # in which a trial in fp32 and the bare loop take turns
-TURNS = {1: 4, 2: 3, 4: 2}  # counted, by width, in each of them
+# By width: processes in which a trial in fp32 and the bare loop take turns, and the turns that are
+# counted in each of them.
+PROCESSES = {1: 3, 2: 2, 4: 1}
+TURNS = {1: 4, 2: 3, 4: 3}
 NOTEBOOK = {1: 2, 2: 2, 4: 1}  # steps that are counted, by width
 
 
@@ -264,7 +267,7 @@ def measure(size: tuple[int, int]) -> list[Ratio]:
     row: dict[str, float] = {}
     for way in WAYS:
         if way not in left_out:
-            times = PROCESSES if way == "trial" else 1
+            times = PROCESSES[width] if way == "trial" else 1
             found = [in_a_process(way, side, width) for _ in range(times)]
             row |= {name: median(one[name] for one in found) for name in found[0]}
     listed = ", ".join(f"{way} {row[way]:.3f}" for way in (*WAYS, "bare") if way in row)

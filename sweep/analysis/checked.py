@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from shards.arms import make_arm
 from shards.support.registry import closest
 from sweep.analysis.claims import Claim, Claims, Interaction, Where, unknown_fields
 from sweep.analysis.floor import floor_of, floor_seeds
 from sweep.analysis.values import Row, label_of, same, varying
-from trainers.canonical import trial_fields
-from trainers.config.schema import TrialConfig
+from sweep.planning.kinds import alike
+from trainers.canonical import make_config, trial_fields
+from trainers.config.schema import PINS, TrialConfig
 from trainers.probes.names import metric_of, metrics
 
 PREFIXES = ("test/", "teacher/")  # of the metrics that a trial ends with
 UNDER_ARMS = ("ARM", "BAND", "ANY")  # words of the glossary that stand for a corruption
+# Fields that say what is measured: they change no value that two trials both have.
+MEASURED = ("curve_every", "curve_samples", "probes", "test_arms", "adapt_arms", "probe_at")
 
 
 def wrong_claim(claims: Claims, trials: Sequence[TrialConfig]) -> str | None:
@@ -35,24 +40,29 @@ def wrong_claim(claims: Claims, trials: Sequence[TrialConfig]) -> str | None:
     return None
 
 
-def open_questions(claims: Claims, trials: Sequence[TrialConfig]) -> list[str]:
-    """One line each for what these trials cannot decide, although nothing is wrong with a claim."""
+def open_questions(claims: Claims, trials: Sequence[TrialConfig], seeds: int) -> list[str]:
+    """One line each for what these trials cannot decide, although nothing is wrong with a claim.
+
+    seeds: how many there are of each trial.
+    """
     rows = [config.model_dump(mode="json") for config in trials]
     notes: list[str] = []
     for claim in claims.claims:
-        for where in claim.groups():
-            if not _matching(where, rows):
-                fields = ", ".join(f"{name} = {value}" for name, value in where.items())
-                notes.append(f"`{claim.name}` is untestable: no trial has {fields}")
-                break
+        groups = {_named(where): _matching(where, rows) for where in claim.groups()}
+        if empty := [name for name, group in groups.items() if not group]:
+            notes.append(f"`{claim.name}` is untestable: no trial has {empty[0]}")
         else:
-            own = {i for where in claim.groups() for i in _matching(where, rows)}
-            lacking = (_not_measured(n, trials[i]) for n in _metrics_of(claim) for i in sorted(own))
+            own = sorted({i for group in groups.values() for i in group})
+            lacking = (_not_measured(name, trials[i]) for name in _metrics_of(claim) for i in own)
             if clause := next(filter(None, lacking), None):
                 notes.append(f"`{claim.name}` is untestable: {clause}")
+            if also := _also_differ(claim, [trials[group[0]] for group in groups.values()]):
+                notes.append(
+                    f"groups of `{claim.name}` also differ in {', '.join(also)}, whose effect "
+                    "counts as theirs; name it in the groups if that is meant"
+                )
         if claim.converged and not any(config.curve_every for config in trials):
             notes.append(f"`{claim.name}` needs a settled rank, which `curve_every` observes")
-    seeds = len({config.seed for config in trials})
     planned = " and ".join(map(str, claims.looks))
     if claims.looks and seeds not in claims.looks:
         notes.append(f"looks are planned at {planned} seeds: verdicts of {seeds} are exploratory")
@@ -65,6 +75,19 @@ def open_questions(claims: Claims, trials: Sequence[TrialConfig]) -> list[str]:
             f"{each}; {floor_seeds(alpha)} can: --seeds {floor_seeds(alpha)}"
         )
     return notes
+
+
+def without_repeats(claims: Claims, trials: Sequence[TrialConfig]) -> Sequence[TrialConfig]:
+    """One trial of all that differ in their seed alone; every trial where a claim names seeds.
+
+    These are enough for both checks: with many seeds, most of the time would go into repetition.
+    """
+    named = any("seed" in where for claim in claims.claims for where in claim.groups())
+    return trials if named else list(alike(trials))
+
+
+def _named(where: Where) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in where.items())
 
 
 def _matching(where: Where, rows: Sequence[Row]) -> list[int]:
@@ -109,6 +132,32 @@ def _not_measured(name: str, config: TrialConfig) -> str | None:
 
 
 # ---- groups ----
+
+
+def _also_differ(claim: Claim, trials: Sequence[TrialConfig]) -> list[str]:
+    """`lr (0.001, 0.01)`: what groups differ in although no group of the claim names it.
+
+    trials: one of each group, which stands for all of it: they differ in their seed alone. A field
+    that has no effect in one of two trials is no difference between them.
+    """
+    named = {name for where in claim.groups() for name in where}
+    apart = {"seed", *PINS, *MEASURED, *named}
+    found: dict[str, list[str]] = {}
+    for one, other in itertools.permutations(trials, 2):
+        a, b = (config.model_dump(mode="json") for config in (one, other))
+        for name in (n for n in a if n in b and a[n] != b[n] and n not in apart):
+            if _acts(name, b[name], one) and _acts(name, a[name], other):
+                found.setdefault(name, [])
+                found[name] += [str(v) for v in (a[name], b[name]) if str(v) not in found[name]]
+    return [f"{name} ({', '.join(values)})" for name, values in found.items()]
+
+
+def _acts(name: str, value: Any, config: TrialConfig) -> bool:
+    """Whether the trial would be another one with this value of a field."""
+    try:
+        return make_config(config.model_dump(mode="json") | {name: value}) != config
+    except ValueError:  # it contradicts others, which have an effect
+        return True
 
 
 def _wrong_groups(claim: Claim, rows: Sequence[Row], groups: list[list[int]]) -> str | None:

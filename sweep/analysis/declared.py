@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shards.support import storage
 from shards.support.schema import StrictModel
-from sweep.analysis.checked import open_questions, wrong_claim
+from sweep.analysis.checked import open_questions, without_repeats, wrong_claim
 from sweep.analysis.claims import Claim, Claims, read_claims
 from sweep.grids import CLAIMS, named_claims
 from sweep.journal.events import NAME, ResultEvent, read_events
@@ -104,9 +104,10 @@ def check_claims(text: str, source: str, trials: Iterable[TrialConfig]) -> list[
     these trials could decide: see `checked.wrong_claim`.
     """
     claims, trials = read_claims(text, source), list(trials)
-    if wrong := wrong_claim(claims, trials):
+    once = without_repeats(claims, trials)
+    if wrong := wrong_claim(claims, once):
         raise ValueError(f"{source}: {wrong}")
-    return open_questions(claims, trials)
+    return open_questions(claims, once, seeds=len({config.seed for config in trials}))
 
 
 def sha256_of(text: str) -> str:

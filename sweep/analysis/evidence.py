@@ -123,9 +123,10 @@ def evidence_of(claim: Claim, values: Values) -> Evidence:
 
 
 def _samples(claim: Claim, values: Values) -> tuple[str, list[Sample], list[float]]:
+    wheres = claim.groups()
+    values.check_comparable(wheres)
     if isinstance(claim, Interaction):
         return "interaction", _within(claim, values), [1.0, -1.0]
-    wheres = claim.groups()
     groups = [values.sample(where, claim.metric) for where in wheres]
     if is_slope(claim):
         sizes = [values.size(where) for where in wheres]

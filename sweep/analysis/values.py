@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sweep.analysis.claims import Where
 from sweep.analysis.convergence import movement
 from sweep.analysis.samples import Sample, published_sample, sample_of
+from trainers.config.recipe import RECIPE_FIELD
 from trainers.config.schema import PINS, UNNAMED
 from trainers.probes.censored import CENSORED
 from trainers.results.record import Environment
@@ -27,10 +28,13 @@ NO_VALUE = "without the value"  # a finished trial
 # gives them neither the same initial weights nor the same images.
 SHAPE = ("student", "teacher", "dataset", "image_size", "input", "classes", "student.parameters")
 IMAGES = ("dataset", "classes", "data.test")  # which test images there are
+TEACHER = ("teacher", "dataset", "image_size")  # `embedded` is trained on the data set
+WEIGHTS = "weights_sha256"
+AGAIN = "delete those of one and run them again"
 # What is the same in all trials of a group, although no field of theirs; why, where it is not.
 ALIKE = {
     "source": "they read other images, draws or teacher weights",
-    "weights_sha256": "their teachers have other weights",
+    WEIGHTS: "their teachers have other weights",
     "device": "on another kind of device the same seed gives other bits",
 }
 # Columns without `.` and `/` that are no field of a trial's configuration, which has `threads`.
@@ -50,6 +54,13 @@ class Values(Protocol):
 
     def sample(self, where: Where, metric: str) -> Sample:
         """One group's values of a metric. Raises: UntestableError where there are none."""
+        ...
+
+    def check_comparable(self, groups: Sequence[Where]) -> None:
+        """Check that the groups differ in nothing that no claim is meant to be about.
+
+        Raises: UntestableError for other arithmetic of training, or other weights of one teacher.
+        """
         ...
 
     def size(self, where: Where) -> float:
@@ -145,6 +156,20 @@ class TrialValues:
             raise UntestableError(f"{label_of(where)}: no value of {metric} ({why})")
         return sample_of(dict(sorted(values.items())), label_of(where), gone)
 
+    def check_comparable(self, groups: Sequence[Where]) -> None:
+        every = [row for where in groups for _, row in self.rows(where)]
+        named = any(RECIPE_FIELD in where for where in groups)
+        if (unlike := _unlike(RECIPE_FIELD, every)) and not named:
+            raise UntestableError(f"groups differ in {unlike}: {AGAIN}")
+        by_teacher: dict[str, list[Row]] = {}
+        for row in every:
+            if row["status"] == FINISHED:  # others have no weights
+                teacher = str([row.get(name) for name in TEACHER])
+                by_teacher.setdefault(teacher, []).append(row)
+        for rows in by_teacher.values():
+            if unlike := _unlike(WEIGHTS, rows, DIGITS):
+                raise UntestableError(f"groups differ in {unlike} of one teacher: {AGAIN}")
+
     def size(self, where: Where) -> float:
         sizes = {row.get("student.parameters") for _, row in self.rows(where)}
         known = {float(n) for n in sizes if n is not None and n > 0}
@@ -204,7 +229,7 @@ def mixed(rows: Sequence[Row]) -> str | None:
     finished = [row for row in rows if row["status"] == FINISHED]  # others have none of these
     for name, why in ALIKE.items():
         if unlike := _unlike(name, finished, DIGITS):
-            return f"differ in {unlike}: {why}; delete those of one and run them again"
+            return f"differ in {unlike}: {why}; {AGAIN}"
     if len({row["seed"] for row in rows}) < len(rows):
         return "share a seed and differ in no field that is recorded; expected one trial a seed"
     return None
@@ -267,6 +292,9 @@ class PublishedValues:
         if found.sd is None:
             raise UntestableError(f"no deviation of {metric} is published for {label_of(where)}")
         return found
+
+    def check_comparable(self, groups: Sequence[Where]) -> None:
+        return None  # all are of one paper
 
     def size(self, where: Where) -> float:
         return float(self._group(where)["parameters"])

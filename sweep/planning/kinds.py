@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from shards.arms import make_arm
@@ -16,6 +17,7 @@ from trainers.objectives import needs_second_view
 from trainers.students.teacher_pca import has_no_network
 
 FIELDS = tuple(TrialConfig.model_fields.keys() - {"seed", "objective_fields"})
+IN_FIELDS = itemgetter(*FIELDS)
 MOST_TRAIN, MOST_TEST = 2000, 500  # images that the probes are timed on; more are in proportion
 
 
@@ -52,8 +54,8 @@ def alike(trials: Iterable[TrialConfig]) -> dict[TrialConfig, list[TrialConfig]]
 
 
 def _without_seed(config: TrialConfig) -> Any:
-    values = config.__dict__  # faster than `getattr`, which counts with 10,000 trials
-    return (*(values[name] for name in FIELDS), *sorted(config.objective_fields.items()))
+    # Faster than `getattr` for each field, which counts with 10,000 trials.
+    return (*IN_FIELDS(config.__dict__), *sorted(config.objective_fields.items()))
 
 
 def kinds_of(trials: Sequence[TrialConfig]) -> list[tuple[Kind, list[TrialConfig]]]:

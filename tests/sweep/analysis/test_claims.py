@@ -180,6 +180,36 @@ def test_what_the_trials_do_not_measure_is_said_before_the_sweep(metric: str, no
     assert check_claims(text, "x", trials) == [f"`one` is untestable: {note}"]
 
 
+@pytest.mark.parametrize(
+    ("own", "note"),
+    [
+        ("lr: 0.01", "lr (0.001, 0.01)"),
+        ("lr: 0.01, duration: 90 steps", "epochs (8, None), duration (None, 90 steps), lr"),
+        ("momentum: 0.5", None),  # which Adam does not have
+        ("epochs: 0, lr: 0.01", "epochs (8, 0)"),  # an untrained student has no learning rate
+        ("test_arms: [fog:3], curve_every: 2 epochs", None),
+        ("teacher_dim: 512", None),
+    ],
+)
+def test_what_else_tells_the_groups_apart_is_said_before_the_sweep(own: str, note: str) -> None:
+    """It would count as the effect of what the claim names."""
+    fixed = "dataset: digits, teacher: embedded, epochs: 8, curve_every: 1 epochs"
+    grid = f"""
+fixed: {{{fixed}}}
+seeds: 7
+parts: [{{fixed: {{student: width:0.25}}}}, {{fixed: {{student: width:1, {own}}}}}]
+"""
+    if "duration" in own:
+        grid = grid.replace("epochs: 8", "duration: 8 epochs")
+    text = f"claims:\n  - {{name: one, kind: difference, {SIZES}, metric: {M}}}\n"
+    notes = [n for n in check_claims(text, "x", expand(read_grid(grid, "x", "x"))) if "also" in n]
+    assert len(notes) == (note is not None)
+    assert all(n.startswith(f"groups of `one` also differ in {note}") for n in notes)
+    named = text.replace("width:1}", "width:1, lr: 0.01}").replace("0.25}", "0.25, lr: 0.001}")
+    if own == "lr: 0.01":
+        assert check_claims(named, "x", expand(read_grid(grid, "x", "x"))) == []
+
+
 def test_planned_looks_are_checked_before_the_sweep() -> None:
     claims = f"claims:\n  - {{name: one, kind: difference, {SIZES}, metric: {M}}}\n"
     trials = expand(read_grid(GRID, "x", "x"))
@@ -252,6 +282,33 @@ def test_seeds_of_unlike_trials_are_no_group(column: str, values: Any, reason: s
         fixed = verdict(f"kind: superiority, {TWO}, where: {{{column}: {values[0]}}}", trials)
         assert fixed.evidence is not None
         assert fixed.evidence.n == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("recipe", (1, 2), "groups differ in recipe (1, 2): delete those of one"),
+        (
+            "weights_sha256",
+            ("7" * 64, "8" * 64),
+            f"groups differ in weights_sha256 ({'7' * 16}, {'8' * 16}) of one teacher: delete",
+        ),
+    ],
+)
+def test_groups_of_other_arithmetic_or_weights_are_not_compared(
+    column: str, values: Any, reason: str
+) -> None:
+    trials = frame(10).assign(teacher="embedded", dataset="digits")
+    assert verdict(f"kind: superiority, {TWO}", trials).verdict == "supported"
+    trials[column] = [values[student == "width:4"] for student in trials["student"]]
+    found = verdict(f"kind: superiority, {TWO}", trials)
+    assert found.verdict == "untestable"
+    assert found.reason.startswith(reason)
+    # Another teacher has other weights, and a claim may be about recipes.
+    trials["teacher"] = ["a" if student == "width:4" else "b" for student in trials["student"]]
+    about = TWO.replace("width:1}", "width:1, recipe: 1}").replace("4}", "4, recipe: 2}")
+    text = f"kind: superiority, {about if column == 'recipe' else TWO}"
+    assert verdict(text, trials).verdict == "supported"
 
 
 def test_seeds_of_a_group_may_differ_in_what_their_identity_leaves_out_and_in_results() -> None:

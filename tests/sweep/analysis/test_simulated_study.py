@@ -101,6 +101,9 @@ class Drawn:
     def sample(self, where: Where, metric: str) -> Sample:
         return self.samples[where["student"] == "width:4"]
 
+    def check_comparable(self, groups: Sequence[Where]) -> None:
+        pass
+
     def pairs(self, groups: Iterable[Where]) -> bool:
         return False
 
