@@ -33,7 +33,7 @@ from sweep.planning.prices import read_prices
 from sweep.planning.recorded_grids import record_grid
 from sweep.planning.resources import Resources, check_fits
 from sweep.planning.room import check_room
-from sweep.planning.select import priorities, trials_of
+from sweep.planning.select import notes_on_first, priorities, trials_of
 from sweep.running.holding import Hold
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
@@ -86,7 +86,7 @@ def execute(
             )
             _check_room(grid, trials.chosen, store, resources, options)
             show_notes(claims)  # after the checks: an error is one line
-            for note in notes_on_exclude(grid):
+            for note in (*notes_on_exclude(grid), *notes_on_first(grid, trials.all)):
                 print(f"note:    {note}", file=sys.stderr)
             if precision:
                 print(f"precision: {precision}", file=sys.stderr)

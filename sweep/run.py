@@ -213,7 +213,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
     from sweep.planning.precision import choose, with_precision
     from sweep.planning.prices import read_prices
     from sweep.planning.resources import Resources
-    from sweep.planning.select import trials_of
+    from sweep.planning.select import notes_on_first, trials_of
 
     chosen = None
     if is_auto(grid):
@@ -245,7 +245,7 @@ def _show_plan(grid: Grid, store: str, options: argparse.Namespace) -> None:
         kinds=kinds,
     )
     show_notes(claims)  # after all checks: an error is one line
-    for note in notes_on_exclude(grid):
+    for note in (*notes_on_exclude(grid), *notes_on_first(grid, trials.all)):
         print(f"note:    {note}", file=sys.stderr)
     if chosen:
         print(f"precision: {chosen}", file=sys.stderr)

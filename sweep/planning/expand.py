@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shards.arms import make_arm
@@ -63,9 +63,14 @@ def notes_on_exclude(grid: Grid) -> list[str]:
         )
         if entry not in unmatched and not any(matches):
             unmatched.append(entry)
-    listed = (", ".join(f"{name}: {value}" for name, value in one.items()) for one in unmatched)
+    return unmatched_note(grid, "exclude", unmatched)
+
+
+def unmatched_note(grid: Grid, key: str, entries: Sequence[dict[str, Any]]) -> list[str]:
+    """A line that names the entries under `key` that match no trial; none where all do."""
+    listed = (", ".join(f"{name}: {value}" for name, value in one.items()) for one in entries)
     text = ", ".join(f"{{{entry}}}" for entry in listed)
-    return [one_line(f"{grid.source}: exclude: no trial matches {text}")] if unmatched else []
+    return [one_line(f"{grid.source}: {key}: no trial matches {text}")] if entries else []
 
 
 def _trials(grid: Grid) -> dict[str, TrialConfig]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.planning.early_stopping import check_decidable, check_early_stopping
-from sweep.planning.expand import expand_with_resources
+from sweep.planning.expand import expand_with_resources, unmatched_note
 from sweep.planning.grid import Grid
+from sweep.planning.kinds import alike
 from sweep.planning.settings import parse_setting
 from sweep.planning.sizes import check_lengths
 from trainers.canonical import make_config
@@ -62,13 +63,28 @@ def matches(config: TrialConfig, fields: dict[str, Any]) -> bool:
         return False
 
 
+def matching(trials: Sequence[TrialConfig], fields: dict[str, Any]) -> list[TrialConfig]:
+    """The trials that have every value of `fields`, in their order."""
+    if "seed" in fields:
+        return [config for config in trials if matches(config, fields)]
+    # Trials that differ in their seed alone match or do not match together.
+    kinds = [members for first, members in alike(trials).items() if matches(first, fields)]
+    found = {config.identity for members in kinds for config in members}
+    return [config for config in trials if config.identity in found]
+
+
+def notes_on_first(grid: Grid, trials: Sequence[TrialConfig]) -> list[str]:
+    """A line that names the entries of `first` that match no trial, if there are any."""
+    entries = [entry for entry in grid.first if not matching(trials, entry)]
+    return unmatched_note(grid, "first", entries)
+
+
 def priorities(trials: list[TrialConfig], first: Sequence[dict[str, Any]]) -> dict[str, int]:
     """{trial identity: number of the first entry that it matches}, of those that match one."""
     found: dict[str, int] = {}
     for number, fields in enumerate(first):
-        for config in trials:
-            if config.identity not in found and matches(config, fields):
-                found[config.identity] = number
+        for config in matching(trials, fields):
+            found.setdefault(config.identity, number)
     return found
 
 
@@ -84,7 +100,8 @@ def only(trials: list[TrialConfig], settings: list[str]) -> list[TrialConfig]:
         wanted.setdefault(field, []).append(value)
     chosen = trials
     for field, values in wanted.items():
-        found = [c for c in chosen if any(matches(c, {field: value}) for value in values)]
+        having = {c.identity for value in values for c in matching(chosen, {field: value})}
+        found = [config for config in chosen if config.identity in having]
         if not found:
             has = list(dict.fromkeys(str(c.model_dump(mode="json").get(field)) for c in chosen))
             some = ", ".join(has[:8]) + (", ..." if len(has) > 8 else "")

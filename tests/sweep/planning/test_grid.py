@@ -205,19 +205,23 @@ parts: [{fixed: {lr: 0.1}}, {axes: {student: [width:2]}, exclude: [{epochs: 9}]}
 """
 
 
-def test_what_excludes_nothing_is_noted_in_one_line(
+def test_what_excludes_nothing_or_comes_first_in_vain_is_noted_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid, known = tmp_path / "mine.yaml", str(tmp_path / "calibration.yaml")
-    grid.write_text(HEAD.replace(", student: width:1", "") + UNMATCHED)
+    first = "first: [{student: width:8}, {seed: 5}, {epochs: 5}]\n"
+    grid.write_text(HEAD.replace(", student: width:1", "") + UNMATCHED + first)
     write_calibration(known, calibrated(expand(load_grid(str(grid)))))
     options = ["--out", str(tmp_path / "run"), "--calibration", known, "--dry-run"]
     with pytest.raises(SystemExit) as ended:
         main(["--grid", str(grid), *options])
     assert ended.value.code == 0
-    notes = [line for line in capsys.readouterr().err.splitlines() if "exclude" in line]
-    entries = "{student: width:8}, {seed: 5}, {epochs: 9}"
-    assert notes == [f"note:    {grid}: exclude: no trial matches {entries}"]
+    notes = [line for line in capsys.readouterr().err.splitlines() if "no trial" in line]
+    unmatched = "no trial matches {student: width:8}, {seed: 5}"
+    assert notes == [
+        f"note:    {grid}: exclude: {unmatched}, {{epochs: 9}}",
+        f"note:    {grid}: first: {unmatched}",
+    ]
 
 
 def test_what_excludes_something_is_not_noted() -> None:
