@@ -52,6 +52,11 @@ class Arm:
         """Whether two views of a sample can differ."""
         return bool(self.columns)
 
+    @property
+    def acts_normalised(self) -> bool:
+        """Whether part of the arm acts on normalised images, which pixels then do not show."""
+        return any(type(op).normalised is not Op.normalised for op in self.ops)
+
     def views(self, requested: int) -> int:
         """The number of views to store: `requested`, or 1 where all would be identical."""
         return requested if self.stochastic else 1

@@ -67,8 +67,11 @@ class Bank(Dataset[Sample]):
         self.raw = raw
         self._prepare = self._preprocess(plan.teachers[index].preprocess, images)
         self._view = self._checked(view)
-        if self._prepare is None and len(self):
-            self._refuse_lost_noise()
+        if self._prepare is None and self._arm.acts_normalised:
+            raise ValueError(
+                f"images: arm `{self._arm.spec}` acts on normalised images, which pixels do not "
+                'show; choose images="native" or "teacher"'
+            )
 
     def _preprocess(self, teacher: Preprocess, images: str) -> Preprocess | None:
         choices = {
@@ -79,16 +82,6 @@ class Bank(Dataset[Sample]):
         if images not in choices:
             raise ValueError(f"images: `{images}`; expected {', '.join(choices)}")
         return choices[images]
-
-    def _refuse_lost_noise(self) -> None:
-        """Raises: ValueError where the arm changes images only after they are normalised."""
-        some = torch.zeros(1, 3, 4, 4)
-        params_1P = _tensor(self._split.params_NVP, [0])[:, 0]
-        if not torch.equal(self._arm.normalised(some, params_1P), some):
-            raise ValueError(
-                f"images: arm `{self._arm.spec}` acts on normalised images, which pixels do not "
-                'show; choose images="native" or "teacher"'
-            )
 
     def _checked(self, view: int) -> int:
         if not 0 <= view < self.views:
