@@ -75,7 +75,8 @@ class StudentSubject:
         """A copy whose BatchNorm statistics are those of the train images under `arm`.
 
         Running statistics are replaced by their mean over one pass, batch by batch, in keyed order.
-        None where the student has no BatchNorm.
+        A last batch of one image counts except where it is one value per channel, which has no
+        variance. None where the student has no BatchNorm.
         """
         model = copy.deepcopy(self.model).eval()
         norms = [
@@ -87,8 +88,15 @@ class StudentSubject:
             norm.reset_running_stats()
             norm.momentum = None  # PyTorch then takes a plain mean over batches
             norm.train()
+            norm.register_forward_pre_hook(_leave_out_one_value)
         encode_view(model, self.data("train", arm), 0)
         return replace(self, model=model.eval())
+
+
+def _leave_out_one_value(norm: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    """Take no statistics of inputs (B, C, ...) with one value per channel: PyTorch refuses them."""
+    if inputs[0].numel() == inputs[0].shape[1]:
+        norm.eval()
 
 
 def student_features(model: Student, splits: TrialSplits, device: torch.device) -> FeatureBank:

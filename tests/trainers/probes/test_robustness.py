@@ -6,15 +6,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
+from shards.bank.order import keyed_order
+from shards.bank.splits import take
 from shards.measures.linear_probe import accuracy
 from shards.measures.spectrum import effective_rank
 from tests.trainers.probes.made import bank_of
+from trainers.inputs import resolve
 from trainers.probes import run_probes
+from trainers.probes.feature_banks import StudentSubject
 from trainers.probes.features import FeatureBank, Floats, Stored, unit
 from trainers.probes.linear import paper_classifier
 from trainers.probes.robustness import half_severity, robustness
+from trainers.students import build_student
 
 
 def names_of(bank: FeatureBank) -> dict[str, float]:
@@ -207,6 +213,25 @@ def test_without_batchnorm_or_train_images_there_is_nothing_to_adapt(features) -
         for how in ("refitted", "recalibrated", "recalibrated_refitted")
     }
     assert names_of(replace(features, test_arms=(), adapt_arms=("noise:0.1",), cache={})) == {}
+
+
+def test_a_last_batch_of_one_image_is_left_out_where_it_has_no_variance(bank, make) -> None:
+    """Batches of 100: the 101st image is alone, at 1x1 pixels in this student's last layers."""
+    cpu = torch.device("cpu")
+    splits = resolve(make(), bank).load(cpu)
+    model = build_student("timm:test_resnet", 512, splits.inputs.preprocess.size, 0)
+    found = {}
+    for count in (100, 101):
+        clean = take({"clean": splits.clean_train}, keyed_order(splits.clean_train.keys)[:count])
+        subject = StudentSubject(model, replace(splits, clean_train=clean["clean"]), cpu)
+        adapted = subject.recalibrated("clean")
+        assert adapted is not None
+        modules = adapted.model.named_modules()
+        found[count] = {name: m for name, m in modules if hasattr(m, "running_mean")}
+    first, *_, last = found[100]
+    assert [int(found[101][name].num_batches_tracked) for name in (first, last)] == [2, 1]
+    assert torch.equal(found[101][last].running_var, found[100][last].running_var)
+    assert not torch.equal(found[101][first].running_var, found[100][first].running_var)
 
 
 # ---- by frequency ----
