@@ -7,6 +7,7 @@ written, not with the model in memory from which they were made.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
@@ -27,6 +28,8 @@ from shards.support.registry import Table, split_spec
 from shards.support.without_compiler import import_timm
 from shards.teachers.preprocess import Preprocess
 from shards.teachers.prompts import class_embeddings, unpack_floats
+from trainers.config.schema import TrialConfig
+from trainers.probes.teacher_space import learns_teacher_space
 from trainers.results.folder import Stored, teacher_in
 
 PARITY = 0.9999  # smallest cosine allowed between embeddings of student and exported file
@@ -85,11 +88,28 @@ def described(job: Job) -> dict[str, Any]:
             "embeddings": {
                 "dtype": "float32",
                 "shape": ["batch", job.stored.about["embedding_dim"]],
-                "meaning": "in the teacher's embedding space, not of unit length",
+                "meaning": f"{_space(job.stored)}, not of unit length",
             }
         },
         "preprocess": prepare.model_dump(mode="json"),
     }
+
+
+def _space(stored: Stored) -> str:
+    """Of whose space a student's embeddings are, in words."""
+    config = None
+    with contextlib.suppress(ValueError):  # a plugin of the trial may be absent where it is used
+        config = stored.config()
+    if config is None:
+        return "in the space of the trial's target, which is not known here"
+    if learns_teacher_space(config):
+        return "in the teacher's embedding space"
+    return f"not in the teacher's embedding space ({_trained(config)})"
+
+
+def _trained(config: TrialConfig) -> str:
+    length = config.duration or f"{config.epochs} epochs"
+    return f"objective {config.objective}, target {config.target}, {length}"
 
 
 def _batch() -> tuple[dict[int, Any]]:
@@ -247,12 +267,27 @@ def to_open_clip(job: Job) -> Exported:
     """The student and its teacher's text tower, as `trainers.exports.student_clip.load_clip` reads
     them.
 
-    Raises: ValueError where the teacher's weights are not those the student was distilled from.
+    Raises: ValueError where the student did not learn its teacher's space, or the teacher's weights
+    are not those it was distilled from.
     """
     from shards.teachers import open_teacher, text_tower
     from trainers.exports.student_clip import StudentCLIP, load_clip, pack_clip
 
     result, manifest = job.stored.result, job.manifest
+    config = job.stored.config()
+    if config is None:
+        print(
+            "no result.json says whether this student learned its teacher's space, in which "
+            "images and text are compared",
+            file=sys.stderr,
+        )
+    elif not learns_teacher_space(config):
+        raise ValueError(
+            f"{job.stored.location}: a student of {_trained(config)}: its embeddings are not in "
+            "its teacher's space, where images and text are compared; expected one trained with "
+            "cosine, mse, theia or infonce on target teacher or pca:K; onnx and torch.export take "
+            "every student"
+        )
     in_bank = teacher_in(manifest, job.stored, "--bank") if manifest else None
     spec = job.teacher or (result.config["teacher"] if result else in_bank and in_bank.spec)
     pin = result.weights_sha256 if result else in_bank and in_bank.weights_sha256

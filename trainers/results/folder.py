@@ -11,6 +11,7 @@ from typing import Any, cast
 from shards.bank.manifest import Manifest, TeacherRecord
 from shards.support import storage
 from shards.teachers.preprocess import Preprocess
+from trainers.canonical import stored_config
 from trainers.config.schema import TrialConfig
 from trainers.results.record import TrialResult, parse_result
 from trainers.students.base import Student
@@ -158,6 +159,13 @@ class Stored:
         if self.model is None:
             raise ValueError(f"{self.location}: student `{self.about['spec']}` has no network")
         return self.model
+
+    def config(self) -> TrialConfig | None:
+        """The trial's settings, None without a trial.
+
+        Raises: ValueError where they are not valid in this version, or a plugin is absent.
+        """
+        return self.result and stored_config(self.result.config, self.location)
 
 
 def open_stored(location: str) -> Stored:

@@ -111,6 +111,28 @@ def test_another_teachers_text_tower_is_refused(trained, tmp_path, capsys):
         text_tower(open_teacher("timm:test_vit.r160_in1k:none"))
 
 
+@pytest.mark.parametrize(
+    "change", [{"objective": "supervised", "target": "labels"}, {"target": "whitened"}]
+)
+def test_a_student_outside_its_teachers_space_is_no_clip(trained, make, tmp_path, change):
+    place = tmp_path / "trial"
+    shutil.copytree(trained[0], place)
+    record = json.loads((place / "result.json").read_text())
+    config = make(**(record["config"] | change))
+    record |= {"id": config.identity, "config": config.model_dump(mode="json")}
+    (place / "result.json").write_text(json.dumps(record))
+    named = f"objective {config.objective}, target {config.target}, 12 epochs"
+    with pytest.raises(ValueError, match=rf"{named}.*not in its teacher's space"):
+        export(str(place), "open_clip", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    for folder, told in (
+        (place, f"not in the teacher's embedding space ({named})"),
+        (trained[0], "in the teacher's embedding space"),
+    ):
+        about = export(str(folder), "torch.export", str(tmp_path / Path(told[:3]) / "out"))
+        assert about["outputs"]["embeddings"]["meaning"] == f"{told}, not of unit length"
+
+
 @pytest.mark.parametrize("damage", ["flip", "format"])
 def test_a_damaged_export_names_the_file(exported, tmp_path, damage):
     place = tmp_path / "clip"
