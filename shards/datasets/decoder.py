@@ -92,12 +92,22 @@ def decode(data: bytes, path: str) -> Image.Image:
     Raises: ValueError naming `path` for what is no picture, is cut short, claims over MAX_PIXELS,
     or is of a mode without a defined range.
     """
-    picture = open_picture(data, path)
+    return upright_rgb(open_picture(data, path), path)
+
+
+def upright_rgb(picture: Image.Image, path: str) -> Image.Image:
+    """A picture that Pillow has opened, as `decode` gives it; the picture itself stays as it is.
+
+    Raises: ValueError naming `path`, as `decode`.
+    """
     try:
         picture.load()
-        # After load(), because Pillow's TIFF reader turns the picture itself while loading.
-        ImageOps.exif_transpose(picture, in_place=True)  # a copy would lose format and tags
         rgb = _to_rgb(picture, path)
+        # After load(), because Pillow's TIFF reader turns the picture itself while loading.
+        orientation = picture.getexif().get(ORIENTATION, 1)
+        rgb.info.clear()
+        rgb.getexif()[ORIENTATION] = orientation
+        ImageOps.exif_transpose(rgb, in_place=True)
     except _UndefinedRange as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # each format's decoder raises errors of its own
@@ -110,7 +120,7 @@ class _UndefinedRange(Exception):
 
 
 def _to_rgb(picture: Image.Image, path: str) -> Image.Image:
-    mode, kind = picture.mode, picture.format
+    mode, kind = picture.mode, picture.format or "converted"
     transparent = "transparency" in picture.info
     if SIGNED in np.ravel(getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT, 1)):
         mode += ", signed"  # at 8 bits, Pillow reads them as unsigned

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from shards.datasets.decoder import upright_rgb
 from shards.teachers.preprocess import Preprocess
 from trainers.results.folder import open_stored
 from trainers.students.base import Student
@@ -35,7 +36,8 @@ class LoadedStudent:
         """Unit embeddings, float32 (B, D), on the network's device.
 
         images: a PIL image or a list of them; or uint8, (H, W, 3) or (B, H, W, 3) as an array,
-        (3, H, W) or (B, 3, H, W) as a tensor. Of images that are not square the middle is used.
+        (3, H, W) or (B, 3, H, W) as a tensor. PIL images become upright RGB as those of data sets
+        do (`shards.datasets.decoder`). Of images that are not square the middle is used.
         Raises: ValueError for anything else.
         """
         device = next(self.model.parameters()).device
@@ -63,7 +65,7 @@ def _images(images: Any) -> list[torch.Tensor]:
     if isinstance(images, list | tuple):
         return [one for image in cast("list[Any]", images) for one in _images(image)]
     if hasattr(images, "convert"):  # a PIL image
-        images = np.array(images.convert("RGB"))
+        images = np.array(upright_rgb(images, "images"))
     if isinstance(images, np.ndarray):
         batch = torch.as_tensor(cast("np.ndarray[Any, Any]", images))
         batch = batch.movedim(-1, -3) if batch.ndim in (3, 4) else batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 import shards
 import trainers
+from shards.datasets.decoder import decode
 from trainers.results.folder import open_stored, trial_folder
 
 
@@ -32,6 +34,35 @@ def test_it_embeds_arrays_tensors_and_pictures_alike(done, bank) -> None:
     wide = Image.new("RGB", (64, 32))
     wide.paste(pictures[0], (16, 0))
     assert torch.allclose(student(wide), found_BD[:1], atol=1e-6)  # the middle
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_pictures_are_decoded_as_those_of_data_sets(done) -> None:
+    config, root, _, _ = done
+    student = trainers.load_student(trial_folder(root, config))
+    ramp_HW = np.add.outer(np.arange(32), 2 * np.arange(32)).astype(np.uint16)
+    black = Image.new("RGBA", (32, 32))
+    black.paste((0, 0, 0, 255), (4, 8, 12, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb = Image.fromarray(np.stack([ramp_HW, ramp_HW.T, 255 - ramp_HW], axis=2).astype(np.uint8))
+    for name, data in {
+        "16-bit grey": encoded(Image.fromarray(600 * ramp_HW), "PNG"),
+        "transparent": encoded(black, "PNG"),
+        "turned": encoded(rgb, "JPEG", exif=exif),
+        "turned TIFF": encoded(rgb, "TIFF", exif=exif),
+    }.items():
+        picture = Image.open(io.BytesIO(data))
+        decoded = decode(data, name)
+        assert torch.equal(student(picture), student(np.array(decoded))), name
+        assert torch.equal(student(picture), student(decoded)), name  # it was not changed
+    with pytest.raises(ValueError, match="images: a converted picture of mode F"):
+        student(Image.new("F", (32, 32)))
 
 
 def test_other_input_and_other_folders_are_refused(done, bank, tmp_path) -> None:
