@@ -33,6 +33,8 @@ from shards.support.registry import Table, split_spec
 Matrix = NDArray[np.float64]
 CHUNK = 4096  # rows that are converted to float64 at once
 EPS = 1e-4  # of whitening, as a share of the mean eigenvalue
+FP16_ROUNDING = 2**-11  # largest error of a number in fp16, as a share of it
+FP16_NORMAL = 2**-14  # smallest number of which that is true
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,14 @@ def _labels(spec: str, argument: str, source: Source) -> Target:
 
 
 def _standardised(spec: str, argument: str, source: Source) -> Target:
-    """A dimension that never varies is only centred."""
-    std_D = np.sqrt(source.moments.covariance_DD.diagonal())
-    return _affine(spec, source, np.diag(1 / np.where(std_D > 0, std_D, 1)))
+    """A dimension that never varies is only centred: rounding to fp16 is all its deviation."""
+    variance_D = source.moments.covariance_DD.diagonal()
+    square_D = variance_D + source.moments.mean_D**2
+    # Numbers of the stored unit vectors are rounded in proportion to their size, but those below
+    # fp16's normal range by one amount.
+    rms_D = np.maximum(np.sqrt(square_D), FP16_NORMAL * np.sqrt(square_D.sum()))
+    std_D = np.sqrt(variance_D)
+    return _affine(spec, source, np.diag(1 / np.where(std_D > FP16_ROUNDING * rms_D, std_D, 1)))
 
 
 def _phi_s(spec: str, argument: str, source: Source) -> Target:
