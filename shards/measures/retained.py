@@ -99,11 +99,14 @@ def retained_variance(train: Moments, test: Moments, width: int) -> Retained:
 
 
 def predicted_eigenvalues(student: Moments, slopes_DK: Matrix) -> Vector:
-    """Eigenvalues (K,) of the covariance of the prediction B'x, largest first, none negative."""
+    """Eigenvalues (K,) of the covariance of the prediction B'x, largest first, none negative.
+
+    K is 0, and there are none, where the teacher does not vary on train.
+    """
     covariance_KK = slopes_DK.T @ (student.m2_DD / student.count) @ slopes_DK
     eigenvalues_K = np.linalg.eigvalsh((covariance_KK + covariance_KK.T) / 2)[::-1]
     eigenvalues_K = eigenvalues_K.astype(np.float64)
-    return np.where(eigenvalues_K > EPS * max(float(eigenvalues_K[0]), 0.0), eigenvalues_K, 0.0)
+    return np.where(eigenvalues_K > EPS * eigenvalues_K.max(initial=0.0), eigenvalues_K, 0.0)
 
 
 @dataclass(frozen=True)

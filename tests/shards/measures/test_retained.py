@@ -6,8 +6,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from shards.measures.moments import Moments
-from shards.measures.retained import PENALTIES, retained_variance
-from shards.measures.spectrum import effective_rank, rank_from_eigenvalues
+from shards.measures.retained import PENALTIES, rank_ratio, retained_variance
+from shards.measures.spectrum import RANKS, effective_rank, rank_from_eigenvalues
 from tests.shards.measures.made import normal, rotation, seen_through_noise
 
 
@@ -45,6 +45,17 @@ def test_a_student_that_does_not_vary_retains_nothing(value):
     assert (found.r2_K <= 0).all()  # the mean of train is no better than the mean of test
     assert not found.kept_K.any()
     assert rank_from_eigenvalues(found.kept_K) == 0
+
+
+def test_of_a_teacher_that_does_not_vary_no_share_is_defined():
+    train, test, flat = normal(200, 5), normal(100, 5, seed=1), np.full((200, 4), 1 / 3)
+    found = found_of(train, flat, test, flat[:100])
+    assert np.isnan(found.share)
+    assert len(found.r2_K) == len(found.predicted_K) == 0
+    assert [measure(found.predicted_K) for measure in RANKS.values()] == [0] * len(RANKS)
+    assert np.isnan(rank_ratio(found, test, len(train), 0).ratio)
+    varies_on_test = found_of(train, flat, test, normal(100, 4, seed=2))
+    assert varies_on_test.share == 0
 
 
 def test_the_rank_of_shrinkage_is_that_of_a_shrinking_student_and_not_of_a_collapsed_one():

@@ -21,3 +21,13 @@ def test_the_retained_probe_reports_share_and_rank_ratio():
         metrics["test/retained/rank/ratio/low"] < ratio < metrics["test/retained/rank/ratio/high"]
     )
     assert len(arrays["test/retained/r2"]) == len(arrays["test/retained/variance"]) == 24
+
+
+def test_of_a_teacher_that_does_not_vary_all_other_values_are_given():
+    rows = seen_through_noise(90, 0)[0], np.arange(90) % 2, seen_through_noise(60, 1)[0]
+    flat = np.ones((90, 4))
+    bank = bank_of(*rows, np.arange(60) % 2, flat[:60], flat)
+    metrics, arrays = run_probes(("spectrum", "retained"), bank, "test")
+    assert np.isnan(metrics["test/retained/share"])
+    assert metrics["test/retained/rank/effective"] == 0
+    assert arrays["test/retained/r2"] == arrays["test/retained/variance"] == []
