@@ -8,7 +8,7 @@ the hash of everything that the trial reads. Its `load` reads the samples themse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from shards.teachers.prompts import unpack_floats
 from trainers.config.lengths import check_length, samples_left
 from trainers.config.schema import PINS, TrialConfig
 from trainers.objectives import needs_second_view
+from trainers.students.teacher_pca import has_no_network
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,12 @@ class TrialInputs:
 
         Raises:
             ValueError: where the samples of the chosen classes do not fill a batch or make no step,
-                or fewer than are to be held out for validation.
+                or fewer than are to be held out for validation; where the student's input is too
+                small for the arm.
         """
         config, manifest = self.config, self.manifest
         arm = config.arm if training else "clean"
+        self.check_arms("arm", () if has_no_network(config.student) else (arm,))
         stored = {record.arm for record in manifest.plan.arms["test"]}
         arms = {
             "train": tuple(dict.fromkeys(("clean", arm))),
@@ -135,6 +138,16 @@ class TrialInputs:
         if config.validation_samples:
             train, validation = _divided(train, config.validation_samples, manifest.plan.seed)
         return TrialSplits(self, train[arm], train["clean"], test, validation)
+
+    def check_arms(self, field: str, specs: Iterable[str]) -> None:
+        """Raises: ValueError naming the field and the arm that the student's input cannot show."""
+        side = self.preprocess.size
+        nyquist = self.preprocess.nyquist(self.manifest.plan.dataset.image_size)
+        for spec in specs:
+            try:
+                make_arm(spec).check_input(side, nyquist)
+            except ValueError as error:
+                raise ValueError(f"{field}: {error}") from None
 
 
 @dataclass(frozen=True)

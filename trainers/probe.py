@@ -35,7 +35,7 @@ from trainers.canonical import stored_config
 from trainers.config.schema import TrialConfig
 from trainers.engines import choose_device
 from trainers.inputs import TrialSplits
-from trainers.probes import PROBES
+from trainers.probes import PROBES, check_arms
 from trainers.probes.feature_banks import projected_features, student_features
 from trainers.probes.features import FeatureBank
 from trainers.probes.measure import measure, measure_teacher
@@ -84,7 +84,9 @@ def probe(
     if missing:
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
-        splits = replace(subject.inputs, config=config).load(chosen, reading, training=False)
+        inputs = replace(subject.inputs, config=config)
+        check_arms(inputs)
+        splits = inputs.load(chosen, reading, training=False)
         features = _features(subject, splits, chosen)
         for name in missing:
             # Each result is written before the next probe runs, so that an interrupted command

@@ -33,7 +33,7 @@ from trainers.engines.launch import (
 from trainers.inputs import TrialInputs, TrialSplits, resolve
 from trainers.objectives import make_objective, needs_second_view
 from trainers.objectives.targets import make_target
-from trainers.probes import check_train_labels
+from trainers.probes import check_arms, check_train_labels
 from trainers.probes.intermediate import IntermediateProbes
 from trainers.probes.observer import Observer
 from trainers.results.folder import RESULT, STUDENT, finished, tidy, trial_folder
@@ -194,6 +194,7 @@ def _run(
             stack.callback(journal.leave)
             keep_copies(root, config.plugins)
             journal.start()
+        check_arms(inputs)
         splits = inputs.load(device, reading)
         check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)
         owner = owner_of(config, inputs.source)

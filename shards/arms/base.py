@@ -113,6 +113,14 @@ class Arm:
             images_BCHW = op.normalised(images_BCHW, params_BC, nyquist)
         return images_BCHW
 
+    def check_input(self, side: int, nyquist: float) -> None:
+        """Refuse inputs of `side` x `side` pixels that cannot show the arm, before any is made.
+
+        `nyquist`: see `normalised`. Raises: ValueError naming the arm and the size.
+        """
+        for op in self.ops:
+            op.check_input(side, nyquist)
+
     def _seen_by(
         self, viewer: Viewer, params_BP: torch.Tensor
     ) -> Iterator[tuple[Op, torch.Tensor]]:

@@ -93,6 +93,9 @@ class BandNoise(Op):
         noise *= self.sigma / energy.sqrt()
         return images_BCHW + noise.to(images_BCHW.dtype)
 
+    def check_input(self, side: int, nyquist: float) -> None:
+        _ = band_mask(side, side, self.band, nyquist)
+
 
 @dataclass(frozen=True)
 class Pass(Op):
@@ -140,10 +143,17 @@ class FourierNoise(Op):
         self, images_BCHW: torch.Tensor, params_BC: torch.Tensor, nyquist: float = 0.5
     ) -> torch.Tensor:
         channels, height, width = images_BCHW.shape[1:]
-        down, across = (
-            round(share * nyquist * side)
-            for share, side in ((self.down, height), (self.across, width))
-        )
+        down, across = round(self.down * nyquist * height), round(self.across * nyquist * width)
         wave = basis(height, width, down, across).to(images_BCHW.device)
         sign = normal_fixed(params_BC[:, 0], channels).sign().view(-1, channels, 1, 1)
         return images_BCHW + (sign * self.sigma).to(images_BCHW.dtype) * wave
+
+    def check_input(self, side: int, nyquist: float) -> None:
+        # A wave above the highest frequency of the grid has the values of one below it.
+        for share in (self.down, self.across):
+            if abs(round(share * nyquist * side)) > round(side / 2):
+                raise ValueError(
+                    f"fourier:{self.down:g}:{self.across:g}: an input of {side}x{side} pixels has "
+                    f"no wave of {share:g} times the pictures' Nyquist frequency; choose at most "
+                    f"{0.5 / nyquist:g}"
+                )

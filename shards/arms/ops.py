@@ -55,6 +55,9 @@ class Op:
         """
         return images_BCHW
 
+    def check_input(self, side: int, nyquist: float) -> None:
+        """Raises: ValueError where inputs of `side` x `side` pixels are too small for it."""
+
 
 def below(words: np.ndarray, bound: int) -> np.ndarray:
     """Uniform integers in [0, bound), int64, from the top 32 bits of each uint64 word.

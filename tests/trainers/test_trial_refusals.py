@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from trainers.engines.launch import UNANSWERED
 from trainers.inputs import mismatch, resolve, source_of
 from trainers.objectives import OBJECTIVES
 from trainers.objectives.base import Objective
+from trainers.probes import check_arms
 from trainers.results.folder import trial_folder
 from trainers.runner import run_trial
 from trainers.training.checkpoint import Checkpoints
@@ -61,6 +63,37 @@ def test_a_trial_without_a_step_is_refused(bank, make, tmp_path, change, fault):
     with pytest.raises(ValueError, match=fault):
         run_trial(make(**change), bank, str(tmp_path))
     assert {path.parent.name for path in tmp_path.rglob("*.*")} <= {"lease", "journal"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"adapt_arms": ["fourier:2:0"]}, r"^adapt_arms: fourier:2:0: .*choose at most 1$"),
+        ({"test_arms": ["fourier:1:0", "fourier:0:-1.5"]}, r"^test_arms: fourier:0:-1\.5: "),
+    ],
+)
+def test_arms_that_the_input_cannot_show_are_refused_before_training(
+    bank, make, tmp_path, change, fault
+):
+    with pytest.raises(ValueError, match=fault):
+        run_trial(make(**change), bank, str(tmp_path))
+    assert not list(tmp_path.rglob("checkpoints"))
+    for fine in ({"student": "teacher_pca:4"}, {"probes": ["linear"]}):  # never given such images
+        check_arms(resolve(make(**change, **fine), bank))
+
+
+def test_bands_that_a_small_input_lacks_are_refused(bank, make):
+    own = load_manifest(bank)
+    small = own.plan.dataset.model_copy(update={"image_size": 9})
+    resized = own.model_copy(update={"plan": own.plan.model_copy(update={"dataset": small})})
+    inputs = resolve(make(image_size=9, test_arms=["bands"]), bank, resized)
+    with pytest.raises(ValueError, match=r"^test_arms: band_noise:5: .*9x9 pixels has no freq"):
+        check_arms(inputs)
+    trained = replace(inputs, config=make(image_size=9, arm="band_noise:5"))
+    with pytest.raises(ValueError, match=r"^arm: band_noise:5: .*9x9 pixels has no freq"):
+        trained.load(choose_device("cpu"))
+    enlarged = make(image_size=9, test_arms=["bands"], input="teacher")
+    check_arms(resolve(enlarged, bank, resized))
 
 
 def test_another_recipe_than_that_of_the_code_is_refused(bank, make, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.support.registry import Table
+from trainers.inputs import TrialInputs
 from trainers.probes.base import Probe, check_metric_name
 from trainers.probes.features import FeatureBank
 from trainers.probes.file_order import FILE_ORDER
@@ -24,6 +25,7 @@ from trainers.probes.robustness import FREQUENCY, ROBUSTNESS
 from trainers.probes.spectrum import SPECTRUM
 from trainers.probes.truncated import TRUNCATED
 from trainers.probes.zero_shot import ZERO_SHOT
+from trainers.students.teacher_pca import has_no_network
 
 # The order is that of a trial's default `probes`, on which the identities of trials depend.
 PROBES: Table[Probe] = Table(
@@ -68,6 +70,19 @@ def check_train_labels(names: tuple[str, ...], labels_N: NDArray[np.int64], data
                 f"dataset {dataset} the trial reads {counts_K.max()} of each class: give it more, "
                 "or name other probes"
             )
+
+
+def check_arms(inputs: TrialInputs) -> None:
+    """Refuse, before any training, corruptions that the student's input is too small for.
+
+    Raises: ValueError naming the field and the arm.
+    """
+    config = inputs.config
+    probes = [PROBES[name] for name in config.probes]
+    measured = any(probe is ROBUSTNESS or ROBUSTNESS in probe.uses for probe in probes)
+    if measured and not has_no_network(config.student):  # which is given no images
+        inputs.check_arms("test_arms", config.test_arms)
+        inputs.check_arms("adapt_arms", config.adapt_arms)
 
 
 def run_probes(

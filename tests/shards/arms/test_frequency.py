@@ -125,6 +125,35 @@ def test_an_enlarged_picture_lies_below_its_nyquist_frequency(photographs) -> No
     assert kept.square().sum() < 0.03 * noise.square().sum()
 
 
+def can_show(spec: str, side: int, nyquist: float = NATIVE) -> bool:
+    try:
+        make_arm(spec).check_input(side, nyquist)
+    except ValueError:
+        return False
+    return True
+
+
+def test_sizes_at_which_a_band_is_empty_are_known_beforehand() -> None:
+    bands = [f"band_noise:{band}" for band in range(1, BANDS + 1)]
+    lacking = {side for side in range(4, 65) if not all(can_show(b, side) for b in bands)}
+    assert lacking == {4, 5, 6, 7, 9, 11, 13}
+    assert all(can_show(band, 224, ENLARGED) for band in bands)
+
+
+@pytest.mark.parametrize(("side", "nyquist"), [(8, 0.5), (9, 0.5), (32, 0.5), (64, 0.25)])
+def test_waves_that_repeat_a_lower_one_are_known_beforehand(side: int, nyquist: float) -> None:
+    zeros, shown = torch.zeros(1, 1, side, side), []
+    for cycles in range(side + 1):
+        share = cycles / (nyquist * side)
+        wave = apply(f"fourier:{share}:0", zeros, nyquist)
+        repeated = any(torch.allclose(s * w, wave, atol=1e-5) for w in shown for s in (1, -1))
+        assert can_show(f"fourier:{share}:0", side, nyquist) != repeated, cycles
+        assert can_show(f"fourier:0:-{share}", side, nyquist) != repeated
+        shown += [] if repeated else [wave]
+    assert can_show("fourier:1:1", side, nyquist)
+    assert not can_show("fourier:100:0", side, nyquist)
+
+
 def test_a_band_without_frequencies_is_refused(refused) -> None:
     refused(lambda: apply("band_noise:2", torch.zeros(1, 3, 3, 3)), "band_noise:2", "3x3", "choose")
 
