@@ -13,6 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from shards.arms import make_arm
+from shards.bank.order import keyed_order
 from shards.support import storage
 from shards.support.lease import Lease, LeaseError
 from shards.support.plugins import keep_copies
@@ -196,7 +197,9 @@ def _run(
             journal.start()
         check_arms(inputs)
         splits = inputs.load(device, reading)
-        check_train_labels(config.probes, splits.clean_train.labels_N, config.dataset)
+        clean = splits.clean_train
+        labels_N = clean.labels_N[keyed_order(clean.keys)]
+        check_train_labels(config.probes, labels_N, config.dataset)
         owner = owner_of(config, inputs.source)
         checkpoints = Checkpoints(storage.join(folder, "checkpoints"), owner, lease)
         student = trained = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.measures.linear_probe import whole_batches
 from shards.support.registry import Table
 from trainers.inputs import TrialInputs
 from trainers.probes.base import Probe, check_metric_name
@@ -54,16 +55,22 @@ def default_probes() -> tuple[str, ...]:
 def check_train_labels(names: tuple[str, ...], labels_N: NDArray[np.int64], dataset: str) -> None:
     """Refuse, before any training, train samples that a probe cannot be fitted on.
 
+    labels_N: of the train samples in keyed order, as `FeatureBank` has them.
     Raises: ValueError naming the data set and the first such probe.
     """
     counts_K = np.unique(labels_N, return_counts=True)[1]
     for name in names:
         probe = PROBES[name]
-        if len(counts_K) < 2 and (probe is LINEAR or LINEAR in probe.uses):
-            raise ValueError(
-                f"probes: `{name}` needs train images of two classes; those of dataset {dataset} "
-                "that the trial reads are all of one"
-            )
+        if probe is LINEAR or LINEAR in probe.uses:
+            # All but `truncated` fit the paper's protocol, which drops the last short batch.
+            count = len(labels_N)
+            taken = count if probe is TRUNCATED else whole_batches(count)
+            if len(np.unique(labels_N[:taken])) < 2:
+                cut = f", the first {taken} of {count} in keyed order," if taken < count else ""
+                raise ValueError(
+                    f"probes: `{name}` needs train images of two classes; those of dataset "
+                    f"{dataset} that it is fitted on{cut} are all of one"
+                )
         if counts_K.max() < probe.class_images:
             raise ValueError(
                 f"probes: `{name}` needs a class with {probe.class_images} train images; of "

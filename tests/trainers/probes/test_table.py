@@ -140,14 +140,18 @@ def test_rows_that_cannot_be_normalised_are_named(bad):
 
 def test_labels_that_a_probe_cannot_be_fitted_on_are_refused() -> None:
     one_of_each, one_class, enough = np.arange(5), np.zeros(5, dtype=int), np.array([0, 1, 1])
+    last_is_rare = np.r_[np.zeros(64, dtype=int), 1]  # linear/paper takes whole batches of 64
     for names, labels_N, part in (
         (("linear",), one_of_each, "`linear` needs a class with 2 train images; of dataset mine"),
         (("infonce", "intervals"), one_of_each, "`intervals` needs a class with 2"),
-        (("robustness",), one_class, "`robustness` needs train images of two classes"),
+        (("robustness",), one_class, "`robustness` needs .* two classes; .* fitted on are all of"),
+        (("linear",), last_is_rare, "fitted on, the first 64 of 65 in keyed order, are all of one"),
     ):
         with pytest.raises(ValueError, match=part):
             check_train_labels(names, labels_N, "mine")
     check_train_labels(default_probes(), enough, "mine")
+    check_train_labels(default_probes(), last_is_rare[::-1], "mine")
+    check_train_labels(("spectrum", "truncated"), last_is_rare, "mine")
     check_train_labels(("infonce", "neighbours"), one_of_each, "mine")
 
 
