@@ -28,6 +28,7 @@ from shards.datasets.base import SPLITS
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.progress import Progress
+from shards.support.registry import CONTROL
 
 CLASS_NAMES = "classnames.txt"
 Sample = dict[str, bytes]  # suffix -> content of one member
@@ -45,9 +46,11 @@ def export(
 
     shard_samples: samples per tar file. image: a key of IMAGES. One shard of the bank and one of
     the export are in memory at a time.
-    Raises: ValueError where the bank is incomplete or `out` is not empty; OSError.
+    Raises: ValueError where the bank is incomplete, a class of it has no name that a line can hold,
+    or `out` is not empty; OSError.
     """
     manifest = load_manifest(location)
+    names = _lines(manifest.plan.dataset.classes, location)
     existing = storage.names(out)
     if existing:
         raise ValueError(
@@ -66,10 +69,23 @@ def export(
                 storage.write(storage.join(out, f"{split}-{index:06d}.tar"), data)
                 done += count
                 bar.update(done)
-    # One class per line, so a line break inside a name becomes a space.
-    names = "".join(f"{' '.join(name.split())}\n" for name in manifest.plan.dataset.classes)
     storage.write(storage.join(out, CLASS_NAMES), names.encode())
     return counts
+
+
+def _lines(classes: tuple[str, ...], location: str) -> str:
+    """One class a line; a line break inside a name becomes a space.
+
+    Raises: ValueError for a name that `wds:` would refuse to read back.
+    """
+    names = [" ".join(name.split()) for name in classes]
+    for label, name in enumerate(names):
+        if not name or CONTROL.search(name):
+            raise ValueError(
+                f"{location}: class {label} is named {classes[label]!r}, which is no line of "
+                f"{CLASS_NAMES}; name it in the data set and build the shards again"
+            )
+    return "".join(f"{name}\n" for name in names)
 
 
 def _samples(

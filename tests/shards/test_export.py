@@ -12,6 +12,7 @@ import webdataset
 
 from shards.bank.reader import load_manifest
 from shards.bank.splits import load_splits
+from shards.bank.writer import write_manifest
 from shards.datasets import open_dataset
 from shards.export import export, main
 from shards.support import storage
@@ -118,3 +119,18 @@ def test_one_line_errors(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     cut = failing([str(copy), *out], capsys)
     assert "train-000001.tar" in cut
     assert not (tmp_path / "out/classnames.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["", " \n", "a\x00b"])
+def test_class_names_that_no_line_can_hold_are_refused_before_anything_is_written(
+    name: str, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = load_manifest(str(copy))
+    classes = (*manifest.plan.dataset.classes[:3], name, *manifest.plan.dataset.classes[4:])
+    data = manifest.plan.dataset.model_copy(update={"classes": classes})
+    plan = manifest.plan.model_copy(update={"dataset": data})
+    renamed = manifest.model_copy(update={"plan": plan, "identity": plan.identity})
+    write_manifest(str(copy), renamed.sealed())
+    said = failing([str(copy), "--out", str(tmp_path / "out")], capsys)
+    assert f"{copy}: class 3 is named {name!r}, which is no line of classnames.txt" in said
+    assert not (tmp_path / "out").exists()
