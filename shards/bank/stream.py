@@ -8,6 +8,7 @@ follows from the member's header: any row costs one read, in any order.
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,22 +41,21 @@ class ColumnPart:
 class FileHandles:
     """Open file descriptors by path; beyond OPEN_FILES the least recently used is closed.
 
+    Threads may read at once. A descriptor that is read from is lent: it is not in the table, so no
+    other thread closes it, upon which its number could be that of another file.
+
     keep: what has to live as long as files are opened, such as the reader of a cache.
     """
 
     def __init__(self, keep: object = None) -> None:
         self._keep = keep
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._lock = threading.Lock()  # never held while a file is opened or read
+        self._idle: OrderedDict[Path, int] = OrderedDict()
+        self._lent = 0
 
-    def get(self, file: Path) -> int:
-        """A descriptor of `file`, opened if need be."""
-        if file in self._open:
-            self._open.move_to_end(file)
-            return self._open[file]
-        if len(self._open) >= OPEN_FILES:
-            os.close(self._open.popitem(last=False)[1])
-        self._open[file] = os.open(file, os.O_RDONLY)
-        return self._open[file]
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A descriptor's number means nothing in another process, and a copy must not close it.
+        return FileHandles, (self._keep,)
 
     def read(self, file: Path, into: memoryview, start: int) -> None:
         """Fill `into` with the bytes from `start` on. Raises: OSError naming the file.
@@ -65,22 +65,53 @@ class FileHandles:
         """
 
         def attempt() -> None:
-            done = 0
+            handle = self._take(file)
             try:
+                handle = os.open(file, os.O_RDONLY) if handle is None else handle
+                done = 0
                 while done < len(into):
-                    got = os.preadv(self.get(file), [into[done:]], start + done)
+                    got = os.preadv(handle, [into[done:]], start + done)
                     if not got:
                         raise OSError(f"shard {file}: truncated while it was read; start again")
                     done += got
-            except OSError:
-                if file in self._open:
-                    os.close(self._open.pop(file))
+            except BaseException:
+                self._drop(file, handle)
                 raise
+            self._put_back(file, handle)
 
         retried(str(file), attempt)
 
+    def _take(self, file: Path) -> int | None:
+        """Lend the descriptor of `file`; None where it has to be opened, for which there is room.
+
+        As many as there are threads are lent at most, and these alone may exceed OPEN_FILES.
+        """
+        with self._lock:
+            handle = self._idle.pop(file, None)
+            self._lent += 1
+            while self._idle and len(self._idle) + self._lent > OPEN_FILES:
+                os.close(self._idle.popitem(last=False)[1])
+        return handle
+
+    def _put_back(self, file: Path, handle: int) -> None:
+        with self._lock:
+            self._lent -= 1
+            other = self._idle.pop(file, None)  # of a thread that read the same file meanwhile
+            self._idle[file] = handle
+        if other is not None:
+            os.close(other)
+
+    def _drop(self, file: Path, handle: int | None) -> None:
+        """Close what is open of a file that could not be read, but for what others are lent."""
+        with self._lock:
+            self._lent -= 1
+            other = self._idle.pop(file, None)
+        for each in (handle, other):
+            if each is not None:
+                os.close(each)
+
     def __del__(self) -> None:
-        for handle in self._open.values():
+        for handle in self._idle.values():
             os.close(handle)
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +66,70 @@ def test_streamed_views_are_those_in_memory(arm: str, both) -> None:
         assert np.array_equal(column[:, 1], whole[:, 1])
 
 
-def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Six files of 64 equal bytes, file i of i, where at most three may be open."""
     monkeypatch.setattr("shards.bank.stream.OPEN_FILES", 3)
-    for i in range(6):
-        (tmp_path / str(i)).write_bytes(bytes([i]))
-    before, files = len(os.listdir("/proc/self/fd")), FileHandles()
+    paths = [tmp_path / str(i) for i in range(6)]
+    for i, path in enumerate(paths):
+        path.write_bytes(bytes([i] * 64))
+    return paths
+
+
+def read(handles: FileHandles, path: Path) -> bytes:
+    found = bytearray(64)
+    handles.read(path, memoryview(found), 0)
+    return bytes(found)
+
+
+def test_few_files_are_open_at_once(files: list[Path]) -> None:
+    before, handles = open_files(), FileHandles()
     for i in (0, 1, 2, 3, 4, 5, 0, 5):
-        assert os.pread(files.get(tmp_path / str(i)), 1, 0) == bytes([i])
-        assert len(os.listdir("/proc/self/fd")) <= before + 3
-    del files
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert read(handles, files[i]) == bytes([i] * 64)
+        assert open_files() <= before + 3
+    del handles
+    assert open_files() == before
+
+
+def test_threads_that_read_at_once_get_the_bytes_of_their_files(files: list[Path]) -> None:
+    """The arms of a split share their files, and training and observing a rank read at once."""
+    before, handles = open_files(), FileHandles()
+    started = threading.Barrier(2)
+
+    def wrong(handles: FileHandles, seed: int) -> int:
+        order = np.random.default_rng(seed).integers(0, len(files), 10_000).tolist()
+        started.wait()
+        return sum(read(handles, files[i]) != bytes([i] * 64) for i in order)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads change places between any two steps
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            running, most = [pool.submit(wrong, handles, seed) for seed in (0, 1)], 0
+            while not all(future.done() for future in running):
+                most = max(most, open_files())
+                time.sleep(0.001)
+            assert [future.result() for future in running] == [0, 0]
+    finally:
+        sys.setswitchinterval(interval)
+    assert before < most <= before + 3
+    del handles
+    assert open_files() == before
+
+
+def test_a_copy_in_another_process_opens_its_files_itself(files: list[Path]) -> None:
+    handles = FileHandles()
+    read(handles, files[0])
+    copied = pickle.loads(pickle.dumps(handles))
+    before = open_files()
+    assert read(copied, files[0]) == bytes(64)
+    assert open_files() == before + 1
+    del copied
+    assert read(handles, files[0]) == bytes(64)
 
 
 @pytest.mark.faults
