@@ -53,16 +53,33 @@ def column_kind(column: str) -> str:
 
 
 def pack(index: int, arrays: Mapping[str, Array], keys: tuple[str, ...]) -> bytes:
-    """Columns -> the bytes of a tar: equal columns give equal bytes (mtime 0, no owner)."""
+    """Columns -> the bytes of a tar: equal columns give equal bytes (mtime 0, no owner).
+
+    Raises: ValueError naming member and row for a number that an integer column cannot hold.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, array in arrays.items():
-            part = io.BytesIO()
-            dtype = np.dtype(DTYPES[column_kind(name)])
-            npy.write_array(part, np.ascontiguousarray(array, dtype=dtype), version=(1, 0))
-            add_member(tar, f"{index:06d}.{name}.npy", part.getvalue())
+            part, member = io.BytesIO(), f"{index:06d}.{name}.npy"
+            stored = _as_stored(array, np.dtype(DTYPES[column_kind(name)]), member)
+            npy.write_array(part, stored, version=(1, 0))
+            add_member(tar, member, part.getvalue())
         add_member(tar, f"{index:06d}.key.json", json.dumps(list(keys)).encode())
     return buffer.getvalue()
+
+
+def _as_stored(array: Array, dtype: np.dtype[Any], member: str) -> Array:
+    """The array in its column's dtype; floats are rounded to it."""
+    with np.errstate(invalid="ignore"):  # of a NaN as an integer, which is refused below
+        stored = np.ascontiguousarray(array, dtype=dtype)
+    if dtype.kind != "f" and not np.can_cast(array.dtype, dtype):
+        lost = np.argwhere(stored != array)
+        if len(lost):
+            raise ValueError(
+                f"{member}: row {lost[0][0]} has {array[tuple(lost[0])]} ({array.dtype}), which "
+                f"{dtype} cannot hold"
+            )
+    return stored
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:

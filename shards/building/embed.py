@@ -18,7 +18,7 @@ from shards.bank.members import pack
 from shards.building.executor import Columns, CorruptedView, OnImages, Task, tasks_of
 from shards.building.request import Request, images_at_once, make_plan, needs_teacher
 from shards.datasets import open_dataset
-from shards.datasets.base import Block, check_train_classes, have_names
+from shards.datasets.base import Block, check_block, check_train_classes, have_names
 from shards.support.threads import check_device, prefetch, single_core_map
 from shards.teachers import Precision, Teacher, open_teacher
 from shards.teachers.precision import choose_precision
@@ -116,7 +116,7 @@ class Embedder:
 
     def _choose(self, spec: str) -> Precision:
         count = min(CALIBRATION_IMAGES, self.dataset.count("train"))
-        images_NHWC = self.dataset.read("train", 0, count).images_NHWC
+        images_NHWC = self.read(Task("train", 0, 0, count)).images_NHWC
         return choose_precision(spec, self.device, channels_first(images_NHWC)).precision
 
     @property
@@ -140,7 +140,9 @@ class Embedder:
 
     def read(self, task: Task) -> Block:
         """The task's images, labels and keys."""
-        return self.dataset.read(task.split, task.start, task.stop)
+        block = self.dataset.read(task.split, task.start, task.stop)
+        check_block(self.dataset, task.split, task.start, block)
+        return block
 
     def shards(self, tasks: list[Task], on_images: OnImages) -> Iterator[tuple[Task, bytes]]:
         """Yield each task with its tar file, in order; reads the next images in the background."""

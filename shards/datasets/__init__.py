@@ -6,7 +6,7 @@ interrupted goes on at any shard without touching what came before it:
     dataset = open_dataset("digits")
     block = dataset.read("test", 0, 100)      # images uint8 (100, H, W, 3), labels, keys
 
-Keys are unique within a data set and never change: the augmentation parameters of a sample are
+Keys are unique within a split and never change: the augmentation parameters of a sample are
 drawn by a counter-based generator from its key.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.datasets.base import SPLITS, ArrayDataset, Block, Dataset
+from shards.datasets.base import SPLITS, ArrayDataset, Block, Dataset, check_samples
 from shards.datasets.folder import FolderDataset
 from shards.datasets.huggingface import HubDataset
 from shards.datasets.webdataset import WebDatasets
@@ -173,6 +173,7 @@ def open_dataset(
     """Open `spec`; `*_samples` take a fixed class-balanced subset. Raises: ValueError."""
     name, argument = split_spec(spec)
     base = DATASETS[name](argument, image_size)
+    check_samples(base)
     limits = {"train": train_samples, "test": test_samples}
     given = {split: limit for split, limit in limits.items() if limit is not None}
     return Subset(base, given) if given else base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,15 +68,82 @@ def check_train_classes(data: Dataset) -> None:
         )
 
 
+def check_samples(data: Dataset) -> None:
+    """Refuse labels and keys that a bank could not be read with, before any work is done for them.
+
+    Raises: ValueError naming split and row where a split has no images, a label is not one of the
+        classes, or a key is no text or that of two samples.
+    """
+    for split in SPLITS:
+        where, keys = f"dataset {data.spec}: {split}", data.keys(split)
+        if not len(keys):
+            raise ValueError(f"{where} has no images; expected at least one")
+        _check_labels(where, data.labels(split), 0, len(keys), len(data.classes))
+        rows: dict[object, int] = {}
+        for row, key in enumerate(keys):
+            if not isinstance(key, str):
+                raise ValueError(f"{where} row {row}: key {key!r} is no text; expected a string")
+            if rows.setdefault(key, row) != row:
+                raise ValueError(
+                    f"{where} row {row}: key `{key}` is that of row {rows[key]} too; expected "
+                    "another key for each sample"
+                )
+
+
+def check_block(data: Dataset, split: str, first: int, block: Block) -> None:
+    """Refuse a block, whose first sample is `first`, that shards would store as something else.
+
+    Raises: ValueError naming split and row unless images are uint8 (N, S, S, 3), labels integers
+        (N,) from 0 to the number of classes - 1, and there are N keys.
+    """
+    where, count, side = f"dataset {data.spec}: {split}", len(block.keys), data.image_size
+    found, expected = _form(block.images_NHWC), f"uint8 ({count}, {side}, {side}, 3)"
+    if found != expected:
+        raise ValueError(
+            f"{where} images from row {first} on are {found}; expected {expected}: square RGB "
+            f"images with levels of 0 to 255, one for each of {count} keys"
+        )
+    _check_labels(where, block.labels_N, first, count, len(data.classes))
+
+
+def _check_labels(where: str, labels: Any, first: int, count: int, classes: int) -> None:
+    found = _form(labels)
+    is_whole = isinstance(labels, np.ndarray) and np.issubdtype(labels.dtype, np.integer)
+    if not is_whole or labels.shape != (count,):
+        raise ValueError(
+            f"{where} labels from row {first} on are {found}; expected int64 ({count},), one for "
+            f"each of {count} keys"
+        )
+    bad = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(bad):
+        raise ValueError(
+            f"{where} row {first + bad[0]}: label {labels[bad[0]]} is outside 0 to {classes - 1}"
+        )
+
+
+def _form(array: object) -> str:
+    """Type and shape as text: `uint8 (40, 32, 32, 3)`."""
+    if isinstance(array, np.ndarray):
+        return f"{array.dtype} {array.shape}"
+    return f"of type {type(array).__name__}"
+
+
 class ArrayDataset:
-    """A data set whose images are held in memory."""
+    """A data set whose images are held in memory. Raises: those of `check_block`."""
 
     decoder: int | None = None
 
     def __init__(self, spec: str, classes: tuple[str, ...], splits: dict[str, Block]) -> None:
         self.spec, self.classes, self._splits = spec, classes, splits
-        self.image_size = int(splits["train"].images_NHWC.shape[1])
+        if set(splits) != set(SPLITS):
+            raise ValueError(
+                f"dataset {spec}: has splits {', '.join(splits) or 'none'}; expected "
+                f"{', '.join(SPLITS)}"
+            )
+        self.image_size = (*np.shape(splits["train"].images_NHWC), 0, 0)[1]
         digest = hashlib.sha256()
+        for split in SPLITS:
+            check_block(self, split, 0, splits[split])
         for split in SPLITS:
             block = splits[split]
             digest.update(repr((split, block.images_NHWC.shape, classes)).encode())

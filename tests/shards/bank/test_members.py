@@ -98,6 +98,29 @@ def test_packing_twice_gives_the_same_bytes_without_time_or_owner() -> None:
     assert set(found) == {(0, 0, 0, "", 0o644)}
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "parts"),
+    [
+        ("image", np.full((3, 4, 4, 3), 0.5, np.float32), ("row 0 has 0.5 (float32)", "uint8")),
+        ("image", np.arange(3 * 48).reshape(3, 4, 4, 3) * 3, ("row 1 has 258 (int64)", "uint8")),
+        ("label", np.array([0, 1, 1 << 63], np.uint64), ("row 2 has 9223372036854775808", "int64")),
+        ("label", np.array([0.0, np.nan, 1.0]), ("row 1 has nan (float64)", "int64")),
+    ],
+)
+def test_numbers_that_a_column_cannot_hold_are_not_packed(
+    name: str, array: np.ndarray, parts: tuple[str, ...], refused
+) -> None:
+    refused(lambda: pack(7, columns() | {name: array}, KEYS), f"000007.{name}.npy", *parts)
+
+
+def test_whole_numbers_of_another_type_are_packed_as_they_are() -> None:
+    other = {
+        n: a.astype("f8" if n == "image" else "u1") for n, a in columns().items() if a.ndim != 3
+    }
+    other.pop("norm.0")
+    assert pack(7, columns() | other, KEYS) == pack(7, columns(), KEYS)
+
+
 def test_webdataset_reads_one_group_with_our_members(bank: Path) -> None:
     file = bank / "train-000001.tar"
     groups = list(webdataset.WebDataset(str(file), shardshuffle=False))
