@@ -4,8 +4,8 @@
 
 The image column is the one of feature type Image. The label column is the one ClassLabel, or,
 where there is none, the one integer column. Where several columns qualify, name them:
-`hf:NAME:COLUMN[:COLUMN]`. Integer labels have no class names, so no text prompts are made of them.
-Splits that are not used are named in one line on stderr.
+`hf:NAME:COLUMN[:COLUMN]`. Labels are 0 to MAX_LABEL. Integer labels have no class names, so no text
+prompts are made of them. Splits that are not used are named in one line on stderr.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from shards.datasets.encoded import PictureDataset
 from shards.datasets.left_out import LeftOut
+from shards.datasets.tar_index import MAX_LABEL
 from shards.support import storage
 from shards.support.cache import cached
 
@@ -50,7 +51,9 @@ class HubDataset(PictureDataset):
         for split, table in found.items():
             if not any(table is used for used in rows.values()):
                 self.left_out.add(f"rows of split {split} left out", "row 0", len(table))
-        self._labels = {split: _labels(table, label) for split, table in rows.items()}
+        self._labels = {
+            split: _labels(self.spec, split, table, label) for split, table in rows.items()
+        }
         self.classes = self._class_names(rows["train"].features[label])
         self._rows = {split: _undecoded(table, image) for split, table in rows.items()}
         self._keys = {
@@ -156,20 +159,27 @@ def _one(spec: str, what: str, names: list[str]) -> str:
 
 
 def _splits(spec: str, found: dict[str, Any], label: str) -> dict[str, Any]:
-    tests = [found[name] for name in TEST_SPLITS if name in found]
-    labelled = [table for table in tests if (_labels(table, label) != -1).any()]
-    if "train" not in found or not labelled:
+    tests = (name for name in TEST_SPLITS if name in found)
+    labelled = next((s for s in tests if (_labels(spec, s, found[s], label) != -1).any()), None)
+    if "train" not in found or labelled is None:
         raise ValueError(
             f"dataset {spec}: has splits {', '.join(found)}; expected train, and test or "
             "validation with labels"
         )
-    return {"train": found["train"], "test": labelled[0]}
+    return {"train": found["train"], "test": found[labelled]}
 
 
-def _labels(table: Any, column: str) -> np.ndarray:
-    """int64 (N,); -1 where a label is missing."""
+def _labels(spec: str, split: str, table: Any, column: str) -> np.ndarray:
+    """int64 (N,); -1 where a label is missing. Raises: ValueError for one above MAX_LABEL."""
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
-    return values.fill_null(-1).to_numpy().astype(np.int64)
+    labels_N = values.fill_null(0).to_numpy()  # unlike -1, every integer type has 0
+    large = np.flatnonzero(labels_N > MAX_LABEL)
+    if len(large):
+        raise ValueError(
+            f"dataset {spec}: {split} row {large[0]}: label {labels_N[large[0]]} of column "
+            f"`{column}` is outside 0 to {MAX_LABEL:,}"
+        )
+    return np.where(values.is_null().to_numpy(), -1, labels_N.astype(np.int64))
 
 
 def _undecoded(table: Any, column: str) -> Any:

@@ -71,12 +71,36 @@ def test_validation_where_there_is_no_labelled_test(name: str, tmp_path: Path) -
     assert open_dataset(spec).labels("test").tolist() == [2, 0, 1, 2]
 
 
-def test_integer_labels_without_names(tmp_path: Path) -> None:
-    kind = datasets.Value("int32")
+@pytest.mark.parametrize("kind", ["int32", "int8", "uint8", "uint32", "uint64"])
+def test_integer_labels_without_names(kind: str, tmp_path: Path) -> None:
+    value = datasets.Value(kind)
     spec = save(
-        tmp_path / "data", train=table(range(8), kind=kind), test=table(range(1), kind=kind)
+        tmp_path / "data", train=table(range(8), kind=value), test=table(range(1), kind=value)
     )
-    assert open_dataset(spec).classes == ("0", "1", "2")
+    data = open_dataset(spec)
+    assert data.classes == ("0", "1", "2")
+    assert data.labels("train").tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert data.labels("train").dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint8", "uint64"])
+def test_a_missing_integer_label_is_refused(kind: str, tmp_path: Path, refused) -> None:
+    value = datasets.Value(kind)
+    train = table(range(4), labels=[0, 1, 2, None], kind=value)
+    spec = save(tmp_path / "data", train=train, test=table(range(4), kind=value))
+    refused(lambda: open_dataset(spec), "train row 3", "label -1", "0 to 2")
+
+
+@pytest.mark.parametrize(("kind", "label"), [("int64", 1_000_000), ("uint64", 1 << 62)])
+def test_a_label_that_is_no_class_is_refused(kind, label: int, tmp_path: Path, refused) -> None:
+    value = datasets.Value(kind)
+    wild = table(range(4), labels=[0, 1, label, 0], kind=value)
+    spec = save(tmp_path / "data", train=wild, test=table(range(4), kind=value))
+    refused(lambda: open_dataset(spec), "train row 2", f"label {label}", "`label`", "0 to 999,999")
+    spec = save(tmp_path / "other", train=table(range(4), kind=value), test=wild)
+    refused(lambda: open_dataset(spec), "test row 2", f"label {label}")
+    save(tmp_path / "other", test=table(range(4), kind=value), validation=wild)
+    assert open_dataset(spec).count("test") == 4  # a split that is not used may have any labels
 
 
 def test_several_columns_must_be_named(tmp_path: Path, refused) -> None:
