@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from importlib.util import find_spec
 
 import torch
@@ -163,6 +164,7 @@ def main(argv: list[str]) -> int:
     """Run the command with the arguments `argv`; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
+    _check_numbers(options)
     request = _request(parser, options)
     keep_freed_memory()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -190,6 +192,14 @@ def main(argv: list[str]) -> int:
         manifest = build(request, options.out, device)
     _print_result(manifest, options.out)
     return 0
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Raises: ValueError for a number that is no part of a Request, which checks its own."""
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers: {options.workers}; expected 1 or more")
+    if options.gpu_price is not None and not 0 <= options.gpu_price < math.inf:
+        raise ValueError(f"--gpu-price: {options.gpu_price}; expected 0 or more")
 
 
 def _request(parser: CommandParser, options: argparse.Namespace) -> Request:

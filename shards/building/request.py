@@ -53,11 +53,11 @@ class Request(StrictModel):
     test_views: int = Field(default=1, ge=1, le=4096)
     teacher_robustness: tuple[str, ...] = ()
     image_size: int | None = Field(default=None, ge=1, le=4096)
-    train_samples: int | None = None
-    test_samples: int | None = None
+    train_samples: int | None = Field(default=None, ge=1)
+    test_samples: int | None = Field(default=None, ge=1)
     templates: tuple[str, ...] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     batch: int = Field(default=256, ge=1)
     shard_samples: int = Field(default=1000, ge=1)
 

@@ -24,7 +24,7 @@ from shards.datasets.base import SPLITS, ArrayDataset, Block, Dataset, check_sam
 from shards.datasets.folder import FolderDataset
 from shards.datasets.huggingface import HubDataset
 from shards.datasets.webdataset import WebDatasets
-from shards.support.registry import Table, split_spec
+from shards.support.registry import Table, check_spelling, split_spec
 
 # Sides in pixels of the images of data sets whose images are always the same.
 OWN_SIZES = {"digits": 32, "cifar10": 32, "cifar100": 32}
@@ -173,6 +173,7 @@ def open_dataset(
     """Open `spec`; `*_samples` take a fixed class-balanced subset. Raises: ValueError."""
     name, argument = split_spec(spec)
     base = DATASETS[name](argument, image_size)
+    check_spelling("dataset", spec, base.spec)
     check_samples(base)
     limits = {"train": train_samples, "test": test_samples}
     given = {split: limit for split, limit in limits.items() if limit is not None}

@@ -96,3 +96,15 @@ def split_spec(spec: str) -> tuple[str, str]:
         raise ValueError(f"`{one_line(spec)}`: control characters are refused; leave them out")
     name, _, argument = spec.partition(":")
     return name, argument
+
+
+def check_spelling(kind: str, spec: str, own: str) -> None:
+    """Refuse `digits:` for `digits`: banks record what was opened by its own spec, `own`.
+
+    Raises: ValueError with both, where they differ.
+    """
+    if spec != own:
+        raise ValueError(
+            f"{kind} `{spec}`: what it opens has the spec `{own}`, by which banks record it; "
+            f"expected `{own}`"
+        )

@@ -28,7 +28,7 @@ import torch
 
 from shards.support import storage
 from shards.support.cache import cached
-from shards.support.registry import Table, split_spec
+from shards.support.registry import Table, check_spelling, split_spec
 from shards.teachers.frozen import Precision, weights_sha256
 from shards.teachers.preprocess import Preprocess
 
@@ -123,6 +123,7 @@ def open_teacher(spec: str, device: str = "cpu", precision: Precision = "fp32") 
     file = _checkpoint(spec)
     state = storage.state(file) if file else None
     teacher = TEACHERS[name](argument, device)
+    check_spelling("teacher", spec, teacher.spec)
     if file:
         # Stored so that `local_weights_sha256` need not load the same file again.
         cached(_note(spec, file), state, lambda: teacher.weights_sha256)
