@@ -13,6 +13,7 @@ transparent ground becomes all black) and ignores the orientation that a phone s
 | EXIF orientation 2 to 8 | turned upright, as viewers show it |
 | several frames (GIF, TIFF, WebP, APNG) | the first |
 | float, 32-bit or signed integers, CIE Lab | refused: their range is not known |
+| 16-bit RGB PNG with one transparent colour that pixels may have | refused: 8 bits are compared |
 
 Colour profiles (ICC) are not applied, as in torchvision.
 """
@@ -26,9 +27,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 # Part of the identity of every data set that is decoded here: raise it whenever a pixel changes.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 MAX_PIXELS = 64 * 1024 * 1024  # a picture that claims more is refused before it is decoded
 BACKGROUND = (255, 255, 255)
 
@@ -37,6 +39,8 @@ ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 # Containers whose 16-bit values are known to span the full range of their stated depth.
 SIXTEEN_BIT_FORMATS = ("PNG", "TIFF", "JPEG2000")
 ORIENTATION = 0x0112  # EXIF tag
+# Factors by which Pillow scales the levels of a PNG, but not its transparent level, to 8 bits.
+SCALES = {"L;2": 85, "L;4": 17}
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 WHITE_IS_ZERO, SIGNED = 0, 2
 TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
@@ -96,27 +100,49 @@ def decode(data: bytes, path: str) -> Image.Image:
 
 
 def upright_rgb(picture: Image.Image, path: str) -> Image.Image:
-    """A picture that Pillow has opened, as `decode` gives it; the picture itself stays as it is.
+    """A picture that Pillow has opened, as `decode` gives it; its pixels stay as they are.
 
     Raises: ValueError naming `path`, as `decode`.
     """
+    is_png = isinstance(picture, PngImageFile)
+    layout = picture.tile[0][3] if is_png and picture.tile else None
     try:
         picture.load()
+        _scale_transparency(picture, layout, path)
         rgb = _to_rgb(picture, path)
         # After load(), because Pillow's TIFF reader turns the picture itself while loading.
         orientation = picture.getexif().get(ORIENTATION, 1)
         rgb.info.clear()
         rgb.getexif()[ORIENTATION] = orientation
         ImageOps.exif_transpose(rgb, in_place=True)
-    except _UndefinedRange as error:
+    except _Refused as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # each format's decoder raises errors of its own
         raise _unreadable(path, error) from None
     return rgb
 
 
-class _UndefinedRange(Exception):
-    """A mode whose black and white are not known."""
+class _Refused(Exception):
+    """A mode whose black and white are not known, or pixels that may be transparent or not."""
+
+
+def _scale_transparency(picture: Image.Image, layout: object, path: str) -> None:
+    """Bring a PNG's one transparent colour to the 8 bits of the loaded pixels.
+
+    layout: of the encoded pixels, by Pillow's name. Raises: _Refused for 16-bit RGB where a pixel
+    has the colour's upper 8 bits: Pillow drops the lower ones, which may differ.
+    """
+    colour = picture.info.get("transparency")
+    if layout in SCALES and isinstance(colour, int):
+        bits = int(str(layout)[-1])
+        picture.info["transparency"] = colour % (1 << bits) * SCALES[str(layout)]
+    elif layout == "RGB;16B" and isinstance(colour, tuple):
+        if (np.asarray(picture) == [level >> 8 for level in colour]).all(axis=2).any():
+            raise _Refused(
+                f"{path}: a 16-bit RGB picture with one transparent colour, of which only the "
+                "upper 8 bits are read; expected an alpha channel: convert it first"
+            )
+        del picture.info["transparency"]  # no pixel has it
 
 
 def _to_rgb(picture: Image.Image, path: str) -> Image.Image:
@@ -132,7 +158,7 @@ def _to_rgb(picture: Image.Image, path: str) -> Image.Image:
         return _on_background(picture)
     if mode in PLAIN_MODES:
         return picture.convert("RGB")
-    raise _UndefinedRange(
+    raise _Refused(
         f"{path}: a {kind} picture of mode {mode}, whose range of values is not known; "
         "expected 8-bit or 16-bit unsigned pixels: convert it first"
     )

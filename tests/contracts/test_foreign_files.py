@@ -12,6 +12,7 @@ import random
 import struct
 import sys
 from pathlib import Path
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -225,6 +226,43 @@ def test_a_transparent_colour_of_a_png_becomes_white(mode: str) -> None:
     expected[same_HW] = 255
     data = encoded(Image.fromarray(pixels), "PNG", transparency=transparency)
     assert np.array_equal(decoded(data), expected)
+
+
+def png(rows: list[bytes], bits: int, colour_type: int, transparent: tuple[int, ...]) -> bytes:
+    """A PNG of WIDTH x HEIGHT pixels with one transparent colour, written byte by byte."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, colour_type, 0, 0, 0)
+    colour = struct.pack(f">{len(transparent)}H", *transparent)
+    pixels = compress(b"".join(b"\0" + row for row in rows))
+    chunks = ((b"IHDR", header), (b"tRNS", colour), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_transparent_level_of_few_bits_becomes_white(bits: int) -> None:
+    levels_HW, most = GREY8 >> (8 - bits), (1 << bits) - 1
+    bits_HWB = np.unpackbits(levels_HW[..., None], axis=2)[..., -bits:]
+    rows = [row.tobytes() for row in np.packbits(bits_HWB.reshape(HEIGHT, -1), axis=1)]
+    for level in {0, 1, most}:
+        expected = grey_of(levels_HW * (255 // most))
+        expected[levels_HW == level] = 255
+        assert np.array_equal(decoded(png(rows, bits, 0, (level,))), expected)
+
+
+def test_a_transparent_colour_of_16_bits_is_refused_where_its_upper_8_are_there() -> None:
+    rgb16_HW3 = RNG.integers(0, 65536, (HEIGHT, WIDTH, 3), dtype=np.uint16)
+    red, green, blue = (int(level) for level in rgb16_HW3[3, 5])
+    rows = [row.astype(">u2").tobytes() for row in rgb16_HW3]
+    for other in (red, red ^ 1):
+        with pytest.raises(ValueError, match=r"^some/file: a 16-bit RGB .*transparent.*convert it"):
+            decode(png(rows, 16, 2, (other, green, blue)), "some/file")
+    rgb16_HW3[(rgb16_HW3 >> 8 == 7).all(axis=2)] = 0
+    rows = [row.astype(">u2").tobytes() for row in rgb16_HW3]
+    for absent in (0x0707, 0x0007):  # of which the lower 8 bits are not compared with the upper
+        assert np.array_equal(decoded(png(rows, 16, 2, (absent,) * 3)), rgb16_HW3 >> 8)
 
 
 def test_shapes_that_live_in_the_alpha_channel_alone_stay_apart() -> None:
