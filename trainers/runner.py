@@ -25,6 +25,7 @@ from trainers.engines import ENGINES, check_engine, choose_device
 from trainers.engines.base import Engine
 from trainers.engines.launch import (
     ELSEWHERE,
+    OVER_TIME,
     PREEMPTED,
     Launcher,
     RankError,
@@ -49,7 +50,7 @@ from trainers.students.teacher_pca import has_no_network
 from trainers.training.checkpoint import Checkpoints, owner_of
 from trainers.training.compile import apply_performance_options, eager
 from trainers.training.data import Data
-from trainers.training.ending import Ending
+from trainers.training.ending import Ending, TimeLimitError
 from trainers.training.loop import Trained, train
 from trainers.training.preemption import PreemptedError, PreemptionHandler
 from trainers.training.state import DivergedError, Reporter, Saver
@@ -128,6 +129,9 @@ def run_trial(
             options = {"device": device, "reading": reading}
             if save_seconds is not None:
                 options["save-seconds"] = str(save_seconds)
+            if time_limit is not None:
+                options["time-limit"] = str(time_limit)
+            ending.limit = None  # the ranks apply it: only they know when training has ended
             ending.lease_folder = lease_folder(root, config)
             return _run_ranks(inputs, root, options, report, ending, behalf, launcher or launch)
         chosen = choose_device(device)
@@ -323,8 +327,8 @@ def _run_ranks(
     """Run the trial as one process for each rank; the first rank writes the result.
 
     The ranks read the trial as one JSON document from standard input.
-    Raises: DivergedError, PreemptedError, LeaseError or RankError, as the first rank that failed
-    ended.
+    Raises: DivergedError, PreemptedError, TimeLimitError, LeaseError or RankError, as the first
+    rank that failed ended.
     """
     config = inputs.config
     arguments = [STANDARD_INPUT, "--bank", inputs.bank, "--out", root]
@@ -342,6 +346,8 @@ def _run_ranks(
             raise DivergedError(error.message) from None
         if error.code == PREEMPTED:
             raise PreemptedError(error.message) from None
+        if error.code == OVER_TIME:
+            raise TimeLimitError(error.message) from None
         if error.code == ELSEWHERE:
             raise LeaseError(error.message) from None
         raise

@@ -39,6 +39,7 @@ from trainers.config.lengths import samples_left
 from trainers.config.schema import TrialConfig
 from trainers.engines.launch import (
     ELSEWHERE,
+    OVER_TIME,
     PREEMPTED,
     UNANSWERED,
     RankError,
@@ -116,7 +117,10 @@ def main(argv: list[str]) -> int:
     except LeaseError as error:
         print(f"error: {error}", file=sys.stderr)
         return ELSEWHERE
-    except (DivergedError, RankError, TimeLimitError) as error:
+    except TimeLimitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return OVER_TIME if _launched(options) else 1
+    except (DivergedError, RankError) as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else 1
     except OSError as error:
@@ -136,6 +140,11 @@ def _config_from(stream: TextIO) -> TrialConfig:
     if not isinstance(fields, dict):
         raise ValueError(f"standard input: expected one JSON object, found `{fields!r:.40}`")
     return make_config(fields, "standard input")
+
+
+def _launched(options: argparse.Namespace) -> bool:
+    """Whether this process is a rank that `launch` started, or its like in a sweep."""
+    return options.trial == STANDARD_INPUT and rank_of_environment() is not None
 
 
 def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
@@ -159,7 +168,7 @@ def _run_and_print(config: TrialConfig, options: argparse.Namespace) -> None:
             behalf=Behalf(options.token, tuple(options.gone)),
         )
 
-    launched = options.trial == STANDARD_INPUT and rank_of_environment() is not None
+    launched = _launched(options)
     if launched or rank_of_environment():
 
         def report(values: dict[str, Any]) -> None:

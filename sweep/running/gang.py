@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from sweep.planning.placement import Placement
 from sweep.running.rank_host import POLL_SECONDS, News, Rank, RankHost
 from trainers.engines import launch
-from trainers.engines.launch import PREEMPTED, RankError
+from trainers.engines.launch import LEFT, RankError
 from trainers.engines.rendezvous import rendezvous
 from trainers.engines.watchdog import seconds_of
 
@@ -187,11 +187,11 @@ class _Gang:
                 self._ended[rank] = News(code=LOST, ending=f"did not answer for {self._limit:g} s")
 
     def _left(self) -> list[int]:
-        """Ranks that SIGTERM ended: with their state saved, or before they could receive it."""
+        """Ranks that left: with their state saved, or killed before they could handle SIGTERM."""
         return [
             rank
             for rank, news in self._ended.items()
-            if news.code == PREEMPTED or (news.terminated and news.code == -signal.SIGTERM)
+            if news.code in LEFT or (news.terminated and news.code == -signal.SIGTERM)
         ]
 
     def _failed(self) -> list[int]:

@@ -30,6 +30,8 @@ REPORT_PREFIX = "@report "
 PREEMPTED = 4  # exit status of a rank that SIGTERM ended and whose state is saved
 ELSEWHERE = 6  # exit status of a first rank that finds another process running the trial
 UNANSWERED = 7  # exit status of a rank whose object store did not answer; a retry may succeed
+OVER_TIME = 8  # exit status of a launched rank that reached the time limit; its state is saved
+LEFT = (PREEMPTED, OVER_TIME)  # exit statuses of a rank that saved the trial's state and left
 PEER_SECONDS = 1.0  # how long to wait, after a rank's death, for others to fail because of it
 LEAVE_SECONDS = 20.0  # how long ranks may take to exit once one has exited with its state saved
 PORT_ATTEMPTS = 5  # another process may take a port between its choice and its use
@@ -112,8 +114,8 @@ def launch(
         document: text that each rank reads from its standard input.
 
     Raises:
-        RankError: with the last line of the rank that failed first, or with code PREEMPTED where
-            they exited because of SIGTERM. All ranks have ended by then.
+        RankError: with the last line of the rank that failed first, or with a code of LEFT where
+            they exited with their state saved. All ranks have ended by then.
     """
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         try:
@@ -210,11 +212,11 @@ class _RankGroup:
             raise self._preemption(left)
 
     def _preempted(self, codes: list[int | None]) -> list[int]:
-        """Ranks that SIGTERM ended: with PREEMPTED, or killed before they had installed a handler.
+        """Ranks that left: with their state saved, or killed before they could handle SIGTERM.
 
         A rank may also get SIGTERM from elsewhere (a scheduler), before this process does.
         """
-        endings = [PREEMPTED, -signal.SIGTERM] if self._terminated else [PREEMPTED]
+        endings = (*LEFT, -signal.SIGTERM) if self._terminated else LEFT
         left = [rank for rank, code in enumerate(codes) if code in endings]
         if left and self._first_left is None:
             self._first_left = time.monotonic()
@@ -284,10 +286,14 @@ def likely_cause(failed: list[RankError], first: Sequence[int]) -> RankError:
 
 
 def preemption(left: list[RankError]) -> RankError:
-    """One error, with code PREEMPTED, for ranks that SIGTERM ended."""
-    for error in left:
-        if error.code == PREEMPTED:
-            return error
+    """One error, with a code of LEFT, for ranks that left.
+
+    Where one of them reached the time limit, it is its error: the others may leave as its peers.
+    """
+    for code in reversed(LEFT):
+        for error in left:
+            if error.code == code:
+                return error
     message = "SIGTERM came before training began; the same command again continues"
     return RankError(left[0].rank, PREEMPTED, message)
 

@@ -23,7 +23,8 @@ class TimeLimitError(RuntimeError):
 class Ending:
     """Whether a trial is to save its state and end now: called at every check of the training loop.
 
-    preempted: SIGTERM. limit: seconds from now; None for no limit. lease: of the trial, in the
+    preempted: SIGTERM. limit: of the training, in seconds from now; None for no limit, as in a
+    process that waits for ranks, which may be measuring by then. lease: of the trial, in the
     process of its first rank. lease_folder: of the trial, in a process that waits for ranks.
     """
 

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from sweep.running import gang, leaving, rank_host
 from sweep.running.rank_host import RankHost
 from trainers.engines import launch
-from trainers.engines.launch import PREEMPTED, RankError
+from trainers.engines.launch import OVER_TIME, PREEMPTED, RankError
 from trainers.engines.rendezvous import rendezvous
 
 pytestmark = pytest.mark.ranks
@@ -212,6 +212,16 @@ def test_the_node_of_one_rank_is_taken_away_and_all_ranks_leave(
         gang._Gang(hosts, "sweep").run([], {}, "", lambda values: watched[1][1](), lambda: False)
     assert [name for name, _ in watched] == ["sweep", "sweep"]
     assert caught.value.code == PREEMPTED
+
+
+def test_a_rank_over_its_time_limit_has_left_and_the_others_get_time(threads, monkeypatch) -> None:
+    saves = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(2), sys.exit(4)))"
+    script = each(f"{saves}; {WAIT}", f"time.sleep(1); sys.exit({OVER_TIME})")
+    hosts = [Host(threads), Host(threads)]
+    with pytest.raises(RankError, match="rank 1") as caught:
+        play(monkeypatch, hosts, script)
+    assert caught.value.code == OVER_TIME
+    assert [hosts[rank].real.poll().code for rank in (0, 1)] == [PREEMPTED, OVER_TIME]
 
 
 def test_ranks_are_ended_and_the_next_attempt_gets_their_actors(

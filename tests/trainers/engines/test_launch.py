@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from trainers.engines import launch as module
-from trainers.engines.launch import PREEMPTED, RankError, free_port, launch
+from trainers.engines.launch import OVER_TIME, PREEMPTED, RankError, free_port, launch
 from trainers.runner import run_trial
+from trainers.training.ending import TimeLimitError
 from trainers.training.preemption import PreemptedError
 from trainers.training.state import DivergedError
 
@@ -188,6 +189,36 @@ def test_a_trial_whose_ranks_left_was_preempted(bank, make, tmp_path, monkeypatc
     )
     with pytest.raises(PreemptedError, match="saved at 7"):
         run_trial(make(engine="ddp", ranks=2, batch_size=50), bank, str(tmp_path))
+
+
+def test_a_gang_over_its_time_limit_saves_its_state_and_fails(bank, make, tmp_path):
+    config = make(engine="ddp", ranks=2, batch_size=50, probes=("spectrum",))
+    with pytest.raises(TimeLimitError, match=r"^time limit of 0 s; state saved at step 1;"):
+        run_trial(config, bank, str(tmp_path), time_limit=0.0)
+    assert list(tmp_path.rglob("checkpoints/step-00000001*"))
+
+
+def test_a_time_limit_that_is_over_does_not_end_measuring(bank, make, tmp_path, monkeypatch):
+    """The ranks get it and apply it to the training; who waits for them does not end them."""
+    script = """
+import time
+time.sleep(1)
+print("error:", sys.argv[sys.argv.index("--time-limit") + 1], "measured", file=sys.stderr)
+sys.exit(3)
+"""
+    monkeypatch.setattr(module, "RANK_CODE", HEAD + script)
+    config = make(engine="ddp", ranks=2, batch_size=50)
+    with pytest.raises(DivergedError, match=r"^0\.01 measured"):
+        run_trial(config, bank, str(tmp_path), time_limit=0.01)
+
+
+@pytest.mark.parametrize("codes", [(8, 8), (4, 8), (8, 4)])
+def test_a_time_limit_that_one_rank_sees_is_that_of_the_trial(monkeypatch, codes):
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    script = f"{ignore}; time.sleep(1 + rank / 2); sys.exit({codes}[rank])"
+    with pytest.raises(RankError) as caught:
+        play(monkeypatch, script)
+    assert caught.value.code == OVER_TIME
 
 
 PARENT = """
