@@ -90,7 +90,7 @@ SECTIONS = {
         "precision": "arithmetic of the student's forward and backward pass",
         "channels_last": "memory layout of images and weights",
         "compile": "use `torch.compile`",
-        "cuda_graphs": "record a step as a CUDA graph; engine `single` only",
+        "cuda_graphs": "record a step as a CUDA graph; engine `single` and `accumulate: 1` only",
     },
     "Engine and ranks": {
         "engine": "`single`, `ddp` or `deepspeed`",

@@ -131,6 +131,12 @@ def check(fields: Fields, facts: Facts) -> None:
         )
     if fields["cuda_graphs"] and fields["engine"] != "single":
         raise ValueError(f"cuda_graphs: true with engine `{fields['engine']}`; choose `single`")
+    # A graph writes gradients to the same memory at every replay, and the sum so far lies there.
+    if fields["cuda_graphs"] and fields["accumulate"] > 1 and trains(fields, facts):
+        raise ValueError(
+            f"cuda_graphs: true with accumulate: {fields['accumulate']}; set cuda_graphs to false, "
+            "or accumulate to 1"
+        )
     if fields["optimizer"] == "muon" and fields["engine"] == "deepspeed" and fields["zero_stage"]:
         raise ValueError(
             f"optimizer: `muon` needs whole matrices, zero_stage {fields['zero_stage']} cuts them; "

@@ -41,6 +41,7 @@ def same(one, other):
         (PCA | {"epochs": 30}, PCA | UNTRAINED),
         (PCA | {"duration": "50 steps"}, PCA),
         (PCA | {"curve_every": "1 steps"}, PCA),
+        (UNTRAINED | {"cuda_graphs": True, "accumulate": 2}, UNTRAINED),
         *((UNTRAINED | change, UNTRAINED) for change in TRAINING),
         *((PCA | change, PCA) for change in TRAINING),
     ],
@@ -104,6 +105,13 @@ def test_every_field_but_three_has_a_default():
         (
             NOISY | {"objective": "infonce", "infonce_positive": "student", "cuda_graphs": True},
             "cuda_graphs: true with two views of each image; set it to false",
+        ),
+        *(
+            (
+                {"cuda_graphs": True, "accumulate": 4, "compile": compiled},
+                "cuda_graphs: true with accumulate: 4; set cuda_graphs to false, or accumulate",
+            )
+            for compiled in (False, True)
         ),
         ({"student": "teacher_pca"}, "write teacher_pca:K"),
         ({"student": "teacher_pca:0"}, "write teacher_pca:K, K a whole number of 1 or more"),
