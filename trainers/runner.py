@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -106,6 +107,7 @@ def run_trial(
         LeaseError: where another process runs the trial, or has taken it over from this one.
         OSError: where a file cannot be read or written.
     """
+    _check_started(config)
     behalf = behalf or Behalf()
     if behalf.token:  # the sweep has reached both
         expect(root)
@@ -171,6 +173,19 @@ def run(
     result = run_trial(config, bank, out, report, device=device, reading=reading)
     assert result is not None  # only ranks that others have started return None
     return result
+
+
+def _check_started(config: TrialConfig) -> None:
+    """Raises: ValueError in a rank that was started with more or fewer than the trial has."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if rank_of_environment() is None or started == config.ranks:
+        return
+    remedy = f"start {config.ranks}"
+    if config.ranks == 1:
+        # Of a trial that trains nothing, engine and ranks are at their defaults, whatever was set.
+        remedy = "start it without torchrun"
+        remedy += f", or set `engine: ddp` and `ranks: {started}`" if config.trains else ""
+    raise ValueError(f"ranks: {started} were started, the trial has {config.ranks}; {remedy}")
 
 
 def _lease(
@@ -265,11 +280,6 @@ def _failure_noted(folder: str, config: TrialConfig) -> Iterator[None]:
 def train_student(splits: TrialSplits, engine: Engine, saver: Saver, report: Reporter) -> Trained:
     """Build student, target, data and objective, and train. Raises: as `train`; ValueError."""
     inputs, config = splits.inputs, splits.inputs.config
-    if engine.ranks != config.ranks:
-        raise ValueError(
-            f"ranks: {engine.ranks} were started, the trial has {config.ranks}; start "
-            f"{config.ranks}"
-        )
     dim, size, classes = inputs.teacher.dim, inputs.preprocess.size, len(inputs.classes)
     student = build_student(config.student, dim, size, config.seed)
     model = wrap_student(config, student, dim, classes)

@@ -33,6 +33,27 @@ def test_single_as_several_ranks_is_refused(monkeypatch):
         ENGINES["single"](CPU)
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (TWO | {"student": "teacher_pca:4"}, "the trial has 1; start it without torchrun$"),
+        (TWO | {"epochs": 0}, "the trial has 1; start it without torchrun$"),
+        ({}, "the trial has 1; start it without torchrun, or set `engine: ddp` and `ranks: 2`$"),
+        (TWO | {"ranks": 5}, "the trial has 5; start 5$"),
+    ],
+)
+def test_another_number_of_ranks_than_was_started(
+    bank, make, tmp_path, monkeypatch, rank, fields, said
+):
+    """Every rank says so, and none begins: the first one would measure while the others fail."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=f"^ranks: 2 were started, {said}"):
+        run_trial(make(**fields), bank, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 @deepspeed
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_deepspeed_in_half_precision_needs_a_gpu(bank, make, tmp_path, precision):
