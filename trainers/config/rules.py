@@ -54,10 +54,12 @@ def one_length(fields: Fields) -> dict[str, Any]:
     """The fields with the length of the training in one of `epochs` and `duration` alone.
 
     A given `duration` replaces the default of `epochs`; one of whole epochs is written as `epochs`.
-    Raises: ValueError where both are given, or the duration is 0 steps or samples.
+    Raises: ValueError where both are given or null, or the duration is 0 steps or samples.
     """
     duration = fields.get("duration")
     if duration is None:
+        if fields.get("epochs", 0) is None:
+            raise ValueError("epochs and duration: both are null; give one, such as `epochs: 5`")
         return dict(fields)
     if fields.get("epochs") is not None:
         raise ValueError("epochs and duration: both are given; keep one")

@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from shards.support.schema import StrictModel
 from trainers.config.durations import canonical_duration, in_steps
@@ -27,6 +33,14 @@ PROBE_AT = "probe_at"
 PLUGINS = "plugins"
 # Fields that are no part of the identity because `elastic` lets them change when a trial resumes.
 UNNAMED: dict[str, set[str]] = {"off": set(), "order": {"ranks"}, "exact": {"ranks", "engine"}}
+
+
+def _canonical(duration: str, field: ValidationInfo) -> str:
+    """`canonical_duration`, whose error also names the field."""
+    try:
+        return canonical_duration(duration)
+    except ValueError as error:
+        raise ValueError(f"{field.field_name}: {error}") from None
 
 
 class TrialConfig(StrictModel):
@@ -118,13 +132,13 @@ class TrialConfig(StrictModel):
 
     @field_validator("warmup", "duration", "curve_every")
     @classmethod
-    def _duration(cls, text: str | None) -> str | None:
-        return text if text is None else canonical_duration(text)
+    def _duration(cls, text: str | None, field: ValidationInfo) -> str | None:
+        return text if text is None else _canonical(text, field)
 
     @field_validator(PROBE_AT)
     @classmethod
-    def _moments(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        moments = tuple(dict.fromkeys(canonical_duration(text) for text in texts))
+    def _moments(cls, texts: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
+        moments = tuple(dict.fromkeys(_canonical(text, field) for text in texts))
         for moment in moments:
             if float(moment.split()[0]) == 0:
                 raise ValueError(f"probe_at: {moment}: nothing is trained yet; choose `1 steps`")
