@@ -27,7 +27,7 @@ from shards.building.estimate import Spread, print_cost
 from shards.building.request import Request
 from shards.building.teacher_robustness import DEFAULT
 from shards.datasets import DATASETS
-from shards.support.command import CommandParser, command, make_parser
+from shards.support.command import CommandParser, at_least, command, make_parser
 from shards.support.memory import keep_freed_memory
 from shards.support.schema import validated
 from shards.teachers.prompts import load_templates
@@ -135,7 +135,12 @@ def _add_where_it_is_built(parser: CommandParser) -> None:
         action="store_true",
         help="print the bank's size and the time and cost of building it; write nothing",
     )
-    add("--gpu-price", type=float, metavar="PER_HOUR", help="price of a GPU hour, for --dry-run")
+    add(
+        "--gpu-price",
+        type=at_least(0.0),
+        metavar="PER_HOUR",
+        help="price of a GPU hour, for --dry-run",
+    )
     add(
         "--ray",
         nargs="?",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable
 
-from shards.support.command import make_parser
+from shards.support.command import above, at_least, make_parser
 from sweep.grids import summaries
 
 GRID_FILE = """\
@@ -132,31 +131,31 @@ def _add_what_it_may_use(how: argparse._ArgumentGroup) -> None:
         "refuse it, unless its address is a loopback one)",
     )
     how.add_argument(
-        "--cpus", type=_at_least(1), metavar="N", help="CPU cores of this machine (default: all)"
+        "--cpus", type=at_least(1), metavar="N", help="CPU cores of this machine (default: all)"
     )
     how.add_argument(
         "--gpus-per-trial",
-        type=_at_least(0.0),
+        type=at_least(0.0),
         metavar="F",
         help="GPUs of each rank of a trial, e.g. 0.5 to run two trials on one GPU "
         "(default: 1 where there are GPUs)",
     )
     how.add_argument(
         "--max-concurrent",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="run at most so many trials at a time (default: as many as there is room for)",
     )
     how.add_argument(
         "--time-limit",
-        type=_at_least(0.0),
+        type=above(0.0),
         metavar="MINUTES",
         help="end the training of a trial after so long; it fails, with its state saved, and is "
         "not retried in the same run (default: no limit)",
     )
     how.add_argument(
         "--save-seconds",
-        type=_at_least(0.0),
+        type=at_least(0.0),
         metavar="S",
         help="seconds between two checkpoints of a trial (default: as often as costs 0.5 %% of the "
         "time, see docs/reliability.md)",
@@ -178,7 +177,7 @@ def _add_what_it_may_use(how: argparse._ArgumentGroup) -> None:
 def _add_what_it_costs(costs: argparse._ArgumentGroup) -> None:
     costs.add_argument(
         "--gpus",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="with --dry-run: plan for so many GPUs (--cpus N: for so many CPU cores)",
     )
@@ -218,19 +217,3 @@ def _grids_help() -> str:
         first, *rest = textwrap.wrap(summary, 68)
         lines += [f"  {name:<10}{first}", *(" " * 12 + line for line in rest)]
     return "\n".join([*lines, "", GRID_FILE])
-
-
-def _at_least(least: float) -> Callable[[str], float]:
-    """An option's type: numbers of the type of `least`, and not below it."""
-
-    def convert(text: str) -> float:
-        try:
-            value = type(least)(text)
-        except ValueError:
-            value = float("nan")
-        if not value >= least:
-            kind = "a whole number" if isinstance(least, int) else "a number"
-            raise argparse.ArgumentTypeError(f"{text}; expected {kind}, at least {least:g}")
-        return value
-
-    return convert

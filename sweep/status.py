@@ -16,7 +16,7 @@ import json
 import time
 from typing import Any
 
-from shards.support.command import command, make_parser
+from shards.support.command import above, command, make_parser
 
 
 def status(run: str, sweep: str | None = None) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--watch", action="store_true", help="show it again and again")
     parser.add_argument(
         "--every",
-        type=float,
+        type=above(0.0),
         default=5.0,
         metavar="SECONDS",
         help="with --watch: time between two looks at the store (default: %(default)g)",
@@ -51,8 +51,6 @@ def main(argv: list[str]) -> int:
         "--sweep", metavar="ID|NAME", help="which sweep, where the store has several"
     )
     options = parser.parse_args(argv)
-    if not options.every > 0:
-        parser.error(f"--every {options.every:g}; expected seconds above 0")
     from rich.console import Console
     from rich.live import Live
 

@@ -30,7 +30,7 @@ from typing import Any, TextIO
 
 from shards.bank.reader import load_manifest
 from shards.support import storage
-from shards.support.command import command, make_parser, one_line
+from shards.support.command import above, at_least, command, make_parser, one_line
 from shards.support.lease import LeaseError
 from shards.support.memory import keep_freed_memory
 from shards.support.progress import Progress
@@ -89,14 +89,14 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument(
         "--save-seconds",
-        type=float,
+        type=at_least(0.0),
         metavar="SECONDS",
         help="least time between two checkpoints (default: as often as costs 0.5 %% of the time, "
         "see docs/reliability.md)",
     )
     parser.add_argument(
         "--time-limit",
-        type=float,
+        type=above(0.0),
         metavar="SECONDS",
         help="end the training after so long, with its state saved (default: no limit)",
     )

@@ -21,6 +21,7 @@ import atexit
 import contextlib
 import difflib
 import functools
+import math
 import os
 import re
 import sys
@@ -55,6 +56,34 @@ def make_parser(module: str, doc: str | None, epilog: str | None = None) -> Comm
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def at_least(least: float) -> Callable[[str], float]:
+    """An option's type: finite numbers of the type of `least`, and not below it."""
+    return _number(type(least), lambda value: value >= least, f", at least {least:g}")
+
+
+def above(bound: float) -> Callable[[str], float]:
+    """An option's type: finite numbers of the type of `bound`, and above it."""
+    return _number(type(bound), lambda value: value > bound, f" above {bound:g}")
+
+
+def _number(
+    kind: type[float], holds: Callable[[float], bool], range_: str
+) -> Callable[[str], float]:
+    """range_: the numbers for which `holds` is true, in words."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (holds(value) and value < math.inf):
+            name = "a whole number" if kind is int else "a finite number"
+            raise argparse.ArgumentTypeError(f"{text}; expected {name}{range_}")
+        return value
+
+    return convert
 
 
 def command(main: Callable[[list[str]], int]) -> Callable[..., NoReturn]:

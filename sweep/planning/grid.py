@@ -343,7 +343,8 @@ def _resources(raw: dict[str, Any], source: str) -> dict[str, Any]:
         raise ValueError(f"{source}: resources: expected `name: value` lines, found `{found}`")
     refuse_unknown(found, RESOURCES, "resource", source)
     for name, value in found.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = is_number and 0 <= value < float("inf")
         if name == "placement" and value not in PLACEMENTS:
             choices = ", ".join(PLACEMENTS)
             raise ValueError(f"{source}: resources.placement: `{value}`; choose {choices}")

@@ -21,12 +21,12 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from shards.support.environment import seconds_of
 from sweep.planning.placement import Placement
 from sweep.running.rank_host import POLL_SECONDS, News, Rank, RankHost
 from trainers.engines import launch
 from trainers.engines.launch import LEFT, RankError
 from trainers.engines.rendezvous import rendezvous
-from trainers.engines.watchdog import seconds_of
 
 LOST = -signal.SIGKILL  # stands for the exit status of a rank whose node or actor is gone
 # After a rank has lost its connection: how long the others' actors may take to answer, before they

@@ -24,6 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from shards.building.cluster_resources import most
 from shards.support import storage
+from shards.support.environment import seconds_of
 from sweep.planning.placement import STRATEGIES, Placement
 from sweep.planning.resources import Resources, placement_of, time_limit_of
 from sweep.running import channel
@@ -41,7 +42,6 @@ from sweep.running.trial_actor import actor_class
 from sweep.running.waiting import Entry, WaitingTrials
 from trainers.config.schema import TrialConfig
 from trainers.engines.launch import SILENT, SILENT_VARIABLE
-from trainers.engines.watchdog import seconds_of
 from trainers.results.lease import Behalf
 
 OFFERED = 200  # trials that wait for room on a cluster: more of them start more nodes at once

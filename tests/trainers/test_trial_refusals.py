@@ -199,6 +199,21 @@ def test_the_commands_errors_are_one_line(bank, tmp_path, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--save-seconds", "nan", "nan; expected a finite number, at least 0"),
+        ("--time-limit", "nan", "nan; expected a finite number above 0"),
+        ("--time-limit", "-1", "-1; expected a finite number above 0"),
+    ],
+)
+def test_seconds_that_no_clock_has_are_refused(bank, capsys, option, value, said):
+    with pytest.raises(SystemExit) as caught:
+        main(["trial.yaml", "--bank", bank, f"{option}={value}"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: argument {option}: {said}; see")
+
+
 def test_divergence_is_one_line_and_its_own_code(bank, make, tmp_path, capsys, monkeypatch):
     diverging = Objective(lambda x_BD, y_BD: x_BD.sum() * math.nan)
     monkeypatch.setitem(OBJECTIVES, "cosine", diverging)

@@ -23,8 +23,8 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any, Protocol
 
 from shards.support.child_process import Heartbeats, child_command
+from shards.support.environment import seconds_of
 from shards.support.retry import answers
-from trainers.engines.watchdog import seconds_of
 
 REPORT_PREFIX = "@report "
 PREEMPTED = 4  # exit status of a rank that SIGTERM ended and whose state is saved

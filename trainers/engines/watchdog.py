@@ -16,21 +16,11 @@ import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
 
+from shards.support.environment import seconds_of
+
 LIMIT_VARIABLE, LIMIT = "DISTIL_STUCK_SECONDS", 600.0
 MARGIN = 60.0  # torch's own limit is later, because its messages say less
 STUCK = 5  # exit status of a process that waited too long; a retry may succeed
-
-
-def seconds_of(variable: str, default: float) -> float:
-    """A positive number from the environment. Raises: ValueError naming the variable."""
-    text = os.environ.get(variable, str(default))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise ValueError(f"{variable}: `{text}` is not a number of seconds above 0")
-    return seconds
 
 
 def process_group_timeout() -> timedelta:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shards.support.command import above, at_least, make_parser
+
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import atexit, sys, threading, time
@@ -44,3 +46,29 @@ def test_a_program_ends_with_its_status_though_a_thread_goes_on(
     )  # fmt: skip
     assert (ran.returncode, ran.stdout) == (status, "said cleaned up\n")
     assert error in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (at_least(0.0), "a finite number, at least 0"),
+        (above(0.0), "a finite number above 0"),
+        (at_least(1), "a whole number, at least 1"),
+    ],
+)
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "soon", ""])
+def test_an_option_that_is_no_such_number_is_refused_in_a_line(kind, said, text, capsys) -> None:
+    parser = make_parser("test", None)
+    parser.add_argument("--seconds", type=kind)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args([f"--seconds={text}"])
+    assert caught.value.code == 2
+    line = f"error: argument --seconds: {text}; expected {said}; see python -m test --help\n"
+    assert capsys.readouterr().err == line
+
+
+def test_an_option_keeps_its_number_and_type() -> None:
+    assert [at_least(0.0)(text) for text in ("0", "0.5", "1e300")] == [0.0, 0.5, 1e300]
+    assert above(0.0)("5e-324") > 0
+    assert at_least(1)("1" * 400) > 10**399  # more than a float holds
+    assert isinstance(at_least(1)("7"), int)

@@ -93,6 +93,7 @@ REFUSED = {
     HEAD + "resources: 2\n": ["resources", "`name: value` lines"],
     HEAD + "resources: {cpu: 2}\n": ["unknown resource `cpu`", "did you mean `cpus`"],
     HEAD + "resources: {cpus: 0}\n": ["resources.cpus: `0`", "above 0"],
+    HEAD + "resources: {minutes: .inf}\n": ["resources.minutes: `inf`", "above 0"],
     HEAD + "resources: {minutes: 0}\n": ["resources.minutes: `0`", "above 0"],
     HEAD + "resources: {gpus: 1.5}\n": ["resources.gpus: `1.5`", "from 0 to 1, or a whole one"],
     HEAD + "resources: {placement: apart}\n": ["pack, spread, strict_pack"],

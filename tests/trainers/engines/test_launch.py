@@ -193,8 +193,8 @@ def test_a_trial_whose_ranks_left_was_preempted(bank, make, tmp_path, monkeypatc
 
 def test_a_gang_over_its_time_limit_saves_its_state_and_fails(bank, make, tmp_path):
     config = make(engine="ddp", ranks=2, batch_size=50, probes=("spectrum",))
-    with pytest.raises(TimeLimitError, match=r"^time limit of 0 s; state saved at step 1;"):
-        run_trial(config, bank, str(tmp_path), time_limit=0.0)
+    with pytest.raises(TimeLimitError, match=r"^time limit of 0.001 s; state saved at step 1;"):
+        run_trial(config, bank, str(tmp_path), time_limit=0.001)
     assert list(tmp_path.rglob("checkpoints/step-00000001*"))
 
 

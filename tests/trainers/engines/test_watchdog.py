@@ -51,9 +51,17 @@ def test_the_limit_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "90")
     assert Watchdog().limit == 90
     assert process_group_timeout().total_seconds() > 90
-    monkeypatch.setenv(LIMIT_VARIABLE, "-1")
-    with pytest.raises(ValueError, match="DISTIL_STUCK_SECONDS"):
-        Watchdog()
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "soon", "nan", "inf", "1e300"])
+def test_a_limit_that_no_clock_has_is_refused_with_its_variable(monkeypatch, text):
+    monkeypatch.setenv(LIMIT_VARIABLE, text)
+    said = (
+        f"^DISTIL_STUCK_SECONDS: `{text}` is not a number of seconds above 0 and at most 1e\\+09$"
+    )
+    for reads in (Watchdog, process_group_timeout):
+        with pytest.raises(ValueError, match=said):
+            reads()
 
 
 RANK = """
