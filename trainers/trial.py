@@ -117,12 +117,9 @@ def main(argv: list[str]) -> int:
     except LeaseError as error:
         print(f"error: {error}", file=sys.stderr)
         return ELSEWHERE
-    except TimeLimitError as error:
+    except (DivergedError, RankError, TimeLimitError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return OVER_TIME if _launched(options) else 1
-    except (DivergedError, RankError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return DIVERGED if isinstance(error, DivergedError) else 1
+        return _status_of(error, options)
     except OSError as error:
         if not storage.may_answer_later(options.out, error):
             raise
@@ -140,6 +137,15 @@ def _config_from(stream: TextIO) -> TrialConfig:
     if not isinstance(fields, dict):
         raise ValueError(f"standard input: expected one JSON object, found `{fields!r:.40}`")
     return make_config(fields, "standard input")
+
+
+def _status_of(error: Exception, options: argparse.Namespace) -> int:
+    """The exit status of a trial that failed by itself."""
+    if isinstance(error, DivergedError):
+        return DIVERGED
+    if isinstance(error, TimeLimitError) and _launched(options):
+        return OVER_TIME
+    return UNANSWERED if isinstance(error, RankError) and error.code == UNANSWERED else 1
 
 
 def _launched(options: argparse.Namespace) -> bool:

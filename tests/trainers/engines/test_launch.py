@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from trainers.engines import launch as module
-from trainers.engines.launch import OVER_TIME, PREEMPTED, RankError, free_port, launch
+from trainers.engines.launch import OVER_TIME, PREEMPTED, UNANSWERED, RankError, free_port, launch
 from trainers.runner import run_trial
 from trainers.training.ending import TimeLimitError
 from trainers.training.preemption import PreemptedError
 from trainers.training.state import DivergedError
+from trainers.trial import main
 
 pytestmark = pytest.mark.ranks
 
@@ -105,6 +106,23 @@ def test_divergence_of_the_ranks_is_divergence(bank, make, tmp_path, monkeypatch
     config = make(engine="ddp", ranks=2, batch_size=50)
     with pytest.raises(DivergedError, match=r"^diverged at step 5 \(epoch 2\)"):
         run_trial(config, bank, str(tmp_path))
+
+
+@pytest.mark.parametrize(("code", "status"), [(UNANSWERED, UNANSWERED), (5, 1), (-9, 1)])
+def test_the_commands_status_is_that_of_a_rank_whose_store_did_not_answer(
+    bank, make, tmp_path, monkeypatch, capsys, code, status
+):
+    end = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+    said = "print('error: s3://bucket: SlowDown', file=sys.stderr, flush=True)"
+    monkeypatch.setattr(module, "RANK_CODE", HEAD + each(f"{said}; {end}", WAIT))
+    file = tmp_path / "trial.yaml"
+    file.write_text(make(engine="ddp", ranks=2, batch_size=50).model_dump_json())
+    with pytest.raises(SystemExit) as caught:
+        main([str(file), "--bank", bank, "--out", str(tmp_path / "runs")])
+    assert caught.value.code == status
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: rank 0 ")
+    assert last.endswith(": s3://bucket: SlowDown")
 
 
 # ---- heartbeats ----
