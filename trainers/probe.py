@@ -78,6 +78,10 @@ def probe(
     """
     trial = subject.inputs.config
     config = stored_config(trial.model_dump() | {"probes": names} | (changes or {}))
+    if "robustness" not in config.probes:
+        # Nothing reads them then, and a trial that was made so has them at their default. Here
+        # they are part of the settings, which are the trial's.
+        config = config.model_copy(update={"adapt_arms": trial.adapt_arms})
     files = {name: reprobed_file(subject.folder, name, config, trial) for name in config.probes}
     wanted = {name: _measurement(subject, config, name) for name in config.probes}
     missing = [name for name in config.probes if not _is_current(files[name], wanted[name])]

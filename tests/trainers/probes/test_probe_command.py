@@ -93,6 +93,25 @@ def test_other_arms_are_added_and_named(run, capsys):
         assert f"test/{name}" in whole.metrics
 
 
+def test_probes_that_adapt_to_nothing_have_the_trials_own_settings(bank, make, tmp_path, capsys):
+    config = make(probes=("robustness",), adapt_arms=("noise:0.3",))
+    result = run_trial(config, bank, str(tmp_path))
+    place = trial_folder(str(tmp_path), config)
+    assert command(place, "--bank", bank, "--probe", "spectrum") == 0
+    more = ("--probe", "neighbours", "--adapt-arm", "noise:0.2")  # which nothing reads
+    assert command(place, "--bank", bank, *more) == 0
+    both = ("--probe", "spectrum", "--probe", "robustness")
+    assert command(place, "--bank", bank, *both) == 0
+    version = PROBES["spectrum"].version
+    said = capsys.readouterr().out
+    assert said.count(f"spectrum-v{version}.json") == 2
+    assert said.count("up to date") == 1
+    found, skipped = read_reprobed(place, result)
+    assert skipped == []
+    assert [one.probe for one in found] == ["neighbours", "robustness", "spectrum"]
+    assert all(one.settings["adapt_arms"] == ["noise:0.3"] for one in found)
+
+
 def test_a_stronger_arm_gives_a_value_where_there_was_none(run):
     """`half` was not reached by the trial's own arms, and is by another."""
     half = "test/noise/pixel/half"
