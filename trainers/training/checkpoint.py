@@ -45,11 +45,15 @@ class ForeignError(ValueError):
 
 @dataclass(frozen=True)
 class State:
-    """All that a trial needs to resume after `step` steps: arrays by name, and JSON values."""
+    """All that a trial needs to resume after `step` steps: arrays by name, and JSON values.
+
+    generation: of the holder that has written it; 0 on a disk, and where it is not written yet.
+    """
 
     step: int
     arrays: dict[str, torch.Tensor]
     values: dict[str, Any]
+    generation: int = 0
 
 
 def owner_of(config: TrialConfig, source: str = "") -> dict[str, Any]:
@@ -162,10 +166,12 @@ class Checkpoints:
                 print(f"warning: checkpoint skipped: {error}", file=sys.stderr)
         return None
 
-    def load(self, step: int) -> State:
-        """The newest checkpoint of `step`. Raises: as `load_named`."""
-        names = [name for name in self._names() if step_of(name) == step]
-        return self.load_named(names[-1] if names else f"step-{step:08d}")
+    def load(self, step: int, generation: int = 0) -> State:
+        """The checkpoint of `step` that this generation has written. Raises: as `load_named`.
+
+        A later generation may have written another one of the same step, perhaps only in part.
+        """
+        return self.load_named(f"step-{step:08d}{f'.{generation:08d}' if generation else ''}")
 
     def load_named(self, name: str) -> State:
         """The checkpoint in the folder `name`.
@@ -177,7 +183,7 @@ class Checkpoints:
         """
         folder, step = storage.join(self.location, name), step_of(name)
         manifest = storage.read(storage.join(folder, MANIFEST))
-        files = {name: storage.read(storage.join(folder, name)) for name in (ARRAYS, RECORD)}
+        files = {file: storage.read(storage.join(folder, file)) for file in (ARRAYS, RECORD)}
         format_ = _format_of(manifest, files, folder)
         if format_ != FORMAT:
             raise _foreign(folder, [f"format is {format_!r}, expected {FORMAT!r}"])
@@ -187,7 +193,7 @@ class Checkpoints:
             raise ValueError(f"{folder}: step is {found!r}, expected {step!r}")
         if differing := _differing(record.pop("owner"), self.owner):
             raise _foreign(folder, differing)
-        return State(step, load(files[ARRAYS]), record)
+        return State(step, load(files[ARRAYS]), record, _age(name)[0])
 
 
 def step_of(name: str) -> int:

@@ -177,15 +177,16 @@ class TrainingState:
         """Restore every rank from the newest valid checkpoint, if there is one.
 
         The first rank chooses the checkpoint, because on a file system with delayed consistency
-        each rank could find another one.
+        each rank could find another one, and a damaged one is skipped.
         """
         first = self.engine.rank == 0
         saved = self.saver.checkpoints.latest() if first else None
         step = self.engine.broadcast(saved.step if saved else -1)
+        generation = self.engine.broadcast(saved.generation if saved else 0)
         if step < 0:
             seed_all(self.config.seed, self.engine.rank)
         else:
-            saved = saved or self.saver.checkpoints.load(step)
+            saved = saved or self.saver.checkpoints.load(step, generation)
             with self.engine.full_weights(write=True):
                 states = restore(saved.arrays, self._modules())
             restore_random(self.engine.load_state(states), self.engine.device)

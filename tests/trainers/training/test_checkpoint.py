@@ -205,7 +205,7 @@ def test_a_later_holders_checkpoint_is_newer_whatever_its_step(tmp_path):
     assert first.latest().step == second.latest().step == 5
     second.save(State(8, arrays, {"of": "second"}))
     assert names() == ["step-00000005.00000002", "step-00000008.00000002"]
-    assert second.load(8).values["of"] == "second"
+    assert second.load(8, 2).values["of"] == "second"
 
 
 def test_other_names_are_no_checkpoints():

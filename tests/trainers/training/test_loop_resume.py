@@ -8,8 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainers.small_runs import checkpoints, data_of, left_at, run, same, timeless, weights
+from tests.trainers import small_runs
+from tests.trainers.small_runs import (
+    CPU,
+    checkpoints,
+    data_of,
+    left_at,
+    run,
+    same,
+    stop_at,
+    timeless,
+    weights,
+)
+from trainers.engines.single import Single
 from trainers.objectives import cosine
+from trainers.training.checkpoint import ARRAYS
 from trainers.training.optim import OPTIMIZERS
 from trainers.training.preemption import PreemptedError
 from trainers.training.state import TrainingState
@@ -108,6 +121,36 @@ def test_dropout_draws_on(make, data, tmp_path):
     assert same(whole.arrays, broken.arrays)
     other = left_at(STEPS, config, arm, tmp_path / "other")
     assert not same(whole.arrays, other.arrays)  # the draws mattered
+
+
+class Heard(Single):
+    """An engine whose broadcasts are written down, or, for another rank, come from the list."""
+
+    def __init__(self, rank: int, values: list[int]) -> None:
+        super().__init__(CPU)
+        self.rank, self.values = rank, values
+
+    def broadcast(self, value: int) -> int:
+        if self.rank == 0:
+            self.values.append(value)
+            return value
+        return self.values.pop(0)
+
+
+def test_all_ranks_take_the_same_of_two_checkpoints_of_a_step(make, data, tmp_path, monkeypatch):
+    """The later holder of a lease on an object store was killed while it saved that step again."""
+    config = make(epochs=2)
+    left_at(3, config, data[config.arm], tmp_path)
+    whole = tmp_path / "step-00000003"
+    whole.rename(tmp_path / "step-00000003.00000001")
+    (tmp_path / "step-00000003.00000002").mkdir()
+    (tmp_path / "step-00000003.00000002" / ARRAYS).write_bytes(b"cut")
+    said: list[int] = []
+    for rank in (0, 1):
+        monkeypatch.setattr(small_runs, "Single", lambda device, rank=rank: Heard(rank, said))
+        with pytest.raises(PreemptedError, match="state saved at step 4"):
+            run(config, data[config.arm], tmp_path, stop=stop_at(1))
+    assert said == []
 
 
 def test_leaving_says_how_to_go_on(make, data, tmp_path):
