@@ -255,6 +255,7 @@ def _rows(run: Run) -> list[tuple[Row, TrialResult | None]]:
         times = {
             "started_ms": start.time_ms if start else None,
             "ended_ms": run.ended_ms.get(trial),
+            "trial_seconds": run.seconds.get(trial),
         }
         found[trial] = {"trial": trial} | row | times, result
     return list(found.values())
@@ -329,6 +330,7 @@ def _tracked_row(tracked: TrackedTrial) -> Row:
         "probe_versions": ", ".join(f"{probe} {version}" for probe, version in named),
         "started_ms": tracked.started_ms,
         "ended_ms": tracked.ended_ms,
+        "trial_seconds": tracked.seconds,
         **tracked.metrics,
     }
 

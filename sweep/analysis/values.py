@@ -39,7 +39,8 @@ ALIKE = {
 }
 # Columns without `.` and `/` that are no field of a trial's configuration, which has `threads`.
 RESULTS = {
-    *("run", "trial", "status", "error", "started_ms", "ended_ms", "steps", "probe_versions"),
+    *("run", "trial", "status", "error", "started_ms", "ended_ms", "trial_seconds"),
+    *("steps", "probe_versions"),
     *ALIKE,
     *(field.alias or name for name, field in Environment.model_fields.items()),
 } - {"threads"}

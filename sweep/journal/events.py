@@ -69,12 +69,14 @@ class ResultEvent(_Event):
     """A finished trial.
 
     record: without arrays, except in journals of earlier versions; it may be of format 1 in a file,
-    and is converted on reading. result: path of the whole result under the store's root, "" in
-    earlier versions. bank: location of the bank that the trial read. commit: of the trial's code.
+    and is converted on reading. seconds: of all attempts, see `Attempts`; None in earlier versions.
+    result: path of the whole result under the store's root, "" in earlier versions. bank: location
+    of the bank that the trial read. commit: of the trial's code.
     """
 
     event: Literal["result"] = "result"
     record: TrialResult
+    seconds: float | None = None
     result: str = ""
     bank: str = ""
     commit: str = ""

@@ -23,6 +23,7 @@ from trainers.results.record import TrialResult
 VALUE_LENGTH = 500  # of a parameter or tag; longer ones are cut, MLflow takes no more everywhere
 RANDOM_WEIGHTS = "teacher.random_weights"
 COMMIT = "mlflow.source.git.commit"  # MLflow shows it as the run's source version
+SECONDS = "trial_seconds"  # the tag of `ResultEvent.seconds`
 TEACHER = "teacher"
 
 
@@ -137,8 +138,8 @@ def name_of(config: dict[str, Any]) -> str:
 def tags_of(event: Event) -> dict[str, str]:
     """What runs are grouped and found by.
 
-    Seed, arm and capacity; versions of probes; commit, shards, cost, data and environment of a
-    result; hashes of the plugins that the trial uses; whether a teacher is random.
+    Seed, arm and capacity; versions of probes; commit, shards, seconds, cost, data and environment
+    of a result; hashes of the plugins that the trial uses; whether a teacher is random.
     """
     tags: dict[str, object] = {}
     config = config_of(event)
@@ -154,6 +155,7 @@ def tags_of(event: Event) -> dict[str, str]:
         tags |= _result_tags(event.record)
         tags |= {"shards": event.record.source, "weights_sha256": event.record.weights_sha256}
         tags |= {"bank": event.bank, "commit": event.commit, COMMIT: event.commit}
+        tags |= {} if event.seconds is None else {SECONDS: event.seconds}
     for probe, version in _versions(event).items():
         tags[f"probe.{probe}.version"] = version
     return {name: str(value)[:VALUE_LENGTH] for name, value in tags.items() if value != ""}

@@ -13,7 +13,7 @@ from typing import Any, get_origin
 
 from shards.support.command import without_password
 from sweep.environment import set_defaults
-from sweep.journal.metric_rows import TEACHER
+from sweep.journal.metric_rows import SECONDS, TEACHER
 from sweep.journal.server import ERROR, PARENT, TRIAL
 from sweep.journal.tracking import REFERENCE
 from trainers.canonical import trial_fields
@@ -29,8 +29,8 @@ class TrackedTrial:
     """One trial as MLflow has it.
 
     status: MLflow's, such as FINISHED. config: its fields. tags: see `metric_rows.tags_of`; those
-    of the groups NUMBERS are numbers. metrics: final values of the trial and of its teacher.
-    curves: {step: {name: value}}.
+    of the groups NUMBERS are numbers. seconds: of a finished trial. metrics: final
+    values of the trial and of its teacher. curves: {step: {name: value}}.
     """
 
     trial: str
@@ -38,6 +38,7 @@ class TrackedTrial:
     error: str | None
     started_ms: int | None
     ended_ms: int | None
+    seconds: float | None
     config: dict[str, Any]
     tags: dict[str, Any]
     metrics: dict[str, float]
@@ -114,11 +115,22 @@ def _trial(client: Any, run: Any, sweeps: dict[str, dict[str, float]]) -> Tracke
         error=tags.get(ERROR),
         started_ms=run.info.start_time,
         ended_ms=run.info.end_time,
+        seconds=_seconds(run),
         config=_config(run.data.params),
         tags={n: _value(text) if n.startswith(NUMBERS) else text for n, text in tags.items()},
         metrics=metrics,
         curves=dict(sorted(curves.items())),
     )
+
+
+def _seconds(run: Any) -> float | None:
+    """Of all attempts of a finished trial; of earlier versions, from its start to its end."""
+    if run.info.status != "FINISHED":
+        return None
+    if SECONDS in run.data.tags:
+        return float(run.data.tags[SECONDS])
+    start, end = run.info.start_time, run.info.end_time
+    return None if start is None or end is None else float(end - start) / 1000
 
 
 def _teacher(name: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sweep.journal.attempts import Attempts
 from sweep.journal.events import (
     NAME,
+    EpochEvent,
     Event,
     FailedEvent,
     ProbeEvent,
@@ -33,7 +35,8 @@ class Run:
     results: without arrays unless requested, see `with_arrays`. notes: what was left out
     of the results, so that every metric is of one version of its probe, or could not be read.
     starts: the first start of each trial. ended_ms: when each trial's last end was recorded.
-    stopped: trials that were stopped early.
+    seconds: of all attempts of each finished trial, see `Attempts`. stopped: trials that
+    were stopped early.
     """
 
     results: list[TrialResult]
@@ -41,6 +44,7 @@ class Run:
     notes: list[str] = field(default_factory=lambda: [])
     starts: dict[str, StartEvent] = field(default_factory=lambda: {})
     ended_ms: dict[str, int] = field(default_factory=lambda: {})
+    seconds: dict[str, float] = field(default_factory=lambda: {})
     stopped: list[StoppedEvent] = field(default_factory=lambda: [])
 
 
@@ -71,7 +75,11 @@ def run_of(events: Iterable[Event]) -> Run:
     reprobed: dict[str, list[Reprobed]] = {}
     starts: dict[str, StartEvent] = {}
     ended_ms: dict[str, int] = {}
+    attempts: dict[str, Attempts] = {}
+    seconds: dict[str, float] = {}
     for event in events:
+        if isinstance(event, StartEvent | EpochEvent | ResultEvent | FailedEvent | StoppedEvent):
+            attempts.setdefault(event.trial, Attempts()).add(event.event, event.time_ms)
         if isinstance(event, ResultEvent | FailedEvent | StoppedEvent):
             ended_ms[event.trial] = event.time_ms
         if isinstance(event, StartEvent):
@@ -80,6 +88,10 @@ def run_of(events: Iterable[Event]) -> Run:
             ends.pop(event.trial, None)
             results.pop(event.trial, None)  # so that it takes the last place
             results[event.trial] = event.record
+            # Of earlier versions it is not known where an attempt of a sweep was interrupted.
+            whole = attempts[event.trial].seconds if event.seconds is None else event.seconds
+            if whole is not None:
+                seconds[event.trial] = whole
         elif isinstance(event, FailedEvent | StoppedEvent):
             ends[event.trial] = event
         elif isinstance(event, ProbeEvent):
@@ -90,7 +102,7 @@ def run_of(events: Iterable[Event]) -> Run:
     kept, notes = newest_only(list(results.values()))
     failed = [end for end in ends.values() if isinstance(end, FailedEvent)]
     stopped = [end for end in ends.values() if isinstance(end, StoppedEvent)]
-    return Run(kept, failed, notes, starts, ended_ms, stopped)
+    return Run(kept, failed, notes, starts, ended_ms, seconds, stopped)
 
 
 def _all_with_arrays(store: str, results: list[TrialResult]) -> tuple[list[TrialResult], list[str]]:

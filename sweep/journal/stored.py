@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shards.support import storage
+from sweep.journal.attempts import Attempts
 from sweep.journal.events import (
     EpochEvent,
     Event,
@@ -49,7 +50,9 @@ def result_events(trial: str, result: TrialResult, rows: list[Row]) -> Iterator[
     rows: of its journal, none in stores of earlier versions.
     """
     times: dict[str, int] = {}
+    attempts = Attempts()
     for row in rows:
+        attempts.add(row["event"], row["time_ms"])
         times.setdefault(row["event"], row["time_ms"])
     nothing: Row = {}
     last = next((row for row in rows if row["event"] == "finished"), nothing)
@@ -64,6 +67,7 @@ def result_events(trial: str, result: TrialResult, rows: list[Row]) -> Iterator[
         trial=trial,
         time_ms=end,
         record=result.without_arrays(),
+        seconds=attempts.seconds,
         result=f"{TRIALS}/{trial}/{RESULT}",
         bank=last.get("bank", ""),
         commit=last.get("commit", ""),

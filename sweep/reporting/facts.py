@@ -39,6 +39,7 @@ UNSEEN = (
     "closely enough in all of them (`curve_every`)."
 )
 TIMES = ("started_ms", "ended_ms")
+SECONDS = "trial_seconds"
 
 
 def question(compared: Compared) -> str:
@@ -216,10 +217,9 @@ def provenance(trials: Frame, planned: Sequence[PlannedStart]) -> dict[str, str]
 
 def cost(trials: Frame, planned: Sequence[PlannedStart]) -> Table | None:
     """Time of trials by student, hours and money in all, each beside what the plan expected."""
-    if not set(TIMES) <= set(trials.columns):
+    if not {*TIMES, SECONDS} <= set(trials.columns):
         return None
-    seconds = ((trials["ended_ms"] - trials["started_ms"]) / 1000).astype(float)
-    known = trials.assign(seconds=seconds)[(trials["status"] == "finished") & seconds.notna()]
+    known = trials[(trials["status"] == "finished") & trials[SECONDS].notna()]
     if not len(known):
         return None
     columns = [Cell("student"), Cell("trials", number=True), Cell("seconds a trial", number=True)]
@@ -230,7 +230,7 @@ def cost(trials: Frame, planned: Sequence[PlannedStart]) -> Table | None:
     }
     rows = []
     for student, own in known.groupby("student"):
-        values = own["seconds"]
+        values = own[SECONDS].astype(float)
         guess = [expected[t] for t in own["trial"] if t in expected]
         mean = float(np.mean(guess)) if guess else None
         sub = f"± {number(values.std(), 1)}" if len(values) > 1 else ""
@@ -249,8 +249,9 @@ def _cost_note(known: Frame, planned: Sequence[PlannedStart]) -> str:
     """Wall time, hours and money of the finished trials, beside the plan if it is of them all."""
     wall = (known["ended_ms"].max() - known["started_ms"].min()) / 1000
     note = (
-        f"Times are from a trial’s start on its worker to its result, measurements included. All "
-        f"{len(known)} trials together took {clock(wall)} of wall time"
+        "Times are from a trial’s start on its worker to its result, measurements included; of a "
+        "trial that was interrupted, those of its attempts, each up to the last that it reported. "
+        f"All {len(known)} trials together took {clock(wall)} of wall time"
     )
     if any(not start.trial_seconds and start.seconds for start in planned):
         note += " (this plan, of an earlier version, is of training alone)"
@@ -263,7 +264,7 @@ def _cost_note(known: Frame, planned: Sequence[PlannedStart]) -> str:
         ratio = wall / whole.wall_seconds
         note += f"; the plan said {clock(whole.wall_seconds)} ({ratio:.1f} times as long)"
     if whole and whole.hours and whole.money is not None:
-        taken, expected = known["seconds"].sum() / 3600, sum(whole.trial_seconds.values()) / 3600
+        taken, expected = known[SECONDS].sum() / 3600, sum(whole.trial_seconds.values()) / 3600
         unit = "core-hours" if whole.device == "cpu" else "GPU-hours"
         price = whole.money / whole.hours
         note += (

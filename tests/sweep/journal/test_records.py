@@ -12,6 +12,7 @@ from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal.events import FailedEvent, Journal, ProbeEvent, ResultEvent, StartEvent
 from sweep.journal.records import newest_only, read_run
+from sweep.journal.stored import result_events
 from sweep.journal.tracking import TRIAL, Tracker
 from sweep.running.watch import Watch
 from tests.sweep.made import ENVIRONMENT, made, result_line, write_journal
@@ -20,6 +21,7 @@ from trainers.probe import main
 from trainers.results.folder import trial_folder
 from trainers.results.record import ProbeResult, TrialResult
 from trainers.results.reprobed import Reprobed, parse_reprobed
+from trainers.results.trial_journal import TrialJournal, read_rows
 
 
 def entry(version: int, accuracy: float = 0.5, reference: float = 0.9) -> ProbeResult:
@@ -68,6 +70,46 @@ def journal(tmp_path: Path):
 
 def accuracies(folder: Path) -> list[float | None]:
     return [r.metrics.get("test/linear/paper/accuracy") for r in read_run(folder).results]
+
+
+# ---- how long trials ran ----
+
+HOUR = 3_600_000
+
+
+def test_a_resumed_trial_took_its_attempts_and_not_the_time_between(tmp_path: Path) -> None:
+    named = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
+    config = make_config(named | {"epochs": 4})
+    now, folder = [0.0], str(tmp_path / "trial")
+    for begin, rows in ((10, [(1, 70)]), (3600, [(2, 75), (3, 3640)]), (90_000, [(4, 90_025)])):
+        now[0] = begin
+        journal = TrialJournal(folder, config, clock=lambda: now[0])
+        journal.start()
+        for step, seconds in rows:  # step 2 is of the first attempt, and only in its checkpoint
+            journal.epoch({"step": step, "epoch": step, "loss": 1.0, "time_ms": 1000 * seconds})
+    now[0] = 90_030
+    journal.finished("bank")
+    journal.flush()
+    one = made(fields(0) | {"config": config.model_dump(mode="json")})
+    *_, end = result_events("trial0", one, read_rows(folder))
+    assert isinstance(end, ResultEvent)
+    assert end.seconds == (75 - 10) + 40 + 30
+    driver = Journal(tmp_path)
+    for event in result_events("trial0", one, read_rows(folder)):
+        driver.append(event)
+    driver.close()
+    assert list(load(tmp_path).trials["trial_seconds"]) == [end.seconds]
+
+
+def test_journals_without_seconds_have_those_of_their_attempts(tmp_path: Path) -> None:
+    config = fields(0)["config"]
+    starts = [
+        {"event": "start", "trial": "trial0", "time_ms": time_ms, "config": config}
+        for time_ms in (1000, 1000 + 24 * HOUR)
+    ]
+    end = result_line(fields(0)) | {"time_ms": 61_000 + 24 * HOUR}
+    write_journal(tmp_path, [*starts, end, result_line(fields(1))])
+    assert read_run(tmp_path).seconds == {"trial0": 60.0}
 
 
 # ---- results and failures ----

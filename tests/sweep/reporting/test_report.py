@@ -499,6 +499,12 @@ def test_cost_and_provenance_come_from_the_plan(undrawn, tmp_path):
     assert "trials took 0.0339 where 0.0111 were planned, about 0.07 against 0.02 USD" in page.text
     assert "c" * 40 in page.text
     assert "1970-01-01" in page.text
+    # A day in which a trial lay still is in none of its hours.
+    again = starts[0] | {"time_ms": 86_400_001}
+    resumed = [*starts, again, lines[0] | {"time_ms": 86_461_001}, lines[1]]
+    page = page_of(write_journal(tmp_path / "r", resumed))
+    assert ["width:1", "2", "61.0 ± 0.0", "20.0", "3.05", "0.03"] in page.rows
+    write_journal(tmp_path / "r", [*starts, *lines])
     # A plan of the first trials of a search is no plan of all of them.
     plan["trial_seconds"] = {records[0]["id"]: 20.0}
     (folder / "plan.json").write_text(json.dumps({"starts": [plan]}))
