@@ -237,7 +237,12 @@ def mixed(rows: Sequence[Row]) -> str | None:
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
-    """Fields of the configuration in which trials of one group differ: `epochs (2, 30)`.
+    """Fields of the configuration in which trials of one group differ: `epochs (2, 30)`."""
+    return [found for name in configured(rows) if (found := _unlike(name, rows))]
+
+
+def configured(rows: Sequence[Row]) -> list[str]:
+    """Fields of the configuration that are equal in the trials of one group.
 
     Not the seed, nor what a trial's identity leaves out, as it changes no result: facts about the
     teacher, whose weights and `source` are results, and what `elastic` lets change.
@@ -245,7 +250,7 @@ def varying(rows: Sequence[Row]) -> list[str]:
     without = {"seed", *PINS, *RESULTS}
     without |= {name for row in rows for name in UNNAMED.get(str(row.get("elastic")), ())}
     names = dict.fromkeys(name for row in rows for name in row if not {".", "/"} & {*name})
-    return [found for name in names if name not in without and (found := _unlike(name, rows))]
+    return [name for name in names if name not in without]
 
 
 def _unlike(name: str, rows: Sequence[Row], most: int | None = None) -> str:

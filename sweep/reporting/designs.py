@@ -7,37 +7,48 @@ They are no verdicts: nothing in them was declared, and no p is corrected.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweep.analysis.layout import at_matched, less_teacher, matched_level, two_way
-from sweep.analysis.values import same
+from sweep.analysis.values import Row, configured, same
 from sweep.analysis.words import p_value
 from sweep.reporting.by_size import CLEAN, RANK, claimed_noises
-from sweep.reporting.groups import Group, Setting, number
+from sweep.reporting.groups import Group, Setting, differences, finished_of, number
 from sweep.reporting.material import Material
 from sweep.reporting.stat import Frame, Stat, stat_of
 from sweep.reporting.tables import Cell, Measure, Table, key_cells, key_columns, stat_cell
 
 # Fields by which a trial without a result, of whose images nothing is known, belongs to a setting.
 CONFIGURED = ("dataset", "teacher", "classes", "image_size", "input", "teacher_dim", "teacher_size")
+ALL_LOST = "combinations without a result"
 
 
-def design_tables(material: Material, trials: Frame) -> list[Table]:
-    """Those of the three tables that the study has the trials for. trials: `Study.trials`."""
-    made = (matched(material), layout(material, trials), teacher_gaps(material, trials))
-    return [table for table in made if table]
+def design_tables(
+    material: Material, trials: Frame, axes: Sequence[str]
+) -> tuple[list[Table], list[str]]:
+    """Those of the three tables that the study has the trials for, and notes about the others.
+
+    trials, axes: of the study. The notes are of tables that trials without a result have cost.
+    """
+    rest = _Unfinished(trials)
+    two_factors, notes = layout(material, trials, rest, axes)
+    made = (matched(material), two_factors, teacher_gaps(material, trials, rest))
+    return [table for table in made if table], notes
 
 
 # ---- two factors ----
 
 
-def layout(material: Material, trials: Frame) -> Table | None:
-    """F tests of two factors and their interaction, three rows a measure.
+def layout(
+    material: Material, trials: Frame, rest: _Unfinished, axes: Sequence[str]
+) -> tuple[Table | None, list[str]]:
+    """F tests of two factors and their interaction, three rows a measure; and notes.
 
     Of settings in which exactly two fields vary and every cell has a value; others are left out,
-    as the effect of a further field would count as spread between seeds.
+    as the effect of a further field would count as spread between seeds. A note names a setting
+    that would be there if all of its trials had results.
     """
     compared = material.compared
     several = len(compared.settings) > 1
@@ -47,15 +58,23 @@ def layout(material: Material, trials: Frame) -> Table | None:
     columns += [Cell("n", tip="trials", number=True)]
     rows: list[list[Cell]] = []
     lost: dict[str, Mapping[str, int]] = {}
+    notes: list[str] = []
     for setting in compared.settings:
         factors = [name for name in compared.axes if _varies(setting, name)]
+        beside = rest.beside(setting)
         if len(factors) != 2:
+            planned = [n for n in axes if n in factors or _varies(setting, n, beside)]
+            if len(planned) == 2:
+                one = next(name for name in planned if name not in factors)
+                notes.append(_no_table(setting, planned, f"one value of {one} alone has results"))
             continue
-        own = _trials_of(setting, trials)
+        own = trials[trials["trial"].isin(_ids(setting.groups) | rest.like(setting.groups))]
+        why, before = "", len(rows)
         for name, title, *_ in _measures(material, setting):
             try:
                 found = two_way(own, f"test/{name}", *factors)
-            except ValueError:  # an empty cell, or one seed a cell
+            except ValueError as error:  # an empty cell, or one seed a cell
+                why = why or str(error)
                 continue
             lost[setting.name] = found.lost
             rest = found.n - own[factors[0]].nunique() * own[factors[1]].nunique()
@@ -66,24 +85,37 @@ def layout(material: Material, trials: Frame) -> Table | None:
                 cells += [Cell(p_value(source.p).removeprefix("p = "), source.p, number=True)]
                 cells += [_number(source.share, 3), Cell(str(found.n), found.n, number=True)]
                 rows.append(cells)
+        if len(rows) > before:
+            lost |= _all_lost(setting, beside)
+        elif why and (beside or rest.like(setting.groups)):
+            notes.append(_no_table(setting, factors, why))
     if not rows:
-        return None
+        return None, notes
     note = (
         "Analysis of variance with sums of squares of type II, equal variances assumed. No p is "
         "corrected, and none was declared: a hint, no verdict. Where the interaction is large, a "
         f"main effect is a mean over unlike things.{_left_out(lost)}"
     )
-    return Table("layout", "Two factors and their interaction", columns, rows, note)
+    return Table("layout", "Two factors and their interaction", columns, rows, note), notes
 
 
-def _varies(setting: Setting, name: str) -> bool:
-    return len({str(group.fields.get(name)) for group in setting.groups}) > 1
+def _varies(setting: Setting, name: str, beside: Iterable[Row] = ()) -> bool:
+    """Whether a field varies between groups, or between these and trials `beside` them."""
+    first, *others = [group.fields.get(name) for group in setting.groups]
+    return not all(same(value, first) for value in (*others, *(row.get(name) for row in beside)))
+
+
+def _no_table(setting: Setting, factors: Sequence[str], why: str) -> str:
+    where = f" ({setting.name})" if setting.name else ""
+    return (
+        f"There is no analysis of {' and '.join(factors)}{where}, as trials have no result: {why}."
+    )
 
 
 # ---- student less teacher ----
 
 
-def teacher_gaps(material: Material, trials: Frame) -> Table | None:
+def teacher_gaps(material: Material, trials: Frame, rest: _Unfinished) -> Table | None:
     """Student less teacher, a row a group: mean, deviation and interval over its seeds."""
     compared = material.compared
     measures = {m[0]: m for setting in compared.settings for m in _measures(material, setting)}
@@ -93,9 +125,9 @@ def teacher_gaps(material: Material, trials: Frame) -> Table | None:
     rows: list[list[Cell]] = []
     lost: dict[str, Mapping[str, int]] = {}
     for setting in compared.settings:
-        whole = _trials_of(setting, trials)
+        lost |= _all_lost(setting, rest.beside(setting))
         for group in setting.groups:
-            own = _trials_of_group(compared.axes, group, whole)
+            own = trials[trials["trial"].isin(_ids([group]) | rest.like([group]))]
             cells = [*key_cells(compared, setting, group), Cell(str(group.n), group.n, number=True)]
             for name, title, by, digits in measures.values():
                 gap: Stat | None = None
@@ -178,29 +210,47 @@ def _measures(material: Material, setting: Setting) -> list[Measure]:
     return [measure for measure in found if f"test/{measure[0]}" in setting.metrics]
 
 
-def _trials_of(setting: Setting, trials: Frame) -> Frame:
-    """The setting's trials, with those that have no result but are configured alike."""
-    ids = {str(trial) for group in setting.groups for trial in group.trials["trial"]}
-    return trials[trials["trial"].isin(ids) | _without_result(trials, CONFIGURED, setting.fields)]
+class _Unfinished:
+    """The trials without a result, of whose images nothing is known, by their configuration."""
+
+    def __init__(self, trials: Frame) -> None:
+        fields = trials[[name for name in map(str, trials.columns) if "/" not in name]]
+        self._rows: list[Row] = fields[fields["status"] != "finished"].to_dict("records")
+        # Runs that differ in their recipe stand apart, also where these trials do not.
+        self._run = ["run"] if differences(finished_of(trials)) else []
+        self._names = [*configured(fields.to_dict("records")), *self._run]
+
+    def like(self, groups: Iterable[Group]) -> set[str]:
+        """Those that differ from one of the groups in their seed alone."""
+        return {row["trial"] for row in self._rows if self._in(row, groups)}
+
+    def beside(self, setting: Setting) -> list[Row]:
+        """Those of a setting that are like none of its groups: no trial like them has a result."""
+        names = [*CONFIGURED, *self._run]
+        own = [row for row in self._rows if _alike(row, setting.fields, names)]
+        return [row for row in own if not self._in(row, setting.groups)]
+
+    def _in(self, row: Row, groups: Iterable[Group]) -> bool:
+        return any(_alike(row, group.fields, self._names) for group in groups)
 
 
-def _trials_of_group(axes: list[str], group: Group, trials: Frame) -> Frame:
-    """The group's trials, with those of equal axes that have no result."""
-    ids = set(group.trials["trial"])
-    return trials[trials["trial"].isin(ids) | _without_result(trials, axes, group.fields)]
-
-
-def _without_result(trials: Frame, names: Iterable[str], fields: Mapping[str, Any]) -> Any:
-    """Which trials have no result and these values in the fields `names`, as a boolean Series.
+def _alike(row: Row, fields: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether a row has these values in the fields `names`.
 
     A group has the whole number 1 where the study's table, of which some trials have no number,
     has 1.0; so values are compared, and not how they are written.
     """
-    alike: Any = trials["status"] != "finished"
-    for name in names:
-        if name in trials:
-            alike &= trials[name].map(partial(same, value=fields.get(name)))
-    return alike
+    return all(same(row.get(name), fields.get(name)) for name in names)
+
+
+def _ids(groups: Iterable[Group]) -> set[str]:
+    return {str(trial) for group in groups for trial in group.trials["trial"]}
+
+
+def _all_lost(setting: Setting, beside: Sequence[Row]) -> dict[str, Mapping[str, int]]:
+    """For `_left_out`, trials that are in no row at all."""
+    label = f"{setting.name}, {ALL_LOST}" if setting.name else ALL_LOST
+    return {label: Counter(str(row["status"]) for row in beside)}
 
 
 def _left_out(lost: Mapping[str, Mapping[str, int]]) -> str:

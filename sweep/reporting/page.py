@@ -147,10 +147,12 @@ def render(
     )
     pages.globals |= {"panels": panels, "legend": lambda f: _legend(f, compared)}
     pages.globals |= {"sortable": _sortable}
-    tables = [*main_tables(compared), *design_tables(material, trials)]
+    designs, lost = design_tables(material, trials, study.axes)
+    tables = [*main_tables(compared), *designs]
     tables += [table] if (table := probed_table(material)) else []
     sections = _sections(figures, tables)
-    published, notes = published_table(material), [*facts.notes(compared, trials), *study.notes]
+    published = published_table(material)
+    notes = [*facts.notes(compared, trials), *lost, *study.notes]
     contents = [("verdicts", "Verdicts")] if verdicts else []
     contents += [("figure-glance", "At a glance")] if "glance" in figures else []
     contents += [("reading", "Before you read on")] if notes else []
@@ -172,7 +174,7 @@ def render(
         notes=notes,
         published=published,
         sections=sections,
-        unfinished=unfinished(trials, compared.axes),
+        unfinished=unfinished(trials, study.axes),
         cost=facts.cost(trials, planned),
         provenance=facts.provenance(trials, planned),
         folded=[t for t in (all_measures(compared), every_trial(compared)) if t],

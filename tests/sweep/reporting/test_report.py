@@ -316,6 +316,73 @@ def test_a_diverged_trial_is_left_out_of_its_own_group_by_value(undrawn, tmp_pat
     assert f"Left out: {others:g}: 1 diverged." in page.text
 
 
+def lost(student, seed, arm="clean", **config):
+    """The event of a trial that diverged."""
+    fields = record(student, arm, seed, **config)["config"]
+    name = "-".join(map(str, ("lost", student, arm, seed, *config.values())))
+    return {"event": "failed", "trial": name, "time_ms": 5, "config": fields,
+            "error": "diverged at step 3"}  # fmt: skip
+
+
+def with_more_probes(records):
+    """The same results, with those of a further probe."""
+    for one in records:
+        parts = {part: one.pop(part) for part in ("metrics", "teacher", "arrays")}
+        probe = {"version": 1, "undefined": []}
+        further = {"metrics": {"test/knn/accuracy": 0.5}, "teacher": {}, "arrays": {}}
+        one["probes"] = {"any": probe | parts, "further": probe | further}
+    return records
+
+
+def test_a_value_without_any_result_costs_no_other_one_its_tables(undrawn, tmp_path):
+    sizes, arms = ("width:1", "width:4"), ("clean", "noise:0.1")
+    records = [record(s, a, i) for s in sizes for a in arms for i in range(3)]
+    diverged = [lost(s, i, a, lr=1.0) for s in sizes for a in arms for i in range(3)]
+    page = page_of(make_run(tmp_path / "r", records, diverged))
+    whole = page_of(make_run(tmp_path / "whole", records))
+    keys = {(s, a, "3") for s in sizes for a in arms}
+    shown = [row for row in page.rows if tuple(row[:3]) in keys]
+    assert shown == [row for row in whole.rows if tuple(row[:3]) in keys]
+    assert "Two factors and their interaction" in page.text
+    assert page.text.count("Left out: combinations without a result: 12 diverged.") == 2
+    assert ["trial", "arm", "student", "lr", "seed", "status", "error"] in page.rows
+    assert any(
+        row[:4] == ["lost-width:4-clean-2-1.0", "clean", "width:4", "1"] for row in page.rows
+    )
+
+
+def test_a_lost_trial_counts_in_its_own_run(undrawn, tmp_path):
+    one, two = (
+        make_run(tmp_path / name, [record(s, seed=i, lr=lr) for s in ("width:1", "width:4")
+                                   for i in range(3)], events)
+        for name, lr, events in (("A", 0.1, ()), ("B", 0.01, [lost("width:1", 3, lr=0.01)]))
+    )  # fmt: skip
+    alone, page = page_of(one), page_of(one, two)
+    rows = [row for row in alone.rows if row[:2] == ["width:1", "3"]]
+    (gaps,) = [row for row in rows if row[2].startswith("\u2212")]
+    assert ["A", *gaps] in page.rows
+    assert "Left out: width:1: 1 diverged." in page.text
+    # Runs that differ in their probes alone stand apart too.
+    more = with_more_probes([record("width:1", seed=i, lr=0.1) for i in (5, 6)])
+    two = make_run(tmp_path / "C", more, [lost("width:1", 9, lr=0.1)])
+    assert "Left out: width:1: 1 diverged." in page_of(two, one).text
+    assert ["A", *gaps] in page_of(two, one).rows
+
+
+def test_a_table_that_lost_trials_have_cost_is_said(undrawn, tmp_path):
+    sizes, arms = ("width:1", "width:4"), ("clean", "noise:0.1")
+    whole = [record(s, a, i) for s in sizes for a in arms for i in range(3)]
+    cell = [lost("width:4", i, "noise:0.1") for i in range(3)]
+    text = page_of(make_run(tmp_path / "cell", whole[:9], cell)).text
+    assert "There is no analysis of student and arm, as trials have no result: test/" in text
+    assert "9 values in 3 of 4 cells" in text
+    row = [lost(s, i, "noise:0.1") for s in sizes for i in range(3)]
+    clean = [one for one in whole if one["config"]["arm"] == "clean"]
+    text = page_of(make_run(tmp_path / "row", clean, row)).text
+    assert "as trials have no result: one value of arm alone has results." in text
+    assert "no analysis" not in page_of(make_run(tmp_path / "never", whole[:9])).text
+
+
 def test_a_design_with_an_empty_cell_or_one_factor_has_no_table_of_two(undrawn, tmp_path):
     three = [record(s, a, i) for s, a in (("width:1", "clean"), ("width:4", "clean"),
              ("width:4", "noise:0.1")) for i in range(2)]  # fmt: skip
