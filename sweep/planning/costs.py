@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -68,12 +68,16 @@ def wall_seconds(
 class Expected:
     """What a sweep is expected to take, as plan.json keeps it.
 
-    trial_seconds: {trial identity: on its device}. wall_seconds, hours, money: of all trials, None
-    and empty where nothing was calibrated or the number of devices is not known. device, currency:
-    of these. build_money: of building the banks, not kept.
+    trial_seconds: {trial identity: on its device}. trial_shares: {trial identity: how many devices
+    it takes}. price: of one device for an hour. Both empty where nothing was calibrated.
+    wall_seconds, hours, money: of all trials, None and empty where nothing was calibrated or the
+    number of devices is not known. device, currency: of these. build_money: of building the banks,
+    not kept.
     """
 
     trial_seconds: dict[str, float]
+    trial_shares: dict[str, float] = field(default_factory=dict[str, float])
+    price: float | None = None
     wall_seconds: float | None = None
     hours: float | None = None
     money: float | None = None
@@ -103,21 +107,24 @@ def expected(
         for taken in [seconds_of(kind, known).whole]
         for config in members
     }
-    building = build_seconds(jobs, known) / 3600 * prices.hour(known.device)
-    if devices is None:
-        return Expected(
-            seconds, device=known.device, currency=prices.currency, build_money=building
-        )
-    stored = bytes_needed(list(trials), list(jobs))
-    found = estimate(kinds, jobs, known, prices, devices, resources, stored, remote)
-    return Expected(
+    price = prices.hour(known.device)
+    found = Expected(
         seconds,
-        wall_seconds=found.wall_seconds,
-        hours=sum(found.hours.values()),
-        money=found.total_money,
+        {c.identity: share_of(c, resources, known.device == "cpu") for c in trials},
+        price,
         device=known.device,
         currency=prices.currency,
-        build_money=building,
+        build_money=build_seconds(jobs, known) / 3600 * price,
+    )
+    if devices is None:
+        return found
+    stored = bytes_needed(list(trials), list(jobs))
+    whole = estimate(kinds, jobs, known, prices, devices, resources, stored, remote)
+    return replace(
+        found,
+        wall_seconds=whole.wall_seconds,
+        hours=sum(whole.hours.values()),
+        money=whole.total_money,
     )
 
 

@@ -25,9 +25,12 @@ class PlannedStart(StrictModel):
 
     started_ms: milliseconds since 1970. version, commit: of this program; None where unknown, see
     `commit_of_code`. seconds: {trial identity: of its training alone}, in plans of earlier
-    versions. trial_seconds: {trial identity: from its start to its result}. wall_seconds: of all
-    trials; None where they run on a cluster whose size is not known. hours: of `device` in all,
-    money: their price in `currency`; both where the machine was calibrated (`--dry-run` does it).
+    versions. trial_seconds: {trial identity: from its start to its result}. trial_shares: {trial
+    identity: how many of `device` it takes meanwhile}. price: of one `device` for an hour, in
+    `currency`; both empty in plans of earlier versions. wall_seconds: of all trials; None where
+    they run on a cluster whose size is not known. hours: of `device` in all, money: their price
+    with head, storage and requests. What is about devices and money is there where the machine was
+    calibrated (`--dry-run` does it).
     """
 
     started_ms: int
@@ -35,6 +38,8 @@ class PlannedStart(StrictModel):
     commit: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
     trial_seconds: dict[str, float] = Field(default_factory=dict)
+    trial_shares: dict[str, float] = Field(default_factory=dict)
+    price: float | None = None
     wall_seconds: float | None = None
     hours: float | None = None
     money: float | None = None

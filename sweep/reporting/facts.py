@@ -263,17 +263,30 @@ def _cost_note(known: Frame, planned: Sequence[PlannedStart]) -> str:
     if whole and whole.wall_seconds:
         ratio = wall / whole.wall_seconds
         note += f"; the plan said {clock(whole.wall_seconds)} ({ratio:.1f} times as long)"
-    if whole and whole.hours and whole.money is not None:
-        taken, expected = known[SECONDS].sum() / 3600, sum(whole.trial_seconds.values()) / 3600
-        unit = "core-hours" if whole.device == "cpu" else "GPU-hours"
-        price = whole.money / whole.hours
+    return f"{note}{_money_note(known, whole) if whole else ''}."
+
+
+def _money_note(known: Frame, plan: PlannedStart) -> str:
+    """Device-hours and money of the trials beside the plan of them all; empty without prices.
+
+    The devices that a trial takes and their price are not in plans of earlier versions.
+    """
+    unit = "core-hours" if plan.device == "cpu" else "GPU-hours"
+    shares, note = plan.trial_shares, ""
+    if plan.price is not None and shares.keys() >= set(known["trial"]):
+        pairs = zip(known["trial"], known[SECONDS], strict=True)
+        taken = sum(shares[trial] * seconds for trial, seconds in pairs) / 3600
+        expected = sum(shares[trial] * plan.trial_seconds[trial] for trial in known["trial"]) / 3600
         note += (
-            f". In {unit} of one device each, trials took {taken:.3g} where {expected:.3g} were "
-            f"planned, about {taken * price:,.2f} against {expected * price:,.2f} "
-            f"{whole.currency}; with building, start and set-up the plan was {whole.hours:.3g} "
-            f"{unit} and {whole.money:,.2f} {whole.currency}"
+            f". In {unit}, trials took {taken:.3g} where {expected:.3g} were planned, about "
+            f"{taken * plan.price:,.2f} against {expected * plan.price:,.2f} {plan.currency}"
         )
-    return f"{note}."
+    if plan.hours and plan.money is not None:
+        note += (
+            f"{'; with' if note else '. With'} building, start and set-up the plan was "
+            f"{plan.hours:.3g} {unit} and {plan.money:,.2f} {plan.currency}"
+        )
+    return note
 
 
 def fixed(trials: Frame, names: Iterable[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from sweep.planning.expand import expand
 from sweep.planning.grid import load_grid
 from sweep.planning.kinds import kinds_of
 from sweep.planning.prices import Prices, read_prices
+from sweep.planning.recorded_plan import read_plan, record_plan
 from sweep.planning.resources import Resources
 from sweep.planning.sizes import student_of
 from sweep.planning.trial_seconds import seconds_of
@@ -135,6 +136,21 @@ def test_gpus_cost_their_set_up_the_head_and_the_store() -> None:
     for words in ("GPU-hours", "4 GPUs (L4)", "USD", "writes and lists", "the paper's way"):
         assert words in text
     assert clock(found.paper_seconds) in text
+
+
+def test_a_plan_keeps_how_many_devices_each_trial_takes_and_their_price(tmp_path) -> None:
+    gang, *others = DEMO
+    trials = [gang.model_copy(update={"ranks": 4, "engine": "ddp"}), *others]
+    known, resources = calibrated(trials, "L4"), Resources(gpus_per_trial=0.25)
+    resources = replace(resources, needs={trials[0].identity: {"gpus": 1}})
+    _, jobs = plan_banks(trials, "nowhere")
+    for devices in (None, 4):
+        found = expected(trials, jobs, known, PRICES, devices, resources, False)
+        record_plan(tmp_path, **found.as_recorded())
+        start = read_plan(tmp_path).starts[-1]
+        wanted = {config.identity: 0.25 for config in others} | {trials[0].identity: 4.0}
+        assert start.trial_shares == wanted
+        assert (start.price, start.money is None) == (2.0, devices is None)
 
 
 def test_what_a_recorded_calibration_lacks_is_named(tmp_path) -> None:

@@ -558,7 +558,8 @@ def test_cost_and_provenance_come_from_the_plan(undrawn, tmp_path):
     folder = write_journal(tmp_path / "r", [*starts, *lines])
     plan = {"started_ms": 1, "commit": "c" * 40, "version": "0.1.0", "wall_seconds": 30.0}
     plan["trial_seconds"] = {one["id"]: 20.0 for one in records}
-    plan |= {"hours": 0.02, "money": 0.04, "device": "NVIDIA L4", "currency": "USD"}
+    plan |= {"hours": 0.02, "money": 0.06, "device": "NVIDIA L4", "currency": "USD"}
+    plan |= {"price": 2.0, "trial_shares": {one["id"]: 1.0 for one in records}}
     (folder / "plan.json").write_text(json.dumps({"starts": [plan]}))
     page = page_of(folder)
     assert ["width:1", "2", "61.0 ± 0.0", "20.0", "3.05", "0.03"] in page.rows
@@ -566,6 +567,16 @@ def test_cost_and_provenance_come_from_the_plan(undrawn, tmp_path):
     assert "trials took 0.0339 where 0.0111 were planned, about 0.07 against 0.02 USD" in page.text
     assert "c" * 40 in page.text
     assert "1970-01-01" in page.text
+    # Of four GPUs each; `money` has more than they cost.
+    plan["trial_shares"] = {one["id"]: 4.0 for one in records}
+    (folder / "plan.json").write_text(json.dumps({"starts": [plan]}))
+    text = page_of(folder).text
+    assert "trials took 0.136 where 0.0444 were planned, about 0.27 against 0.09 USD" in text
+    earlier = {n: v for n, v in plan.items() if n not in ("price", "trial_shares")}
+    (folder / "plan.json").write_text(json.dumps({"starts": [earlier]}))
+    text = page_of(folder).text
+    assert "as long). With building, start and set-up the plan was 0.02 GPU-hours" in text
+    assert "trials took" not in text
     # A day in which a trial lay still is in none of its hours.
     again = starts[0] | {"time_ms": 86_400_001}
     resumed = [*starts, again, lines[0] | {"time_ms": 86_461_001}, lines[1]]
