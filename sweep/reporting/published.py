@@ -7,10 +7,12 @@ from typing import Any
 
 from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
 from sweep.analysis.published import paper_numbers
+from sweep.analysis.values import same
 from sweep.reporting.groups import Group, Setting
 from sweep.reporting.material import Material
 from sweep.reporting.stat import Stat
 from sweep.reporting.tables import Cell, Measure, Table, stat_cell
+from trainers.config.schema import TrialConfig
 
 MEAN_SPECTRUM = "rank/mean_spectrum"  # no metric of a trial: one number for all seeds of a group
 # The paper's batches are in the order of the test file; the probe `file_order` measures them so.
@@ -29,6 +31,8 @@ COLUMNS: list[Measure] = [
 RECIPE: dict[str, Any] = {
     "input": "teacher", "epochs": 5, "batch_size": 64, "lr": 0.001, "optimizer": "adam",
     "objective": "cosine", "schedule": "constant", "weight_decay": 0.0, "data.test": 10_000,
+    "target": "teacher", "precision": "fp32", "ema": 0.0, "clip_norm": 0.0, "accumulate": 1,
+    "warmup": "0 steps", "validation_samples": 0, "data.classes": 10, "data.train": 50_000,
 }  # fmt: skip
 
 
@@ -44,30 +48,44 @@ def published_table(material: Material) -> Table | None:
     Of several settings and recipes those that are nearest to the paper's are shown.
     """
     numbers = paper_numbers()
-    found: list[tuple[int, int, Setting, list[Group | None]]] = []
+    found: list[tuple[int, int, Setting, list[list[Group]]]] = []
     for setting in filter(comparable, material.compared.settings):
         own = [_nearest(setting, published["fields"]) for published in numbers["groups"]]
-        groups = [group for group in own if group]
+        groups = [group for nearest in own for group in nearest]
         if groups:
             # Fewest differences first; of equally near ones the setting with most of the students.
             apart = max(len(_differences(group)) for group in groups)
-            found.append((apart, -len(groups), setting, own))
+            found.append((apart, -len([one for one in own if one]), setting, own))
     if not found:
         return None
-    _, _, setting, own = min(found, key=lambda one: one[:2])
-    return _table(material, setting, numbers, own)
+    *nearness, setting, own = min(found, key=lambda one: one[:2])
+    shown = [nearest[0] if nearest else None for nearest in own]
+    ties = [f"{len(groups)} groups {groups[0].label}" for groups in own if len(groups) > 1]
+    if (tied := sum(list(one[:2]) == nearness for one in found)) > 1:
+        ties.append(f"{tied} settings {setting.name}")
+    said = f" Of equally near ones the first is shown: of {'; of '.join(ties)}." if ties else ""
+    return _table(material, setting, numbers, shown, said)
 
 
-def _nearest(setting: Setting, fields: dict[str, Any]) -> Group | None:
-    """The group with these fields that differs least from the paper's recipe; None without any."""
+def _nearest(setting: Setting, fields: dict[str, Any]) -> list[Group]:
+    """The groups with these fields that differ least from the paper's recipe."""
     groups = [g for g in setting.groups if all(g.fields.get(n) == v for n, v in fields.items())]
-    return min(groups, key=lambda group: len(_differences(group)), default=None)
+    least = min((len(_differences(group)) for group in groups), default=0)
+    return [group for group in groups if len(_differences(group)) == least]
 
 
 def _differences(group: Group) -> list[str]:
     """What of the paper's recipe is otherwise in a group: `epochs 30 (paper: 5)`."""
-    own = group.fields
-    return [f"{k} {own.get(k)} (paper: {v})" for k, v in RECIPE.items() if own.get(k) != v]
+    own = {name: _field(group, name) for name in RECIPE}
+    return [f"{k} {own[k]} (paper: {v})" for k, v in RECIPE.items() if own[k] != v]
+
+
+def _field(group: Group, name: str) -> Any:
+    """A field's value; its default where it is of a later version than the result."""
+    value, known = group.fields.get(name), TrialConfig.model_fields
+    if not same(value, None) or name not in known or name == "epochs":
+        return value  # trials with a `duration` have no number of epochs
+    return known[name].default
 
 
 def _said_of(own: list[Group | None], numbers: dict[str, Any]) -> str:
@@ -86,8 +104,13 @@ def _said_of(own: list[Group | None], numbers: dict[str, Any]) -> str:
 
 
 def _table(
-    material: Material, setting: Setting, numbers: dict[str, Any], own: list[Group | None]
+    material: Material,
+    setting: Setting,
+    numbers: dict[str, Any],
+    own: list[Group | None],
+    said: str,
 ) -> Table:
+    """said: further words of the note."""
     columns = [Cell("student"), Cell("arm"), Cell("source"), Cell("n", number=True)]
     columns += [Cell(title.replace(", %", ",\u00a0%"), number=True) for _, title, *_ in COLUMNS]
     published = {name: [value, None] for name, value in numbers["teacher"].items()}
@@ -111,7 +134,7 @@ def _table(
         "without a deviation; beside it is the mean of the seeds’ ranks. InfoNCE and uniformity "
         "are of batches in file order where the probe file_order was run, as in the paper."
     )
-    note += _said_of(own, numbers)
+    note += _said_of(own, numbers) + said
     marked = set(range(1, len(rows), 2))
     return Table("paper", "The paper’s Table I, and this study", columns, rows, note, marked)
 

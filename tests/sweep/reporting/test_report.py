@@ -20,6 +20,7 @@ from sweep.analysis.verdicts import verdicts_of_trials
 from sweep.report import main
 from sweep.reporting.figures import FIGURES, save_figures
 from sweep.reporting.page import material_of, render
+from sweep.reporting.published import published_table
 from tests.sweep.made import result_line, write_journal
 from tests.sweep.reporting.trials import Page, grid, make_run, record, write_page
 
@@ -262,6 +263,36 @@ def test_the_papers_table_is_of_the_papers_resolution(undrawn, tmp_path):
     page = page_of(*runs)
     assert "s recipe in epochs 12 (paper: 5)" in page.text
     assert "native (paper: teacher)" not in page.text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"target": "pca:20"}, {"precision": "bf16"}, {"ema": 0.9}, {"clip_norm": 0.5}),
+        *({"accumulate": 2}, {"validation_samples": 100}, {"warmup": "1 epochs"}),
+    ],
+)
+def test_the_papers_table_prefers_the_papers_recipe_in_every_field(tmp_path, other):
+    """The other recipe comes first; the paper's is not written out in results of old versions."""
+
+    def shown(name, *records):
+        return published_table(material_of(load(make_run(tmp_path / name, records))))
+
+    apart, paper = (record(epochs=5, **PAPERS, **more) for more in (other, {}))
+    value = 100 * paper["metrics"]["test/linear/paper/accuracy"]
+    apart["metrics"]["test/linear/paper/accuracy"] = 0.125
+    table = shown("both", apart, paper)
+    assert table.rows[3][7].text == f"{value:.2f}"
+    assert "in data.test 359 (paper: 10000); data.train 1438 (paper: 50000)." in table.note
+    ((name, setting),) = other.items()
+    assert f"{name} {setting} (paper: " in shown("other", apart).note
+
+
+def test_of_recipes_that_are_equally_near_the_paper_the_one_shown_is_named(undrawn, tmp_path):
+    records = [record(epochs=5, target=target, **PAPERS) for target in ("pca:20", "whitened")]
+    text = page_of(make_run(tmp_path / "r", records)).text
+    assert "Of equally near ones the first is shown: of 2 groups pca:20." in text
+    assert "equally near" not in page_of(make_run(tmp_path / "one", records[:1])).text
 
 
 def test_groups_of_several_recipes_are_named_each_with_its_own(undrawn, tmp_path):
