@@ -72,7 +72,9 @@ def _mean_lines(compared: Compared, setting: Setting, name: str, curves: list) -
         if own and name == RANK:
             panel.rule(own.mean, f"teacher {own.mean:.4g}", TEACHER)
         panel.axis.set_xlabel("epoch")
-        panel.axis.set_ylim(0, 1.08 * panel.axis.get_ylim()[1])
+        # From zero, so that what is small looks small; a mean cosine may be below it.
+        lowest = min(float(curve[:, 1].min()) for _, curve in curves)
+        panel.axis.set_ylim(1.08 * min(0, lowest), max(0, 1.08 * panel.axis.get_ylim()[1]))
 
     return draw
 
@@ -83,7 +85,7 @@ def loss_curves(material: Material) -> Figure | None:
     words: list[str] = []
     compared = material.compared
     for setting in compared.settings:
-        top = 0.0
+        low = top = 0.0  # losses such as KoLeo's may be below zero
         drawn: list[tuple[str, list]] = []
         for panel in compared.panel_names:
             curves = []
@@ -93,12 +95,13 @@ def loss_curves(material: Material) -> Figure | None:
                     curves.append((group, [_blocks(line) for line in lines]))
                     ends = [line[-1, 1] for line in lines]
                     words.append(f"{group.label} {np.mean(ends):.3f}")
+                    low = min(low, *(line[:, 1].min() for line in lines))
                     top = max(top, *(line[:, 1].max() for line in lines))
             if curves:
                 drawn.append((panel, curves))
         for panel, curves in drawn:
             panels.append(
-                (titled(setting, panel or "Training loss"), _losses(compared, curves, top))
+                (titled(setting, panel or "Training loss"), _losses(compared, curves, low, top))
             )
     if not panels:
         return None
@@ -111,7 +114,7 @@ def loss_curves(material: Material) -> Figure | None:
     return Figure("loss", "Training loss", caption, alt, panels, marks=marks)
 
 
-def _losses(compared: Compared, curves: list, top: float) -> Draw:
+def _losses(compared: Compared, curves: list, low: float, top: float) -> Draw:
     def draw(panel: Panel) -> None:
         for group, lines in curves:
             look = compared.line(group)
@@ -123,8 +126,8 @@ def _losses(compared: Compared, curves: list, top: float) -> Draw:
                     epoch, value, f"{group.label}, seed {seed}: {value:.4g} at the end", look
                 )
         panel.axis.set(xlabel="epoch", ylabel="loss", xlim=(0, None))
-        if top > 0:
-            panel.axis.set_ylim(0, 1.05 * top)
+        if top > low:
+            panel.axis.set_ylim(1.05 * low, 1.05 * top)
 
     return draw
 

@@ -167,6 +167,28 @@ def test_students_without_parameters_stand_apart(tmp_path):
     assert "apart" not in figures(tmp_path / "sized", records)["rank"].caption
 
 
+def drawn_axis(figure, panel=0):
+    axis = MatplotlibFigure().subplots()
+    figure.panels[panel][1](Panel(axis))
+    return axis
+
+
+@pytest.mark.parametrize("values", [(-0.02, -0.03, -0.04), (0.5, -0.2, -0.4), (0.5, 0.3, 0.2)])
+def test_curves_below_zero_are_inside_their_panels(tmp_path, values):
+    records = [record(seed=seed) for seed in range(2)]
+    for one in records:
+        for row, epoch, value in zip(
+            one["observations"]["rows"], one["epochs"], values, strict=True
+        ):
+            row["values"]["cosine_to_teacher"] = epoch["loss"] = value
+    found = figures(tmp_path / "r", records)
+    for name, panel in (("curves", 1), ("loss", 0)):
+        low, high = drawn_axis(found[name], panel).get_ylim()
+        assert low < min(*values, 1e-9)
+        assert max(0, *values) <= high
+        assert low == 0 or min(values) < 0
+
+
 def test_a_mean_curve_has_the_epochs_that_all_seeds_have():
     """With one seed less its mean would jump from 10 to 20 and back."""
     low = np.array([[1.0, 10.0], [3.0, 10.0]])
