@@ -90,9 +90,11 @@ def loss_curves(material: Material) -> Figure | None:
         for panel in compared.panel_names:
             curves = []
             for group in setting.in_panel(panel):
-                lines = _lines(material, group.trials["trial"], LOSS)
+                own = zip(group.trials["seed"], group.trials["trial"], strict=True)
+                by_seed = {seed: material.curve_of(str(trial), LOSS) for seed, trial in own}
+                lines = [line for line in by_seed.values() if len(line)]
                 if lines:
-                    curves.append((group, [_blocks(line) for line in lines]))
+                    curves.append((group, {s: _blocks(ln) for s, ln in by_seed.items() if len(ln)}))
                     ends = [line[-1, 1] for line in lines]
                     words.append(f"{group.label} {np.mean(ends):.3f}")
                     low = min(low, *(line[:, 1].min() for line in lines))
@@ -118,7 +120,7 @@ def _losses(compared: Compared, curves: list, low: float, top: float) -> Draw:
     def draw(panel: Panel) -> None:
         for group, lines in curves:
             look = compared.line(group)
-            for line, seed in zip(lines, group.trials["seed"], strict=False):
+            for seed, line in lines.items():
                 marker = "o" if len(line) == 1 else ""
                 panel.axis.plot(*line.T, lw=1.2, alpha=0.85, marker=marker, **look)
                 epoch, value = line[-1]

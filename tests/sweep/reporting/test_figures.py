@@ -189,6 +189,13 @@ def test_curves_below_zero_are_inside_their_panels(tmp_path, values):
         assert low == 0 or min(values) < 0
 
 
+def test_a_loss_is_named_by_its_own_seed_where_another_has_none(tmp_path):
+    records = [record(seed=seed) for seed in range(3)]
+    records[0]["epochs"] = []
+    found = tooltips(figures(tmp_path / "r", records)["loss"])
+    assert [text.partition(":1, ")[2].split(":")[0] for text in found] == ["seed 1", "seed 2"]
+
+
 def test_a_mean_curve_has_the_epochs_that_all_seeds_have():
     """With one seed less its mean would jump from 10 to 20 and back."""
     low = np.array([[1.0, 10.0], [3.0, 10.0]])
