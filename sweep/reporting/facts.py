@@ -141,7 +141,7 @@ def notes(compared: Compared, trials: Frame) -> list[str]:
     )
     if len({tuple(sorted(map(str, group.trials[SEED]))) for group in groups}) > 1:
         said.append("Groups do not all have the same seeds: their means are not paired.")
-    if differing := differences(trials):
+    if differing := differences(finished_of(trials)):
         said.append(
             f"These runs differ in {', '.join(differing)}, so each has panels and rows of its "
             "own: compare within a run, not across."

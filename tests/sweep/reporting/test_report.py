@@ -400,6 +400,13 @@ def test_a_lost_trial_counts_in_its_own_run(undrawn, tmp_path):
     assert ["A", *gaps] in page_of(two, one).rows
 
 
+def test_runs_of_other_probes_differ_also_beside_a_lost_trial(undrawn, tmp_path):
+    one = make_run(tmp_path / "A", [record(seed=i) for i in range(2)])
+    more = with_more_probes([record(seed=i) for i in (5, 6)])
+    two = make_run(tmp_path / "B", more, [lost("width:1", 9)])
+    assert "These runs differ in probe_versions, so each has panels" in page_of(one, two).text
+
+
 def test_a_table_that_lost_trials_have_cost_is_said(undrawn, tmp_path):
     sizes, arms = ("width:1", "width:4"), ("clean", "noise:0.1")
     whole = [record(s, a, i) for s in sizes for a in arms for i in range(3)]
