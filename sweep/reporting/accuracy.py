@@ -11,7 +11,7 @@ import numpy as np
 
 from sweep.reporting.by_size import titled
 from sweep.reporting.drawing import GUIDE, TEACHER, Draw, Figure, Panel
-from sweep.reporting.groups import Compared, Setting
+from sweep.reporting.groups import Compared, Setting, natural
 from sweep.reporting.material import Material, noises
 
 AXES = {
@@ -149,7 +149,7 @@ def fourier_maps(material: Material) -> Figure | None:
         for group in setting.groups:
             arrays = [material.arrays(str(trial)) for trial in group.trials["trial"]]
             strengths = {m[1] for one in arrays for n in one if (m := WAVES.fullmatch(n))}
-            for strength in sorted(strengths):
+            for strength in sorted(strengths, key=natural):
                 stem = f"test/fourier/{strength}"
                 waves: dict[tuple[float, float], list[float]] = {}
                 for one in arrays:

@@ -88,6 +88,15 @@ def test_a_map_a_group(drawn):
     assert len(drawn["fourier"].panels) == 4
 
 
+def test_maps_are_in_the_order_of_their_strengths(tmp_path):
+    one = record()
+    for name in ("down", "across", "accuracy"):
+        waves = one["arrays"][f"test/fourier/0.5/{name}"]
+        one["arrays"] |= {f"test/fourier/{strength}/{name}": waves for strength in ("10", "2")}
+    panels = figures(tmp_path / "r", [one])["fourier"].panels
+    assert [title.rpartition(" ")[2] for title, _ in panels] == ["0.5", "2", "10"]
+
+
 def test_ranks_during_training_are_described_by_their_ends(drawn):
     assert "width:1 · clean 9.0, at most 9.0, then 7.0" in drawn["curves"].alt
 
