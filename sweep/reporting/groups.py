@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -217,7 +217,8 @@ def compare(trials: Frame, axes: Iterable[str], by: str | None = None) -> Compar
             " · ".join(text_of(first.get(name)) for name in marks),
         )
         groups.setdefault(key, []).append(group)
-    names = {key: _name(key, apart) for key in groups}
+    runs = short_names({str(run) for run in finished.get("run", ())})
+    names = {key: _name(key, apart, runs) for key in groups}
     settings = [
         Setting(names[key], about[key], sorted(members, key=lambda g: _order(g, axes)))
         for key, members in sorted(groups.items(), key=lambda item: natural(names[item[0]]))
@@ -320,15 +321,33 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
     return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
 
 
-def _name(key: str, apart: list[str]) -> str:
-    """What tells a setting from the others: `open_clip:ViT-B-32:openai`, `N 359`."""
+def short_names(runs: Iterable[str]) -> dict[str, str]:
+    """{run: the shortest end of its path that no other run has}: `full`, or `x/full` and `y/full`.
+
+    The whole path where it is the end of another one.
+    """
+    paths = {run: run.rstrip("/").split("/") for run in runs}
+    names: dict[str, str] = {}
+    for run, path in paths.items():
+        others = [other for name, other in paths.items() if name != run]
+        ends = (path[-k:] for k in range(1, len(path) + 1))
+        unlike = (end for end in ends if not any(o[-len(end) :] == end for o in others))
+        names[run] = "/".join(next(unlike, path))
+    return names
+
+
+def _name(key: str, apart: list[str], runs: Mapping[str, str]) -> str:
+    """What tells a setting from the others: `open_clip:ViT-B-32:openai`, `N 359`.
+
+    runs: their short names.
+    """
     words = {"data.test": "N ", "data.train": "train N ", "weights_sha256": "weights "}
     values = json.loads(key)
     parts = []
     for name in apart:
         value = text_of(values[name])
         bare = name in ("teacher", "dataset", "run")
-        value = value.rstrip("/").rsplit("/", 1)[-1] if name == "run" else value
+        value = runs[value] if name == "run" else value
         value = value[:12] if name == "weights_sha256" else value
         parts.append(value if bare else words.get(name, f"{name} ") + value)
     return ", ".join(parts)

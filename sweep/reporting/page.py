@@ -19,7 +19,7 @@ from sweep.reporting.by_epoch import probed_table
 from sweep.reporting.designs import design_tables
 from sweep.reporting.drawing import TEACHER, Figure, as_svg
 from sweep.reporting.figures import figures_of, legend_of
-from sweep.reporting.groups import Compared, compare
+from sweep.reporting.groups import Compared, compare, short_names
 from sweep.reporting.material import Material
 from sweep.reporting.published import published_table
 from sweep.reporting.tables import Table, all_measures, every_trial, main_tables, unfinished
@@ -60,7 +60,8 @@ def write_report(
     if not out and not folder:
         raise ValueError(f"{runs[0]}: not a folder, so the report needs a place: --out FILE")
     target = str(out or f"{folder}/{NAME}")
-    title = " + ".join(Path(folder).resolve().name for folder in runs)
+    places = dict.fromkeys(str(Path(folder).resolve()) for folder in runs)
+    title = " + ".join(map(short_names(places).__getitem__, places))
     verdicts = [verdict for family in judged for verdict in family.verdicts]
     html = render(study, title, by, verdicts, _plan(runs), on_figures)
     storage.write(target, html.encode())

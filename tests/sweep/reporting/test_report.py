@@ -19,6 +19,7 @@ from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
 from sweep.analysis.verdicts import verdicts_of_trials
 from sweep.report import main
 from sweep.reporting.figures import FIGURES, save_figures
+from sweep.reporting.groups import short_names
 from sweep.reporting.page import material_of, render
 from sweep.reporting.published import published_table
 from tests.sweep.made import result_line, write_journal
@@ -187,6 +188,21 @@ def test_runs_of_other_recipes_stand_apart_and_others_are_pooled(undrawn, tmp_pa
     assert [title for title in apart.titles if title.endswith("Effective rank")] == [
         "one: Effective rank", "three: Effective rank"
     ]  # fmt: skip
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(undrawn, tmp_path):
+    for parent in ("x", "y"):
+        (tmp_path / parent).mkdir()
+    runs = [
+        make_run(tmp_path / name, [record(seed=i, lr=lr) for i in range(2)])
+        for name, lr in (("x/full", 0.1), ("y/full", 0.01), ("z", 0.001))
+    ]
+    page = page_of(*runs)
+    ranks = [title for title in page.titles if title.endswith("Effective rank")]
+    names = ["x/full", "y/full", "z"]
+    assert ranks == [f"{name}: Effective rank" for name in names]
+    assert f"Report · {' + '.join(names)}" in page.text
+    assert short_names(["full", "a/full/"]) == {"full": "full", "a/full/": "a/full"}
 
 
 def test_a_pair_of_teachers_from_two_runs_stands_side_by_side(undrawn, tmp_path):
