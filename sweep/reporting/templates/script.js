@@ -66,9 +66,13 @@
     const number = text === "" ? NaN : Number(text);
     return Number.isNaN(number) ? text : number;
   };
-  const order = (a, b) => {
-    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1; // gaps come last
-    return typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true });
+  const gap = (value) => value === "" || value === "\u2013";
+  const order = (a, b, down) => {
+    if (gap(a) || gap(b)) return gap(a) - gap(b); // gaps come last, whichever way it is sorted
+    let by = typeof a === "number" ? -1 : 1;
+    if (typeof a === typeof b)
+      by = typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true });
+    return down ? -by : by;
   };
   for (const table of document.querySelectorAll("table.sorts")) {
     const body = table.tBodies[0];
@@ -80,10 +84,7 @@
         const down = head.getAttribute("aria-sort") === "ascending";
         for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const rows = [...body.rows].sort((a, b) => {
-          const by = order(value(a, column), value(b, column));
-          return down ? -by : by;
-        });
+        const rows = [...body.rows].sort((a, b) => order(value(a, column), value(b, column), down));
         body.append(...rows);
       });
     });

@@ -45,6 +45,12 @@ seen.up = column(table, i).map(Number);
 heads[i].querySelector("button").click();
 seen.down = column(table, i).map(Number);
 
+const j = heads.findIndex((head) => head.textContent.trim().startsWith("cosine to teacher"));
+seen.gaps = [0, 1].map(() => {
+  heads[j].querySelector("button").click();
+  return column(table, j);
+});
+
 seen.rows = shown(table);
 input.value = column(table, 0)[0];
 input.dispatchEvent(new Event("input"));
@@ -82,6 +88,7 @@ def acted(page: Path, width: int) -> dict[str, Any]:
 def test_a_reader_can_point_sort_filter_and_hide(tmp_path: Path, width: int) -> None:
     """500 pixels is the narrowest window that chromium makes; the page's own rules end at 600."""
     more = [record("width:1", "clean", seed) for seed in (2, 3)]
+    del more[0]["metrics"]["test/cosine_to_teacher"]
     page = write_page(make_run(tmp_path / "my-grid", [*more, *grid()]))
     page.write_text(page.read_text().replace("</body>", f"{ACTS}</body>"))
     seen = acted(page, width)
@@ -89,6 +96,10 @@ def test_a_reader_can_point_sort_filter_and_hide(tmp_path: Path, width: int) -> 
     assert len(set(seen["up"])) > 1
     assert seen["up"] == sorted(seen["up"])
     assert seen["down"] == sorted(seen["down"], reverse=True)
+    up, down = seen["gaps"]
+    assert [up.index("\u2013"), down.index("\u2013")] == [len(up) - 1] * 2
+    assert up[:-1] == sorted(up[:-1])
+    assert down[:-1] == up[-2::-1]
     assert 0 < seen["filtered"] < seen["rows"]
     assert seen["opacity"] == "0"
     assert seen["wide"] <= 0  # nothing to scroll sideways
