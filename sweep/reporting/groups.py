@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweep.analysis.values import configured
 from sweep.reporting.stat import Frame, Stat, metrics_in, stat_of_metric, values_of
 
 SEED = "seed"
@@ -284,15 +285,13 @@ def _count(values: Any) -> int:
 
 
 def _members(trials: Frame) -> list[Frame]:
-    """The rows of each group: equal in every field of the configuration but the seed."""
-    ignored = (SEED, "trial", "run", "status", "error", "started_ms", "ended_ms", "source")
-    ignored += ("torch", "numpy", "scikit-learn", "python", "instruction_set", VERSIONS)
-    numbers = ("test/", "teacher/", "train/", "curve/")
-    names = [
-        name
-        for name in map(str, trials.columns)
-        if name not in ignored and not name.startswith(numbers)
-    ]
+    """The rows of each group: equal in every field of the configuration but the seed.
+
+    And in the kind of device, the teacher's weights, and the sizes of data and student.
+    """
+    columns = [name for name in map(str, trials.columns) if "/" not in name]
+    names = configured(trials[columns].to_dict("records"))
+    names += [n for n in columns if "." in n or n in ("device", "weights_sha256")]
     names += ["run"] if differences(trials) else []
     keys = trials[names].map(lambda value: json.dumps(value, default=str)).agg("|".join, axis=1)
     members = [rows for _, rows in trials.groupby(keys, sort=False)]

@@ -131,6 +131,15 @@ def test_trials_of_other_sources_never_meet_in_one_group(tmp_path):
         figures(tmp_path / "r", records)
 
 
+def test_seeds_that_ended_after_other_steps_are_one_group(tmp_path):
+    """What a trial's result says is no field by which groups differ."""
+    records = [record(seed=seed, duration="1 minutes") for seed in range(2)]
+    del records[1]["epochs"][-1]
+    run = make_run(tmp_path / "r", records)
+    assert set(load(run).trials["steps"]) == {20, 30}
+    assert [group.n for group in material_of(load(run)).compared.groups] == [2]
+
+
 def test_seeds_on_other_devices_are_groups_of_their_own(tmp_path):
     records = [
         record(seed=s) | {"environment": {"device": d}} for s, d in ((0, "cpu"), (1, "H100"))
