@@ -43,7 +43,7 @@ def at_a_glance(material: Material) -> Figure | None:
         "where n = 1). Groups of equal size are drawn side by side. The dashed line is the "
         f"teacher. Ranks from zero: what is small here is small.{_without_size(compared)}"
     )
-    marks = "points" if compared.marks else ""
+    marks = "points" if compared.marks or _beside(compared) else ""
     return Figure(
         "glance", "At a glance", caption, sentence(words), panels, marks=marks, teacher=True
     )
@@ -70,7 +70,7 @@ def rank_by_size(material: Material) -> Figure | None:
         "of the same spectrum. A difference that only one of them shows depends on the "
         f"convention.{_without_size(compared)}"
     )
-    marks = "points" if compared.marks else ""
+    marks = "points" if compared.marks or _beside(compared) else ""
     return Figure("rank", "Rank against capacity", caption, sentence(words), panels, marks=marks)
 
 
@@ -150,7 +150,8 @@ def against_size(
         axis, known = panel.axis, [g for g in setting.groups if g.stat(metric)]
         place = _places(compared, known, axis)
         for group in known:
-            x, look = place(group), compared.point(group, "colour")
+            x = place(group)
+            look = compared.point(group, "panel" if _beside(compared) else "colour")
             stat = group.stat(metric)
             assert stat is not None
             for seed, value in zip(group.trials["seed"], group.values(metric), strict=True):
@@ -182,11 +183,16 @@ def against_size(
 
 def _places(compared: Compared, known: list[Group], axis: Any) -> Callable[[Group], float]:
     """x of a group, so that groups of one size do not cover each other; sets the axis."""
-    series = sorted({(g.colour, g.mark) for g in known}, key=lambda pair: list(map(natural, pair)))
     totals = sorted({g.parameters for g in known if math.isfinite(g.parameters)})
+    beside = _beside(compared) and len(totals) > 1
+
+    def key(group: Group) -> tuple[str, ...]:
+        return (group.colour, group.mark, *([group.panel] if beside else []))
+
+    series = sorted(set(map(key, known)), key=lambda names: list(map(natural, names)))
 
     def offset(group: Group) -> float:
-        return series.index((group.colour, group.mark)) - (len(series) - 1) / 2
+        return series.index(key(group)) - (len(series) - 1) / 2
 
     # A student without parameters (teacher_pca) has no place on an axis of parameters.
     apart = [g for g in known if not math.isfinite(g.parameters)]
@@ -214,6 +220,12 @@ def _places(compared: Compared, known: list[Group], axis: Any) -> Callable[[Grou
     axis.set_xticks(ticks, names)
     axis.set_xticks([], minor=True)
     return lambda g: (g.parameters if math.isfinite(g.parameters) else ticks[0]) * step ** offset(g)
+
+
+def _beside(compared: Compared) -> bool:
+    """Whether groups of one size differ in what panels stand for, as with `--by student`."""
+    sized = {group.parameters for group in compared.groups if math.isfinite(group.parameters)}
+    return len(sized) > 1 and compared.panel not in ("", "student")
 
 
 def _without_size(compared: Compared) -> str:

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr, t
 
 from sweep.analysis.frame import load
 from sweep.reporting.drawing import TEACHER, Panel, as_svg
-from sweep.reporting.figures import figures_of
+from sweep.reporting.figures import figures_of, legend_of
 from sweep.reporting.material import mean_curve
 from sweep.reporting.page import material_of
 from sweep.reporting.stat import Stat, stat_of
@@ -212,6 +212,20 @@ def test_a_loss_is_named_by_its_own_seed_where_another_has_none(tmp_path):
     records[0]["epochs"] = []
     found = tooltips(figures(tmp_path / "r", records)["loss"])
     assert [text.partition(":1, ")[2].split(":")[0] for text in found] == ["seed 1", "seed 2"]
+
+
+def test_arms_of_one_student_do_not_cover_each_other(tmp_path):
+    """With colours for students, arms have places and markers, which the legend explains."""
+    material = material_of(load(make_run(tmp_path / "r", grid())), "student")
+    for name in ("glance", "rank"):
+        figure = figures_of(material)[name]
+        means = [line for line in drawn_axis(figure).lines if line.get_markersize() == 8]
+        looks = [(line.get_color(), line.get_marker()) for line in means]
+        assert len({float(line.get_xdata()[0]) for line in means}) == len(set(looks)) == 4
+        explained = {
+            entry: look.get("marker") for entry, look in legend_of(figure, material.compared)
+        }
+        assert {explained["clean"], explained["noise:0.1"]} == {marker for _, marker in looks}
 
 
 def test_a_mean_curve_has_the_epochs_that_all_seeds_have():
