@@ -1,11 +1,9 @@
-"""What a report says in words: the question, what was compared, warnings, provenance, cost."""
+"""What a report says in words: the question, what was compared, warnings, provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-
-import numpy as np
 
 from sweep.analysis.convergence import MOVES, movement
 from sweep.analysis.floor import floor_of
@@ -20,12 +18,10 @@ from sweep.reporting.groups import (
     differences,
     finished_of,
     natural,
-    number,
     text_of,
 )
 from sweep.reporting.material import Material
 from sweep.reporting.stat import Frame
-from sweep.reporting.tables import Cell, Table
 
 WORDS = {"student": "capacity", "arm": "augmentation", "objective": "the objective"}
 WORDS |= {"target": "the target", "epochs": "training time", "temperature": "temperature"}
@@ -39,7 +35,6 @@ UNSEEN = (
     "closely enough in all of them (`curve_every`)."
 )
 TIMES = ("started_ms", "ended_ms")
-SECONDS = "trial_seconds"
 
 
 def question(compared: Compared) -> str:
@@ -213,80 +208,6 @@ def provenance(trials: Frame, planned: Sequence[PlannedStart]) -> dict[str, str]
         if known := dict.fromkeys(value for value in values if value):
             found[words] = " · ".join(known)
     return found | dict(embeddings_and_draws(trials))
-
-
-def cost(trials: Frame, planned: Sequence[PlannedStart]) -> Table | None:
-    """Time of trials by student, hours and money in all, each beside what the plan expected."""
-    if not {*TIMES, SECONDS} <= set(trials.columns):
-        return None
-    known = trials[(trials["status"] == "finished") & trials[SECONDS].notna()]
-    if not len(known):
-        return None
-    columns = [Cell("student"), Cell("trials", number=True), Cell("seconds a trial", number=True)]
-    columns += [Cell("planned", number=True), Cell("ratio", number=True)]
-    columns += [Cell("all, hours", number=True)]
-    expected = {
-        t: s for start in planned for t, s in (start.trial_seconds or start.seconds).items()
-    }
-    rows = []
-    for student, own in known.groupby("student"):
-        values = own[SECONDS].astype(float)
-        guess = [expected[t] for t in own["trial"] if t in expected]
-        mean = float(np.mean(guess)) if guess else None
-        sub = f"± {number(values.std(), 1)}" if len(values) > 1 else ""
-        rows.append([
-            Cell(str(student)), Cell(str(len(own)), len(own), number=True),
-            Cell(number(values.mean(), 1), values.mean(), sub, number=True),
-            Cell(number(mean, 1) if mean else "–", mean or "", number=True),
-            Cell(number(values.mean() / mean, 2) if mean else "–", number=True),
-            Cell(number(values.sum() / 3600, 2), values.sum(), number=True),
-        ])  # fmt: skip
-    rows.sort(key=lambda row: natural(row[0].text))
-    return Table("cost", "Planned and actual cost", columns, rows, _cost_note(known, planned))
-
-
-def _cost_note(known: Frame, planned: Sequence[PlannedStart]) -> str:
-    """Wall time, hours and money of the finished trials, beside the plan if it is of them all."""
-    wall = (known["ended_ms"].max() - known["started_ms"].min()) / 1000
-    note = (
-        "Times are from a trial’s start on its worker to its result, measurements included; of a "
-        "trial that was interrupted, those of its attempts, each up to the last that it reported. "
-        f"All {len(known)} trials together took {clock(wall)} of wall time"
-    )
-    if any(not start.trial_seconds and start.seconds for start in planned):
-        note += " (this plan, of an earlier version, is of training alone)"
-    # Of several starts each planned what was left, so none of them is the plan of all trials; nor
-    # is that of a search, whose later trials were not known yet.
-    whole = planned[0] if len(planned) == 1 else None
-    if whole and whole.trial_seconds and not whole.trial_seconds.keys() >= set(known["trial"]):
-        whole = None
-    if whole and whole.wall_seconds:
-        ratio = wall / whole.wall_seconds
-        note += f"; the plan said {clock(whole.wall_seconds)} ({ratio:.1f} times as long)"
-    return f"{note}{_money_note(known, whole) if whole else ''}."
-
-
-def _money_note(known: Frame, plan: PlannedStart) -> str:
-    """Device-hours and money of the trials beside the plan of them all; empty without prices.
-
-    The devices that a trial takes and their price are not in plans of earlier versions.
-    """
-    unit = "core-hours" if plan.device == "cpu" else "GPU-hours"
-    shares, note = plan.trial_shares, ""
-    if plan.price is not None and shares.keys() >= set(known["trial"]):
-        pairs = zip(known["trial"], known[SECONDS], strict=True)
-        taken = sum(shares[trial] * seconds for trial, seconds in pairs) / 3600
-        expected = sum(shares[trial] * plan.trial_seconds[trial] for trial in known["trial"]) / 3600
-        note += (
-            f". In {unit}, trials took {taken:.3g} where {expected:.3g} were planned, about "
-            f"{taken * plan.price:,.2f} against {expected * plan.price:,.2f} {plan.currency}"
-        )
-    if plan.hours and plan.money is not None:
-        note += (
-            f"{'; with' if note else '. With'} building, start and set-up the plan was "
-            f"{plan.hours:.3g} {unit} and {plan.money:,.2f} {plan.currency}"
-        )
-    return note
 
 
 def fixed(trials: Frame, names: Iterable[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from sweep.journal.mlflow_uri import is_tracking_uri
 from sweep.planning.recorded_plan import PlannedStart, read_plan
 from sweep.reporting import facts
 from sweep.reporting.by_epoch import probed_table
+from sweep.reporting.cost import cost
 from sweep.reporting.designs import design_tables
 from sweep.reporting.drawing import TEACHER, Figure, as_svg
 from sweep.reporting.figures import figures_of, legend_of
@@ -176,7 +177,7 @@ def render(
         published=published,
         sections=sections,
         unfinished=unfinished(trials, study.axes),
-        cost=facts.cost(trials, planned),
+        cost=cost(trials, planned),
         provenance=facts.provenance(trials, planned),
         folded=[t for t in (all_measures(compared), every_trial(compared)) if t],
         fixed=facts.fixed(trials, study.fields),

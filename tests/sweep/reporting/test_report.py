@@ -631,6 +631,16 @@ def test_cost_and_provenance_come_from_the_plan(undrawn, tmp_path):
     text = page_of(folder).text
     assert "as long). With building, start and set-up the plan was 0.02 GPU-hours" in text
     assert "trials took" not in text
+    # Hours of several kinds of device are no one sum.
+    (folder / "plan.json").write_text(json.dumps({"starts": [plan]}))
+    devices = [{"environment": {"device": device}} for device in ("cpu", "NVIDIA L4")]
+    mixed = [
+        result_line(one | d) | {"time_ms": 61_001} for one, d in zip(records, devices, strict=True)
+    ]
+    page = page_of(write_journal(tmp_path / "r", [*starts, *mixed]))
+    for device in ("cpu", "NVIDIA L4"):
+        assert ["width:1", device, "1", "61.0", "20.0", "3.05", "0.02"] in page.rows
+    assert "trials took" not in page.text
     # A day in which a trial lay still is in none of its hours.
     again = starts[0] | {"time_ms": 86_400_001}
     resumed = [*starts, again, lines[0] | {"time_ms": 86_461_001}, lines[1]]
