@@ -13,19 +13,22 @@ trials' own journals and results in the store (`sweep.journal.stored`), from whi
 again. It holds numbers only: arrays stay in the result in the store, which it names.
 
 An epoch that a resumed trial reports again and a result that is already recorded are not written
-twice. `probe` is a probe run again on a finished trial, see trainers.results.reprobed; each
-measurement is one event. `stopped` is a trial that early stopping ended: no failure, and without a
-result, since the test images were not read for it.
+twice. A trial that was run again from its beginning, because its folder was deleted, has another
+result: it is written behind the first one, with a start that says `"again": true` and its epochs,
+and counts in place of all before that start. `probe` is a probe run again on a finished trial, see
+trainers.results.reprobed; each measurement is one event. `stopped` is a trial that early stopping
+ended: no failure, and without a result, since the test images were not read for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -51,10 +54,14 @@ class _Event(Part):
 
 
 class StartEvent(_Event):
-    """A trial was given to a worker, or its finished result was found."""
+    """A trial was given to a worker, or its finished result was found.
+
+    again: whether it had another result before, which this run of it replaces.
+    """
 
     event: Literal["start"] = "start"
     config: dict[str, Any]
+    again: bool = False
 
 
 class EpochEvent(_Event):
@@ -137,6 +144,15 @@ KINDS: dict[str, type[Event]] = {
 }
 
 
+def digest_of(record: TrialResult) -> str:
+    """A hash of a result without its arrays, its times included: each run of a trial has its own.
+
+    16 hexadecimal digits.
+    """
+    fields = record.without_arrays().as_json()
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def parse_event(line: bytes) -> Event:
     """One line. Raises: ValueError for what is not an event."""
     try:
@@ -189,7 +205,9 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._lock = threading.Lock()
-        self._seen: set[tuple[str, str, int | str]] = set()
+        self._seen: set[tuple[str, str, int | str, int]] = set()
+        self._runs: dict[str, int] = {}  # how often each trial was run again after a result
+        self._finished: set[str] = set()  # trials with a result of their last run
         self._failures: set[tuple[str, str]] = set()
         end = 0
         for offset, event in read_events(self.path):
@@ -199,8 +217,7 @@ class Journal:
         if self.path.stat().st_size > end:  # a line that a killed process left unfinished
             self._stream.truncate(end)
 
-    @staticmethod
-    def _key(event: Event) -> tuple[str, str, int | str]:
+    def _key(self, event: Event) -> tuple[str, str, int | str, int]:
         """Equal for two events of which one is enough."""
         which: int | str = 0
         if isinstance(event, EpochEvent):
@@ -209,35 +226,58 @@ class Journal:
             which = event.result.measurement.key()
         elif isinstance(event, LimitEvent):
             which = event.time_ms
-        return event.event, event.trial, which
+        elif isinstance(event, ResultEvent):
+            which = digest_of(event.record)
+        return event.event, event.trial, which, self._runs.get(event.trial, 0)
 
     def _note(self, event: Event) -> None:
+        if isinstance(event, StartEvent) and event.again:
+            self._runs[event.trial] = self._runs.get(event.trial, 0) + 1
+            self._finished.discard(event.trial)
+        elif isinstance(event, ResultEvent):
+            self._finished.add(event.trial)
         self._seen.add(self._key(event))
         if isinstance(event, WITHOUT_RESULT):
             self._failures.add((event.trial, event.error))
 
     def has_started(self, trial: str) -> bool:
         """Whether the trial's start is in the journal."""
-        return ("start", trial, 0) in self._seen
+        return ("start", trial, 0, self._runs.get(trial, 0)) in self._seen
 
     def has_failure(self, trial: str, error: str) -> bool:
         """Whether the trial's failure, or early stop, with this error is in the journal."""
         return (trial, error) in self._failures
 
-    def has_result(self, trial: str) -> bool:
-        """Whether the trial's result is in the journal."""
-        return ("result", trial, 0) in self._seen
+    def has_result(self, trial: str, record: TrialResult) -> bool:
+        """Whether the journal has this result, of the trial's last run."""
+        return ("result", trial, digest_of(record), self._runs.get(trial, 0)) in self._seen
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Append what the store says of one trial, as far as it is not in the journal.
+
+        Another result than the recorded one is that of another run of the trial. Raises: OSError.
+        """
+        events = list(events)
+        ends = [event for event in events if isinstance(event, ResultEvent)]
+        again = any(e.trial in self._finished and self._key(e) not in self._seen for e in ends)
+        for event in events:
+            if isinstance(event, WITHOUT_RESULT) and self.has_failure(event.trial, event.error):
+                continue
+            if again and isinstance(event, StartEvent):
+                event = event.model_copy(update={"again": True})  # noqa: PLW2901
+            self.append(event)
 
     def append(self, event: Event) -> None:
-        """Write and fsync. `failed` and `stopped` may repeat, other events are written once.
+        """Write and fsync. `failed`, `stopped` and a start `again` may repeat, others may not.
 
         Raises: OSError.
 
         What a full disk has refused is written before the next event.
         """
         with self._lock:
-            key = self._key(event)
-            if key in self._seen and not isinstance(event, WITHOUT_RESULT):
+            repeats = isinstance(event, WITHOUT_RESULT)
+            repeats |= isinstance(event, StartEvent) and event.again
+            if not repeats and self._key(event) in self._seen:
                 return
             self._note(event)
             # The result of a trial holds aliased names (scikit-learn), hence by_alias.

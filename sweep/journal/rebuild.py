@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sweep.journal.events import WITHOUT_RESULT, Event, Journal
+from sweep.journal.events import Journal
 from sweep.journal.run_record import StoredSweep
 from sweep.journal.stored import stored_events
 
@@ -26,15 +26,8 @@ def rebuild(
     journal = Journal(folder)
     try:
         for done, trial in enumerate(sweep.identities, 1):
-            for event in stored_events(store, trial, skipped):
-                if not _is_known(journal, event):
-                    journal.append(event)
+            journal.extend(stored_events(store, trial, skipped))
             on_trial(done)
     finally:
         journal.close()
     return skipped
-
-
-def _is_known(journal: Journal, event: Event) -> bool:
-    """Whether an end without result, which `append` takes again and again, is in the journal."""
-    return isinstance(event, WITHOUT_RESULT) and journal.has_failure(event.trial, event.error)

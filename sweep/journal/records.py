@@ -34,9 +34,9 @@ class Run:
 
     results: without arrays unless requested, see `with_arrays`. notes: what was left out
     of the results, so that every metric is of one version of its probe, or could not be read.
-    starts: the first start of each trial. ended_ms: when each trial's last end was recorded.
-    seconds: of all attempts of each finished trial, see `Attempts`. stopped: trials that
-    were stopped early.
+    starts: the first start of each trial, in its last run. ended_ms: when each trial's last end
+    was recorded. seconds: of all attempts of each finished trial, see `Attempts`. stopped: trials
+    that were stopped early.
     """
 
     results: list[TrialResult]
@@ -78,15 +78,20 @@ def run_of(events: Iterable[Event]) -> Run:
     attempts: dict[str, Attempts] = {}
     seconds: dict[str, float] = {}
     for event in events:
+        if isinstance(event, StartEvent) and event.again:
+            attempts.pop(event.trial, None)
         if isinstance(event, StartEvent | EpochEvent | ResultEvent | FailedEvent | StoppedEvent):
             attempts.setdefault(event.trial, Attempts()).add(event.event, event.time_ms)
         if isinstance(event, ResultEvent | FailedEvent | StoppedEvent):
             ended_ms[event.trial] = event.time_ms
         if isinstance(event, StartEvent):
-            starts.setdefault(event.trial, event)
+            if event.again or event.trial not in starts:
+                starts[event.trial] = event
         elif isinstance(event, ResultEvent):
             ends.pop(event.trial, None)
-            results.pop(event.trial, None)  # so that it takes the last place
+            before = results.pop(event.trial, None)  # so that it takes the last place
+            if before not in (None, event.record):
+                reprobed.pop(event.trial, None)  # they are of a student that is no more
             results[event.trial] = event.record
             # Of earlier versions it is not known where an attempt of a sweep was interrupted.
             whole = attempts[event.trial].seconds if event.seconds is None else event.seconds

@@ -13,6 +13,8 @@ from sweep.journal.experiment_note import experiment_note
 from sweep.journal.sqlite_file import make_database
 
 TRIAL, SWEEP, FOLDER, ERROR = "sweep.trial", "sweep.id", "sweep.folder", "sweep.error"
+RESULT = "sweep.result"  # of a trial with a result: `digest_of` it
+REPLACED = "sweep.replaced"  # of a trial's run that another one of the trial has replaced
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 METRICS_A_BATCH, OTHERS_A_BATCH = 800, 100  # MLflow takes 1,000 entities a request
 
@@ -79,11 +81,18 @@ class Server:
         return existed
 
     def find(self, tags: dict[str, str]) -> KnownRun | None:
-        """The run with these tags; one that was deleted is restored, unless there is another."""
+        """The run with these tags; one that was deleted is restored, unless there is another.
+
+        One that was replaced is passed over, and deleted if that was not done.
+        """
         from mlflow.entities import ViewType
 
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
-        found = self.client.search_runs([self.experiment], query, ViewType.ALL, max_results=10)
+        every = self.client.search_runs([self.experiment], query, ViewType.ALL, max_results=100)
+        found = [run for run in every if REPLACED not in run.data.tags]
+        for run in every:
+            if REPLACED in run.data.tags and run.info.lifecycle_stage != "deleted":
+                self.client.delete_run(run.info.run_id)
         if not found:
             return None
         run = min(found, key=lambda run: run.info.lifecycle_stage == "deleted")
@@ -91,6 +100,11 @@ class Server:
             self.client.restore_run(run.info.run_id)
         data = run.data
         return KnownRun(run.info.run_id, dict(data.params), dict(data.tags), dict(data.metrics))
+
+    def replace(self, run: KnownRun) -> None:
+        """Delete a run in whose place another one comes. MLflow keeps it until `mlflow gc`."""
+        self.client.set_tag(run.id, REPLACED, "true")  # a run that is deleted takes no tags
+        self.client.delete_run(run.id)
 
     def create(self, name: str, tags: dict[str, str], time_ms: int | None = None) -> KnownRun:
         run = self.client.create_run(self.experiment, time_ms, tags, name)

@@ -4,7 +4,9 @@ A `Tracker` follows the journal and uploads, trial by trial; it runs in a proces
 `sweep.journal.uploader`). What MLflow has acknowledged is kept beside the journal
 (`sweep.journal.acknowledged`). After a crash, events may be sent again: a run is searched by its
 tag before it is created, and a row that is sent twice has the same key, step, timestamp and value,
-which MLflow stores once.
+which MLflow stores once. A trial that was run again has another result, see
+`sweep.journal.events`: it gets another run, and the earlier one is deleted, so that no run holds
+values of both.
 
 What MLflow refuses for good is left out, named by `Tracker.warnings` and tried again by the next
 command only. Everything else is retried.
@@ -31,6 +33,7 @@ from sweep.journal.events import (
     ProbeEvent,
     ResultEvent,
     StartEvent,
+    digest_of,
     read_events,
 )
 from sweep.journal.metric_rows import (
@@ -50,7 +53,7 @@ from sweep.journal.mlflow_uri import default_uri
 from sweep.journal.patience import Patience
 from sweep.journal.registry import register_student
 from sweep.journal.run_record import id_before_records, read_record
-from sweep.journal.server import ERROR, PARENT, TRIAL, KnownRun, Server
+from sweep.journal.server import ERROR, PARENT, RESULT, TRIAL, KnownRun, Server
 from sweep.journal.sqlite_file import error_of_file
 from sweep.journal.uploader import lacking
 
@@ -270,7 +273,14 @@ class Tracker:
     # ---- one trial ----
 
     def _record(self, trial: str, events: list[Event]) -> None:
-        run, events = self._run(trial, events)
+        run, events = self._run(trial, _of_last_run(events))
+        result = next((e for e in reversed(events) if isinstance(e, ResultEvent)), None)
+        anew = result is not None and self._is_of_another(run, trial, digest_of(result.record))
+        if anew:
+            self.server.replace(run)
+            events = _of_last_run(self._acknowledged.read_from_start(trial))
+            run = self._create(trial, events)
+        anew |= _is_again(events[0])
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
         for event in events:
@@ -283,7 +293,9 @@ class Tracker:
                 if value != first or CHANGED + name in run.tags | tags:
                     tags[CHANGED + name] = value
             if isinstance(event, ResultEvent | ProbeEvent):
-                tags |= self._log_teacher(run, event)
+                tags |= self._log_teacher(run, event, anew)
+            if isinstance(event, ResultEvent):
+                tags[RESULT] = digest_of(event.record)
         ends = (ResultEvent, *WITHOUT_RESULT)
         end = next((e for e in reversed(events) if isinstance(e, ends)), None)
         if isinstance(end, WITHOUT_RESULT):
@@ -310,8 +322,22 @@ class Tracker:
             log_bank(client, run.id, event)
             store_artifacts(client, run.id, event, self._store)
 
-    def _log_teacher(self, run: KnownRun, event: ResultEvent | ProbeEvent) -> dict[str, str]:
-        """Store teacher values with the sweep's own run, each once; returns the trial's tag."""
+    def _is_of_another(self, run: KnownRun, trial: str, digest: str) -> bool:
+        """Whether a trial's run in MLflow has a result of an earlier run of the trial."""
+        if "shards" not in run.tags:
+            return False  # it has no result
+        if RESULT in run.tags:
+            return run.tags[RESULT] != digest
+        # Of an earlier version, which tells no two results apart.
+        return _is_again(_of_last_run(self._acknowledged.read_from_start(trial))[0])
+
+    def _log_teacher(
+        self, run: KnownRun, event: ResultEvent | ProbeEvent, anew: bool
+    ) -> dict[str, str]:
+        """Store teacher values with the sweep's own run, each once; returns the trial's tag.
+
+        anew: whether the trial was run again: then its values replace others of the same name.
+        """
         parent = self._parent()
         if isinstance(event, ProbeEvent):
             name = run.tags.get(REFERENCE, "")
@@ -324,8 +350,9 @@ class Tracker:
             if reference is None:
                 return {}
             name = self._reference_name(parent, reference)
-            found = reference.values.items()
-            new = {n: v for n, v in found if f"{name}/{n}" not in parent.metrics}
+            found, had = reference.values.items(), parent.metrics
+            new = {n: v for n, v in found if f"{name}/{n}" not in had}
+            new |= {n: v for n, v in found if anew and had.get(f"{name}/{n}") != v}
         if new:
             from mlflow.entities import Metric
 
@@ -352,22 +379,28 @@ class Tracker:
         run = self.server.find(tags)
         if run is None:
             if not isinstance(events[0], StartEvent):
-                events = self._acknowledged.read_from_start(trial)
-            known = ((event.time_ms, config_of(event)) for event in events)
-            time_ms, config = next(((t, c) for t, c in known if c is not None), (0, None))
-            if config is None:
-                raise ValueError(f"{NAME} has no config of trial {trial}")
-            run = self.server.create(name_of(config), tags, time_ms)
+                events = _of_last_run(self._acknowledged.read_from_start(trial))
+            return self._create(trial, events), events
         self._runs[trial] = run
         return run, events
+
+    def _create(self, trial: str, events: list[Event]) -> KnownRun:
+        """Make a run for the trial. Raises: ValueError where no event has its config."""
+        known = ((event.time_ms, config_of(event)) for event in events)
+        time_ms, config = next(((t, c) for t, c in known if c is not None), (0, None))
+        if config is None:
+            raise ValueError(f"{NAME} has no config of trial {trial}")
+        tags = {TRIAL: trial, PARENT: self._parent().id}
+        run = self._runs[trial] = self.server.create(name_of(config), tags, time_ms)
+        return run
 
     def _register_students(self) -> None:
         """Make every finished student a version of the registered model, if one was requested."""
         if not self._register:
             return
-        for _, event in read_events(self.folder / NAME):
-            if not isinstance(event, ResultEvent):
-                continue
+        found = (event for _, event in read_events(self.folder / NAME))
+        last = {event.trial: event for event in found if isinstance(event, ResultEvent)}
+        for event in last.values():
             tags = {TRIAL: event.trial, PARENT: self._parent().id}
             run = self._runs.get(event.trial) or self.server.find(tags)
             if run is not None:
@@ -383,3 +416,13 @@ class Tracker:
         if parent.tags.get(REPORT) != digest:
             self.server.client.log_artifact(parent.id, str(self._report))
             self.server.client.set_tag(parent.id, REPORT, digest)
+
+
+def _of_last_run(events: list[Event]) -> list[Event]:
+    """The events of one trial without those before the start of its last run."""
+    starts = [number for number, event in enumerate(events) if _is_again(event)]
+    return events[starts[-1] :] if starts else events
+
+
+def _is_again(event: Event) -> bool:
+    return isinstance(event, StartEvent) and event.again

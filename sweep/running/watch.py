@@ -161,10 +161,9 @@ class Watch:
         self._end(trial)
         self._advance(trial)
         skipped: list[str] = []
-        if not self.journal.has_result(trial):
+        if not self.journal.has_result(trial, result):
             rows = read_rows(trial_folder(self.store, config))
-            for event in result_events(trial, result, rows):
-                self.journal.append(event)
+            self.journal.extend(result_events(trial, result, rows))
         for event in probe_events(self.store, trial, result, skipped):
             self.journal.append(event)
         for line in skipped:

@@ -9,20 +9,22 @@ import pytest
 
 from sweep.journal.events import (
     EpochEvent,
+    Event,
     FailedEvent,
     Journal,
     ResultEvent,
     StartEvent,
     read_events,
 )
+from sweep.journal.records import read_run
 from tests.sweep.made import made
 from trainers.results.record import TrialResult
 
 CONFIG = {"dataset": "d", "teacher": "t", "student": "s", "arm": "clean", "seed": 0}
 
 
-def result() -> TrialResult:
-    return made({"config": CONFIG, "metrics": {"test/rank/effective": 1.0}})
+def result(rank: float = 1.0) -> TrialResult:
+    return made({"config": CONFIG, "metrics": {"test/rank/effective": rank}})
 
 
 def started(trial: str) -> StartEvent:
@@ -66,6 +68,44 @@ def test_an_event_is_read_as_it_was_written(tmp_path: Path) -> None:
     journal.close()
     assert [event for _, event in read_events(journal.path)] == [event]
     assert json.loads(lines(tmp_path)[0])["record"]["environment"]["scikit-learn"] == "1.9"
+
+
+def test_another_result_begins_anew_and_is_written_once(tmp_path: Path) -> None:
+    """A trial whose folder was deleted has run again, over the same steps."""
+
+    def stored(rank: float, time_ms: int) -> list[Event]:
+        epoch = EpochEvent(trial="a", step=10, values={"loss": rank}, time_ms=time_ms)
+        return [started("a"), epoch, ResultEvent(trial="a", record=result(rank))]
+
+    for _ in range(2):  # also by the next process
+        for rank, time_ms in ((1.0, 5), (2.0, 9)):
+            journal = Journal(tmp_path)
+            if not journal.has_result("a", result(2.0)):
+                journal.extend(stored(rank, time_ms))
+            journal.close()
+    events = [event for _, event in read_events(tmp_path / "journal.jsonl")]
+    assert [event.event for event in events] == ["start", "epoch", "result"] * 2
+    starts = [event for event in events if isinstance(event, StartEvent)]
+    assert [start.again for start in starts] == [False, True]
+    (kept,) = read_run(tmp_path).results
+    assert kept.metrics == {"test/rank/effective": 2.0}
+
+
+@pytest.mark.faults
+def test_a_run_again_that_was_half_written_is_completed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    second = [started("a"), ResultEvent(trial="a", record=result(2.0))]
+    for events in ([started("a"), ResultEvent(trial="a", record=result())], second):
+        journal.extend(events)
+    journal.close()
+    path = tmp_path / "journal.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines(tmp_path)[:-1]))
+    assert [kept.metrics for kept in read_run(tmp_path).results] == [{"test/rank/effective": 1.0}]
+    journal = Journal(tmp_path)
+    journal.extend(second)
+    journal.close()
+    assert kinds(tmp_path) == ["start", "result"] * 2
+    assert [kept.metrics for kept in read_run(tmp_path).results] == [{"test/rank/effective": 2.0}]
 
 
 def test_failures_may_repeat_and_a_result_follow(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ import pytest
 from shards.support import storage
 from sweep.analysis.frame import load
 from sweep.environment import set_defaults
+from sweep.journal.events import Journal
 from sweep.journal.mlflow_page import experiment_address
 from sweep.journal.run_record import PlannedTrial, open_record, record_sweep
 from sweep.journal.server import PARENT, SWEEP, TRIAL
 from sweep.journal.uploader import Uploader
+from sweep.running.watch import Watch
 from sweep.sync import main
 from tests.sweep.journal.test_tracking import empty_database
 from tests.sweep.made import made
@@ -33,14 +35,18 @@ CONFIGS = [make_config(FIELDS | {"seed": seed}) for seed in range(3)]
 Row = tuple[str, str, int, float, int]  # trial or "", key, step, value, timestamp
 
 
-def finish(store: Path, config: TrialConfig, reference: float = 0.9) -> None:
-    """Write what a finished trial leaves."""
+def finish(store: Path, config: TrialConfig, reference: float = 0.9, later: int = 0) -> None:
+    """Write what a finished trial leaves. later: seconds, which change its values as well."""
     folder = trial_folder(str(store), config)
-    seconds = iter([T0 / 1000 + config.seed, T0 / 1000 + 10 + config.seed])
+    begin = T0 / 1000 + later
+    seconds = iter([begin + config.seed, begin + 10 + config.seed])
     journal = TrialJournal(folder, config, clock=lambda: next(seconds))
     journal.start()
-    journal._clock = lambda: T0 / 1000 + 20  # of rows with times of their own
-    epochs = [{"step": 4 * e, "epoch": e, "loss": 1 / e, "time_ms": T0 + 1000 * e} for e in (1, 2)]
+    journal._clock = lambda: begin + 20  # of rows with times of their own
+    epochs = [
+        {"step": 4 * e, "epoch": e, "loss": 1 / e + later, "time_ms": T0 + 1000 * (e + later)}
+        for e in (1, 2)
+    ]
     for row in epochs:
         journal.epoch(row)
     journal.finished("banks/one")
@@ -49,7 +55,7 @@ def finish(store: Path, config: TrialConfig, reference: float = 0.9) -> None:
         {
             "id": config.identity,
             "config": config.model_dump(mode="json"),
-            "metrics": {"test/linear/paper/accuracy": 0.5 + config.seed / 10},
+            "metrics": {"test/linear/paper/accuracy": 0.5 + config.seed / 10 - later / 1000},
             "teacher": {"teacher/linear/paper/accuracy": reference},
             "arrays": {"test/spectrum": [0.6, 0.3, 0.1], "teacher/spectrum": [0.5, 0.3, 0.2]},
             "epochs": epochs,
@@ -131,6 +137,36 @@ def test_a_lost_head_loses_nothing_and_twice_changes_nothing(
     assert rows(run / "mlflow.db") == first
     assert len(client_of(run / "mlflow.db")[2]) == 3
     assert b"test/spectrum" not in journal
+
+
+@pytest.mark.parametrize("by", ["sync", "sweep"])
+def test_a_trial_that_was_run_again_has_its_new_values_everywhere(run: Path, by: str) -> None:
+    """Its folder was deleted, as an error about it recommends, and other images were read."""
+    assert sync(run) == 0
+    client, _, before = client_of(run / "mlflow.db")
+    again, other = CONFIGS[1], CONFIGS[0]
+    shutil.rmtree(trial_folder(str(run), again))
+    finish(run, again, reference=0.7, later=100)
+    if by == "sweep":
+        watch = Watch(Journal(run), [again], str(run))
+        assert watch.adopt(again)
+        watch.journal.close()
+    for _ in range(2):
+        assert sync(run) == 0
+        _, parent, children = client_of(run / "mlflow.db")
+        one = children[again.identity]
+        assert one.data.metrics["test/linear/paper/accuracy"] == pytest.approx(0.5)
+        assert one.info.start_time == T0 + 101_000
+        losses = client.get_metric_history(one.info.run_id, "train/loss")
+        assert [(m.step, m.value) for m in losses] == [(4, 101.0), (8, 100.5)]
+        assert parent.data.metrics == {"teacher/linear/paper/accuracy": 0.7}
+        assert children[other.identity].info.run_id == before[other.identity].info.run_id
+        for study in (load(run), load(f"sqlite:///{run / 'mlflow.db'}")):
+            (row,) = study.trials[study.trials["trial"] == again.identity].to_dict("records")
+            assert row["test/linear/paper/accuracy"] == pytest.approx(0.5)
+            assert row["started_ms"] == T0 + 101_000
+    old = client.get_run(before[again.identity].info.run_id)
+    assert (old.info.lifecycle_stage, old.data.metrics["train/loss"]) == ("deleted", 0.5)
 
 
 def test_what_users_of_mlflow_expect(run: Path, tmp_path: Path) -> None:
