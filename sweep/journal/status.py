@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from shards.support import storage
 from shards.support.lease import Claim, Observer, is_free, read_claim
-from sweep.journal.overview import Overview, State, TrialState, overview_of
+from sweep.journal.overview import Overview, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial, StoredSweep
 from trainers.results.trial_journal import FOLDER as JOURNAL
 from trainers.results.trial_journal import Row, read_rows
@@ -96,6 +96,7 @@ def _take_rows(trial: TrialState, rows: list[Row]) -> None:
         timing.ended = timing.ended or timing.trained or timing.started or 0.0
         # Without a journal it is known to have ended, and nothing about how long it took.
         timing.started = None if not rows else timing.started
+    elif timing.failed:  # also where it ended before it began, as for a bank of other weights
+        trial.state = "stopped_early" if stopped else "failed"
     elif timing.started is not None:
-        ended: State = "stopped_early" if stopped else "failed"
-        trial.state = ended if timing.failed else "running"
+        trial.state = "running"

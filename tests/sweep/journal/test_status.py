@@ -96,6 +96,26 @@ def test_every_trial_is_in_its_state(store: Path) -> None:
     assert "seed 1, width:1, clean  step 4/10  loss 0.2500" in shown
 
 
+@pytest.mark.parametrize(("event", "state"), [("failed", "failed"), ("stopped", "stopped early")])
+def test_a_trial_that_ended_before_it_began_is_not_waiting(
+    store: Path, event: str, state: str
+) -> None:
+    """As one does whose bank has another teacher than it demands."""
+    for config in (CONFIGS[2], CONFIGS[4]):
+        note_failure(trial_folder(str(store), config), config, "ValueError: of others", event)
+    journal_at(store, CONFIGS[2], 1003.0).start()  # it is tried again, and has no end any more
+    found = StatusReader(*find_sweep(str(store)), clock=lambda: 1004.0).read()
+    assert found.waiting == 0
+    ends = {one.trial: one.error for one in (*found.failures, *found.stops)}
+    assert ends == {
+        CONFIGS[3].identity: "ValueError: of its own",
+        CONFIGS[4].identity: "ValueError: of others",
+    }
+    assert f"{1 + (event == 'failed')} failed" in counts(found)
+    assert f"1 {state}" in counts(found) or event == "failed"
+    assert found.share == pytest.approx((1 + TRAINING * 0.4 + 1 + 1) / 5)
+
+
 def test_a_result_of_an_earlier_version_without_a_journal_is_done(store: Path) -> None:
     for config in CONFIGS:
         folder = Path(trial_folder(str(store), config))
