@@ -21,12 +21,17 @@ METRICS_A_BATCH, OTHERS_A_BATCH = 800, 100  # MLflow takes 1,000 entities a requ
 
 @dataclass
 class KnownRun:
-    """A run in MLflow, as far as it is known here; `metrics` are the newest values."""
+    """A run in MLflow, as far as it is known here; `metrics` are the newest values.
+
+    status: MLflow's. end_ms: when it ended last, milliseconds since 1970.
+    """
 
     id: str
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float] = field(default_factory=dict[str, float])
+    status: str = "RUNNING"
+    end_ms: int = 0
 
 
 class Server:
@@ -98,8 +103,21 @@ class Server:
         run = min(found, key=lambda run: run.info.lifecycle_stage == "deleted")
         if run.info.lifecycle_stage == "deleted":
             self.client.restore_run(run.info.run_id)
-        data = run.data
-        return KnownRun(run.info.run_id, dict(data.params), dict(data.tags), dict(data.metrics))
+        data, info = run.data, run.info
+        values = dict(data.params), dict(data.tags), dict(data.metrics)
+        return KnownRun(info.run_id, *values, info.status, info.end_time or 0)
+
+    def terminate(self, run: KnownRun, status: str, end_ms: int | None = None) -> None:
+        """End a run as FINISHED, FAILED or KILLED, now unless `end_ms` is given."""
+        self.client.set_terminated(run.id, status, end_time=end_ms)
+        run.status, run.end_ms = status, end_ms or 0
+
+    def reopen(self, run: KnownRun) -> None:
+        """Note that what a run shows goes on, in place of how it had ended."""
+        self.client.update_run(run.id, status="RUNNING")
+        if run.tags.pop(ERROR, None) is not None:
+            self.client.delete_tag(run.id, ERROR)
+        run.status = "RUNNING"
 
     def replace(self, run: KnownRun) -> None:
         """Delete a run in whose place another one comes. MLflow keeps it until `mlflow gc`."""

@@ -28,6 +28,7 @@ from sweep.journal.artifacts import log_bank, store_artifacts
 from sweep.journal.events import (
     NAME,
     WITHOUT_RESULT,
+    EpochEvent,
     Event,
     FailedEvent,
     ProbeEvent,
@@ -57,6 +58,7 @@ from sweep.journal.server import ERROR, PARENT, RESULT, TRIAL, KnownRun, Server
 from sweep.journal.sqlite_file import error_of_file
 from sweep.journal.uploader import lacking
 
+ROWS = (StartEvent, EpochEvent)  # what a trial reports while it goes on
 CHANGED = "sweep.changed."  # + a parameter that a later attempt had another value of
 REFERENCE = "sweep.teacher"  # tag of a trial: under which name its teacher's values are
 REPORT = "sweep.report.sha256"  # tag of the sweep's run: of the report that it has
@@ -208,9 +210,11 @@ class Tracker:
             for trial, events in stored.read_behind(behind).items():
                 self._send(trial, events)
             if ends:
+                self._end_open_trials()
+                # First, for files may be refused: that is no reason to be shown as running.
+                self.server.terminate(self._parent(), wanted)
                 self._register_students()
                 self._log_report()
-                self.server.client.set_terminated(self._parent().id, wanted)
             stored.status = wanted
         finally:
             stored.save()
@@ -305,19 +309,22 @@ class Tracker:
             if trial not in self._failed:  # batches that are sent again are no progress
                 self.progress_at = time.monotonic()
         if end is None:
+            times = [event.time_ms for event in events if isinstance(event, ROWS)]
+            ended = run.status in ("FAILED", "KILLED")
+            if ended and max(times, default=0) > run.end_ms:
+                self.server.reopen(run)
             return
         early = "FAILED" if isinstance(end, FailedEvent) else "KILLED"
         status = "FINISHED" if isinstance(end, ResultEvent) else early
-        self.server.client.set_terminated(run.id, status, end_time=end.time_ms)
+        self.server.terminate(run, status, end.time_ms)
         if isinstance(end, ResultEvent):
             self._complete(run, end)
 
     def _complete(self, run: KnownRun, event: ResultEvent) -> None:
         """What a finished trial has besides values."""
         client = self.server.client
-        if ERROR in run.tags:
+        if run.tags.pop(ERROR, None) is not None:
             client.delete_tag(run.id, ERROR)
-            del run.tags[ERROR]
         if event.result:
             log_bank(client, run.id, event)
             store_artifacts(client, run.id, event, self._store)
@@ -394,6 +401,14 @@ class Tracker:
         run = self._runs[trial] = self.server.create(name_of(config), tags, time_ms)
         return run
 
+    def _end_open_trials(self) -> None:
+        """End the runs of trials that no process works on any more, without an end of their own."""
+        for trial, time_ms in open_trials(self.folder / NAME).items():
+            tags = {TRIAL: trial, PARENT: self._parent().id}
+            run = self._runs.get(trial) or self.server.find(tags)
+            if run is not None and run.status == "RUNNING":
+                self.server.terminate(run, "KILLED", time_ms)
+
     def _register_students(self) -> None:
         """Make every finished student a version of the registered model, if one was requested."""
         if not self._register:
@@ -416,6 +431,26 @@ class Tracker:
         if parent.tags.get(REPORT) != digest:
             self.server.client.log_artifact(parent.id, str(self._report))
             self.server.client.set_tag(parent.id, REPORT, digest)
+
+
+def open_trials(journal: Path) -> dict[str, int]:
+    """{trial: time of its newest row} of those that the journal leaves in the middle.
+
+    Times are milliseconds since 1970. A row behind an end may have been lacking, and was added from
+    the store: only a later one shows that the trial was taken up again.
+    """
+    found: dict[str, int] = {}
+    ends: dict[str, Event] = {}
+    for _, event in read_events(journal):
+        trial, time_ms = event.trial, event.time_ms
+        if isinstance(event, (ResultEvent, *WITHOUT_RESULT)):
+            ends[trial] = event
+            found.pop(trial, None)
+        elif isinstance(event, ROWS):
+            end = ends.get(trial)
+            if end is None or (isinstance(end, WITHOUT_RESULT) and time_ms > end.time_ms):
+                found[trial] = max(time_ms, found.get(trial, 0))
+    return found
 
 
 def _of_last_run(events: list[Event]) -> list[Event]:

@@ -23,6 +23,7 @@ from sweep.journal.patience import Patience
 # Seconds without progress after which the end of an upload is not waited for, see Patience.
 PATIENCE = 60.0
 LOOK = 0.2  # seconds between two looks at the journal's size, until it grows
+GRACE = 5.0  # seconds that an upload gets to end its runs, where the sweep was interrupted
 NOTICE = 5.0  # seconds after which a line says what is waited for
 
 
@@ -32,7 +33,7 @@ class Uploader:
     folder: of the run, whose journal is followed. name: of the experiment. uri: of the server.
     register: see Tracker. The process starts once the journal gets its first new row, or is to
     finish: before, it would only delay the first trial. Leaving the context ends it, whatever it
-    was doing.
+    was doing; without `finish` it first gets GRACE seconds to end its runs as KILLED.
 
     Attributes:
         experiment: the experiment's id, "" before `finish` and where MLflow was not reached.
@@ -47,6 +48,7 @@ class Uploader:
         self._wanted, self._left = threading.Event(), threading.Event()
         self._progress_at = time.monotonic()
         self._last: dict[str, Any] = {}
+        self._told = False  # whether the process knows how the sweep has ended
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
 
     def __enter__(self) -> Uploader:
@@ -68,7 +70,11 @@ class Uploader:
         command = child_command(run_module("sweep.journal.upload_process"), self._arguments)
         try:
             process = self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                process_group=0,  # Ctrl-C is for the sweep, which then says how it has ended
             )
             self._send(process, self.uri)  # not an argument: `ps` shows passwords
         except OSError as error:
@@ -115,6 +121,7 @@ class Uploader:
         process = self._process
         if process is None:
             return [lacking(self.folder, self.uri, self._error)]
+        self._told = True
         end = {"status": status, "report": str(report) if report else ""}
         self._send(process, json.dumps(end))
         began = progress_at = self._progress_at = time.monotonic()
@@ -149,7 +156,16 @@ class Uploader:
         self._wanted.set()
         while self._thread.is_alive() and self._process is None:
             time.sleep(0.01)  # it ends by itself, or has the process in a moment
-        if self._process is not None:
+        if self._process is None:
+            return
+        try:
+            if not self._told:
+                assert self._process.stdin is not None
+                # The end of its input is that of the sweep; it may have ended, or hang.
+                with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                    self._process.stdin.close()
+                    self._process.wait(GRACE)
+        finally:
             self._process.kill()
             self._process.wait()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -15,7 +16,8 @@ import pytest
 from shards.support import storage
 from sweep.analysis.frame import load
 from sweep.environment import set_defaults
-from sweep.journal.events import Journal
+from sweep.journal import uploader as uploader_module
+from sweep.journal.events import Journal, StartEvent
 from sweep.journal.mlflow_page import experiment_address
 from sweep.journal.run_record import PlannedTrial, open_record, record_sweep
 from sweep.journal.server import PARENT, SWEEP, TRIAL
@@ -311,6 +313,32 @@ def test_the_uploader_starts_with_the_first_new_row(run: Path) -> None:
         process = uploader._process
         assert process is not None
     assert process.poll() is not None  # leaving ends it
+
+
+@pytest.mark.faults
+def test_an_interrupted_sweep_leaves_no_run_running(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving without `finish` is what Ctrl-C comes to, of which the process hears nothing."""
+    monkeypatch.setattr(uploader_module, "GRACE", 120.0)  # a busy machine takes several seconds
+    assert sync(run) == 0
+    journal = Journal(run)
+    begun = make_config(FIELDS | {"seed": 7})
+    fields = begun.model_dump(mode="json")
+    journal.append(StartEvent(trial=begun.identity, config=fields, time_ms=T0))
+    journal.close()
+    with Uploader(run, "family", f"sqlite:///{run / 'mlflow.db'}") as uploader:
+        uploader.start()
+        process = uploader._process
+        assert process is not None
+        assert os.getpgid(process.pid) != os.getpgid(0)
+        mark = next(run.glob(".uploaded-????????"))
+        end = time.monotonic() + 300
+        while json.loads(mark.read_bytes())["status"] != "RUNNING" and time.monotonic() < end:
+            time.sleep(0.1)
+        assert client_of(run / "mlflow.db")[1].info.status == "RUNNING"
+    _, parent, children = client_of(run / "mlflow.db")
+    assert (parent.info.status, children[begun.identity].info.status) == ("KILLED", "KILLED")
 
 
 @pytest.mark.faults

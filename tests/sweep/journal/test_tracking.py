@@ -356,6 +356,55 @@ def test_failed_then_finished(folder: Path, tmp_path: Path) -> None:
     assert set(rows(tmp_path / "m.db").values()) == {1}
 
 
+def statuses(uri: str) -> tuple[str, dict[str, str]]:
+    """The sweep's own, and {trial: its}."""
+    _, (parent,), children = runs(uri)
+    return parent.info.status, {run.data.tags[TRIAL]: run.info.status for run in children}
+
+
+@pytest.mark.faults
+def test_no_run_stays_running_after_the_sweep_and_a_resumed_one_runs_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'm.db'}"
+    journal = Journal(folder)
+    begin(journal, "trial2", 2)
+    begin(journal, "trial3", 3)
+    journal.append(FailedEvent(trial="trial3", config=config(3), error="x", time_ms=T0 + 50))
+    upload(folder, uri, "KILLED")
+    done = {"trial0": "FINISHED", "trial1": "FINISHED"}
+    assert statuses(uri) == ("KILLED", done | {"trial2": "KILLED", "trial3": "FAILED"})
+    before = runs(uri)[2]
+    ended = {run.data.tags[TRIAL]: run.info.end_time for run in before}
+    assert ended["trial2"] == T0 + 4 * EPOCHS  # its newest row
+    # A row that was lacking shows no new attempt; those of new ones do.
+    journal.append(EpochEvent(trial="trial3", step=13, values={"loss": 0.1}, time_ms=T0 + 49))
+    journal.append(EpochEvent(trial="trial2", step=16, values={"loss": 0.1}, time_ms=T0 + 90))
+    tracker = Tracker(folder, "small", uri)
+    tracker._upload()
+    assert statuses(uri) == ("RUNNING", done | {"trial2": "RUNNING", "trial3": "FAILED"})
+    journal.append(EpochEvent(trial="trial3", step=17, values={"loss": 0.1}, time_ms=T0 + 91))
+    tracker._upload()
+    assert statuses(uri)[1] == done | {"trial2": "RUNNING", "trial3": "RUNNING"}
+    assert not [run for run in runs(uri)[2] if ERROR in run.data.tags]
+    journal.append(ResultEvent(trial="trial2", record=result(2), time_ms=T0 + 100))
+    journal.close()
+    upload(folder, uri, "KILLED")
+    assert statuses(uri) == ("KILLED", done | {"trial2": "FINISHED", "trial3": "KILLED"})
+
+
+@pytest.mark.faults
+def test_a_report_that_is_refused_leaves_no_run_running(tmp_path: Path) -> None:
+    write(tmp_path, *trial(0))
+    (tmp_path / "mlartifacts").write_text("not a folder")
+    (tmp_path / "report.html").write_text("<html></html>")
+    tracker = Tracker(tmp_path, "small", default_uri(tmp_path))
+    tracker.end("FINISHED", tmp_path / "report.html")
+    with pytest.raises(OSError, match="mlartifacts"):
+        tracker._upload()
+    assert statuses(default_uri(tmp_path)) == ("FINISHED", {"trial0": "FINISHED"})
+
+
 def test_rows_arrive_while_the_sweep_goes_on(folder: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'm.db'}"
     journal = Journal(folder)
