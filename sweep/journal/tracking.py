@@ -69,6 +69,10 @@ LAST_PAUSES = (1.0, 2.0, 4.0)  # seconds before further attempts at the end of a
 NAMED = 10  # trials that one warning names
 
 
+class LostError(Exception):
+    """The server has nothing of the sweep any more: everything is to be sent again."""
+
+
 class Tracker:
     """Uploads one sweep's journal to one tracking server.
 
@@ -201,14 +205,10 @@ class Tracker:
             return
         self._connect()
         try:
-            sent: set[str] = set()
-            while (found := stored.read_new()) is not None:
-                sent |= found.keys()
-                for trial, events in found.items():
-                    self._send(trial, events)
-            behind = [trial for trial in self._behind() if trial not in sent]
-            for trial, events in stored.read_behind(behind).items():
-                self._send(trial, events)
+            try:
+                self._send_all()
+            except LostError:  # once more from the start; if that is lost as well, in a later pass
+                self._send_all()
             if ends:
                 self._end_open_trials()
                 # First, for files may be refused: that is no reason to be shown as running.
@@ -219,25 +219,44 @@ class Tracker:
         finally:
             stored.save()
 
+    def _send_all(self) -> None:
+        """Raises: LostError; what stands in the way of every trial."""
+        sent: set[str] = set()
+        while (found := self._acknowledged.read_new()) is not None:
+            sent |= found.keys()
+            for trial, events in found.items():
+                self._send(trial, events)
+        behind = [trial for trial in self._behind() if trial not in sent]
+        for trial, events in self._acknowledged.read_behind(behind).items():
+            self._send(trial, events)
+
     def _behind(self) -> list[str]:
         return [trial for trial in self._acknowledged.behind if trial not in self.refused]
 
-    def _connect(self) -> None:
+    def _connect(self) -> bool:
+        """Whether the server has what it was sent before; False where everything is sent again."""
         if self.server.parent is not None:
-            return
-        if not self.server.connect():
+            return True
+        known = self.server.connect()
+        if not known:
             # It has nothing of this sweep, whatever was sent before.
             self._runs.clear()
+            self._failures.clear()
+            self.refused.clear()
             self._acknowledged.restart()
         self._acknowledged.experiment = self.server.experiment
         self.progress_at = time.monotonic()
+        return known
 
     def _parent(self) -> KnownRun:
         assert self.server.parent is not None
         return self.server.parent
 
     def _send(self, trial: str, events: list[Event]) -> None:
-        """Upload a trial's events, or note why not. Raises: what concerns other trials as well."""
+        """Upload a trial's events, or note why not.
+
+        Raises: LostError; what concerns other trials as well.
+        """
         if trial in self.refused:
             return
         try:
@@ -249,8 +268,11 @@ class Tracker:
                 # The experiment or the run may have been deleted since it was searched.
                 self._runs.pop(trial, None)
                 self.server.parent = None
-                self._connect()
+                if not self._connect():
+                    raise LostError("MLflow has lost what it had, and gets it again") from None
                 self._record(trial, events)
+        except LostError:
+            raise
         except Exception as error:
             self._runs.pop(trial, None)
             self._failed.add(trial)

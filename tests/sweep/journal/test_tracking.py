@@ -550,6 +550,22 @@ def test_a_run_deleted_during_the_sweep_is_restored(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+def test_a_database_lost_while_trials_run_is_filled_again(tmp_path: Path) -> None:
+    """As that of a server without a volume, which starts anew."""
+    write(tmp_path, *trial(0), *trial(1)[:1], *trial(2)[:1])
+    tracker = Tracker(tmp_path, "small", default_uri(tmp_path))
+    tracker._upload()
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
+    write(tmp_path, *trial(1)[1:], *trial(2)[1:], *trial(3))
+    tracker.start()
+    assert tracker.finish()
+    found = by_trial(tmp_path)
+    values = {name: run.data.metrics["test/x"] for name, run in found.items()}
+    assert values == {"trial0": 0.0, "trial1": 1.0, "trial2": 2.0, "trial3": 3.0}
+    assert {run.data.params["lr"] for run in found.values()} == {"0.001"}
+
+
+@pytest.mark.faults
 def test_a_refused_trial_is_named_and_the_others_arrive(tmp_path: Path) -> None:
     bad = {"b" * 300: "a parameter's name that is too long"}
     write(tmp_path, *trial(0), *trial(1, **bad), *trial(2))
