@@ -2,6 +2,7 @@
 
     {"event": "start",  "trial": ID, "time_ms": T, "config": {...}}
     {"event": "epoch",  "trial": ID, "time_ms": T, "step": S, "values": {"loss": ...}}
+                                            and "observed": {NAME: value} where that was measured
     {"event": "result", "trial": ID, "time_ms": T, "record": {...}, "result": PATH, ...}
     {"event": "failed", "trial": ID, "time_ms": T, "config": {...}, "error": "one line"}
     {"event": "stopped", "trial": ID, "time_ms": T, "config": {...}, "error": "why, in one line"}
@@ -65,11 +66,16 @@ class StartEvent(_Event):
 
 
 class EpochEvent(_Event):
-    """One row of the training log."""
+    """One row of the training log.
+
+    observed: what was measured at its step; empty in journals of earlier versions, where the result
+    alone has it.
+    """
 
     event: Literal["epoch"] = "epoch"
     step: int
     values: dict[str, float]
+    observed: dict[str, float] = Field(default_factory=dict[str, float])
 
 
 class ResultEvent(_Event):

@@ -30,18 +30,23 @@ TEACHER = "teacher"
 # ---- metrics ----
 
 
-def metrics_of(event: Event) -> Iterator[Any]:
+def metrics_of(event: Event, late: bool = False) -> Iterator[Any]:
     """The metrics of one event, each at a step.
 
     Final values are at step 0, where MLflow draws bars of them. Teacher values are the sweep's own,
     see `reference_of`. In journals of earlier versions, which name no result's file, both are
     the trial's, at its last step, so that an upload that goes on makes no second row.
 
-    Observations have no time of their own. They get the result's, which is the same when a line
-    is sent again.
+    Observations come with the epoch at whose end they were made, and once more with the result: the
+    same values at the same time are one row in MLflow. Those between two epochs, which only the
+    result has, get its time. late: whether all get it, as in earlier versions, which sent them with
+    the result alone.
     """
     if isinstance(event, EpochEvent):
         yield from _metrics(event.values, event.step, event.time_ms, "train/")
+        if event.observed and not late:
+            values = event.observed | {"epoch": event.values["epoch"]}
+            yield from _metrics(values, event.step, event.time_ms, "curve/")
     elif isinstance(event, ProbeEvent):
         values = event.result.values
         own = values.metrics if event.step == 0 else values.metrics | values.teacher
@@ -53,9 +58,10 @@ def metrics_of(event: Event) -> Iterator[Any]:
         else:
             values = result.metrics | result.teacher
             yield from _metrics(values, result.last_step, event.time_ms)
+        times = {} if late else {row.step: row.time_ms for row in result.epochs}
         for row in result.observations.rows:
             values = row.values | {"epoch": row.epoch}
-            yield from _metrics(values, row.step, event.time_ms, "curve/")
+            yield from _metrics(values, row.step, times.get(row.step, event.time_ms), "curve/")
 
 
 def _sizes(result: TrialResult) -> dict[str, float]:

@@ -7,7 +7,8 @@ has the rows already takes them as the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from shards.support import storage
 from sweep.journal.attempts import Attempts
@@ -22,7 +23,7 @@ from sweep.journal.events import (
     now_ms,
 )
 from trainers.results.folder import RESULT, TRIALS, read_result
-from trainers.results.record import TrialResult, additions, merge
+from trainers.results.record import Epoch, TrialResult, additions, merge
 from trainers.results.reprobed import read_reprobed
 from trainers.results.trial_journal import Row, read_rows
 
@@ -60,9 +61,9 @@ def result_events(trial: str, result: TrialResult, rows: list[Row]) -> Iterator[
     end = times.get("finished", epochs[-1].time_ms if epochs else now_ms())
     begin = times.get("start", epochs[0].time_ms if epochs else end)
     yield StartEvent(trial=trial, config=result.config, time_ms=begin)
+    observed = {row.step: row.values for row in result.observations.rows}
     for row in epochs:
-        values = {"loss": row.loss, "epoch": row.epoch}
-        yield EpochEvent(trial=trial, step=row.step, values=values, time_ms=row.time_ms)
+        yield epoch_event(trial, row, observed.get(row.step, {}))
     yield ResultEvent(
         trial=trial,
         time_ms=end,
@@ -71,6 +72,17 @@ def result_events(trial: str, result: TrialResult, rows: list[Row]) -> Iterator[
         result=f"{TRIALS}/{trial}/{RESULT}",
         bank=last.get("bank", ""),
         commit=last.get("commit", ""),
+    )
+
+
+def epoch_event(trial: str, row: Epoch, observed: Mapping[str, float]) -> EpochEvent:
+    """The event of a row of the training log. observed: what was measured at its step."""
+    return EpochEvent(
+        trial=trial,
+        step=row.step,
+        values={"loss": row.loss, "epoch": row.epoch},
+        observed={name: value for name, value in observed.items() if math.isfinite(value)},
+        time_ms=row.time_ms,
     )
 
 
@@ -110,7 +122,8 @@ def _unfinished_events(trial: str, rows: list[Row]) -> Iterator[Event]:
                 yield StartEvent(trial=trial, config=row["config"], time_ms=time_ms)
             started = True
         elif kind == "epoch":
-            yield EpochEvent(trial=trial, step=row["step"], values=row["values"], time_ms=time_ms)
+            epoch = Epoch(step=row["step"], time_ms=time_ms, **row["values"])
+            yield epoch_event(trial, epoch, row.get("observed", {}))
         elif kind in ("failed", "stopped"):
             end = row
     if end is not None:

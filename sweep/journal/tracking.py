@@ -307,6 +307,7 @@ class Tracker:
             events = _of_last_run(self._acknowledged.read_from_start(trial))
             run = self._create(trial, events)
         anew |= _is_again(events[0])
+        late = _is_of_earlier_version(run)
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
         for event in events:
@@ -320,13 +321,13 @@ class Tracker:
                     tags[CHANGED + name] = value
             if isinstance(event, ResultEvent | ProbeEvent):
                 tags |= self._log_teacher(run, event, anew)
-            if isinstance(event, ResultEvent):
+            if isinstance(event, ResultEvent) and not late:
                 tags[RESULT] = digest_of(event.record)
         ends = (ResultEvent, *WITHOUT_RESULT)
         end = next((e for e in reversed(events) if isinstance(e, ends)), None)
         if isinstance(end, WITHOUT_RESULT):
             tags[ERROR] = end.error[:VALUE_LENGTH]
-        metrics = [metric for event in events for metric in metrics_of(event)]
+        metrics = [metric for event in events for metric in metrics_of(event, late)]
         for _ in self.server.log(run, metrics, params, tags):
             if trial not in self._failed:  # batches that are sent again are no progress
                 self.progress_at = time.monotonic()
@@ -353,11 +354,8 @@ class Tracker:
 
     def _is_of_another(self, run: KnownRun, trial: str, digest: str) -> bool:
         """Whether a trial's run in MLflow has a result of an earlier run of the trial."""
-        if "shards" not in run.tags:
-            return False  # it has no result
-        if RESULT in run.tags:
-            return run.tags[RESULT] != digest
-        # Of an earlier version, which tells no two results apart.
+        if not _is_of_earlier_version(run):
+            return run.tags.get(RESULT, digest) != digest
         return _is_again(_of_last_run(self._acknowledged.read_from_start(trial))[0])
 
     def _log_teacher(
@@ -473,6 +471,11 @@ def open_trials(journal: Path) -> dict[str, int]:
             if end is None or (isinstance(end, WITHOUT_RESULT) and time_ms > end.time_ms):
                 found[trial] = max(time_ms, found.get(trial, 0))
     return found
+
+
+def _is_of_earlier_version(run: KnownRun) -> bool:
+    """Whether a trial's result was uploaded by a version that tells no two results apart."""
+    return "shards" in run.tags and RESULT not in run.tags
 
 
 def _of_last_run(events: list[Event]) -> list[Event]:

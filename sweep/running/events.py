@@ -88,7 +88,8 @@ class TuneCallback(tune.Callback):
             self._emit(identity, "start", {})
         elif "epoch" in result:
             self._waiting.trained(identity)
-            self._emit(identity, "epoch", {name: result[name] for name in REPORTED})
+            values = {name: result[name] for name in REPORTED}
+            self._emit(identity, "epoch", values | {"observed": result.get("observed") or {}})
             if identity in self._stopped:
                 self._emit(identity, "stopped_early", {"error": self._stopped[identity]})
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from shards.support.progress import Progress
-from sweep.journal.events import EpochEvent, FailedEvent, Journal, StartEvent, StoppedEvent
+from sweep.journal.events import FailedEvent, Journal, StartEvent, StoppedEvent
 from sweep.journal.overview import Overview, TrialState, overview_of
 from sweep.journal.run_record import PlannedTrial
-from sweep.journal.stored import probe_events, result_events
+from sweep.journal.stored import epoch_event, probe_events, result_events
 from sweep.planning.kinds import kinds_of
 from sweep.planning.remaining import Timing, remaining_seconds
 from sweep.planning.sizes import planned_steps, training_work, trial_weight
@@ -50,9 +50,9 @@ def _parts(seconds: Seconds) -> dict[str, Any]:
 class Watch:
     """Called for every event of a trial: `watch(identity, kind, values)`.
 
-    `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms), `finished`, `waits` (for
-    another attempt), or one of `failed`, `stopped`, `stopped_early` and `elsewhere`, whose values
-    have an `error`.
+    `kind` is `start`, `epoch` (values: step, epoch, loss, time_ms and, where something was, what
+    was observed), `finished`, `waits` (for another attempt), or one of `failed`, `stopped`,
+    `stopped_early` and `elsewhere`, whose values have an `error`.
 
     Attributes:
         steps: {trial: optimiser steps done} of the trials that train.
@@ -107,7 +107,8 @@ class Watch:
             self.losses[trial] = values["loss"]
             self.timings[trial].step(values["step"], time.time())
             self._advance(trial)
-            self._epoch(trial, Epoch.model_validate(values))
+            row = Epoch.model_validate({n: v for n, v in values.items() if n != "observed"})
+            self.journal.append(epoch_event(trial, row, values.get("observed", {})))
         elif kind == "finished":
             if not self.adopt(config) and self._search:
                 self._search.away(trial)  # its result is gone: there is nothing to wait for
@@ -198,12 +199,6 @@ class Watch:
         if not self.journal.has_started(config.identity):
             fields = config.model_dump(mode="json")
             self.journal.append(StartEvent(trial=config.identity, config=fields))
-
-    def _epoch(self, trial: str, row: Epoch) -> None:
-        values = {"loss": row.loss, "epoch": row.epoch}
-        self.journal.append(
-            EpochEvent(trial=trial, step=row.step, values=values, time_ms=row.time_ms)
-        )
 
     def _begin(self, trial: str) -> None:
         timing = self.timings[trial]

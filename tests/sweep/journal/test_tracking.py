@@ -32,10 +32,11 @@ from sweep.journal.events import (
 )
 from sweep.journal.mlflow_page import mlflow_command
 from sweep.journal.mlflow_uri import check_tracking_uri, default_uri
+from sweep.journal.stored import result_events
 from sweep.journal.tracking import ERROR, PARENT, TRIAL, Tracker
 from sweep.run import main
 from tests.sweep.made import made
-from trainers.results.record import TrialResult
+from trainers.results.record import TrialResult, parse_result
 
 T0 = 1_700_000_000_000
 EPOCHS = 3
@@ -403,6 +404,55 @@ def test_a_report_that_is_refused_leaves_no_run_running(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="mlartifacts"):
         tracker._upload()
     assert statuses(default_uri(tmp_path)) == ("FINISHED", {"trial0": "FINISHED"})
+
+
+def observing(seed: int) -> TrialResult:
+    """A result with an observation at the end of each epoch, and one between two."""
+    record = result(seed).as_json()
+    rows = [{"step": s, "epoch": s / 4, "values": {"rank": s / 2}} for s in (4, 6, 8, 12)]
+    return parse_result(record | {"observations": {"rows": rows, "teacher": {}}})
+
+
+def curves(base: Path) -> list[Any]:
+    return sorted(row[1:] for row in values_of(base) if row[0] == "a" and row[1][:5] == "curve")
+
+
+def test_curves_of_a_trial_without_a_result_arrive_and_come_once(tmp_path: Path) -> None:
+    write(tmp_path)
+    events = list(result_events("a", observing(0), []))
+    write(tmp_path, *events[:2])
+    tracker = Tracker(tmp_path, "small", default_uri(tmp_path))
+    tracker._upload()
+    first = [("curve/epoch", 4, 1.0, T0 + 4), ("curve/rank", 4, 2.0, T0 + 4)]
+    assert curves(tmp_path / "mlflow.db") == first
+    write(tmp_path, *events[2:])
+    tracker._upload()
+    whole = curves(tmp_path / "mlflow.db")
+    assert whole[:1] + whole[4:5] == first
+    assert [row[:3] for row in whole if row[0] == "curve/rank"] == [
+        ("curve/rank", step, step / 2) for step in (4, 6, 8, 12)
+    ]
+    for mark in tmp_path.glob(".uploaded-*"):
+        mark.unlink()
+    assert not finished(tmp_path).warnings()
+    assert curves(tmp_path / "mlflow.db") == whole
+
+
+def test_an_upload_of_an_earlier_version_gets_no_second_curve(tmp_path: Path) -> None:
+    """It sent observations with the result alone, at its time."""
+    events = list(result_events("a", observing(0), []))
+    write(tmp_path, *events)
+    assert not finished(tmp_path).warnings()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("update metrics set timestamp = ? where key like 'curve/%'", [T0 + 12])
+        database.execute("delete from tags where key = 'sweep.result'")
+        database.commit()
+    before = curves(tmp_path / "mlflow.db")
+    for _ in range(2):
+        for mark in tmp_path.glob(".uploaded-*"):
+            mark.unlink()
+        assert not finished(tmp_path).warnings()
+        assert curves(tmp_path / "mlflow.db") == before
 
 
 def test_rows_arrive_while_the_sweep_goes_on(folder: Path, tmp_path: Path) -> None:

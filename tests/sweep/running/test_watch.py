@@ -40,6 +40,16 @@ def test_progress_is_by_steps(tmp_path: Path, tools: Any, duration: str) -> None
     assert [(e["step"], e["values"]["epoch"]) for e in written] == [(4, 1), (5, 1.25)]
 
 
+def test_what_was_observed_is_in_the_journal_before_the_result(tmp_path: Path, tools: Any) -> None:
+    config = make_config(FIELDS | {"duration": "8 steps"})
+    watch = Watch(Journal(tmp_path), [config], str(tmp_path))
+    seen = {"validation/rank": 2.5, "validation/alignment": float("inf")}
+    watch(config.identity, "epoch", ROWS[0] | {"observed": seen})
+    watch(config.identity, "epoch", ROWS[1])
+    written = [event["observed"] for event in tools.events(tmp_path, "epoch")]
+    assert written == [{"validation/rank": 2.5}, {}]
+
+
 def test_a_trial_that_trains_nothing_has_no_progress_before_its_end(tmp_path: Path) -> None:
     config = make_config(FIELDS | {"epochs": 0})
     watch = Watch(Journal(tmp_path), [config], str(tmp_path))
