@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 import pandas as pd
 
 from shards.support import storage
+from shards.support.command import without_password
 from shards.support.registry import closest
 from shards.teachers import has_random_weights
 from sweep.journal.events import NAME
@@ -123,7 +125,9 @@ def load(*runs: str | Path, where: Mapping[str, Any] | None = None) -> Study:
     local: list[tuple[str, Run]] = []
     for location in map(str, runs):
         if is_tracking_uri(location):
-            for tracked in read_server(location):
+            found = read_server(location)
+            gathered.notes += _cut_fields(location, found)
+            for tracked in found:
                 gathered.fields |= dict.fromkeys(tracked.config)
                 gathered.add(location, _tracked_row(tracked), _tracked_lines(tracked))
         else:
@@ -300,6 +304,16 @@ def _lines(result: TrialResult) -> list[Row]:
         line = found.setdefault(seen.step, {"step": seen.step, "epoch": seen.epoch})
         line |= seen.values
     return [found[step] for step in sorted(found)]
+
+
+def _cut_fields(location: str, found: list[TrackedTrial]) -> list[str]:
+    """A note for each field of which MLflow has the beginning only."""
+    counts = Counter(name for tracked in found for name in tracked.cut)
+    shown = without_password(location)
+    return [
+        f"{shown}: `{name}` of {count} trials is left out: MLflow has its beginning only"
+        for name, count in sorted(counts.items())
+    ]
 
 
 def _tracked_row(tracked: TrackedTrial) -> Row:

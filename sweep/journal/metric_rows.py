@@ -20,7 +20,8 @@ from sweep.journal.events import (
 from trainers.config.schema import PLUGINS
 from trainers.results.record import TrialResult
 
-VALUE_LENGTH = 500  # of a parameter or tag; longer ones are cut, MLflow takes no more everywhere
+CUT = " ..."  # the end of a parameter that is longer than MLflow takes
+EARLIER = 500  # characters at which earlier versions cut parameters, without a sign of it
 RANDOM_WEIGHTS = "teacher.random_weights"
 COMMIT = "mlflow.source.git.commit"  # MLflow shows it as the run's source version
 SECONDS = "trial_seconds"  # the tag of `ResultEvent.seconds`
@@ -123,8 +124,27 @@ def config_of(event: Event) -> dict[str, Any] | None:
 
 
 def params_of(config: dict[str, Any]) -> dict[str, str]:
-    """Every field as one flat parameter; the entries of a list are separated by `, `."""
-    return {name: _text(value)[:VALUE_LENGTH] for name, value in config.items()}
+    """Every field as one flat parameter; the entries of a list are separated by `, `.
+
+    What is longer than MLflow takes is cut, and ends with CUT.
+    """
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+
+    texts = {name: _text(value) for name, value in config.items()}
+    long = {name for name, text in texts.items() if len(text) > MAX_PARAM_VAL_LENGTH}
+    return texts | {name: texts[name][: MAX_PARAM_VAL_LENGTH - len(CUT)] + CUT for name in long}
+
+
+def is_cut(text: str) -> bool:
+    """Whether a parameter in MLflow may be the beginning of its value only."""
+    return text.endswith(CUT) or len(text) == EARLIER
+
+
+def tag_text(value: object) -> str:
+    """As much of a value as MLflow takes in a tag."""
+    from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+
+    return str(value)[:MAX_TAG_VAL_LENGTH]
 
 
 def _text(value: Any) -> str:
@@ -164,7 +184,7 @@ def tags_of(event: Event) -> dict[str, str]:
         tags |= {} if event.seconds is None else {SECONDS: event.seconds}
     for probe, version in _versions(event).items():
         tags[f"probe.{probe}.version"] = version
-    return {name: str(value)[:VALUE_LENGTH] for name, value in tags.items() if value != ""}
+    return {name: tag_text(value) for name, value in tags.items() if value != ""}
 
 
 def _result_tags(result: TrialResult) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Any, get_origin
 
 from shards.support.command import without_password
 from sweep.environment import set_defaults
-from sweep.journal.metric_rows import SECONDS, TEACHER
+from sweep.journal.metric_rows import SECONDS, TEACHER, is_cut
 from sweep.journal.server import ERROR, PARENT, TRIAL
 from sweep.journal.tracking import REFERENCE
 from trainers.canonical import trial_fields
@@ -28,9 +28,10 @@ NUMBERS = ("student.", "data.")  # groups of tags with numbers
 class TrackedTrial:
     """One trial as MLflow has it.
 
-    status: MLflow's, such as FINISHED. config: its fields. tags: see `metric_rows.tags_of`; those
-    of the groups NUMBERS are numbers. seconds: of a finished trial. metrics: final
-    values of the trial and of its teacher. curves: {step: {name: value}}.
+    status: MLflow's, such as FINISHED. config: its fields, without those in `cut`, of which MLflow
+    may have the beginning only. tags: see `metric_rows.tags_of`; those of the groups NUMBERS are
+    numbers. seconds: of a finished trial. metrics: final values of the trial and of its teacher.
+    curves: {step: {name: value}}.
     """
 
     trial: str
@@ -40,6 +41,7 @@ class TrackedTrial:
     ended_ms: int | None
     seconds: float | None
     config: dict[str, Any]
+    cut: tuple[str, ...]
     tags: dict[str, Any]
     metrics: dict[str, float]
     curves: dict[int, dict[str, float]]
@@ -116,7 +118,8 @@ def _trial(client: Any, run: Any, sweeps: dict[str, dict[str, float]]) -> Tracke
         started_ms=run.info.start_time,
         ended_ms=run.info.end_time,
         seconds=_seconds(run),
-        config=_config(run.data.params),
+        config=_config({n: text for n, text in run.data.params.items() if not is_cut(text)}),
+        cut=tuple(name for name, text in run.data.params.items() if is_cut(text)),
         tags={n: _value(text) if n.startswith(NUMBERS) else text for n, text in tags.items()},
         metrics=metrics,
         curves=dict(sorted(curves.items())),

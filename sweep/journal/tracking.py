@@ -28,7 +28,6 @@ from sweep.journal.artifacts import log_bank, store_artifacts
 from sweep.journal.events import (
     NAME,
     WITHOUT_RESULT,
-    EpochEvent,
     Event,
     FailedEvent,
     ProbeEvent,
@@ -37,9 +36,11 @@ from sweep.journal.events import (
     digest_of,
     read_events,
 )
+from sweep.journal.last_run import ROWS, is_again, of_last_run, open_trials
 from sweep.journal.metric_rows import (
+    CUT,
+    EARLIER,
     TEACHER,
-    VALUE_LENGTH,
     Reference,
     bare,
     config_of,
@@ -47,6 +48,7 @@ from sweep.journal.metric_rows import (
     name_of,
     params_of,
     reference_of,
+    tag_text,
     tags_of,
 )
 from sweep.journal.mlflow_errors import code_of, is_of_connection, is_refusal, reason
@@ -58,7 +60,6 @@ from sweep.journal.server import ERROR, PARENT, RESULT, TRIAL, KnownRun, Server
 from sweep.journal.sqlite_file import error_of_file
 from sweep.journal.uploader import lacking
 
-ROWS = (StartEvent, EpochEvent)  # what a trial reports while it goes on
 CHANGED = "sweep.changed."  # + a parameter that a later attempt had another value of
 REFERENCE = "sweep.teacher"  # tag of a trial: under which name its teacher's values are
 REPORT = "sweep.report.sha256"  # tag of the sweep's run: of the report that it has
@@ -82,6 +83,7 @@ class Tracker:
     Attributes:
         error: why some events have not arrived yet, in one line; empty where all have.
         refused: {trial: reason} of the trials that MLflow refuses for good.
+        cut: parameters of which MLflow has the beginning only.
         progress_at: when something last arrived, on the monotonic clock.
     """
 
@@ -89,6 +91,7 @@ class Tracker:
         self.folder, self.uri, self._register = folder, uri, register
         self.error = ""
         self.refused: dict[str, str] = {}
+        self.cut: set[str] = set()
         self.progress_at = time.monotonic()
         record = read_record(folder)
         sweep = record.id if record else id_before_records(folder)
@@ -168,6 +171,8 @@ class Tracker:
         for name in sorted(self.server.unnamed):
             error = metric_name_error(name)
             lines.append(f"MLflow does not take metric `{name}`: it {error}; {kept}")
+        for name in sorted(self.cut):
+            lines.append(f"MLflow has the beginning of parameter `{name}` only, it is long; {kept}")
         if self.error:
             lines.append(lacking(self.folder, self.uri, self.error))
         return [without_password(line) for line in lines]
@@ -299,34 +304,27 @@ class Tracker:
     # ---- one trial ----
 
     def _record(self, trial: str, events: list[Event]) -> None:
-        run, events = self._run(trial, _of_last_run(events))
+        run, events = self._run(trial, of_last_run(events))
         result = next((e for e in reversed(events) if isinstance(e, ResultEvent)), None)
         anew = result is not None and self._is_of_another(run, trial, digest_of(result.record))
         if anew:
             self.server.replace(run)
-            events = _of_last_run(self._acknowledged.read_from_start(trial))
+            events = of_last_run(self._acknowledged.read_from_start(trial))
             run = self._create(trial, events)
-        anew |= _is_again(events[0])
+        anew |= is_again(events[0])
         late = _is_of_earlier_version(run)
-        params: dict[str, str] = {}
         tags: dict[str, str] = {}
         for event in events:
             tags |= tags_of(event)
-            for name, value in params_of(config_of(event) or {}).items():
-                # MLflow keeps the first value of a parameter and refuses another. Parameters that
-                # are no part of a trial's identity may change between its attempts.
-                first = run.params.setdefault(name, value)
-                params[name] = first
-                if value != first or CHANGED + name in run.tags | tags:
-                    tags[CHANGED + name] = value
             if isinstance(event, ResultEvent | ProbeEvent):
                 tags |= self._log_teacher(run, event, anew)
             if isinstance(event, ResultEvent) and not late:
                 tags[RESULT] = digest_of(event.record)
+        params = self._params(run, events, tags)
         ends = (ResultEvent, *WITHOUT_RESULT)
         end = next((e for e in reversed(events) if isinstance(e, ends)), None)
         if isinstance(end, WITHOUT_RESULT):
-            tags[ERROR] = end.error[:VALUE_LENGTH]
+            tags[ERROR] = tag_text(end.error)
         metrics = [metric for event in events for metric in metrics_of(event, late)]
         for _ in self.server.log(run, metrics, params, tags):
             if trial not in self._failed:  # batches that are sent again are no progress
@@ -343,6 +341,23 @@ class Tracker:
         if isinstance(end, ResultEvent):
             self._complete(run, end)
 
+    def _params(self, run: KnownRun, events: list[Event], tags: dict[str, str]) -> dict[str, str]:
+        """Parameters of a trial; `tags` gets what a later attempt had other values of.
+
+        MLflow keeps the first value of a parameter and refuses another. Parameters that are no part
+        of a trial's identity may change between its attempts.
+        """
+        params: dict[str, str] = {}
+        for event in events:
+            for name, value in params_of(config_of(event) or {}).items():
+                first = run.params.setdefault(name, value)
+                params[name] = first
+                self.cut |= {name} if value.endswith(CUT) else set()
+                same = value == first or (len(first) == EARLIER and value.startswith(first))
+                if not same or CHANGED + name in run.tags | tags:
+                    tags[CHANGED + name] = value
+        return params
+
     def _complete(self, run: KnownRun, event: ResultEvent) -> None:
         """What a finished trial has besides values."""
         client = self.server.client
@@ -356,7 +371,7 @@ class Tracker:
         """Whether a trial's run in MLflow has a result of an earlier run of the trial."""
         if not _is_of_earlier_version(run):
             return run.tags.get(RESULT, digest) != digest
-        return _is_again(_of_last_run(self._acknowledged.read_from_start(trial))[0])
+        return is_again(of_last_run(self._acknowledged.read_from_start(trial))[0])
 
     def _log_teacher(
         self, run: KnownRun, event: ResultEvent | ProbeEvent, anew: bool
@@ -406,7 +421,7 @@ class Tracker:
         run = self.server.find(tags)
         if run is None:
             if not isinstance(events[0], StartEvent):
-                events = _of_last_run(self._acknowledged.read_from_start(trial))
+                events = of_last_run(self._acknowledged.read_from_start(trial))
             return self._create(trial, events), events
         self._runs[trial] = run
         return run, events
@@ -453,36 +468,6 @@ class Tracker:
             self.server.client.set_tag(parent.id, REPORT, digest)
 
 
-def open_trials(journal: Path) -> dict[str, int]:
-    """{trial: time of its newest row} of those that the journal leaves in the middle.
-
-    Times are milliseconds since 1970. A row behind an end may have been lacking, and was added from
-    the store: only a later one shows that the trial was taken up again.
-    """
-    found: dict[str, int] = {}
-    ends: dict[str, Event] = {}
-    for _, event in read_events(journal):
-        trial, time_ms = event.trial, event.time_ms
-        if isinstance(event, (ResultEvent, *WITHOUT_RESULT)):
-            ends[trial] = event
-            found.pop(trial, None)
-        elif isinstance(event, ROWS):
-            end = ends.get(trial)
-            if end is None or (isinstance(end, WITHOUT_RESULT) and time_ms > end.time_ms):
-                found[trial] = max(time_ms, found.get(trial, 0))
-    return found
-
-
 def _is_of_earlier_version(run: KnownRun) -> bool:
     """Whether a trial's result was uploaded by a version that tells no two results apart."""
     return "shards" in run.tags and RESULT not in run.tags
-
-
-def _of_last_run(events: list[Event]) -> list[Event]:
-    """The events of one trial without those before the start of its last run."""
-    starts = [number for number, event in enumerate(events) if _is_again(event)]
-    return events[starts[-1] :] if starts else events
-
-
-def _is_again(event: Event) -> bool:
-    return isinstance(event, StartEvent) and event.again

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import requests
 
+from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal import acknowledged, tracking
 from sweep.journal.acknowledged import Acknowledged
@@ -630,6 +631,41 @@ def test_a_refused_trial_is_named_and_the_others_arrive(tmp_path: Path) -> None:
     write(tmp_path, *trial(3))
     assert list(finished(tmp_path).refused) == ["trial1"]  # tried again once, others go on
     assert by_trial(tmp_path)["trial3"].data.metrics == {"test/x": 3.0}
+
+
+def arms(count: int) -> list[str]:
+    return [f"corruption:{number:04d}" for number in range(count)]
+
+
+def test_a_long_parameter_is_whole_and_one_too_long_is_named(tmp_path: Path) -> None:
+    """As the 75 arms of `test_arms: [cifar10c]`."""
+    write(tmp_path, *trial(0, test_arms=arms(75)), *trial(1, test_arms=arms(500)))
+    (line,) = finished(tmp_path).warnings()
+    assert "the beginning of parameter `test_arms` only" in line
+    study = load(default_uri(tmp_path))
+    (note,) = study.notes
+    assert "`test_arms` of 1 trials is left out" in note
+    found = dict(zip(study.trials["trial"], study.trials["test_arms"], strict=True))
+    whole = load(tmp_path).trials
+    (expected,) = whole["test_arms"][whole["seed"] == 0]
+    assert found == {"trial0": expected, "trial1": None}
+
+
+def test_a_parameter_that_an_earlier_version_cut_is_no_other_and_not_read(tmp_path: Path) -> None:
+    events = trial(0, test_arms=arms(75))
+    write(tmp_path, *events[:1])
+    tracker = Tracker(tmp_path, "small", default_uri(tmp_path))
+    tracker._upload()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("update params set value = substr(value, 1, 500)")
+        database.commit()
+    write(tmp_path, *events[1:])
+    assert not finished(tmp_path).warnings()
+    (run,) = by_trial(tmp_path).values()
+    assert not [tag for tag in run.data.tags if tag.startswith("sweep.changed.")]
+    study = load(default_uri(tmp_path))
+    assert "`test_arms` of 1 trials" in study.notes[0]
+    assert "test_arms" not in study.trials or list(study.trials["test_arms"]) == [None]
 
 
 @pytest.mark.faults
