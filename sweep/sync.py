@@ -6,7 +6,7 @@
 
 Trials' own journals and results in the store are read first; what the sweep's journal lacks of them
 is added to it. Then MLflow gets what it lacks. A second call changes nothing. A sweep that is
-running uploads by itself, and is refused here.
+running uploads by itself: while one works on the store, or in the folder, this command is refused.
 
 Exit status: 0; 1 where MLflow lacks something, with a line that names it; 2 for bad input.
 """
@@ -38,7 +38,7 @@ def sync(
     in the folder). out: the folder, where `run` is a store. sweep: which one, by id or name, where
     the store has several. register: name of a registered model whose versions the students become.
     Returns: (address of the table of runs, a line for each thing that MLflow still lacks).
-    Raises: ValueError for bad input, and while the sweep runs; OSError.
+    Raises: ValueError for bad input, and while a sweep works on the store; OSError.
     """
     set_defaults()
     from shards.support.lock import exclusive
@@ -51,6 +51,7 @@ def sync(
     from sweep.journal.run_record import find_sweep, keep_record, read_record
     from sweep.journal.tracking import Tracker
     from sweep.journal.uploader import PATIENCE
+    from sweep.running.holding import check_idle
 
     if register:
         check_name(register)
@@ -66,6 +67,7 @@ def sync(
     uri = tracking_uri or default_uri(folder)
     with exclusive(str(folder), "sweep"):
         if stored:
+            check_idle(store)
             keep_record(folder, store, stored)
             with Progress("journal", len(stored.identities)) as bar:
                 for line in rebuild(folder, store, stored, bar.update):

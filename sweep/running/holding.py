@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -22,13 +23,14 @@ from shards.support.lease import (
     HeldError,
     LeaseError,
     Observer,
+    is_free,
     is_stop_requested,
     ours,
     read_claim,
     take,
     wait_and_take,
 )
-from shards.support.processes import this_process
+from shards.support.processes import is_running, this_process
 from shards.support.retry import briefly
 
 FOLDER = "sweep-lease"
@@ -92,6 +94,26 @@ def holding(store: str, argv: list[str], join: bool) -> Iterator[Hold]:
             yield Hold(claim.token, False, lambda: lease.stop_requested)
     finally:
         _remove_unused(store)
+
+
+def check_idle(store: str) -> None:
+    """Check that no sweep works on the store; one of another machine gets EXPIRES to show that.
+
+    Raises: ValueError naming the sweep that does; OSError.
+    """
+    place, observer, said = storage.join(store, FOLDER), Observer(), False
+    while True:
+        _, claim = observer.read(place)
+        if claim is None or is_free(claim) or observer.expired(claim):
+            return
+        if is_running(claim.process) or observer.has_changed(claim):
+            raise ValueError(
+                f"{store}: a sweep works on it, and uploads by itself: {claim}; wait for it to end"
+            )
+        if not said:
+            _say(claim)
+            said = True
+        time.sleep(0.25)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shards.support import storage
+from shards.support.lease import ours, take
 from sweep.analysis.frame import load
 from sweep.environment import set_defaults
 from sweep.journal import uploader as uploader_module
@@ -22,6 +23,7 @@ from sweep.journal.mlflow_page import experiment_address
 from sweep.journal.run_record import PlannedTrial, open_record, record_sweep
 from sweep.journal.server import PARENT, SWEEP, TRIAL
 from sweep.journal.uploader import Uploader
+from sweep.running.holding import FOLDER
 from sweep.running.watch import Watch
 from sweep.sync import main
 from tests.sweep.journal.test_tracking import empty_database
@@ -169,6 +171,29 @@ def test_a_trial_that_was_run_again_has_its_new_values_everywhere(run: Path, by:
             assert row["started_ms"] == T0 + 101_000
     old = client.get_run(before[again.identity].info.run_id)
     assert (old.info.lifecycle_stage, old.data.metrics["train/loss"]) == ("deleted", 0.5)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_sweep_that_works_on_the_store_is_refused_from_any_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], elsewhere: bool
+) -> None:
+    """Its own upload would be told that the sweep has ended."""
+    claim = ours("python -m sweep.run --grid family")
+    if elsewhere:  # whether that process runs is not known here, only that its heart beats
+        process = claim.process.model_copy(update={"host": "another", "system": "another"})
+        claim = claim.model_copy(update={"process": process})
+    other = tmp_path / "other"
+    other.mkdir()
+    lease = take(str(run / FOLDER), claim)
+    lease.every = 0.2
+    with lease:
+        assert sync(run, "--out", other) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "a sweep works on it" in line
+        assert "python -m sweep.run --grid family" in line
+        assert not (other / "run.json").exists()
+    shutil.copy(run / "mlflow.db", other)
+    assert sync(run, "--out", other) == 0
 
 
 def test_what_users_of_mlflow_expect(run: Path, tmp_path: Path) -> None:
