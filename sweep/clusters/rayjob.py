@@ -106,6 +106,26 @@ def sweep(job: Job) -> Iterator[str]:
             yield f"spec.entrypoint lacks {part}"
 
 
+def submitted(job: Job) -> Iterator[str]:
+    """The entrypoint reaches the head as it stands in the file.
+
+    KubeRay pastes it behind `ray job submit --` into a script of bash, which runs in a pod of its
+    own: variables are expanded there, and what follows `;` or `&&` runs there. Ray quotes each word
+    that is left, so the head's shell expands none, unless it is that of `sh -c '...'`.
+    """
+    spec = job.get("spec") or {}
+    if spec.get("submissionMode") == "HTTPMode":
+        return  # KubeRay itself sends the entrypoint to the head, where a shell runs it.
+    bare = re.sub(r"'[^']*'", "", str(spec.get("entrypoint")).strip())
+    for found in re.findall(r"\$(?:\w+|\{\w+\})?|`", bare):
+        yield f"spec.entrypoint: {found} is not expanded on the head; write what it stands for"
+    for found in re.findall(r"[;&|<>\n]+", re.sub(r'"[^"]*"', "", bare)):
+        yield (
+            f"spec.entrypoint: what follows {found!r} would not run on the head; "
+            "write one command, or sh -c '...'"
+        )
+
+
 def secrets(job: Job) -> Iterator[str]:
     if re.search(r"AKIA[0-9A-Z]{16}|aws_secret|PRIVATE KEY|auth_token", str(job), re.IGNORECASE):
         yield "a credential in the file; use a Secret and a service account"
@@ -113,5 +133,5 @@ def secrets(job: Job) -> Iterator[str]:
 
 RULES: tuple[Callable[[Job], Iterator[str]], ...] = (
     *(kind, token, closed, scales, ends, head_runs_no_trial, gpus, image, telemetry, sweep),
-    secrets,
+    *(submitted, secrets),
 )

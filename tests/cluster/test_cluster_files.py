@@ -6,6 +6,9 @@ Ray's own functions read those for `ray up`. The schemas of KubeRay and SkyPilot
 
 import copy
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +16,7 @@ import pytest
 import yaml
 
 from sweep.clusters.rules import RULES, check
+from sweep.options import parse_arguments
 from tests.cluster.mutations import GONE, put
 
 pytestmark = pytest.mark.cluster
@@ -77,6 +81,35 @@ def test_it_has_the_schema_of_its_engine(name):
     config[misspelt[0]][misspelt[1]] = 1
     with pytest.raises(jsonschema.ValidationError, match=misspelt[1]):
         jsonschema.validate(config, schema)
+
+
+WORDS = shlex.join([sys.executable, "-c", "import sys, json; print(json.dumps(sys.argv[1:]))"])
+
+
+def on_the_head(entrypoint, **environment):
+    """What an entrypoint prints on the head, whose environment is given.
+
+    The submitter's bash, with nothing of that environment, makes words of it, and `ray job submit`
+    (ray.dashboard.modules.job.cli) joins them to a line for the head's shell.
+    """
+    script = ["bash", "-ec", f"{WORDS} {entrypoint.strip()} ;"]
+    words = subprocess.run(script, check=True, capture_output=True, text=True, env={}).stdout
+    line = shlex.join(json.loads(words))
+    ran = subprocess.run(
+        line, shell=True, check=True, capture_output=True, text=True, env=environment
+    )
+    return ran.stdout
+
+
+def test_the_entrypoint_of_a_rayjob_reaches_the_head_as_it_stands():
+    job = load("rayjob")
+    command = job["spec"]["entrypoint"].removeprefix("python -m sweep.run ")
+    options = parse_arguments(json.loads(on_the_head(f"{WORDS} {command}")))
+    assert (options.store, options.gpus_per_trial) == ("s3://FILL-IN/distilsweep", 1)
+    assert on_the_head(r"echo \$STORE", STORE="s3://a") == "$STORE\n"  # escaping is no way
+    job["spec"]["entrypoint"] = f"sh -c 'true && echo \"$STORE\"' {command} sweep.run"
+    assert on_the_head(job["spec"]["entrypoint"], STORE="s3://a") == "s3://a\n"
+    assert check(yaml.dump(job, Dumper=_NoAliases), ROOT) == []
 
 
 def closed(schema):
@@ -152,6 +185,11 @@ MUTATIONS = [
     ("rayjob", "image", (*BOX, "image"), "another:1"),
     ("rayjob", "telemetry", (*BOX, "env"), []),
     ("rayjob", "sweep", ("spec", "entrypoint"), without("--store")),
+    ("rayjob", "submitted", ("spec", "entrypoint"), lambda line: line + " --seed $SEED"),
+    ("rayjob", "submitted", ("spec", "entrypoint"), lambda line: line + r" --seed \$SEED"),
+    ("rayjob", "submitted", ("spec", "entrypoint"), lambda line: line + ' --seed "${SEED}"'),
+    ("rayjob", "submitted", ("spec", "entrypoint"), lambda line: "cd /tmp && " + line),
+    ("rayjob", "submitted", ("spec", "entrypoint"), lambda line: line + "\necho done"),
     ("rayjob", "secrets", ("metadata", "annotations"), {"auth_token": "x"}),
     ("skypilot", "one_machine", ("num_nodes",), 4),
     ("skypilot", "gpus", ("resources", "accelerators"), GONE),
