@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from sweep.clusters.billed import check_markets
+from sweep.clusters.billed import check_first_scripts, check_markets
 from sweep.clusters.cluster_file import ClusterFile, Rule
 from sweep.clusters.ec2 import NODE_CONFIG
 from sweep.clusters.parameters import unknown_parameters
@@ -104,6 +104,8 @@ def shutdown(file: ClusterFile) -> Iterator[str]:
     for name, node in file.workers.items():
         if node["node_config"].get("InstanceInitiatedShutdownBehavior") != "terminate":
             yield f"{name}: InstanceInitiatedShutdownBehavior must be terminate: disks are billed"
+    scripts = {name: str(node.get("UserData")) for name, node in file.node_configs.items()}
+    yield from check_first_scripts(file, scripts, "UserData")
 
 
 def roles(file: ClusterFile) -> Iterator[str]:

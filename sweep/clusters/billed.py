@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from sweep.clusters.cluster_file import ClusterFile, Rule
 
 MAX_IDLE_MINUTES = 30
+# The brackets keep the pattern from finding the shell in whose command it stands.
+UNWATCHED = "pgrep -f 'sweep[.]cluster watch' || shutdown"
 
 
 def head_runs_no_trial(file: ClusterFile) -> Iterator[str]:
@@ -40,6 +42,22 @@ def watchdog(file: ClusterFile) -> Iterator[str]:
         "sweep.cluster watch $RAY_HEAD_IP:" in line and "shutdown" in line for line in lines
     ):
         yield "worker_start_ray_commands: start `sweep.cluster watch $RAY_HEAD_IP:PORT` in them"
+
+
+def check_first_scripts(file: ClusterFile, scripts: dict[str, str], where: str) -> Iterator[str]:
+    """Workers also shut down where their head dies before it has started the watchdog on them.
+
+    scripts: {node type: what its machines run when they start}. where: the parameter that holds it.
+    """
+    for name, script in scripts.items():
+        if name not in file.workers:
+            if "shutdown" in script:
+                yield f"{name}: {where} would end the head, and the sweep with it"
+        elif not script.startswith("#!") or UNWATCHED not in script or "--on-active" not in script:
+            yield (
+                f"{name}: {where} lacks `#!/bin/sh`, or systemd-run --on-active=45min with "
+                f"`{UNWATCHED}`: where the head dies during the set-up, nobody would end the worker"
+            )
 
 
 def notices(file: ClusterFile) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sweep.clusters.billed import check_markets
+from sweep.clusters.billed import check_first_scripts, check_markets
 from sweep.clusters.cluster_file import ClusterFile, Rule
 from sweep.clusters.gce import NODE_CONFIG
 from sweep.clusters.parameters import unknown_parameters
@@ -63,6 +63,16 @@ def _scheduling(node: dict[str, Any]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def shutdown(file: ClusterFile) -> Iterator[str]:
+    """Google only stops a machine that shuts itself down: its disk is billed on, its GPU is not."""
+    scripts = {}
+    for name, node in file.node_configs.items():
+        items = (node.get("metadata") or {}).get("items") or []
+        given = {item.get("key"): str(item.get("value")) for item in items}
+        scripts[name] = given.get("startup-script", "")
+    yield from check_first_scripts(file, scripts, "metadata.items startup-script")
+
+
 def disks(file: ClusterFile) -> Iterator[str]:
     images: set[str] = set()
     for name, node in file.node_configs.items():
@@ -95,5 +105,6 @@ def labels(file: ClusterFile) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(node_config_keys, place, spot, one_worker_type, maintenance, disks, network, account, labels),
+    *(node_config_keys, place, spot, one_worker_type, maintenance, shutdown, disks, network),
+    *(account, labels),
 )

@@ -22,7 +22,10 @@ Respond = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Instance:
-    """A machine as EC2 lists it. key: public half of its key pair. place: its zone."""
+    """A machine as EC2 lists it. key: public half of its key pair. place: its zone.
+
+    first: the script that it runs when it starts.
+    """
 
     id: str
     kind: str
@@ -32,6 +35,7 @@ class Instance:
     place: str
     key: str
     tags: dict[str, str]
+    first: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Cloud:
             place=instance.availability_zone,
             key=pair.public_key if pair else "",
             tags={tag["key"]: tag["value"] for tag in instance.get_tags()},
+            first=instance.user_data.decode() if instance.user_data else "",
         )
 
 

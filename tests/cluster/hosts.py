@@ -181,6 +181,11 @@ class Network:
         (tools / "sudo").write_text('#!/bin/bash\nexec env "$@"\n')
         (tools / "apt-get").write_text('#!/bin/bash\necho "apt-get $*" >> ~/apt.log\n')
         (tools / "shutdown").write_text("#!/bin/bash\nkill -TERM 1\n")
+        # `systemd-run --on-active=SECONDS COMMAND ...`
+        (tools / "systemd-run").write_text(
+            "#!/bin/bash\nseconds=${1#--on-active=}; shift\n"
+            '(sleep "$seconds" && "$@") < /dev/null > /dev/null 2>&1 &\n'
+        )
         for tool in tools.iterdir():
             tool.chmod(0o755)
 

@@ -143,7 +143,10 @@ class Fleet:
                     ".bashrc": "export RAY_raylet_start_wait_time_s=120\n",
                 }
                 self._names[instance.id] = name
-                self.hosts[instance.id] = self.network.add(name, instance.address, files)
+                made = self.network.add(name, instance.address, files)
+                self.hosts[instance.id] = made
+                if instance.first:
+                    made.run(f"PATH={self.network.folder}/bin:$PATH\n{instance.first}", 60)
             elif instance.state == "running" and ended and instance.id not in self._crashed:
                 self.ask("shut_down", instance.id)
             elif instance.state == "terminated" and host is not None and not ended:

@@ -126,6 +126,8 @@ def closed(schema):
 
 START, SPOT = "head_start_ray_commands", load("gcp")["available_node_types"]["spot_gpu"]
 GPU = ("available_node_types", "spot_gpu")
+ENDS = {"key": "startup-script", "value": "#!/bin/sh\nshutdown -h +45\n"}
+HEAD_NODE = ("available_node_types", "head", "node_config")
 CLUSTER = ("spec", "rayClusterSpec")
 HEAD, GROUP = (*CLUSTER, "headGroupSpec"), (*CLUSTER, "workerGroupSpecs", 0)
 BOX = (*GROUP, "template", "spec", "containers", 0)
@@ -147,6 +149,9 @@ MUTATIONS = [
     ("gcp", "spot", (*GPU, "node_config", "scheduling", "instanceTerminationAction"), "STOP"),
     ("gcp", "one_worker_type", ("available_node_types", "another"), SPOT),
     ("gcp", "maintenance", (*GPU, "node_config", "scheduling", "onHostMaintenance"), "MIGRATE"),
+    ("gcp", "shutdown", (*GPU, "node_config", "metadata"), GONE),
+    ("gcp", "shutdown", (*GPU, "node_config", "metadata", "items", 0, "key"), "startup"),
+    ("gcp", "shutdown", (*HEAD_NODE, "metadata"), {"items": [ENDS]}),
     ("gcp", "disks", (*GPU, "node_config", "disks", 0, "autoDelete"), False),
     ("gcp", "disks", (*GPU, "node_config", "disks", 0, "initializeParams", "sourceImage"), "x"),
     ("gcp", "network", (*GPU, "node_config", "networkInterfaces"), GONE),

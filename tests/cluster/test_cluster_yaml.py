@@ -1,5 +1,6 @@
 """cluster.yaml is valid and safe, and every rule that says so can fail. Nothing calls AWS."""
 
+import base64
 import copy
 import re
 import shutil
@@ -14,6 +15,7 @@ from sweep.cluster import main
 from sweep.clusters.ec2 import NODE_CONFIG
 from sweep.clusters.rules import RULES, TOKEN, check, not_ready
 from tests.cluster.mutations import GONE, put
+from tests.s3_server import serve_bucket
 
 pytestmark = pytest.mark.cluster
 
@@ -98,6 +100,32 @@ def test_ec2_knows_every_parameter(config):
         assert not ParamValidator().validate(parameters, shape).has_errors()
 
 
+@pytest.mark.store
+def test_a_worker_is_started_with_the_script_that_ends_it(config):
+    """By Ray's own provider, on a server of EC2's protocol."""
+    boto3 = pytest.importorskip("boto3")
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    node = config["available_node_types"]["spot_gpu"]["node_config"]
+    with serve_bucket("any"):
+        ec2 = boto3.client("ec2", region_name=config["provider"]["region"])
+        group = ec2.describe_security_groups()["SecurityGroups"][0]
+        subnet = ec2.describe_subnets()["Subnets"][0]
+        node["ImageId"] = ec2.register_image(Name="any", Architecture="x86_64")["ImageId"]
+        node |= {"SecurityGroupIds": [group["GroupId"]], "SubnetIds": [subnet["SubnetId"]]}
+        del node["IamInstanceProfile"]
+        (made,) = AWSNodeProvider(config["provider"], "distilsweep").create_node(node, {}, 1)
+        asked = {
+            name: ec2.describe_instance_attribute(InstanceId=made, Attribute=name)
+            for name in ("userData", "instanceInitiatedShutdownBehavior")
+        }
+    script = base64.b64decode(asked["userData"]["UserData"]["Value"]).decode()
+    assert script.splitlines()[0] == "#!/bin/sh"
+    assert script == node["UserData"]
+    behaviour = asked["instanceInitiatedShutdownBehavior"]["InstanceInitiatedShutdownBehavior"]
+    assert behaviour["Value"] == "terminate"
+
+
 def test_store_must_be_filled_in_before_anything_is_installed(config):
     """The check that stops the head's setup: only a bucket name, in lower case, passes."""
     write, check = config["setup_commands"][:2]
@@ -145,6 +173,12 @@ MUTATIONS = [
     ("launch_order", HEAD_START, lambda line: line.replace("FAILURES=1000000", "FAILURES=5")),
     ("shutdown", (*WORKER_NODE, "InstanceInitiatedShutdownBehavior"), GONE),
     ("shutdown", (*ON_DEMAND, "node_config", "InstanceInitiatedShutdownBehavior"), "stop"),
+    ("shutdown", (*WORKER_NODE, "UserData"), GONE),
+    ("shutdown", (*WORKER_NODE, "UserData"), lambda script: script.removeprefix("#!/bin/sh\n")),
+    ("shutdown", (*WORKER_NODE, "UserData"), lambda script: script.replace("[.]", ".")),
+    ("shutdown", (*WORKER_NODE, "UserData"), lambda script: script.replace("--on-", "--")),
+    ("shutdown", (*ON_DEMAND, "node_config", "UserData"), "#!/bin/sh\n"),
+    ("shutdown", (*HEAD_NODE, "UserData"), "#!/bin/sh\nshutdown -h +45\n"),
     ("watchdog", ("worker_start_ray_commands",), lambda lines: lines[:2]),
     ("notices", WORKER_START, lambda line: line.replace("export DISTIL_SPOT_NOTICE=aws;", "")),
     ("watchdog", WATCH, lambda line: line.replace("shutdown", "echo")),

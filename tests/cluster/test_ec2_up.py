@@ -34,6 +34,7 @@ CHANGES = {
     "/ray start ": "/ray start --object-store-memory=100000000 ",
     "idle_timeout_minutes: 15": "idle_timeout_minutes: 1",
     "watch $RAY_HEAD_IP:6379 --minutes 10": "watch $RAY_HEAD_IP:6379 --minutes 1",
+    "--on-active=45min": "--on-active=600",
 }
 GRID = """\
 name: fleet
@@ -222,6 +223,23 @@ def test_a_cluster_on_ec2_from_up_to_down(cloud: Fleet, tmp_path: Path) -> None:
     assert_trials_end_as_on_one_machine(cloud, tmp_path)
 
 
+@pytest.mark.timeout(1800)
+def test_a_worker_ends_where_its_head_dies_during_its_set_up(cloud: Fleet) -> None:
+    fill_in(cloud)
+    file = cloud.network.folder / "user" / "aws.yaml"
+    # A set-up that never ends stands for one that the head's death leaves unfinished.
+    endless = "worker_setup_commands:\n  - sleep infinity\n"
+    text = file.read_text().replace("worker_setup_commands:\n", endless)
+    file.write_text(text.replace("--on-active=600", "--on-active=90"))
+    user = cloud.network.user
+    user.run("ray up -y ~/aws.yaml 2>&1")
+    user.run(on_head(shlex.join(["python", "-c", GPU])))
+    cloud.until(cloud.workers, "no worker for request_resources")
+    cloud.crash(cloud.head())
+    cloud.until(lambda: not cloud.workers(), "a worker without a head runs on")
+    assert [i.state for i in cloud.workers("")] == ["terminated"]
+
+
 def assert_trials_end_as_on_one_machine(cloud: Fleet, folder: Path) -> None:
     for key, content in cloud.ask("objects", BUCKET).items():
         path = folder / key
@@ -239,6 +257,7 @@ def check_calls(cloud: Fleet) -> None:
     user, head_address = cloud.network.user.address, cloud.head().address
     head, *workers = launched = cloud.calls("RunInstances")
     assert head.source == user
+    assert "UserData" not in head.given
     assert head.given["IamInstanceProfile.Name"] == "distilsweep-head"
     assert {call.source for call in workers} == {head_address}
     assert {call.source for call in cloud.calls("TerminateInstances")} == {user, head_address}
@@ -252,6 +271,7 @@ def check_calls(cloud: Fleet) -> None:
     for call in workers:
         assert call.given["IamInstanceProfile.Name"] == "distilsweep-worker"
         assert call.given["InstanceInitiatedShutdownBehavior"] == "terminate"
+        assert call.given["UserData"]
     check_markets(workers)
 
     (group,) = {call.given["SecurityGroupId.1"] for call in launched}
