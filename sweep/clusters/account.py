@@ -6,14 +6,14 @@ not to read quotas.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-GROUP = "distilsweep"
-PROFILES = {"head": "distilsweep-head", "worker": "distilsweep-worker"}
+from sweep.clusters.profiles import GROUP, PROFILES, lacking, policy
+
 IMAGE = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04)*"
 SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 # {name of the quota: its code} for the families of instances with a GPU: spot, on demand.
@@ -26,16 +26,6 @@ QUOTAS = {
         "All P Spot Instance Requests": "L-7212CCBC",
         "Running On-Demand P instances": "L-417A185B",
     },
-}
-TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": "ec2.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        }
-    ],
 }
 
 
@@ -54,10 +44,12 @@ class Account:
             raise ValueError("no boto3; pip install -c constraints.txt '.[aws]'") from None
         return boto3.Session(region_name=self.region).client(service)
 
-    def look(self, what: str, call: Callable[[], Any], missing: str = "") -> Any:
+    def look(
+        self, what: str, call: Callable[[], Any], missing: str = "", refused: str = "not checked:"
+    ) -> Any:
         """What `call` returns; None with a note where AWS refuses it or the thing does not exist.
 
-        missing: what to say where it does not exist.
+        missing: what to say where it does not exist. refused: how the note on a refusal begins.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -68,10 +60,26 @@ class Account:
             if missing and any(sign in code for sign in ("404", "NoSuch", "NotFound")):
                 self.notes.append(f"missing:     {missing}")
             else:
-                self.notes.append(f"not checked: {what} ({code})")
+                self.notes.append(f"{refused:<13}{what} ({code})")
         except BotoCoreError as error:
-            self.notes.append(f"not checked: {what} ({' '.join(str(error).split())})")
+            self.notes.append(f"{refused:<13}{what} ({' '.join(str(error).split())})")
         return None
+
+    def make(self, what: str, pieces: dict[str, Callable[[], Any]], create: bool) -> Any:
+        """What the last call returned; None where one was refused, or with `create` off.
+
+        pieces: {piece that is missing or not as it has to be: call that makes it}.
+        """
+        if not create:
+            self.notes.append(f"missing:     {what}: {', '.join(pieces)}; make it with --create")
+            return None
+        made = None
+        for piece, call in pieces.items():
+            made = self.look(f"{what}: {piece}", call, refused="not made:")
+            if made is None:
+                return None
+        self.notes.append(f"made:        {what}: {', '.join(pieces)}")
+        return made
 
     def credentials(self) -> str:
         """Who one is. Raises: ValueError where there are no valid credentials."""
@@ -155,61 +163,58 @@ class Account:
             else:
                 self.notes.append(f"bucket:      {name}")
         elif create and self.notes[-1].endswith(missing):
+            del self.notes[-1]
             where = {"LocationConstraint": self.region}
             extra = {} if self.region == "us-east-1" else {"CreateBucketConfiguration": where}
-            s3.create_bucket(Bucket=name, **extra)
             closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy")
             closed += ("RestrictPublicBuckets",)
-            s3.put_public_access_block(
-                Bucket=name, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
-            )
-            self.notes[-1] = f"made:        bucket {name}, without public access"
+            access = dict.fromkeys(closed, True)
+            pieces = {
+                "the bucket": partial(s3.create_bucket, Bucket=name, **extra),
+                "no public access": partial(
+                    s3.put_public_access_block, Bucket=name, PublicAccessBlockConfiguration=access
+                ),
+            }
+            self.make(f"bucket {name}", pieces, create)
 
     def group(self, address: str, create: bool) -> str | None:
         """Id of the security group; what it lets in besides SSH from `address` is a note."""
         ec2 = self.client("ec2")
         filters = [{"Name": "group-name", "Values": [GROUP]}]
         found = self.look("group", lambda: ec2.describe_security_groups(Filters=filters))
-        groups = (found or {}).get("SecurityGroups", [])
-        if groups:
-            for line in opened(groups[0], address):
-                self.notes.append(f"wrong:       security group {GROUP}: {line}")
-            self.notes.append(f"group:       {groups[0]['GroupId']} {GROUP}")
-            return groups[0]["GroupId"]
-        if not create:
-            self.notes.append(f"missing:     security group {GROUP}; make it with --create")
+        if found is None:
             return None
-        made = ec2.create_security_group(GroupName=GROUP, Description="distilsweep")["GroupId"]
-        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-        ec2.authorize_security_group_ingress(
-            GroupId=made,
-            IpPermissions=[
-                {**ssh, "IpRanges": [{"CidrIp": address}]},
-                {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": made}]},
-            ],
-        )
-        self.notes.append(f"made:        security group {made} {GROUP}, SSH from {address}")
-        return made
+        if groups := found["SecurityGroups"]:
+            group = groups[0]
+            for line in opened(group, address):
+                self.notes.append(f"wrong:       security group {GROUP}: {line}")
+            self.notes.append(f"group:       {group['GroupId']} {GROUP}")
+        else:
+            call = partial(ec2.create_security_group, GroupName=GROUP, Description="distilsweep")
+            made = self.make(f"security group {GROUP}", {"the group": call}, create)
+            if made is None:
+                return None
+            group = {"GroupId": made["GroupId"], "IpPermissions": []}
+        call = partial(ec2.authorize_security_group_ingress, GroupId=group["GroupId"])
+        closed = {
+            name: partial(call, IpPermissions=[rule]) for name, rule in closed_to(group, address)
+        }
+        if closed:
+            self.make(f"security group {GROUP}", closed, create)
+        return group["GroupId"]
 
     def profiles(self, bucket: str, account: str, create: bool) -> None:
+        """The instance profiles, each with its role, and with what this bucket needs in that."""
         iam = self.client("iam")
+        name_of_bucket = bucket.partition("/")[0]
         for role, name in PROFILES.items():
-            missing = f"instance profile {name}; make it with --create"
-            call = iam.get_instance_profile
-            found = self.look(
-                f"instance profile {name}",
-                lambda name=name, call=call: call(InstanceProfileName=name),
-                missing,
-            )
-            if found is not None:
-                self.notes.append(f"profile:     {name}")
-            elif create and self.notes[-1].endswith(missing):
-                iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(TRUST))
-                text = json.dumps(policy(role, bucket.partition("/")[0], account))
-                iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=text)
-                iam.create_instance_profile(InstanceProfileName=name)
-                iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
-                self.notes[-1] = f"made:        instance profile {name}"
+            what = f"instance profile {name}"
+            rights = policy(role, name_of_bucket, account)
+            pieces = self.look(what, partial(lacking, iam, name, rights))
+            if pieces:
+                self.make(f"{what} for {name_of_bucket}", pieces, create)
+            elif pieces is not None:
+                self.notes.append(f"profile:     {name} for {name_of_bucket}")
         missing = f"role {SPOT_ROLE}: aws iam create-service-linked-role --aws-service-name "
         missing += "spot.amazonaws.com"
         self.look(f"role {SPOT_ROLE}", lambda: iam.get_role(RoleName=SPOT_ROLE), missing)
@@ -246,20 +251,14 @@ def opened(group: dict[str, Any], address: str) -> Iterator[str]:
                 yield f"it lets {found} in on {ports}; expected SSH from {address} alone"
 
 
-def policy(role: str, bucket: str, account: str) -> dict[str, Any]:
-    """What a node may do: the bucket, and for the head to start, tag and end machines."""
-    objects = ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload")
-    rules: list[dict[str, Any]] = [
-        {"Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"},
-        {"Action": [f"s3:{name}" for name in objects], "Resource": f"arn:aws:s3:::{bucket}/*"},
-    ]
-    if role == "head":
-        tagged = {"StringEquals": {"aws:ResourceTag/project": GROUP}}
-        worker = f"arn:aws:iam::{account}:role/{PROFILES['worker']}"
-        rules += [
-            {"Action": ["ec2:RunInstances", "ec2:CreateTags", "ec2:Describe*"], "Resource": "*"},
-            # Only machines of this project: the tag stands in cluster.yaml.
-            {"Action": "ec2:TerminateInstances", "Resource": "*", "Condition": tagged},
-            {"Action": "iam:PassRole", "Resource": worker},
-        ]
-    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **rule} for rule in rules]}
+def closed_to(group: dict[str, Any], address: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(what a security group has to let in and does not, the rule that lets it in)."""
+    rules = group["IpPermissions"]
+    ssh = [rule for rule in rules if rule.get("FromPort") == 22 == rule.get("ToPort")]
+    if address not in [source["CidrIp"] for rule in ssh for source in rule.get("IpRanges", [])]:
+        ports = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+        yield f"SSH from {address}", {**ports, "IpRanges": [{"CidrIp": address}]}
+    pairs = [rule.get("UserIdGroupPairs", []) for rule in rules if rule["IpProtocol"] == "-1"]
+    if group["GroupId"] not in [pair.get("GroupId") for every in pairs for pair in every]:
+        members = [{"GroupId": group["GroupId"]}]
+        yield "connections from itself", {"IpProtocol": "-1", "UserIdGroupPairs": members}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sweep.clusters.rules import check
 from tests.s3_server import serve_bucket
 
 boto3 = pytest.importorskip("boto3")
+ClientError = pytest.importorskip("botocore.exceptions").ClientError
 pytestmark = [pytest.mark.cluster, pytest.mark.store]
 ROOT = Path(__file__).parents[2]
 REGION = "us-west-2"
@@ -55,8 +57,9 @@ def test_it_makes_what_is_missing_and_fills_in_the_file(
     assert code == 1  # with lines that say what is left
     for line in (
         "missing:     bucket my-bucket; make it with --create",
-        "missing:     security group distilsweep; make it with --create",
-        "missing:     instance profile distilsweep-head; make it with --create",
+        "missing:     security group distilsweep: the group; make it with --create",
+        "missing:     instance profile distilsweep-head for my-bucket: the profile, a role, the "
+        "role's policy, the role in it; make it with --create",
         f"missing:     an image named `nothing like it` in {REGION}",
         "missing:     role AWSServiceRoleForEC2Spot",
         'not checked: quota "All G and VT Spot Instance Requests"; 32 vCPUs are needed',
@@ -116,6 +119,69 @@ def test_it_makes_what_is_missing_and_fills_in_the_file(
         GroupId=group["GroupId"], IpProtocol="tcp", FromPort=8265, ToPort=8265, CidrIp="0.0.0.0/0"
     )
     assert "it lets 0.0.0.0/0 in on tcp 8265-8265" in init(tmp_path, capsys)[1]
+
+
+WORKER = "distilsweep-worker"
+
+
+def profile(bucket: str, create: bool) -> list[str]:
+    """What is said of the workers' instance profile."""
+    account = Account(REGION)
+    account.profiles(bucket, "123456789012", create)
+    return [note for note in account.notes if WORKER in note]
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_instance_profile_is_compared_and_mended() -> None:
+    iam = client("iam")
+
+    def rights() -> str:
+        return str(iam.get_role_policy(RoleName=WORKER, PolicyName=WORKER)["PolicyDocument"])
+
+    # What a command that failed in its middle has left, of a role that EC2 may not use.
+    with suppress(ClientError):
+        iam.create_role(RoleName=WORKER, AssumeRolePolicyDocument="{}")
+    profile("my-bucket", create=True)
+    assert "ec2.amazonaws.com" in str(iam.get_role(RoleName=WORKER)["Role"])
+    assert "arn:aws:s3:::my-bucket/*" in rights()
+
+    place = f"instance profile {WORKER} for"
+    other = f"{place} bucket-two: the role's policy, in place of another"
+    assert profile("bucket-two", create=False) == [f"missing:     {other}; make it with --create"]
+    assert "bucket-two" not in rights()
+    assert profile("bucket-two/sweep", create=True) == [f"made:        {other}"]
+    assert "arn:aws:s3:::bucket-two/*" in rights()
+    assert profile("bucket-two", create=True) == [f"profile:     {WORKER} for bucket-two"]
+
+    iam.remove_role_from_instance_profile(InstanceProfileName=WORKER, RoleName=WORKER)
+    empty = f"{place} bucket-two: the role in it"
+    assert profile("bucket-two", create=False) == [f"missing:     {empty}; make it with --create"]
+    iam.create_role(RoleName="other", AssumeRolePolicyDocument="{}")
+    iam.add_role_to_instance_profile(InstanceProfileName=WORKER, RoleName="other")
+    assert profile("bucket-two", create=True) == [f"not made:    {empty} (LimitExceeded)"]
+    iam.remove_role_from_instance_profile(InstanceProfileName=WORKER, RoleName="other")
+    assert profile("bucket-two", create=True) == [f"made:        {empty}"]
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_security_group_that_lets_nobody_in_is_said_and_mended() -> None:
+    ec2 = client("ec2")
+
+    def said(create: bool) -> list[str]:
+        account = Account(REGION)
+        account.group("203.0.113.7/32", create)
+        return [note for note in account.notes if not note.startswith("group: ")]
+
+    said(create=True)
+    named = [{"Name": "group-name", "Values": ["distilsweep"]}]
+    (group,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
+    ec2.revoke_security_group_ingress(
+        GroupId=group["GroupId"], IpPermissions=group["IpPermissions"]
+    )
+    closed = "security group distilsweep: SSH from 203.0.113.7/32, connections from itself"
+    assert said(create=False) == [f"missing:     {closed}; make it with --create"]
+    assert said(create=True) == [f"made:        {closed}"]
+    assert said(create=False) == []
 
 
 @pytest.mark.usefixtures("aws")
