@@ -3,6 +3,7 @@
     python -m sweep.report runs/demo                        # writes runs/demo/report.html
     python -m sweep.report runs/demo --out /tmp/demo.html   # writes it elsewhere
     python -m sweep.report runs/clip runs/dino              # two teachers side by side
+    python -m sweep.report s3://BUCKET/distilsweep --out report.html    # of all that is in a store
     python -m sweep.report runs/mine --by objective         # colours stand for the objective
     python -m sweep.report runs/demo --figures figures --format pdf   # also writes figures/*.pdf
     python -m sweep.report runs/demo --json                 # prints the table as JSON, writes none
@@ -45,9 +46,11 @@ def report(
     Raises: ValueError where there is no run, `by` does not vary or the claims are wrong; OSError.
     """
     from sweep.analysis.judged import judge_all
-    from sweep.reporting.page import read_study, write_report
+    from sweep.reporting.page import place_of_report, read_study, write_report
 
     places = [str(run) for run in runs]
+    if places:  # without any, reading them says so
+        out = place_of_report(places[0], out)
     study = read_study(places)
     return write_report(places, study, judge_all(places, claims, study), out, by)
 
@@ -70,7 +73,9 @@ def main(argv: list[str]) -> int:
         "runs", metavar="RUN", nargs="+", help="the folder of a run, with its journal.jsonl"
     )
     parser.add_argument(
-        "--out", metavar="FILE-OR-URL", help="where to write (default: RUN/report.html)"
+        "--out",
+        metavar="FILE-OR-URL",
+        help="where to write (default: RUN/report.html; needed for a store)",
     )
     parser.add_argument(
         "--by",
@@ -112,9 +117,14 @@ def main(argv: list[str]) -> int:
 
     from sweep.analysis.judged import as_rows, judge_all
     from sweep.analysis.terminal import show_verdicts
-    from sweep.reporting.page import read_study  # imports torch, which --help should not wait for
+    from sweep.reporting.page import (  # imports torch, which --help should not wait for
+        place_of_report,
+        read_study,
+    )
     from sweep.reporting.summary import as_plain, table
 
+    if not options.json:  # before everything is read, which takes long from a bucket
+        options.out = place_of_report(options.runs[0], options.out)
     study = read_study(options.runs)
     judged = judge_all(options.runs, options.claims, study)
     if options.json:

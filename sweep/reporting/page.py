@@ -57,16 +57,24 @@ def write_report(
     Raises: ValueError where `by` does not vary, or for a first run without a folder and no `out`;
     OSError where the file cannot be written.
     """
-    folder = _folder(runs[0])
-    if not out and not folder:
-        raise ValueError(f"{runs[0]}: not a folder, so the report needs a place: --out FILE")
-    target = str(out or f"{folder}/{NAME}")
+    target = place_of_report(runs[0], out)
     places = dict.fromkeys(str(Path(folder).resolve()) for folder in runs)
     title = " + ".join(map(short_names(places).__getitem__, places))
     verdicts = [verdict for family in judged for verdict in family.verdicts]
     html = render(study, title, by, verdicts, _plan(runs), on_figures)
     storage.write(target, html.encode())
     return target
+
+
+def place_of_report(run: str | Path, out: str | Path | None = None) -> str:
+    """`out`, or the report's file in the folder of `run`.
+
+    Raises: ValueError for a run without a folder, which is a store or an experiment, and no `out`.
+    """
+    folder = _folder(run)
+    if not out and not folder:
+        raise ValueError(f"{run}: not a folder, so the report needs a place: --out FILE")
+    return str(out or f"{folder}/{NAME}")
 
 
 def _plan(runs: Sequence[str | Path]) -> list[PlannedStart]:

@@ -17,7 +17,7 @@ from sweep.analysis.frame import load
 from sweep.analysis.layout import less_teacher, two_way
 from sweep.analysis.mean_spectrum import rank_of_mean_spectrum
 from sweep.analysis.verdicts import verdicts_of_trials
-from sweep.report import main
+from sweep.report import main, report
 from sweep.reporting.figures import FIGURES, save_figures
 from sweep.reporting.groups import short_names
 from sweep.reporting.page import material_of, render
@@ -583,6 +583,19 @@ def test_a_run_without_results_is_refused(tmp_path, capsys, text):
         main([str(tmp_path)])
     assert "0 results" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("run", ["s3://bucket/store", "sqlite:///{}/absent.db#experiment"])
+def test_a_store_without_a_place_for_its_report_is_refused_unread(
+    run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nothing can be read
+    with pytest.raises(SystemExit, match="2"):
+        main([run.format(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("not a folder, so the report needs a place: --out FILE")
+    with pytest.raises(ValueError, match="needs a place"):
+        report(run.format(tmp_path))
 
 
 def test_an_unwritable_target_is_one_line(undrawn, tmp_path, capsys):
