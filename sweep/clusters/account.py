@@ -110,8 +110,8 @@ class Account:
             self.notes.append(f"wrong:       its disk is {device}; the file says /dev/sda1")
         return newest["ImageId"]
 
-    def sizes(self, types: Sequence[str]) -> tuple[int, int]:
-        """(vCPUs of the smallest, GPUs of each) of instance types.
+    def sizes(self, types: Sequence[str]) -> tuple[list[int], int]:
+        """(vCPUs of each, GPUs of every one) of instance types.
 
         Raises: ValueError for an unknown type, one without a GPU, and types with several GPUs.
         """
@@ -137,7 +137,7 @@ class Account:
             raise ValueError(
                 f"--worker-type: {text}; results could differ by the GPU: choose types with one"
             )
-        cpus = min(kind["VCpuInfo"]["DefaultVCpus"] for kind in found.values())
+        cpus = [kind["VCpuInfo"]["DefaultVCpus"] for kind in found.values()]
         return cpus, next(iter(gpus.values()))[1]
 
     def zones(self, types: Sequence[str]) -> list[str]:

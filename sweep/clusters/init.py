@@ -124,7 +124,7 @@ def _aws(text: str, answers: dict[str, str], create: bool) -> tuple[str, list[st
     account.bucket(bucket.partition("/")[0], create)
     group = account.group(address, create)
     account.profiles(bucket, number, create)
-    account.quotas(types[0], cpus * int(most))
+    account.quotas(types[0], max(cpus) * int(most))  # EC2 may have the largest type alone
     key = None if answers["key"] == "-" else answers["key"]
     if key:
         account.key(key)
@@ -137,7 +137,7 @@ def _aws(text: str, answers: dict[str, str], create: bool) -> tuple[str, list[st
         image=image or "ami-FILL-IN",
         security_group=group or "sg-FILL-IN",
         workers=types,
-        cpus=cpus,
+        cpus=min(cpus),
         gpus=gpus,
         max_workers=int(most),
         key=key,

@@ -76,6 +76,7 @@ def test_it_makes_what_is_missing_and_fills_in_the_file(
         ec2.register_image(Name=name, Architecture="x86_64", RootDeviceName="/dev/sda1")
     code, text = init(tmp_path, capsys, "--create", "--worker-type", "g6.xlarge,g6.2xlarge")
     assert code == 0, text
+    assert 'quota "All G and VT Spot Instance Requests"; 64 vCPUs are needed' in text  # 8 x 8
     assert token.read_text() == secret
     filled = (tmp_path / "filled.yaml").read_text()
     assert "FILL-IN" not in "".join(
@@ -83,6 +84,7 @@ def test_it_makes_what_is_missing_and_fills_in_the_file(
     )
     assert check(filled, ROOT) == []
     config = yaml.safe_load(filled)
+    assert config["available_node_types"]["spot_gpu"]["resources"] == {"CPU": 4, "GPU": 1}
     spot = config["available_node_types"]["spot_gpu"]["node_config"]
     (image,) = (
         image for image in ec2.describe_images(Owners=["self"])["Images"] if image["Name"] == NAME
