@@ -147,13 +147,17 @@ def _aws(text: str, answers: dict[str, str], create: bool) -> tuple[str, list[st
 
 
 def _network(address: str) -> str:
-    """One address as a network, ADDRESS/32. Raises: ValueError for anything wider."""
+    """One address as a network, ADDRESS/32.
+
+    Raises: ValueError for anything wider, and for IPv6: Ray connects to a node's IPv4 address, so
+    it is from one that SSH comes.
+    """
     try:
-        network = ipaddress.ip_network(address)
+        network = ipaddress.IPv4Network(address)
     except ValueError:
         network = None
     if network is None or network.num_addresses != 1:
-        raise ValueError(f"--ssh-from {address}: expected one address, such as 203.0.113.7")
+        raise ValueError(f"--ssh-from {address}: expected one IPv4 address, such as 203.0.113.7")
     return str(network)
 
 

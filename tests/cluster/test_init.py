@@ -203,7 +203,8 @@ def test_a_bucket_elsewhere_is_said() -> None:
         (("--worker-type", "m6i.xlarge"), "--worker-type m6i.xlarge: it has no GPU"),
         (("--worker-type", "g6.xlarge,g5.xlarge"), "results could differ by the GPU"),
         (("--max-workers", "0"), "--max-workers 0: expected a whole number above 0"),
-        (("--ssh-from", "0.0.0.0/0"), "--ssh-from 0.0.0.0/0: expected one address"),
+        (("--ssh-from", "0.0.0.0/0"), "--ssh-from 0.0.0.0/0: expected one IPv4 address"),
+        (("--ssh-from", "2001:db8::7"), "--ssh-from 2001:db8::7: expected one IPv4 address"),
         (("--bucket", "My-Bucket"), "--bucket My-Bucket: expected BUCKET or BUCKET/PREFIX"),
     ],
 )
