@@ -187,6 +187,25 @@ def test_a_security_group_that_lets_nobody_in_is_said_and_mended() -> None:
 
 
 @pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        ("gr6.4xlarge", ("All G and VT Spot", "Running On-Demand G and VT")),
+        ("p4d.24xlarge", ("All P4, P3 and P2 Spot", "Running On-Demand P")),
+        ("p5en.48xlarge", ("All P5 Spot", "Running On-Demand P")),
+        ("p6-b200.48xlarge", ("of spot machines p6-b200.48xlarge", "Running On-Demand P")),
+    ],
+)
+def test_quotas_are_those_that_count_the_type(kind: str, asked: tuple[str, ...]) -> None:
+    account = Account(REGION)
+    account.quotas(kind, 192)
+    assert len(account.notes) == len(asked)
+    for note, name in zip(account.notes, asked, strict=True):
+        assert note.startswith("not checked: quota ")  # the server has no quotas of EC2
+        assert name in note
+
+
+@pytest.mark.usefixtures("aws")
 def test_a_bucket_elsewhere_is_said() -> None:
     account = Account(REGION)
     account.bucket("in-another-region", create=False)
