@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import signal
@@ -212,6 +213,8 @@ def run_jobs(
 
     def on_dead(what: str) -> None:
         if owns_process:
+            if spending:
+                spending.note()  # neither of the two comes back
             leave_command(what) if resources.address else restart_command(what)
         dead.append(what)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -223,6 +226,7 @@ def run_jobs(
             graceful(leave, waiting.running, at_once),
             watched(on_dead, look),
             stopping.during(waiting.stop),
+            spending.noting() if spending else contextlib.nullcontext(),
         ):
             tuner.fit()
     except KeyboardInterrupt:

@@ -6,9 +6,11 @@ took. Estimates are multiplied with the median of taken over estimated, once tri
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -46,7 +48,7 @@ def spent_before(folder: Path, currency: str) -> float:
 class Spending:
     """Decides whether a trial may start.
 
-    All calls come from Tune's own loop, so it has no lock.
+    Calls come from Tune's own loop; notes of what was spent are also made by other threads.
 
     seconds: {trial: estimated seconds}. shares: {trial: GPUs or cores that it occupies}. Of trials
     that are not among these, as later ones of a search, the medians count. price: of one of them
@@ -79,7 +81,7 @@ class Spending:
         self._ended = 0.0  # money of attempts that have ended
         self._ratios: list[float] = []
         self._begun: set[str] = set()  # trials of which an attempt has ended without a result
-        self._noted = 0.0
+        self._lock = threading.Lock()  # of what `money` reads, and of the file
         self.stopped: str | None = None
 
     def may_start(self, trial: str) -> bool:
@@ -87,29 +89,31 @@ class Spending:
         if self.stopped is None:
             self.stopped = self._over(trial)
         if self.stopped is None:
-            self._given[trial] = None
+            with self._lock:
+                self._given[trial] = None
         return self.stopped is None
 
     def started(self, trial: str) -> None:
         if trial in self._given:
-            self._given[trial] = self._clock()
-        self._note()
+            with self._lock:
+                self._given[trial] = self._clock()
 
     def ended(self, trial: str, whole: bool) -> None:
         """An attempt has ended. whole: with a result, so that its seconds say something.
 
         Those of an attempt that went on from an earlier one's checkpoint say nothing.
         """
-        start = self._given.pop(trial, None)
-        if start is not None:
-            taken = self._clock() - start
+        with self._lock:
+            start = self._given.pop(trial, None)
+            taken = 0.0 if start is None else self._clock() - start
             self._ended += taken * self._rate(trial)
+        if start is not None:
             estimated = _of(self._seconds, trial)
             if whole and trial not in self._begun and estimated > 0:
                 self._ratios.append(taken / estimated)
             if not whole:
                 self._begun.add(trial)  # its next attempt does only the rest
-        self._note(now=True)
+        self.note()
 
     def money(self) -> float:
         """Spent by now, earlier starts included."""
@@ -173,15 +177,31 @@ class Spending:
         assert self._slots is not None
         return min(self._slots, round(_of(self._ranks, trial)))
 
-    def _note(self, now: bool = False) -> None:
-        """Keep what was spent for the next start. A full disk is reported by the journal."""
-        if not now and self._clock() - self._noted < EVERY:
-            return
-        self._noted = self._clock()
+    @contextlib.contextmanager
+    def noting(self, every: float = EVERY) -> Iterator[None]:
+        """Inside the block, note what was spent every so many seconds, and once at its end.
+
+        A driver that is killed then forgets no more than that of the trials that run.
+        """
+        over = threading.Event()
+
+        def note_again() -> None:
+            while not over.wait(every):
+                self.note()
+
+        thread = threading.Thread(target=note_again, name="spending", daemon=True)
+        thread.start()
         try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.note()
+
+    def note(self) -> None:
+        """Keep what was spent for the next start. A full disk is reported by the journal."""
+        with self._lock, contextlib.suppress(OSError):
             storage.write_json(str(self._path), {"currency": self._currency, "money": self.money()})
-        except OSError:
-            return
 
 
 def _of(values: Mapping[str, float], trial: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from ray.tune.search import Searcher
 
@@ -144,6 +146,20 @@ def test_the_rest_of_a_trial_that_was_begun_makes_no_others_cheap(tmp_path) -> N
         clock.now += seconds
         found.ended("t0", whole)
     assert [found.may_start(trial) for trial in ("t1", "t2", "t3", "t4")] == [True] * 3 + [False]
+
+
+def test_what_running_trials_take_is_kept_although_the_driver_is_killed(tmp_path) -> None:
+    clock = Clock()
+    found = spending(tmp_path, clock, money=1.5)
+    with found.noting(every=0.01):
+        assert found.may_start("t0")
+        found.started("t0")
+        clock.now += 3600
+        end = time.monotonic() + 30
+        while spent_before(tmp_path, "USD") < 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert spent_before(tmp_path, "USD") == pytest.approx(1.0)
+        assert not spending(tmp_path, clock, money=1.5).may_start("t0")
 
 
 @pytest.mark.parametrize(("text", "amount"), [("50USD", 50), ("0.5 USD", 0.5), ("7", 7)])
