@@ -257,6 +257,7 @@ class _Run:
         return Spending(
             sweep.folder, sweep.limits, expected.trial_seconds, shares, sweep.price,
             expected.currency, other=expected.build_money, slots=slots, ranks=ranks,
+            begun=self._begun,
         )  # fmt: skip
 
 

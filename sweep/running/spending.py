@@ -10,7 +10,7 @@ import contextlib
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -54,7 +54,7 @@ class Spending:
     that are not among these, as later ones of a search, the medians count. price: of one of them
     for an hour. other: money besides trials, such as building banks. slots: so many ranks run at a
     time; None where that is not known, and a trial is then taken to start at once. ranks: {trial:
-    how many it has}; None: all have one.
+    how many it has}; None: all have one. begun: trials that may go on from a checkpoint.
 
     Attributes: `stopped`, why no more trials start, in one line; None while they may.
     """
@@ -70,6 +70,7 @@ class Spending:
         other: float = 0.0,
         slots: int | None = None,
         ranks: Mapping[str, int] | None = None,
+        begun: Collection[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path, self._limits, self._clock = folder / FILE, limits, clock
@@ -80,7 +81,7 @@ class Spending:
         self._given: dict[str, float | None] = {}  # when it started; None: it waits for room
         self._ended = 0.0  # money of attempts that have ended
         self._ratios: list[float] = []
-        self._begun: set[str] = set()  # trials of which an attempt has ended without a result
+        self._begun = set(begun)  # and those of which an attempt has ended without a result
         self._lock = threading.Lock()  # of what `money` reads, and of the file
         self.stopped: str | None = None
 

@@ -22,10 +22,13 @@ class Clock:
         return self.now
 
 
-def spending(folder, clock, slots=1, **limits) -> Spending:
+def spending(folder, clock, slots=1, begun=(), **limits) -> Spending:
     """Trials of an estimated hour at a price of 1 an hour."""
     seconds, shares = dict.fromkeys(TRIALS, 3600.0), dict.fromkeys(TRIALS, 1.0)
-    return Spending(folder, Limits(**limits), seconds, shares, 1.0, "USD", slots=slots, clock=clock)
+    return Spending(
+        folder, Limits(**limits), seconds, shares, 1.0, "USD",
+        slots=slots, begun=begun, clock=clock,
+    )  # fmt: skip
 
 
 def run_one(found: Spending, clock: Clock, trial: str, seconds: float) -> None:
@@ -146,6 +149,16 @@ def test_the_rest_of_a_trial_that_was_begun_makes_no_others_cheap(tmp_path) -> N
         clock.now += seconds
         found.ended("t0", whole)
     assert [found.may_start(trial) for trial in ("t1", "t2", "t3", "t4")] == [True] * 3 + [False]
+
+
+def test_the_rest_of_an_earlier_commands_trial_makes_no_others_cheap(tmp_path) -> None:
+    clock = Clock()
+    found = spending(tmp_path, clock, slots=4, begun={"t0"}, money=3.5)
+    run_one(found, clock, "t0", 100)
+    assert [found.may_start(trial) for trial in TRIALS[1:5]] == [True] * 3 + [False]
+    again = spending(tmp_path, clock, slots=4, begun={"t0"}, money=3.5)
+    run_one(again, clock, "t1", 100)  # a whole one is learned from
+    assert all(again.may_start(trial) for trial in TRIALS[2:])
 
 
 def test_what_running_trials_take_is_kept_although_the_driver_is_killed(tmp_path) -> None:
