@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from sweep.planning.resources import Resources, check_fits
 from sweep.planning.room import check_room
 from sweep.planning.select import notes_on_first, priorities, trials_of
 from sweep.running.holding import Hold
+from sweep.running.restart import began_at
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
 
@@ -148,7 +148,7 @@ def _limits(
         )
     prices = read_prices(options.prices)
     money = read_budget(options.budget, prices.currency) if options.budget else None
-    deadline = read_deadline(options.deadline, time.time()) if options.deadline else None
+    deadline = read_deadline(options.deadline, began_at()) if options.deadline else None
     kinds = [kind for kind, _ in kinds_of(trials)]
     known = calibration_for(kinds, options.calibration, again=False)
     present = begun(store)

@@ -17,7 +17,18 @@ import psutil
 from shards.support.command import INTERRUPTED
 
 TRIES = "DISTIL_RAY_RESTARTS"  # of this command so far
+SINCE = "DISTIL_STARTED"  # seconds since 1970 at which the command that was replaced began
 MOST = 5
+
+
+_BEGAN: list[float] = []  # what `began_at` has returned last
+
+
+def began_at() -> float:
+    """Seconds since 1970 at which this command began, before Ray died under it where it has."""
+    # Taken away, for in Python a later sweep of this process begins at a time of its own.
+    _BEGAN[:] = [float(os.environ.pop(SINCE, "0")) or time.time()]
+    return _BEGAN[0]
 
 
 def restart_command(dead: str) -> NoReturn:
@@ -32,6 +43,8 @@ def restart_command(dead: str) -> NoReturn:
         flush=True,
     )
     os.environ[TRIES] = str(count + 1)
+    if _BEGAN:
+        os.environ[SINCE] = repr(_BEGAN[0])
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sweep.running import health
-from sweep.running.restart import MOST, TRIES
+from sweep.running.restart import MOST, SINCE, TRIES
 from sweep.running.suspended import Suspended
 
 pytestmark = pytest.mark.faults
@@ -25,7 +25,8 @@ PROGRAM = """
 import os, subprocess, sys
 from sweep.running import restart
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-print(os.getpid(), child.pid, *sys.argv[1:], flush=True)
+print(os.getpid(), child.pid, restart.began_at(), *sys.argv[1:], flush=True)
+assert restart.SINCE not in os.environ
 restart.{call}
 """
 
@@ -38,6 +39,7 @@ def ended(
     program.write_text(PROGRAM.replace("{call}", call))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.delenv(TRIES, raising=False)
+    monkeypatch.delenv(SINCE, raising=False)
     ran = subprocess.run(
         [sys.executable, str(program), "--grid", "demo"],
         check=False,
@@ -46,7 +48,7 @@ def ended(
         timeout=120,
     )
     starts = [line.split() for line in ran.stdout.splitlines()]
-    for _, child, *arguments in starts:
+    for _, child, _, *arguments in starts:
         assert not psutil.pid_exists(int(child))
         assert arguments == ["--grid", "demo"]
     return ran.returncode, starts, ran.stderr.split("\n")
@@ -68,6 +70,7 @@ def test_the_command_of_a_local_ray_starts_again_in_its_process(
     assert code == 1  # it gives up
     assert len(starts) == MOST + 1
     assert len({process for process, *_ in starts}) == 1
+    assert len({since for _, _, since, *_ in starts}) == 1  # a deadline counts from the first
     assert sum("has died; starting another Ray and going on" in line for line in said) == MOST
     assert f"(raylet, after {MOST} restarts)" in said[-2]
 
