@@ -40,6 +40,7 @@ class Builds:
         self._missing = {job.location for job in banks}
         self._processes: set[subprocess.Popen[str]] = set()
         self._error: BaseException | None = None
+        self._stopped = False
         self._threads = [
             threading.Thread(target=self._run, name="build", daemon=True)
             for _ in range(ON_CLUSTER if self._arguments else 1)
@@ -66,7 +67,7 @@ class Builds:
         return self._error is not None
 
     def wait(self) -> None:
-        """Wait until all banks are there.
+        """Wait until all banks are there, or none is built any more after `stop`.
 
         Raises: SystemExit, or ValueError, where a bank cannot be built; OSError.
         """
@@ -74,6 +75,11 @@ class Builds:
             thread.join()
         if self._error is not None:
             raise self._error
+
+    def stop(self) -> None:
+        """End the builds on request, which is no failure; banks stay as far as they are."""
+        self._stopped = True
+        self._end()
 
     def _end(self) -> None:
         self._left.set()
@@ -86,8 +92,9 @@ class Builds:
             try:
                 build_once(job.location, self._store, partial(self._build, job), self._sleep)
             except BaseException as error:
-                with self._lock:
-                    self._error = self._error or error
+                if not self._stopped:
+                    with self._lock:
+                        self._error = self._error or error
                 self._end()
                 return
             with self._lock:

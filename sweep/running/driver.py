@@ -145,12 +145,14 @@ class _Run:
             cpus, address = resources.local_cpus(), resources.address
             stack.enter_context(connected(address, cpus, sweep.folder, plugins, len(trials)))
             if here:
-                builds.wait()  # they and trials would take each other's cores, and GPUs' memory
+                with self.stopping.during(builds.stop):
+                    builds.wait()  # they and trials would take each other's cores, and GPUs' memory
             else:
                 check_shared(store)
                 stack.enter_context(builds)
             if first_builds:
                 watch.bar = stack.enter_context(SweepView(watch, watch.note()))
+            self.stopping.look(lambda: None)  # nothing starts after a request
             return self._train(trials, builds)
 
     def _record_expected(self, trials: list[TrialConfig], banks: list[BankJob]) -> None:

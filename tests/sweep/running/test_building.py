@@ -9,10 +9,12 @@ import psutil
 import pytest
 
 from shards.bank.manifest import MANIFEST
-from shards.support.lease import ours, take
+from shards.support.lease import is_stop_requested, ours, request_stop, take
 from sweep.planning.banks import BankJob, plan_banks
 from sweep.running.build_process import ready_to_build
 from sweep.running.building import Builds
+from sweep.running.holding import FOLDER
+from sweep.running.stopping import Stopping
 from trainers.canonical import make_config
 
 FIELDS = {"teacher": "embedded", "student": "width:1", "train_samples": 64, "test_samples": 20}
@@ -53,6 +55,24 @@ def test_leaving_ends_the_process_of_the_build(tmp_path: Path) -> None:
         while not (found := builders()) and time.monotonic() < end:
             time.sleep(0.01)
         assert len(found) == 1
+    assert not any(process.is_running() for process in found)
+    assert not Path(job.location, MANIFEST).exists()
+
+
+def test_a_request_to_stop_ends_the_build_within_seconds(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path)
+    place = str(tmp_path / FOLDER)
+    with take(place, ours("sweep")), Builds([job], str(tmp_path)) as build:
+        stopping = Stopping(str(tmp_path), lambda: is_stop_requested(place), list)
+        end = time.monotonic() + 30
+        while not (found := builders()) and time.monotonic() < end:
+            time.sleep(0.01)
+        request_stop(place)
+        with stopping.during(build.stop):
+            build.wait()
+        assert stopping.requested
+        assert not build.failed
+    assert found
     assert not any(process.is_running() for process in found)
     assert not Path(job.location, MANIFEST).exists()
 
