@@ -33,7 +33,7 @@ def stop(run: str, trial: str | None = None) -> str:
     store = record.store_of(Path(run)) if record else run
     what = f"a sweep on {store}"
     place = storage.join(store, FOLDER)
-    if trial:
+    if trial is not None:
         trial = _one(storage.names(storage.join(store, TRIALS)), trial, store)
         place, what = storage.join(store, TRIALS, trial, LEASE), f"trial {trial}"
     claim = request_stop(place)
@@ -56,6 +56,8 @@ def main(argv: list[str]) -> int:
 
 def _one(trials: list[str], start: str, store: str) -> str:
     """The trial whose identity begins with `start`. Raises: ValueError for none or several."""
+    if not start:
+        raise ValueError(f"{store}: trial ``: an empty name; give an identity, or how it begins")
     found = [trial for trial in trials if trial.startswith(start)]
     if len(found) != 1:
         which = f"{len(found)} trials begin so" if found else "no trial was begun that begins so"

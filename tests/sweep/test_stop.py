@@ -49,6 +49,18 @@ def test_a_run_folder_leads_to_its_store(tmp_path: Path) -> None:
     assert is_stop_requested(str(store / FOLDER))
 
 
+def test_an_empty_name_of_a_trial_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path)
+    take(str(tmp_path / FOLDER), ours("sweep"))
+    take(lease_folder(store, CONFIG), ours("trial"))
+    assert stop(store, "") == 2
+    assert "trial ``: an empty name; give an identity" in capsys.readouterr().err
+    assert not is_stop_requested(str(tmp_path / FOLDER))
+    assert not is_stop_requested(lease_folder(store, CONFIG))
+
+
 def test_where_nothing_runs_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = str(tmp_path)
     take(lease_folder(store, CONFIG), ours("trial")).release()
