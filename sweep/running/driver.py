@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from shards.support.lease import Observer
+from shards.support.lease import Observer, is_stop_requested
 from sweep.journal.events import Journal, LimitEvent
 from sweep.journal.records import read_run
 from sweep.journal.run_record import record_sweep
@@ -35,7 +35,7 @@ from sweep.running.view import SweepView
 from sweep.running.watch import Watch
 from trainers.config.schema import TrialConfig
 from trainers.results.folder import begun
-from trainers.results.lease import Behalf
+from trainers.results.lease import Behalf, lease_folder
 
 
 def run_sweep(sweep: Sweep, trials: list[TrialConfig], search: Searching | None = None) -> Outcome:
@@ -197,18 +197,36 @@ class _Run:
             if builds.failed:
                 builds.wait()
             with stopping.during(lambda: None):
-                free, gone = wait_for_others(
-                    [self.watch.trials[trial] for trial in self.watch.elsewhere],
-                    sweep.store,
-                    self.watch.adopt,
-                    lambda: stopping.requested or bool(search and search.waits()),
-                    observer,
-                )
+                free, gone = self.left_by_others(observer)
             jobs = self._jobs(free) + self._arrived()
             if arriving:
                 jobs += arriving.take()
             behalf = Behalf(sweep.hold.token, gone)
         return spending.stopped if spending else None
+
+    def left_by_others(self, observer: Observer) -> tuple[list[TrialConfig], tuple[str, ...]]:
+        """Wait for trials that other sweeps run, as `wait_for_others`.
+
+        Returns: those that are to run here, and the holders that gave no sign of life. A trial that
+        was stopped early, or that `sweep.stop` ended, is left as it is.
+        """
+        watch, search, store = self.watch, self.search, self.sweep.store
+        while True:
+            free, gone = wait_for_others(
+                [watch.trials[trial] for trial in watch.elsewhere],
+                store,
+                watch.adopt,
+                lambda: self.stopping.requested or bool(search and search.waits()),
+                observer,
+            )
+            self._begun |= {config.identity for config in free}
+            asked = {c.identity for c in free if is_stop_requested(lease_folder(store, c))}
+            left = [c for c in self.unfinished(free) if c.identity not in asked]
+            for trial in asked - watch.ended:
+                watch(trial, "stopped", {"error": "on request, by the sweep that ran it"})
+            watch.elsewhere -= asked | watch.ended
+            if left or not free:
+                return left, gone
 
     def _arrived(self) -> list[Job]:
         """Those that the search has proposed since; called in the thread of events."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -12,12 +13,20 @@ import pytest
 from shards.bank.manifest import MANIFEST
 from shards.support import lease as leases
 from shards.support.lease import Observer, ours, request_stop, take
+from sweep.journal.events import Journal
+from sweep.journal.run_record import open_record
+from sweep.planning.early_stopping import EarlyStopping
+from sweep.planning.resources import Resources
 from sweep.running import holding
+from sweep.running.driver import _Run
 from sweep.running.joined import build_once, wait_for_others
 from sweep.running.stopping import Stopping
+from sweep.running.sweep import Sweep
 from trainers.canonical import make_config
 from trainers.config.schema import TrialConfig
+from trainers.results.folder import trial_folder
 from trainers.results.lease import lease_folder
+from trainers.results.trial_journal import note_failure
 
 ARGUMENTS = ["--grid", "demo", "--out", "my runs"]
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
@@ -233,6 +242,32 @@ def test_a_bank_is_built_by_one_of_them(tmp_path: Path, capsys: pytest.CaptureFi
     build_once(str(again), store, build_again, sleep)
     assert (again / MANIFEST).exists()
     assert not (tmp_path / "bank-leases" / "4567").exists()
+
+
+def test_what_others_stopped_is_not_taken_up(tmp_path: Path) -> None:
+    store, four = str(tmp_path), trials(4)
+    early, asked, gone, failed = four
+    for config in four:
+        with take(lease_folder(store, config), claim_elsewhere()):
+            if config is asked:
+                request_stop(lease_folder(store, config))
+    note_failure(trial_folder(store, early), early, "stopped early at epoch 1", "stopped")
+    note_failure(trial_folder(store, failed), failed, "RuntimeError: a rank died")
+    rule = EarlyStopping(by="asha", metric="ridge/accuracy", mode="max")
+    hold = holding.Hold("token", True, lambda: False)
+    folder = tmp_path / "run"
+    record = open_record(folder, store, "run")
+    sweep = Sweep(folder, store, Resources(), record, hold, early_stopping=rule)
+    with contextlib.closing(Journal(folder)) as journal:
+        run = _Run(sweep, journal, four, None)
+        run.watch.elsewhere |= run.watch.trials.keys()
+        left, _ = run.left_by_others(Observer())
+        assert {c.identity for c in left} == {gone.identity, failed.identity}
+        assert run.watch.stopped_early == {early.identity: "stopped early at epoch 1"}
+        assert list(run.watch.stopped) == [asked.identity]
+        run.watch.elsewhere = {early.identity, asked.identity}
+        assert run.left_by_others(Observer()) == ([], ())
+        assert not run.watch.elsewhere
 
 
 # ---- a request to stop ----
