@@ -8,6 +8,7 @@ the hash of everything that the trial reads. Its `load` reads the samples themse
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from shards.support.memory import free_memory
 from shards.support.registry import Table, plugins_of
 from shards.teachers import TEACHERS
 from shards.teachers.preprocess import Preprocess
-from shards.teachers.prompts import unpack_floats
+from shards.teachers.prompts import templates_for, unpack_floats
 from trainers.config.lengths import check_length, samples_left
 from trainers.config.schema import PINS, TrialConfig
 from trainers.objectives import needs_second_view
@@ -205,7 +206,7 @@ def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) ->
 
 
 def source_of(config: TrialConfig, manifest: Manifest) -> str:
-    """sha256 of what the trial reads: images, teacher, preprocessing, arms and their parameters.
+    """sha256 of what the trial reads: images, teacher, preprocessing, prompts, arms, parameters.
 
     Banks that differ only in other arms or other teachers have the same source for a trial. With
     `data_seed: per_seed` trials of different seeds have the same source too, as long as each bank
@@ -217,12 +218,18 @@ def source_of(config: TrialConfig, manifest: Manifest) -> str:
     chosen = [arm_record(manifest, split, arm) for split, arm in arms]
     own = config.data_seed == "per_seed" and plan.seed == config.seed
     seed = config.data_seed if own else plan.seed
+    index = plan.teacher_index(config.teacher)
     parts = [
         plan.dataset.model_dump_json(),
-        plan.teachers[plan.teacher_index(config.teacher)].model_dump_json(),
+        plan.teachers[index].model_dump_json(),
         *(f"{a.arm} {a.columns} {sorted(a.options.items())} {a.stop - a.start}" for a in chosen),
         f"{seed} {plan.device} {plan.format}",
     ]
+    # Appended only where the prompts are not the data set's own, so that other sources stay as they
+    # were. Without class embeddings nothing reads them.
+    own_prompts = plan.templates == templates_for(plan.dataset.spec)
+    if not own_prompts and manifest.class_embeddings[index] is not None:
+        parts.append(json.dumps(plan.templates))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -312,9 +312,9 @@ def _stored_result(inputs: TrialInputs, root: str) -> TrialResult | None:
         return None
     if result.source != inputs.source:
         raise ValueError(
-            f"{folder}: finished on other images, augmentation parameters or teacher weights "
-            f"({result.source[:16]}) than the bank {inputs.bank} holds ({inputs.source[:16]}); "
-            "choose another --out or delete it"
+            f"{folder}: finished on other images, augmentation parameters, prompts or teacher "
+            f"weights ({result.source[:16]}) than the bank {inputs.bank} holds "
+            f"({inputs.source[:16]}); choose another --out or delete it"
         )
     for probe, (measured_by, current) in outdated(result).items():
         print(

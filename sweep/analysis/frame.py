@@ -172,7 +172,7 @@ class _Gathered:
             one, other = before.get("source"), row.get("source")
             if one and other and one != other:
                 raise ValueError(
-                    f"trial {trial} read other images, draws or teacher weights in "
+                    f"trial {trial} read other images, draws, prompts or teacher weights in "
                     f"{before['run']} ({one[:16]}) than in {run} ({other[:16]}); load them apart"
                 )
             if ENDS.index(row["status"]) >= ENDS.index(before["status"]):

@@ -33,7 +33,7 @@ WEIGHTS = "weights_sha256"
 AGAIN = "delete those of one and run them again"
 # What is the same in all trials of a group, although no field of theirs; why, where it is not.
 ALIKE = {
-    "source": "they read other images, draws or teacher weights",
+    "source": "they read other images, draws, prompts or teacher weights",
     WEIGHTS: "their teachers have other weights",
     "device": "on another kind of device the same seed gives other bits",
 }

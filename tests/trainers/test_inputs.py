@@ -5,8 +5,12 @@ import torch
 
 from shards.bank.reader import load_manifest, parse_manifest
 from shards.bank.robustness import TeacherRobustness
+from shards.building.build import build
+from shards.building.request import Request
 from trainers.inputs import fits_in_memory, resolve, source_of
-from trainers.results.folder import finished
+from trainers.probe import probe_all
+from trainers.results.folder import finished, trial_folder
+from trainers.runner import run_trial
 
 CPU = torch.device("cpu")
 
@@ -66,6 +70,30 @@ def test_per_seed_takes_the_draws_from_the_trials_seed(bank, make):
     assert source_of(make(data_seed="per_seed", seed=3), other) == resolved.source
     assert source_of(make(data_seed="per_seed", seed=3), manifest) != resolved.source
     assert source_of(make(seed=0), manifest) != resolved.source
+
+
+def test_a_bank_with_prompts_of_its_own_has_another_source(done, bank, make, tmp_path):
+    """The zero-shot values are of its prompts; where nothing reads them, they are no part of it."""
+    config, root, _, _ = done
+    manifest = load_manifest(bank)
+    own = manifest.plan.model_copy(update={"templates": ("the number {}",)})
+    other = manifest.model_copy(update={"plan": own})
+    sources = {source_of(config, one) for one in (manifest, other)}
+    assert len(sources) == 2
+    more = manifest.plan.model_copy(update={"templates": ("the number {}", "{}")})
+    assert source_of(config, manifest.model_copy(update={"plan": more})) not in sources
+    silent = other.model_copy(update={"class_embeddings": (None,)})
+    assert source_of(config, silent) == source_of(config, manifest)
+    # A bank built so serves neither the stored result nor another probe of that trial.
+    request = Request(
+        dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2, test_views=2,
+        test_arms=("noise:0.1",), train_samples=200, test_samples=60, templates=("zzz {}",),
+    )  # fmt: skip
+    build(request, str(tmp_path))
+    with pytest.raises(ValueError, match=r"finished on other images, .* prompts or teacher"):
+        run_trial(config, str(tmp_path), root)
+    with pytest.raises(ValueError, match=r"holds other images, .* prompts or teacher"):
+        probe_all(trial_folder(root, config), ("zero_shot",), str(tmp_path))
 
 
 def test_a_bank_of_another_precision_is_refused(bank, make):

@@ -174,7 +174,7 @@ def _check(reprobed: Reprobed, name: str, result: TrialResult, sha256: str) -> N
     if reprobed.student_sha256 != sha256:
         raise ValueError("measured on other weights than those of this trial's student")
     if reprobed.source != result.source:
-        raise ValueError("measured on other images, arms or teacher weights than the trial's")
+        raise ValueError("measured on other images, arms, prompts or weights than the trial's")
 
 
 def outdated(result: TrialResult) -> dict[str, tuple[int, int]]:

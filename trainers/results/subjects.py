@@ -58,8 +58,8 @@ def find_bank(config: TrialConfig, source: str, root: str, given: str | None) ->
         found = source_of(config, load_manifest(given))
         if found != source:
             raise ValueError(
-                f"--bank {given}: holds other images, augmentation parameters or teacher weights "
-                f"({found[:16]}) than the trial read ({source[:16]})"
+                f"--bank {given}: holds other images, augmentation parameters, prompts or teacher "
+                f"weights ({found[:16]}) than the trial read ({source[:16]})"
             )
         return given
     folder = storage.join(root, "banks")

@@ -247,7 +247,7 @@ def test_groups_that_mix_trials_are_untestable() -> None:
             "source",
             ("5" * 64, "6" * 64),
             f"trials of width:1 differ in source ({'5' * 16}, {'6' * 16}): they read other images, "
-            "draws or teacher weights; delete those of one and run them again",
+            "draws, prompts or teacher weights; delete those of one and run them again",
         ),
         (
             "weights_sha256",
