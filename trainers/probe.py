@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from shards.bank.manifest import Manifest
 from shards.support import storage
 from shards.support.command import command, make_parser
 from shards.support.memory import keep_freed_memory
@@ -40,6 +41,7 @@ from trainers.probes.feature_banks import projected_features, student_features
 from trainers.probes.features import FeatureBank
 from trainers.probes.measure import measure, measure_teacher
 from trainers.results.folder import read_json
+from trainers.results.lacking import lacking
 from trainers.results.measured import environment_of, probe_result
 from trainers.results.reprobed import (
     Measurement,
@@ -60,7 +62,8 @@ def probe(
 ) -> list[tuple[str, bool]]:
     """Run probes on one student where their result is not stored yet.
 
-    A stored file that was measured on other weights or images is replaced, with a line on stderr.
+    A stored file that was measured on other weights or images, or on a bank without the teacher
+    under a test arm that this one holds, is replaced, with a line on stderr.
 
     Args:
         subject: the student, its trial and its bank.
@@ -84,7 +87,12 @@ def probe(
         config = config.model_copy(update={"adapt_arms": trial.adapt_arms})
     files = {name: reprobed_file(subject.folder, name, config, trial) for name in config.probes}
     wanted = {name: _measurement(subject, config, name) for name in config.probes}
-    missing = [name for name in config.probes if not _is_current(files[name], wanted[name])]
+    manifest = subject.inputs.manifest
+    missing = [
+        name
+        for name in config.probes
+        if not _is_current(files[name], wanted[name], config, manifest)
+    ]
     if missing:
         chosen = choose_device(device)
         torch.set_num_threads(config.threads)
@@ -156,15 +164,23 @@ def _measurement(subject: Subject, config: TrialConfig, name: str) -> Measuremen
     )
 
 
-def _is_current(file: str, wanted: Measurement) -> bool:
-    """Whether a file holds the wanted measurement; one that holds another is named on stderr."""
+def _is_current(file: str, wanted: Measurement, config: TrialConfig, manifest: Manifest) -> bool:
+    """Whether a file holds the wanted measurement; one that holds another is named on stderr.
+
+    One that holds more test arms than the bank does is kept.
+    """
     if not storage.exists(file):
         return False
-    found = parse_reprobed(read_json(file), file).measurement
-    differing = [name for name, value in wanted if getattr(found, name) != value]
+    stored = parse_reprobed(read_json(file), file)
+    differing = [name for name, value in wanted if getattr(stored.measurement, name) != value]
     if differing:
         print(f"{file}: replaced, because it has other {', '.join(differing)}", file=sys.stderr)
-    return not differing
+        return False
+    arms = lacking({stored.probe: stored.values}, config, manifest).get(stored.probe, [])
+    if arms:
+        said = f"it lacks the teacher under {', '.join(arms)}, which the bank holds"
+        print(f"{file}: replaced, because {said}", file=sys.stderr)
+    return not arms
 
 
 @command

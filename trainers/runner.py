@@ -40,6 +40,7 @@ from trainers.probes import check_arms, check_train_labels
 from trainers.probes.intermediate import IntermediateProbes
 from trainers.probes.observer import Observer
 from trainers.results.folder import RESULT, STUDENT, finished, tidy, trial_folder
+from trainers.results.lacking import lacking
 from trainers.results.lease import Behalf, lease_folder, take_trial
 from trainers.results.measured import measure_trial, student_files, student_to_measure
 from trainers.results.record import TrialResult
@@ -302,7 +303,8 @@ def train_student(splits: TrialSplits, engine: Engine, saver: Saver, report: Rep
 def _stored_result(inputs: TrialInputs, root: str) -> TrialResult | None:
     """The stored result of the trial, None where it is not finished.
 
-    A probe whose code has changed since is named on stderr; its stored values stay valid.
+    A probe whose code has changed since is named on stderr, and so are test arms of which the bank
+    holds the teacher and the result has no values. The stored values stay valid.
 
     Raises: ValueError where the result was computed from other samples than the bank holds.
     """
@@ -320,6 +322,13 @@ def _stored_result(inputs: TrialInputs, root: str) -> TrialResult | None:
         print(
             f"warning: {folder}: `{probe}` was measured by version {measured_by}, this code has "
             f"{current}; python -m trainers.probe measures it again",
+            file=sys.stderr,
+        )
+    for probe, arms in lacking(result.probes, inputs.config, inputs.manifest).items():
+        print(
+            f"warning: {folder}: measured on a bank without the teacher under {', '.join(arms)}, "
+            f"which {inputs.bank} holds; python -m trainers.probe {folder} --probe {probe} --bank "
+            f"{inputs.bank} measures it",
             file=sys.stderr,
         )
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from shards.arms import ARMS, make_arm
+from shards.arms import ARMS
 from shards.bank.manifest import MANIFEST, Manifest
 from shards.bank.reader import load_manifest
 from shards.building.request import Request
@@ -17,7 +17,7 @@ from shards.teachers import TEACHERS
 from sweep.planning.kinds import alike
 from trainers.config.schema import TrialConfig
 from trainers.inputs import mismatch
-from trainers.students.teacher_pca import has_no_network
+from trainers.results.lacking import figures_serve, held_arms
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,10 @@ def present_banks(store: str) -> dict[str, Manifest]:
 
 
 def serves(config: TrialConfig, manifest: Manifest, location: str) -> bool:
-    """Whether a bank holds everything that the trial reads, and the teacher under each test arm.
-
-    The teacher under a test arm is its embeddings of enough views, or its figures (accuracy and
-    rank, computed when the bank was built) where those suffice.
-    """
+    """Whether a bank holds everything that the trial reads, and the teacher under each test arm."""
     if mismatch(config, manifest, location) is not None:
         return False
-    views = {record.arm: record.stop - record.start for record in manifest.plan.arms["test"]}
-    index = manifest.plan.teacher_index(config.teacher)
-    figures = manifest.teacher_figures(config.test_views)[index] if _figures_serve(config) else {}
-    return all(
-        spec in figures or views.get(spec, 0) >= make_arm(spec).views(config.test_views)
-        for spec in config.test_arms
-    )
-
-
-def _figures_serve(config: TrialConfig) -> bool:
-    """Whether the teacher's figures can take the place of its embeddings.
-
-    They are of all classes and all dimensions, with classifiers fitted on all train images. So a
-    trial on some classes needs embeddings, and so do one that holds images out and `teacher_pca`,
-    which is made of the teacher's own dimensions. They name their arms alone, not the source that
-    drew them, so a plugin's arm needs embeddings too.
-    """
-    whole = config.classes is None and not config.validation_samples
-    of_plugins = plugins_of(*((ARMS, spec) for spec in config.test_arms))
-    return whole and not has_no_network(config.student) and not of_plugins
+    return held_arms(config, manifest) == set(config.test_arms)
 
 
 def plan_banks(
@@ -120,7 +97,7 @@ def plan_banks(
 def _request(
     config: TrialConfig, arms: tuple[str, ...], views: int, teacher_robustness: bool
 ) -> Request:
-    figures = teacher_robustness and _figures_serve(config)
+    figures = teacher_robustness and figures_serve(config)
     used = [(DATASETS, config.dataset), (TEACHERS, config.teacher)]
     used += [(ARMS, spec) for spec in (*arms, *config.test_arms)]
     return Request(

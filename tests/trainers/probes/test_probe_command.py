@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from shards.bank.reader import load_manifest
 from shards.building.build import build
 from shards.building.request import Request
 from shards.support import storage
 from trainers.probe import main, probe
 from trainers.probes import PROBES
 from trainers.results.folder import trial_folder
+from trainers.results.lacking import lacking
 from trainers.results.record import ProbeResult, additions, merge
 from trainers.results.reprobed import outdated, parse_reprobed, read_reprobed
 from trainers.results.subjects import locations, subject_at
@@ -235,6 +237,57 @@ def test_shards_of_another_trial_are_refused(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert command(tmp_path / "empty", "--probe", "linear") == 2
     assert "expected a trial's folder" in capsys.readouterr().err
+
+
+def test_values_that_a_poorer_bank_could_not_give_are_named_and_measured(
+    bank, make, tmp_path, capsys
+):
+    """Of test arms that the bank lacks there is no teacher, and no teacher_pca."""
+    waves = ("fourier:0.5:0:0.5", "fourier:0:0.5:0.5")
+    config = make(
+        student="teacher_pca:8", test_arms=("noise:0.1", *waves), probes=("robustness", "frequency")
+    )
+    whole = Request(
+        dataset="digits", teachers=("embedded",), arms=("noise:0.1",), views=2,
+        test_arms=config.test_arms, test_views=2, train_samples=200, test_samples=60,
+    )  # fmt: skip
+    poorer, fuller, root = (str(tmp_path / name) for name in ("poorer", "fuller", "run"))
+    build(whole.model_copy(update={"test_arms": waves[:1]}), poorer)
+    build(whole, fuller)
+    result = run_trial(config, poorer, root)
+    assert "teacher/noise/pixel/0.1/accuracy" not in result.teacher
+    place, both = trial_folder(root, config), [f"--probe={name}" for name in config.probes]
+    assert command(place, *both, "--bank", poorer) == 0
+    capsys.readouterr()
+    assert run_trial(config, poorer, root) == result
+    assert capsys.readouterr().err == ""
+    assert run_trial(config, fuller, root) == result
+    said = capsys.readouterr().err.splitlines()
+    for line, name, arms in zip(said, config.probes, ("noise:0.1", ", ".join(waves)), strict=True):
+        assert f"without the teacher under {arms}, which {fuller} holds" in line
+        assert f"--probe {name} --bank {fuller} measures it" in line
+    assert command(place, *both, "--bank", fuller) == 0
+    told = capsys.readouterr()
+    assert told.out.count("measured") == 2
+    assert told.err.count("replaced, because it lacks the teacher under") == 2
+    anew = run_trial(config, fuller, str(tmp_path / "anew"))
+    assert {one.probe: one.values for one in read_reprobed(place, result)[0]} == anew.probes
+    capsys.readouterr()
+    for other in (poorer, fuller):  # values that are there are kept, also beside a poorer bank
+        assert command(place, *both, "--bank", other) == 0
+        assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_a_missing_teacher_is_missed_where_the_bank_holds_it(done, bank):
+    config, _, result, _ = done
+    manifest, entry = load_manifest(bank), result.probes["robustness"]
+    assert lacking(result.probes, config, manifest) == {}
+    alone = {"robustness": entry.model_copy(update={"teacher": {}})}
+    assert lacking(alone, config, manifest) == {"robustness": ["noise:0.1"]}
+    more = config.model_copy(update={"test_views": 3})  # of which the bank has two
+    assert lacking(alone, more, manifest) == {}
+    older = {"robustness": alone["robustness"].model_copy(update={"version": 1})}
+    assert lacking(older, config, manifest) == {}
 
 
 def test_a_checkpoint_of_an_unfinished_trial(bank, make, tmp_path, monkeypatch):
