@@ -52,14 +52,15 @@ from trainers.students.teacher_pca import has_no_network
 from trainers.training.checkpoint import Checkpoints, owner_of
 from trainers.training.compile import apply_performance_options, eager
 from trainers.training.data import Data
+from trainers.training.divergence import DivergedError
 from trainers.training.ending import Ending, TimeLimitError
 from trainers.training.loop import Trained, train
 from trainers.training.preemption import PreemptedError, PreemptionHandler
-from trainers.training.state import DivergedError, Reporter, Saver
+from trainers.training.state import Reporter, Saver
 from trainers.training.wrappers import wrap_student
 
 STANDARD_INPUT = "-"  # in place of TRIAL.yaml
-DIVERGED = 3  # exit status of a trial whose loss is not finite
+DIVERGED = 3  # exit status of a trial that has diverged
 
 
 def run_trial(
@@ -99,7 +100,7 @@ def run_trial(
     Raises:
         ValueError: where the bank does not hold what the trial needs, or this machine cannot run
             the trial.
-        DivergedError: where the loss is not finite.
+        DivergedError: where the loss, the weights or the student's outputs are not finite.
         RankError: where one rank of several failed.
         PreemptedError: in the main thread after SIGTERM, or once `stop` is true; during training
             the state is saved first.

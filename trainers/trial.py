@@ -12,7 +12,7 @@ Exit status:
     0   the result is stored
     1   a rank died or waited too long for the others, or the time limit was reached
     2   bad input: a field, an option, or a bank that does not hold what the trial needs
-    3   the loss became NaN or infinite
+    3   the loss, the weights or the student's outputs became NaN or infinite
     4   ended by SIGTERM or sweep.stop: the state is saved, and the same command continues
     5   a step did not end in time; the same command continues
     6   another process runs this trial
@@ -50,9 +50,10 @@ from trainers.results.folder import RESULT, trial_folder
 from trainers.results.lease import Behalf
 from trainers.results.record import TrialResult
 from trainers.runner import DIVERGED, STANDARD_INPUT, run_trial
+from trainers.training.divergence import DivergedError
 from trainers.training.ending import TimeLimitError
 from trainers.training.preemption import PreemptedError
-from trainers.training.state import DivergedError, Reporter
+from trainers.training.state import Reporter
 
 
 @command

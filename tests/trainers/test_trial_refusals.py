@@ -11,6 +11,7 @@ import pytest
 from shards.bank.reader import load_manifest
 from shards.building.build import build
 from shards.building.request import Request
+from sweep.analysis.frame import DIVERGENCE
 from trainers import trial
 from trainers.engines import choose_device
 from trainers.engines.launch import UNANSWERED
@@ -21,6 +22,7 @@ from trainers.probes import check_arms
 from trainers.results.folder import trial_folder
 from trainers.runner import run_trial
 from trainers.training.checkpoint import Checkpoints
+from trainers.training.divergence import DivergedError
 from trainers.trial import main
 
 
@@ -226,6 +228,38 @@ def test_divergence_is_one_line_and_its_own_code(bank, make, tmp_path, capsys, m
     start, end = said[-1].split(" on 64 samples (`digit/")
     assert start == "error: diverged at step 1 (epoch 1): the loss is nan"
     assert end.endswith(", ...); try a smaller lr")
+    assert not list(tmp_path.rglob("result.json"))
+
+
+LARGE = {"optimizer": "sgd", "momentum": 0.0, "lr": 1e6, "epochs": None, "probes": ("spectrum",)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"duration": "2 steps"},
+            r"step 2 \(epoch 1\): an output .* \(`digit/\d+`\); try a smaller lr",
+        ),
+        (
+            {"duration": "9 steps", "curve_every": "1 steps"},
+            r"step 2 \(epoch 1\): an output of the",
+        ),
+        ({"duration": "9 steps", "probe_at": ["2 steps"]}, r"step 2 \(epoch 1\): an output of the"),
+        ({"duration": "3 steps"}, r"step 3 \(epoch 1\): the loss is nan"),
+        (
+            {"duration": "3 steps", "objective": "theia"},
+            r"step 3 \(epoch 1\): a weight or a buffer",
+        ),
+    ],
+)
+def test_what_the_last_step_has_spoilt_is_divergence(bank, make, tmp_path, change, said):
+    """A loss is computed before its step: after the last one no loss shows what it has done."""
+    config = make(**LARGE | {"objective": "mse"} | change)
+    with pytest.raises(DivergedError, match="^diverged at " + said) as caught:
+        run_trial(config, bank, str(tmp_path), save_seconds=0)
+    assert DIVERGENCE.match(str(caught.value))
+    assert not list(tmp_path.rglob("step-00000003*"))
     assert not list(tmp_path.rglob("result.json"))
 
 

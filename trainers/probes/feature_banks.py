@@ -22,6 +22,7 @@ from trainers.probes.projection import principal_projection
 from trainers.probes.teacher_space import learns_teacher_space
 from trainers.students.base import Student
 from trainers.training.data import Data
+from trainers.training.divergence import NotFiniteError
 
 BATCH = 100  # images embedded at once
 StoredKey = tuple[SplitName, str, int]  # split, arm, view
@@ -32,9 +33,17 @@ StoredKey = tuple[SplitName, str, int]  # split, arm, view
 
 @torch.inference_mode()
 def encode_view(encode: Callable[[torch.Tensor], torch.Tensor], data: Data, view: int) -> Floats:
-    """One view of every sample through `encode`: float32 (N, F), in keyed order."""
+    """One view of every sample through `encode`: float32 (N, F), in keyed order.
+
+    Raises: NotFiniteError, naming the first sample with an output that is not finite.
+    """
     parts = [encode(images_BCHW).float().cpu() for images_BCHW in data.view(view, BATCH)]
-    return torch.cat(parts).numpy()
+    encoded_NF = torch.cat(parts).numpy()
+    finite_N = np.isfinite(encoded_NF).all(axis=1)
+    if not finite_N.all():
+        row = int(keyed_order(data.keys)[int(finite_N.argmin())])
+        raise NotFiniteError(f"an output of the student is not finite (`{data.keys[row]}`)")
+    return encoded_NF
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,9 @@ class StudentSubject:
             norm.momentum = None  # PyTorch then takes a plain mean over batches
             norm.train()
             norm.register_forward_pre_hook(_leave_out_one_value)
-        encode_view(model, self.data("train", arm), 0)
+        with torch.inference_mode():
+            for images_BCHW in self.data("train", arm).view(0, BATCH):
+                model(images_BCHW)
         return replace(self, model=model.eval())
 
 

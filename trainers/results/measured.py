@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from trainers.results.record import (
 from trainers.students import describe
 from trainers.students.base import Student
 from trainers.students.files import save_student
+from trainers.training.divergence import NotFiniteError, diverged
 from trainers.training.loop import Trained
 from trainers.training.wrappers import unwrap_student
 
@@ -67,13 +69,21 @@ def measure_trial(
         trained: rows of the training; None where nothing was trained.
         device: where the student is.
         root: path or URL of the folder in which the teacher's measurements are cached.
+
+    Raises: DivergedError where an output of the trained student is not finite.
     """
     inputs, config = splits.inputs, splits.inputs.config
-    if student is None:
-        features = projected_features(splits)
-    else:
-        features = student_features(student, splits, device)
-    values = measure(features, config, "test")
+    try:
+        if student is None:
+            features = projected_features(splits)
+        else:
+            features = student_features(student, splits, device)
+        values = measure(features, config, "test")
+    except NotFiniteError as error:
+        if trained is None or not trained.epochs:
+            raise
+        last = trained.epochs[-1]
+        raise diverged(last["step"], math.ceil(last["epoch"]), str(error)) from None
     teacher = measure_teacher(splits, root)
     observations = Observations(rows=[], teacher={})
     if trained is not None and trained.observations:

@@ -58,7 +58,8 @@ def train(
             state is saved as it is, and a resumed trial calls it again.
 
     Raises:
-        DivergedError: where the loss is NaN or infinite, with the step and its samples.
+        DivergedError: where the loss is NaN or infinite, with the step and its samples; where the
+            weights are, or what is observed.
         PreemptedError: where `saver.stop` returned true, once the state is saved.
     """
     optimizer = OPTIMIZERS[config.optimizer](model, config)
@@ -81,4 +82,5 @@ def train(
             engine.backward(loss, last)
             if last:
                 state.end_step(engine.step())
+    state.check_weights()
     return Trained(state.average.student, state.epochs, state.observations)

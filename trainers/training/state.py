@@ -2,8 +2,8 @@
 
 Losses stay on the device and are checked about twice a second. Reading a loss makes the CPU wait
 for the GPU, so a check after every step would leave the GPU idle between steps. A check ends the
-trial where a loss is not finite. It is always made before anything is saved, so that no checkpoint
-holds diverged weights.
+trial where a loss is not finite. Before anything is measured or saved, and at the end, the weights
+are checked as well, so that no checkpoint holds diverged ones.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from trainers.engines.base import Engine
 from trainers.training.checkpoint import Checkpoints, State, capture, restore
 from trainers.training.compile import eager
 from trainers.training.data import Data, permutation
+from trainers.training.divergence import NotFiniteError, all_finite, diverged
 from trainers.training.ema import MovingAverage
 from trainers.training.preemption import PreemptedError
 from trainers.training.rng_state import random_arrays, restore_random, seed_all
@@ -59,10 +60,6 @@ class Reporter(Protocol):
 
 class StoppedProbesError(Exception):
     """The trial is to end, so the probes that run in the middle of its training are given up."""
-
-
-class DivergedError(RuntimeError):
-    """The loss is not finite. The trial is not retried, because training is deterministic."""
 
 
 @dataclass
@@ -272,23 +269,33 @@ class TrainingState:
         """Call `observe` and `probe` where they are due.
 
         Only the first rank calls them, but gathering sharded weights is collective.
+        Raises: DivergedError on every rank where what they measure is not finite.
         """
         curve = self._every and (self.step % self._every == 0 or self.step == self.total)
         probed = self.step in self._probed
         if not (curve or probed) or self._observed_at == self.step:
             return
         self._check_finite()
+        self.check_weights()
         either = (self.observe, curve), (self.probe, probed)
         calls = [call for call, due in either if due and call]
+        row: Row = {"step": self.step, "epoch": self.step / self.per_epoch}
+        given_up, overflow = False, ""
         with self.engine.full_weights():
             if calls and self.engine.rank == 0:
-                row = {"step": self.step, "epoch": self.step / self.per_epoch}
                 try:
                     for call in calls:
                         row |= self._run(call)
                 except StoppedProbesError:
-                    return  # what follows is a check, which saves this step without its row
-                self.observations.append(row)
+                    given_up = True
+                except NotFiniteError as error:
+                    overflow = str(error)
+        if self.engine.any_rank(bool(overflow)):
+            raise self._diverged(overflow or "an output of the student is not finite")
+        if given_up:
+            return  # what follows is a check, which saves this step without its row
+        if calls and self.engine.rank == 0:
+            self.observations.append(row)
         self._observed_at = self.step
 
     def _reported(self, epoch: Row) -> Row:
@@ -328,6 +335,8 @@ class TrainingState:
         # Both decisions of the first rank in one broadcast.
         self._interval, save = divmod(self.engine.broadcast(2 * self._interval + save), 2)
         self._next_check, self._checked_at = self.step + self._interval, now
+        if save:
+            self.check_weights()
         saved = self._save(is_last=leave) if save else False
         if leave:
             self.engine.broadcast(0)  # a barrier: no rank exits before the first one has saved
@@ -357,7 +366,24 @@ class TrainingState:
         index_B = order_N[at * size : (at + 1) * size].tolist()
         names = ", ".join(f"`{self.data.keys[i]}`" for i in index_B[:NAMED])
         more = ", ..." if size > NAMED else ""
-        raise DivergedError(
-            f"diverged at step {epoch * self.per_epoch + at + 1} (epoch {epoch + 1}): the loss is "
-            f"{float(self.losses[at])} on {size} samples ({names}{more}); try a smaller lr"
-        )
+        what = f"the loss is {float(self.losses[at])} on {size} samples ({names}{more})"
+        raise diverged(epoch * self.per_epoch + at + 1, epoch + 1, what)
+
+    def check_weights(self) -> None:
+        """Check that the weights and buffers, and their average, are finite. Collective.
+
+        The device is waited for, so not at every step.
+        Raises: DivergedError, on every rank where one has such weights.
+        """
+        with self.engine.full_weights():
+            finite = all_finite(self._modules().values())
+        with self.engine.watched("the weights"):
+            spoilt = not finite.cpu()
+        if self.engine.any_rank(spoilt):
+            raise self._diverged("a weight or a buffer of the student is not finite")
+
+    def _diverged(self, what: str) -> Exception:
+        """The error where `what` is found after this step: an untrained student did not diverge."""
+        if not self.step:
+            return NotFiniteError(what)
+        return diverged(self.step, (self.step - 1) // self.per_epoch + 1, what)

@@ -17,8 +17,8 @@ from trainers.canonical import make_config
 from trainers.engines.launch import UNANSWERED, RankError
 from trainers.engines.watchdog import STUCK
 from trainers.results.folder import read_result
+from trainers.training.divergence import DivergedError
 from trainers.training.preemption import PreemptedError
-from trainers.training.state import DivergedError
 
 FIELDS = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 GRID = """\

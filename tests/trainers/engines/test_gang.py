@@ -15,7 +15,7 @@ from trainers.engines.watchdog import LIMIT_VARIABLE
 from trainers.results.folder import finished, trial_folder
 from trainers.runner import run_trial
 from trainers.training.data import permutation
-from trainers.training.state import DivergedError
+from trainers.training.divergence import DivergedError
 
 pytestmark = pytest.mark.ranks
 

@@ -15,9 +15,9 @@ import pytest
 from trainers.engines import launch as module
 from trainers.engines.launch import OVER_TIME, PREEMPTED, UNANSWERED, RankError, free_port, launch
 from trainers.runner import run_trial
+from trainers.training.divergence import DivergedError
 from trainers.training.ending import TimeLimitError
 from trainers.training.preemption import PreemptedError
-from trainers.training.state import DivergedError
 from trainers.trial import main
 
 pytestmark = pytest.mark.ranks

@@ -24,6 +24,7 @@ from trainers.results.folder import finished, trial_folder
 from trainers.runner import run_trial
 from trainers.students.files import load_student
 from trainers.training.data import Data
+from trainers.training.divergence import DivergedError
 from trainers.trial import main
 
 pytestmark = pytest.mark.ranks
@@ -137,6 +138,14 @@ def test_zero_3_leaves_a_plain_student(done, bank, make, tmp_path):
     cosine = float((own_ND * teacher_ND).sum(1).mean())
     assert cosine == pytest.approx(found.metrics["test/cosine_to_teacher"], abs=1e-6)
     assert (own_ND * embedded(bank, root, config)[0]).sum(1).min() > 0.99
+
+
+@pytest.mark.slow
+def test_what_the_first_rank_cannot_observe_ends_all_as_diverged(bank, make, tmp_path):
+    spoilt = {"optimizer": "sgd", "momentum": 0.0, "lr": 1e6, "objective": "mse"}
+    config = make(**TWO | spoilt | {"epochs": 3, "curve_every": "1 steps"})
+    with pytest.raises(DivergedError, match=r"^diverged at step 2 \(epoch 1\): an output of the"):
+        run_trial(config, bank, str(tmp_path))
 
 
 # ---- what happens to ranks ----

@@ -17,8 +17,8 @@ from trainers.objectives import cosine
 from trainers.students import build_student
 from trainers.training import compile as speed
 from trainers.training.compile import apply_performance_options, eager
+from trainers.training.divergence import DivergedError
 from trainers.training.ema import MovingAverage
-from trainers.training.state import DivergedError
 
 
 def built(config):

@@ -13,8 +13,9 @@ from tests.trainers.small_runs import checkpoints, data_of, left_at, run, same, 
 from trainers.engines.single import Single
 from trainers.objectives import cosine
 from trainers.training.data import Data, permutation
+from trainers.training.divergence import DivergedError
 from trainers.training.ema import MovingAverage
-from trainers.training.state import DivergedError, Saver
+from trainers.training.state import Saver
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def test_every_part_of_a_step_is_watched(make, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Single, "watched", record)
     run(make(), data, tmp_path)
-    assert set(watched) == {"forward", "backward", "step", "the loss"}
+    assert set(watched) == {"forward", "backward", "step", "the loss", "the weights"}
 
 
 # ---- what is observed ----
