@@ -199,10 +199,12 @@ class TrainingState:
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         self.saver.expect(3 * weights)
         self._observe()
-        if first:
-            self.saver.restored([self._reported(row) for row in self.epochs])
+        # Probes that were given up again end the trial here, before a row is reported that lacks
+        # its observation: an epoch is reported once.
         if self.step in self._probed:
             self._check()
+        if first:
+            self.saver.restored([self._reported(row) for row in self.epochs])
 
     def _modules(self) -> dict[str, nn.Module]:
         averaged = self.average.averaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from sweep.analysis.curves import images_of
 from sweep.planning.early_stopping import check_decidable
 from sweep.planning.kinds import kind_of
 from sweep.planning.trial_seconds import nominal, seconds_of
+from trainers.probes.intermediate import IntermediateProbes
 from trainers.probes.names import metric_of
 from trainers.results.folder import trial_folder
+from trainers.results.trial_journal import read_rows
 from trainers.runner import run_trial
 from trainers.training.preemption import PreemptedError
 
@@ -77,6 +80,36 @@ def test_a_trial_that_is_to_end_gives_its_probes_up_and_runs_them_again(
     assert again.observations == whole.observations
     assert again.metrics == whole.metrics
     assert weights(tmp_path / "cut", config) == weights(tmp_path / "whole", config)
+
+
+def test_given_up_again_and_again_an_epoch_is_reported_with_its_values(
+    bank, make, tmp_path, monkeypatch
+) -> None:
+    """At the end of an epoch, where a curve is due too: a resumed trial must not report half."""
+    config = make(
+        epochs=2, probes=("spectrum",), probe_at=["1 epochs"], curve_every="1 epochs",
+        curve_samples=40,
+    )  # fmt: skip
+    asked, seen = threading.Event(), []
+    real = IntermediateProbes._check
+
+    def check(self) -> None:
+        asked.set()  # while the probes run
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IntermediateProbes, "_check", check)
+        for _ in range(2):
+            asked.clear()
+            with pytest.raises(PreemptedError, match="state saved at step 3"):
+                run_trial(config, bank, str(tmp_path), seen.append, stop=asked.is_set)
+            assert seen == []
+    result = run_trial(config, bank, str(tmp_path), seen.append)
+    observed = [row.values for row in result.observations.rows]
+    assert [row["observed"] for row in seen] == observed[1:]
+    assert observed[1].keys() > observed[2].keys()
+    rows = read_rows(trial_folder(str(tmp_path), config))
+    assert [row["observed"] for row in rows if row["event"] == "epoch"] == observed[1:]
 
 
 @pytest.mark.ranks
