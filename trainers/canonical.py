@@ -39,6 +39,7 @@ from trainers.objectives import (
     field_classes,
     fields_read,
     needs_second_view,
+    zero_weights,
 )
 from trainers.objectives.targets import TARGETS, canonical_target
 from trainers.probes import PROBES, default_probes
@@ -163,6 +164,7 @@ def _canonical(fields: Mapping[Any, Any]) -> TrialConfig:
         has_objective=values["objective"] != UNTRAINED,
         labels_only=values["objective"] == "supervised",
         second_view=needs_second_view(values["objective"], objective_values),
+        zero_weights=zero_weights(values["objective"], objective_values),
     )
     rules.check(values, facts)
     unused = rules.without_effect(values, facts)

@@ -42,12 +42,14 @@ class Facts:
         has_objective: whether there is a loss to train with; objective `none` has no loss.
         labels_only: whether the objective learns labels and not the teacher.
         second_view: whether the objective compares two views of each image.
+        zero_weights: the objective's weights where all of them are 0, so that it has no loss.
     """
 
     has_network: bool
     has_objective: bool
     labels_only: bool
     second_view: bool
+    zero_weights: tuple[str, ...] = ()
 
 
 def one_length(fields: Fields) -> dict[str, Any]:
@@ -156,6 +158,11 @@ def _check_objective(fields: Fields, facts: Facts) -> None:
     if not facts.labels_only and target == "labels":
         raise ValueError(
             f"target: `labels` with the objective `{objective}`; labels are for `supervised` alone"
+        )
+    if facts.zero_weights:
+        raise ValueError(
+            f"{' and '.join(facts.zero_weights)}: 0, so the loss of `{objective}` is 0 whatever "
+            "the student does; choose more than 0, or `epochs: 0` for an untrained student"
         )
     if facts.second_view and fields["views"] < 2:
         raise ValueError(

@@ -236,17 +236,21 @@ OBJECTIVES = Objectives(
             theia,
             TheiaFields,
             aligns=lambda f: f.theia_cosine_weight > 0 or f.theia_smooth_l1_weight > 0,
+            weights=("theia_cosine_weight", "theia_smooth_l1_weight"),
         ),
         "infonce": Objective(
             infonce,
             InfonceFields,
             second_view=lambda fields: fields.infonce_positive == "student",
             aligns=lambda f: f.infonce_positive == "teacher" and f.infonce_weight > 0,
+            weights=("infonce_weight",),
         ),
-        "rkd": Objective(rkd, RkdFields),
-        "sp": Objective(sp, SpFields),
-        "vicreg": Objective(vicreg, VicregFields),
-        "koleo": Objective(koleo, KoleoFields),
+        "rkd": Objective(rkd, RkdFields, weights=("rkd_distance_weight", "rkd_angle_weight")),
+        "sp": Objective(sp, SpFields, weights=("sp_weight",)),
+        "vicreg": Objective(
+            vicreg, VicregFields, weights=("vicreg_variance_weight", "vicreg_covariance_weight")
+        ),
+        "koleo": Objective(koleo, KoleoFields, weights=("koleo_weight",)),
         "supervised": Objective(supervised),
     },
 )
@@ -283,6 +287,14 @@ def aligns_to_target(name: str, fields: Mapping[str, Any]) -> bool:
     return name != UNTRAINED and any(
         term.aligns_to_target(fields) for term in OBJECTIVES.terms_of(name)
     )
+
+
+def zero_weights(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The weights of the objective where all of them are 0, and so is its loss; else none."""
+    terms = [] if name == UNTRAINED else OBJECTIVES.terms_of(name)
+    if any(term.has_loss(fields) for term in terms):
+        return ()
+    return tuple(weight for term in terms for weight in term.weights)
 
 
 def field_classes() -> list[type[ObjectiveFields]]:

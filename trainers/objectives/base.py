@@ -42,12 +42,15 @@ class Objective:
         aligns: whether, with these fields, each student embedding is drawn to the target of the
             same image, axis by axis. An objective on distances or inner products within a batch is
             not: a student that is rotated against its teacher has the same loss.
+        weights: the fields that weigh its parts: with all of them at 0 its loss is 0. Without any
+            it is taken to have a loss always.
     """
 
     function: Callable[..., torch.Tensor]
     fields: type[ObjectiveFields] | None = None
     second_view: Callable[[Any], bool] | None = None
     aligns: Callable[[Any], bool] | None = None
+    weights: tuple[str, ...] = ()
 
     def fields_from(self, values: Mapping[str, Any]) -> ObjectiveFields | None:
         """An instance of `fields`; names of other objectives in `values` are ignored.
@@ -73,6 +76,11 @@ class Objective:
     def aligns_to_target(self, values: Mapping[str, Any]) -> bool:
         """Whether it draws each embedding to its target with these values of its fields."""
         return self.aligns is not None and self.aligns(self.fields_from(values))
+
+    def has_loss(self, values: Mapping[str, Any]) -> bool:
+        """Whether, with these values of its fields, a part of its loss has a weight."""
+        fields = self.fields_from(values)
+        return not self.weights or any(getattr(fields, name) for name in self.weights)
 
 
 def sum_of(terms: list[Objective], values: Mapping[str, Any]) -> Loss:

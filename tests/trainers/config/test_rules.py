@@ -1,8 +1,10 @@
 """What has no effect has no part in a trial's name; what contradicts itself is refused."""
 
 import pytest
+import torch
 
 from trainers.canonical import make_config, trial_fields
+from trainers.objectives import OBJECTIVES, make_objective
 
 LEAST = {"dataset": "digits", "teacher": "embedded", "student": "width:1"}
 UNTRAINED = {"epochs": 0}
@@ -113,6 +115,15 @@ def test_every_field_but_three_has_a_default():
             )
             for compiled in (False, True)
         ),
+        (
+            {"objective": "infonce", "infonce_weight": 0},
+            "infonce_weight: 0, so the loss of `infonce` is 0 whatever the student does; choose",
+        ),
+        (
+            {"objective": "koleo+rkd", "koleo_weight": 0, "rkd_distance_weight": 0.0}
+            | {"rkd_angle_weight": 0},
+            "rkd_distance_weight and rkd_angle_weight and koleo_weight: 0, so the loss",
+        ),
         ({"student": "teacher_pca"}, "write teacher_pca:K"),
         ({"student": "teacher_pca:0"}, "write teacher_pca:K, K a whole number of 1 or more"),
         ({"classes": 1}, "classes: Input should be greater than or equal to 2; got 1"),
@@ -126,3 +137,27 @@ def test_combinations_that_mean_nothing_are_refused(change, said):
         make_config(LEAST | change)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_weight_of_0_is_a_control_where_another_term_has_one():
+    for fields in (
+        {"objective": "cosine+koleo", "koleo_weight": 0},
+        {"objective": "sp+koleo", "koleo_weight": 0},
+        {"objective": "theia", "theia_smooth_l1_weight": 0},
+        {"objective": "koleo", "koleo_weight": 0, "epochs": 0},
+        {"objective": "cosine", "koleo_weight": 0},
+    ):
+        make_config(LEAST | fields)
+
+
+def test_every_weight_of_an_objective_is_known_as_one():
+    """With all at 0 the loss is 0; a new term whose weights are not named would slip through."""
+    student_BD, teacher_BD = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
+    for name, term in OBJECTIVES.items():
+        if name in OBJECTIVES.plugins:
+            continue
+        fields = term.fields.model_fields if term.fields else {}
+        named = {field for field in fields if field.endswith("_weight")}
+        assert set(term.weights) == named, name
+        loss = make_objective(name, dict.fromkeys(named, 0.0))(student_BD, teacher_BD)
+        assert (loss == 0) == bool(named), name

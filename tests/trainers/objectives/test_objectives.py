@@ -198,7 +198,7 @@ def test_supervised_takes_the_last_columns_against_the_labels():
 def test_a_weight_counts_in_a_sum_and_alone(name, weight):
     x_BD, y_BD, field = vectors(5, 7), vectors(5, 7, seed=1), f"{name}_weight"
     term = weight * make_objective(name, {field: 1.0})(x_BD, y_BD)
-    alone = loss_of(name, **{field: weight})(x_BD, y_BD)
+    alone = make_objective(name, {field: weight})(x_BD, y_BD)
     total = loss_of(f"cosine+{name}", **{field: weight})(x_BD, y_BD)
     assert alone.item() == pytest.approx(term.item(), abs=1e-14)
     assert total.item() == pytest.approx((cosine(x_BD, y_BD) + term).item(), abs=1e-14)

@@ -47,7 +47,7 @@ def test_controls() -> None:
     assert not learns(epochs=0)
     assert not learns(objective="none")
     assert not learns(objective="infonce", infonce_positive="student")
-    assert not learns(objective="infonce", infonce_weight=0.0)
+    assert not learns(objective="infonce+rkd", infonce_weight=0.0)
     assert learns(objective="infonce")
 
 
