@@ -196,7 +196,9 @@ def resolve(config: TrialConfig, bank: str, manifest: Manifest | None = None) ->
             f"classes: {config.classes}, but {config.dataset} in {bank} has {len(names)}; "
             f"choose at most {len(names)}"
         )
-    check_length(config, samples_left(config, plan.dataset.counts["train"]))
+    # Of some classes there are fewer samples; `load` counts them.
+    samples = samples_left(config, plan.dataset.counts["train"])
+    check_length(config, samples, at_most=config.classes is not None)
     index = plan.teacher_index(config.teacher)
     preprocess = plan.teachers[index].preprocess
     if config.input == "native":

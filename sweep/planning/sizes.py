@@ -51,7 +51,7 @@ def train_samples(config: TrialConfig) -> int:
 
 
 def check_lengths(trials: list[TrialConfig]) -> None:
-    """Check that every trial can fill a batch and, if it is to train, makes an optimiser step.
+    """Check the lengths and times of every trial, see `trainers.config.lengths.check_length`.
 
     Raises: ValueError, of one line, with the trial's field and what would be right.
     """
@@ -60,7 +60,7 @@ def check_lengths(trials: list[TrialConfig]) -> None:
         key = (
             config.dataset, config.image_size, config.train_samples, config.test_samples,
             config.classes, config.epochs, config.duration, config.batch_size,
-            config.validation_samples, config.probe_at,
+            config.validation_samples, config.probe_at, config.warmup, config.curve_every,
         )  # fmt: skip
         if key not in checked:
             checked.add(key)

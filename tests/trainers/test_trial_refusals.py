@@ -57,6 +57,8 @@ def test_mismatches_are_refused_with_both_values(bank, make, tmp_path, change, s
     [
         ({"epochs": None, "duration": "5 samples"}, "duration: `5 samples`"),
         ({"epochs": None, "duration": "0.5 epochs", "batch_size": 150}, "duration: `0.5 epochs`"),
+        ({"epochs": 2, "warmup": "2 epochs"}, "warmup: `2 epochs` is 6 steps"),
+        ({"curve_every": "0 steps"}, "curve_every: 0 steps is less than a step"),
         # The bank has 200 samples, the first two classes about 40 of them.
         ({"epochs": None, "duration": "0.5 epochs", "classes": 2, "batch_size": 35}, "0.5 epochs"),
     ],

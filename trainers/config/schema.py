@@ -225,6 +225,20 @@ class TrialConfig(StrictModel):
             steps |= {step} if step < end else set()
         return frozenset(steps)
 
+    def steps_of_curve(self, train_samples: int) -> int:
+        """Steps between two observations; 0 where none are made.
+
+        Raises: ValueError where `curve_every` is less than a step.
+        """
+        if self.curve_every is None:
+            return 0
+        steps = in_steps(self.curve_every, self.batch_size, train_samples)
+        if steps < 1:
+            raise ValueError(
+                f"curve_every: {self.curve_every} is less than a step; choose `1 steps` or more"
+            )
+        return steps
+
     def epochs_begun(self, train_samples: int) -> int:
         """Epochs that the trial begins; it may end within the last."""
         steps = self.total_steps(train_samples)

@@ -21,7 +21,6 @@ from torch import nn
 from shards.support import storage
 from shards.support.command import one_line
 from shards.support.retry import briefly
-from trainers.config.durations import in_steps
 from trainers.config.schema import TrialConfig
 from trainers.engines.base import Engine
 from trainers.training.checkpoint import Checkpoints, State, capture, restore
@@ -162,7 +161,7 @@ class TrainingState:
         self.epochs: list[Row] = []
         self.observations: list[Row] = []
         self.losses = torch.zeros(self.per_epoch, dtype=torch.float64, device=engine.device)
-        self._every = self._observation_steps()
+        self._every = config.steps_of_curve(len(data))
         self._probed = config.probed_steps(len(data))
         self._observed_at: int | None = None
         self._interval, self._next_check = 1, 1  # in steps
@@ -210,19 +209,6 @@ class TrainingState:
         averaged = self.average.averaged
         modules = {"model": self.model}
         return modules if averaged is None else modules | {"average": averaged}
-
-    def _observation_steps(self) -> int:
-        """Steps between two observations, 0 without any.
-
-        Raises: ValueError where `curve_every` is less than a step.
-        """
-        every = self.config.curve_every
-        if every is None:
-            return 0
-        steps = in_steps(every, self.config.batch_size, len(self.data))
-        if steps < 1:
-            raise ValueError(f"curve_every: {every} is less than a step; choose `1 steps` or more")
-        return steps
 
     # ---- at every step ----
 

@@ -287,6 +287,8 @@ def test_other_grids_may_show_views_again() -> None:
         ("train_samples: 41, batch_size: 8, duration: 5 samples", "duration: `5 samples`"),
         ("train_samples: 12, batch_size: 8, duration: 0.5 epochs", "duration: `0.5 epochs`"),
         ("train_samples: 41, batch_size: 64", "batch_size: 64 is more than the 41 train samples"),
+        ("warmup: 5 epochs, epochs: 5", "warmup: `5 epochs` is "),
+        ("curve_every: 0 steps", "curve_every: 0 steps is less than a step"),
         ("train_samples: 41, batch_size: 16, classes: 2", "16 is more than the [89] train samples"),
     ],
 )

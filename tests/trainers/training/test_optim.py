@@ -247,12 +247,6 @@ def test_a_constant_schedule_is_the_learning_rate(make):
     assert {Schedule.of(make(lr=0.1), 1000)(step) for step in (0, 1, 74)} == {0.1}
 
 
-def test_a_warmup_that_takes_all_is_refused(make):
-    with pytest.raises(ValueError, match="warmup"):
-        Schedule.of(make(epochs=1, warmup="1 epochs"), 1000)
-    Schedule.of(make(epochs=0, warmup="1 epochs"), 1000)  # it trains nothing
-
-
 def test_the_rate_reaches_every_group(make):
     optimizer = OPTIMIZERS["muon"](small(), make(optimizer="muon"))
     set_learning_rate(optimizer, 0.25)
