@@ -74,16 +74,9 @@ def run_of(events: Iterable[Event]) -> Run:
     ends: dict[str, FailedEvent | StoppedEvent] = {}
     reprobed: dict[str, list[Reprobed]] = {}
     starts: dict[str, StartEvent] = {}
-    ended_ms: dict[str, int] = {}
-    attempts: dict[str, Attempts] = {}
-    seconds: dict[str, float] = {}
+    times = _Times()
     for event in events:
-        if isinstance(event, StartEvent) and event.again:
-            attempts.pop(event.trial, None)
-        if isinstance(event, StartEvent | EpochEvent | ResultEvent | FailedEvent | StoppedEvent):
-            attempts.setdefault(event.trial, Attempts()).add(event.event, event.time_ms)
-        if isinstance(event, ResultEvent | FailedEvent | StoppedEvent):
-            ended_ms[event.trial] = event.time_ms
+        times.add(event)
         if isinstance(event, StartEvent):
             if event.again or event.trial not in starts:
                 starts[event.trial] = event
@@ -93,10 +86,6 @@ def run_of(events: Iterable[Event]) -> Run:
             if before not in (None, event.record):
                 reprobed.pop(event.trial, None)  # they are of a student that is no more
             results[event.trial] = event.record
-            # Of earlier versions it is not known where an attempt of a sweep was interrupted.
-            whole = attempts[event.trial].seconds if event.seconds is None else event.seconds
-            if whole is not None:
-                seconds[event.trial] = whole
         elif isinstance(event, FailedEvent | StoppedEvent):
             ends[event.trial] = event
         elif isinstance(event, ProbeEvent):
@@ -107,7 +96,33 @@ def run_of(events: Iterable[Event]) -> Run:
     kept, notes = newest_only(list(results.values()))
     failed = [end for end in ends.values() if isinstance(end, FailedEvent)]
     stopped = [end for end in ends.values() if isinstance(end, StoppedEvent)]
-    return Run(kept, failed, notes, starts, ended_ms, seconds, stopped)
+    return Run(kept, failed, notes, starts, times.ended_ms, times.seconds, stopped)
+
+
+class _Times:
+    """When trials ended, and how long the attempts of the finished ones took, see `Run`."""
+
+    def __init__(self) -> None:
+        self.ended_ms: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self._attempts: dict[str, Attempts] = {}
+
+    def add(self, event: Event) -> None:
+        if not isinstance(
+            event, StartEvent | EpochEvent | ResultEvent | FailedEvent | StoppedEvent
+        ):
+            return
+        if isinstance(event, StartEvent) and event.again:
+            self._attempts.pop(event.trial, None)
+        attempts = self._attempts.setdefault(event.trial, Attempts())
+        attempts.add(event.event, event.time_ms)
+        if isinstance(event, ResultEvent | FailedEvent | StoppedEvent):
+            self.ended_ms[event.trial] = event.time_ms
+        if isinstance(event, ResultEvent):
+            # Of earlier versions it is not known where an attempt of a sweep was interrupted.
+            whole = attempts.seconds if event.seconds is None else event.seconds
+            if whole is not None:
+                self.seconds[event.trial] = whole
 
 
 def _all_with_arrays(store: str, results: list[TrialResult]) -> tuple[list[TrialResult], list[str]]:
