@@ -68,7 +68,8 @@ def test_every_row_is_logged_once_by_its_step(tmp_path: Path) -> None:
     assert len(rows) == len(set(rows)) == 2 * 3 * 3  # epoch, rank and cosine
     ranks = Counter((step, value) for _, key, step, value, _ in rows if key[-9:] == "effective")
     assert ranks == {(4 * i, rank): 1 for line in RANKS.values() for i, rank in enumerate(line)}
-    assert {time for *_, time in rows} == {T0 + 100}
+    # The row at an epoch's end has the epoch's time, those between have the result's.
+    assert {(step, time) for *_, step, _, time in rows} == {(0, T0 + 100), (4, T0 + 100), (8, T0)}
 
 
 def test_the_figure_says_where_mean_ranks_began_peaked_and_ended(tmp_path: Path) -> None:
