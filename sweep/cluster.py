@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.support.command import above, command, make_parser
+from shards.support.command import at_least, command, make_parser
 from sweep.clusters.init import add_arguments, init
 from sweep.clusters.rules import TOKEN, check, not_ready
 from sweep.clusters.watchdog import watch
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     watching.add_argument("head", metavar="HOST:PORT", help="of the head's control store")
     watching.add_argument(
         "--minutes",
-        type=above(0.0),
+        type=at_least(0.0),
         default=10.0,
         metavar="N",
         help="how long nothing may answer there (default: %(default)g)",

@@ -185,7 +185,7 @@ def _add_what_it_costs(costs: argparse._ArgumentGroup) -> None:
         "--budget",
         metavar="AMOUNT",
         help="e.g. 50USD: start no more trials when those that run and one more would cost more, "
-        "earlier runs of this command included; running ones end (default: no limit)",
+        "earlier runs with --budget or --deadline included; running ones end (default: no limit)",
     )
     costs.add_argument(
         "--deadline",
