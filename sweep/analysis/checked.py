@@ -142,13 +142,12 @@ def _also_differ(claim: Claim, trials: Sequence[TrialConfig]) -> list[str]:
     """
     named = {name for where in claim.groups() for name in where}
     apart = {"seed", *PINS, *MEASURED, *named}
-    found: dict[str, list[str]] = {}
-    for one, other in itertools.permutations(trials, 2):
-        a, b = (config.model_dump(mode="json") for config in (one, other))
+    rows = [config.model_dump(mode="json") for config in trials]
+    found: dict[str, dict[str, None]] = {}
+    for (one, a), (other, b) in itertools.combinations(zip(trials, rows, strict=True), 2):
         for name in (n for n in a if n in b and a[n] != b[n] and n not in apart):
             if _acts(name, b[name], one) and _acts(name, a[name], other):
-                found.setdefault(name, [])
-                found[name] += [str(v) for v in (a[name], b[name]) if str(v) not in found[name]]
+                found.setdefault(name, {}).update({str(a[name]): None, str(b[name]): None})
     return [f"{name} ({', '.join(values)})" for name, values in found.items()]
 
 

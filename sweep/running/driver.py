@@ -220,11 +220,11 @@ class _Run:
                 observer,
             )
             self._begun |= {config.identity for config in free}
-            asked = {c.identity for c in free if is_stop_requested(lease_folder(store, c))}
-            left = [c for c in self.unfinished(free) if c.identity not in asked]
-            for trial in asked - watch.ended:
+            requested = {c.identity for c in free if is_stop_requested(lease_folder(store, c))}
+            left = [c for c in self.unfinished(free) if c.identity not in requested]
+            for trial in requested - watch.ended:
                 watch(trial, "stopped", {"error": "on request, by the sweep that ran it"})
-            watch.elsewhere -= asked | watch.ended
+            watch.elsewhere -= requested | watch.ended
             if left or not free:
                 return left, gone
 

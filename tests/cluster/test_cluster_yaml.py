@@ -115,14 +115,14 @@ def test_a_worker_is_started_with_the_script_that_ends_it(config):
         node |= {"SecurityGroupIds": [group["GroupId"]], "SubnetIds": [subnet["SubnetId"]]}
         del node["IamInstanceProfile"]
         (made,) = AWSNodeProvider(config["provider"], "distilsweep").create_node(node, {}, 1)
-        asked = {
+        request = {
             name: ec2.describe_instance_attribute(InstanceId=made, Attribute=name)
             for name in ("userData", "instanceInitiatedShutdownBehavior")
         }
-    script = base64.b64decode(asked["userData"]["UserData"]["Value"]).decode()
+    script = base64.b64decode(request["userData"]["UserData"]["Value"]).decode()
     assert script.splitlines()[0] == "#!/bin/sh"
     assert script == node["UserData"]
-    behaviour = asked["instanceInitiatedShutdownBehavior"]["InstanceInitiatedShutdownBehavior"]
+    behaviour = request["instanceInitiatedShutdownBehavior"]["InstanceInitiatedShutdownBehavior"]
     assert behaviour["Value"] == "terminate"
 
 

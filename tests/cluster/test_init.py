@@ -188,7 +188,7 @@ def test_a_security_group_that_lets_nobody_in_is_said_and_mended() -> None:
 
 @pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize(
-    ("kind", "asked"),
+    ("kind", "quotas"),
     [
         ("gr6.4xlarge", ("All G and VT Spot", "Running On-Demand G and VT")),
         ("p4d.24xlarge", ("All P4, P3 and P2 Spot", "Running On-Demand P")),
@@ -196,11 +196,11 @@ def test_a_security_group_that_lets_nobody_in_is_said_and_mended() -> None:
         ("p6-b200.48xlarge", ("of spot machines p6-b200.48xlarge", "Running On-Demand P")),
     ],
 )
-def test_quotas_are_those_that_count_the_type(kind: str, asked: tuple[str, ...]) -> None:
+def test_quotas_are_those_that_count_the_type(kind: str, quotas: tuple[str, ...]) -> None:
     account = Account(REGION)
     account.quotas(kind, 192)
-    assert len(account.notes) == len(asked)
-    for note, name in zip(account.notes, asked, strict=True):
+    assert len(account.notes) == len(quotas)
+    for note, name in zip(account.notes, quotas, strict=True):
         assert note.startswith("not checked: quota ")  # the server has no quotas of EC2
         assert name in note
 

@@ -177,7 +177,7 @@ def test_a_trial_that_was_run_again_has_its_new_values_everywhere(run: Path, by:
 def test_a_sweep_that_works_on_the_store_is_refused_from_any_folder(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], elsewhere: bool
 ) -> None:
-    """Its own upload would be told that the sweep has ended."""
+    """Its own upload would read that the sweep has ended."""
     claim = ours("python -m sweep.run --grid family")
     if elsewhere:  # whether that process runs is not known here, only that its heart beats
         process = claim.process.model_copy(update={"host": "another", "system": "another"})

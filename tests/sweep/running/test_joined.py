@@ -246,10 +246,10 @@ def test_a_bank_is_built_by_one_of_them(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_what_others_stopped_is_not_taken_up(tmp_path: Path) -> None:
     store, four = str(tmp_path), trials(4)
-    early, asked, gone, failed = four
+    early, stopped, gone, failed = four
     for config in four:
         with take(lease_folder(store, config), claim_elsewhere()):
-            if config is asked:
+            if config is stopped:
                 request_stop(lease_folder(store, config))
     note_failure(trial_folder(store, early), early, "stopped early at epoch 1", "stopped")
     note_failure(trial_folder(store, failed), failed, "RuntimeError: a rank died")
@@ -264,8 +264,8 @@ def test_what_others_stopped_is_not_taken_up(tmp_path: Path) -> None:
         left, _ = run.left_by_others(Observer())
         assert {c.identity for c in left} == {gone.identity, failed.identity}
         assert run.watch.stopped_early == {early.identity: "stopped early at epoch 1"}
-        assert list(run.watch.stopped) == [asked.identity]
-        run.watch.elsewhere = {early.identity, asked.identity}
+        assert list(run.watch.stopped) == [stopped.identity]
+        run.watch.elsewhere = {early.identity, stopped.identity}
         assert run.left_by_others(Observer()) == ([], ())
         assert not run.watch.elsewhere
 

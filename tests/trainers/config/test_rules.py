@@ -147,7 +147,7 @@ def test_a_weight_of_0_is_a_control_where_another_term_has_one():
         {"objective": "koleo", "koleo_weight": 0, "epochs": 0},
         {"objective": "cosine", "koleo_weight": 0},
     ):
-        make_config(LEAST | fields)
+        assert make_config(LEAST | fields).objective == fields["objective"]
 
 
 def test_every_weight_of_an_objective_is_known_as_one():

@@ -125,12 +125,12 @@ def test_a_student_outside_its_teachers_space_is_no_clip(trained, make, tmp_path
     with pytest.raises(ValueError, match=rf"{named}.*not in its teacher's space"):
         export(str(place), "open_clip", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    for folder, told in (
+    for folder, space in (
         (place, f"not in the teacher's embedding space ({named})"),
         (trained[0], "in the teacher's embedding space"),
     ):
-        about = export(str(folder), "torch.export", str(tmp_path / Path(told[:3]) / "out"))
-        assert about["outputs"]["embeddings"]["meaning"] == f"{told}, not of unit length"
+        about = export(str(folder), "torch.export", str(tmp_path / Path(space[:3]) / "out"))
+        assert about["outputs"]["embeddings"]["meaning"] == f"{space}, not of unit length"
 
 
 @pytest.mark.parametrize("damage", ["flip", "format"])

@@ -90,19 +90,19 @@ def test_given_up_again_and_again_an_epoch_is_reported_with_its_values(
         epochs=2, probes=("spectrum",), probe_at=["1 epochs"], curve_every="1 epochs",
         curve_samples=40,
     )  # fmt: skip
-    asked, seen = threading.Event(), []
+    leave, seen = threading.Event(), []
     real = IntermediateProbes._check
 
     def check(self) -> None:
-        asked.set()  # while the probes run
+        leave.set()  # while the probes run
         real(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(IntermediateProbes, "_check", check)
         for _ in range(2):
-            asked.clear()
+            leave.clear()
             with pytest.raises(PreemptedError, match="state saved at step 3"):
-                run_trial(config, bank, str(tmp_path), seen.append, stop=asked.is_set)
+                run_trial(config, bank, str(tmp_path), seen.append, stop=leave.is_set)
             assert seen == []
     result = run_trial(config, bank, str(tmp_path), seen.append)
     observed = [row.values for row in result.observations.rows]

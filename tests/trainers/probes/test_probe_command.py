@@ -267,9 +267,9 @@ def test_values_that_a_poorer_bank_could_not_give_are_named_and_measured(
         assert f"without the teacher under {arms}, which {fuller} holds" in line
         assert f"--probe {name} --bank {fuller} measures it" in line
     assert command(place, *both, "--bank", fuller) == 0
-    told = capsys.readouterr()
-    assert told.out.count("measured") == 2
-    assert told.err.count("replaced, because it lacks the teacher under") == 2
+    said = capsys.readouterr()
+    assert said.out.count("measured") == 2
+    assert said.err.count("replaced, because it lacks the teacher under") == 2
     anew = run_trial(config, fuller, str(tmp_path / "anew"))
     assert {one.probe: one.values for one in read_reprobed(place, result)[0]} == anew.probes
     capsys.readouterr()
