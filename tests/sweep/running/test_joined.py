@@ -247,12 +247,6 @@ def test_a_bank_is_built_by_one_of_them(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_others_stopped_is_not_taken_up(tmp_path: Path) -> None:
     store, four = str(tmp_path), trials(4)
     early, stopped, gone, failed = four
-    for config in four:
-        with take(lease_folder(store, config), claim_elsewhere()):
-            if config is stopped:
-                request_stop(lease_folder(store, config))
-    note_failure(trial_folder(store, early), early, "stopped early at epoch 1", "stopped")
-    note_failure(trial_folder(store, failed), failed, "RuntimeError: a rank died")
     rule = EarlyStopping(by="asha", metric="ridge/accuracy", mode="max")
     hold = holding.Hold("token", True, lambda: False)
     folder = tmp_path / "run"
@@ -260,6 +254,12 @@ def test_what_others_stopped_is_not_taken_up(tmp_path: Path) -> None:
     sweep = Sweep(folder, store, Resources(), record, hold, early_stopping=rule)
     with contextlib.closing(Journal(folder)) as journal:
         run = _Run(sweep, journal, four, None)
+        for config in four:  # begun since this sweep has looked what is
+            with take(lease_folder(store, config), claim_elsewhere()):
+                if config is stopped:
+                    request_stop(lease_folder(store, config))
+        note_failure(trial_folder(store, early), early, "stopped early at epoch 1", "stopped")
+        note_failure(trial_folder(store, failed), failed, "RuntimeError: a rank died")
         run.watch.elsewhere |= run.watch.trials.keys()
         left, _ = run.left_by_others(Observer())
         assert {c.identity for c in left} == {gone.identity, failed.identity}

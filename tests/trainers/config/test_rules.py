@@ -140,14 +140,15 @@ def test_combinations_that_mean_nothing_are_refused(change, said):
 
 
 def test_a_weight_of_0_is_a_control_where_another_term_has_one():
-    for fields in (
-        {"objective": "cosine+koleo", "koleo_weight": 0},
-        {"objective": "sp+koleo", "koleo_weight": 0},
-        {"objective": "theia", "theia_smooth_l1_weight": 0},
-        {"objective": "koleo", "koleo_weight": 0, "epochs": 0},
-        {"objective": "cosine", "koleo_weight": 0},
+    """Where nothing trains or no term reads the weight, it is no matter either."""
+    for kept, fields in (
+        ("cosine+koleo", {"objective": "cosine+koleo", "koleo_weight": 0}),
+        ("sp+koleo", {"objective": "sp+koleo", "koleo_weight": 0}),
+        ("theia", {"objective": "theia", "theia_smooth_l1_weight": 0}),
+        ("cosine", {"objective": "koleo", "koleo_weight": 0, "epochs": 0}),
+        ("cosine", {"objective": "cosine", "koleo_weight": 0}),
     ):
-        assert make_config(LEAST | fields).objective == fields["objective"]
+        assert make_config(LEAST | fields).objective == kept
 
 
 def test_every_weight_of_an_objective_is_known_as_one():
